@@ -1,0 +1,64 @@
+// fastopt._core: registration only.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "batch.h"
+#include "cpu/dispatch.h"
+#include "cpu/threads.h"
+#include "rule_table.h"
+#include "tensor.h"
+
+namespace py = pybind11;
+using namespace fastopt;
+
+namespace {
+
+py::dict built() {
+    py::dict d;
+    d["isa"] = built_isas();
+    d["compiler"] = FASTOPT_COMPILER;
+    d["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
+    d["cuda"] = false;
+    return d;
+}
+
+void register_runtime(py::module_& m) {
+    m.attr("__version__") = FASTOPT_VERSION;
+    m.def("built", &built);
+    m.def("detected_isas", &detected_isas);
+    m.def("isa_in_use", &isa_in_use);
+    m.def("use_isa", &use_isa, py::arg("name"));
+    m.def("find_openmp", &find_openmp, py::arg("libtorch"));
+    m.def("openmp_runtime", &openmp_runtime);
+    m.def("forked", &forked);
+}
+
+void register_tensors(py::module_& m) {
+    m.def("set_torch", &set_torch, py::arg("torch"));
+    m.def("use_intake", &use_intake, py::arg("name"));
+    m.def("intake_in_use", &intake_in_use);
+}
+
+void register_batch(py::module_& m) {
+    m.def("rules", &describe_rules);
+    m.def("prologue", [] { return prologue_names().as_tuple(); });
+    py::class_<Batch>(m, "Batch")
+        .def(py::init<>())
+        .def("begin", &Batch::begin)
+        .def("open", &Batch::open, py::arg("rule"), py::arg("prologue"), py::arg("scalars"), py::arg("counts"))
+        .def("take", &Batch::take, py::arg("params"), py::arg("state"), py::arg("keys"))
+        .def("add", &Batch::add, py::arg("owner"), py::arg("param"), py::arg("grad"), py::arg("states"),
+             py::arg("step"), py::arg("t"))
+        .def("conflict", &Batch::conflict)
+        .def("written", &Batch::written)
+        .def("run", &Batch::run, py::arg("threads"));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "Native kernels of fastopt.";
+    register_runtime(m);
+    register_tensors(m);
+    register_batch(m);
+}

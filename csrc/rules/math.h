@@ -1,0 +1,26 @@
+// The few functions a rule may call. No FMA, no approximations: each is one IEEE operation (or a
+// selection), so that every device and the NumPy reference give the same bits.
+#pragma once
+
+#include "../common.h"
+
+namespace fastopt {
+namespace {
+
+FASTOPT_HD float square_root(float x) { return __builtin_sqrtf(x); }
+FASTOPT_HD double square_root(double x) { return __builtin_sqrt(x); }
+
+// b where the two do not compare, as np.where(a > b, a, b).
+template <class T>
+FASTOPT_HD T maximum(T a, T b) {
+    return a > b ? a : b;
+}
+
+// Keeps a zero's sign and NaN.
+template <class T>
+FASTOPT_HD T sign(T x) {
+    return x > T(0) ? T(1) : x < T(0) ? T(-1) : x;
+}
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,45 @@
+// What every rule has in common, before it runs: unscale, clip, maximize, L2, L1, decoupled decay.
+// A part that is off changes no bit, inf and NaN included: penalties are skipped (0 * inf is NaN),
+// the decay multiplies by 1, which is exact and cheaper than a second pass.
+// CPU kernels call these on a block that sits in L1; a GPU thread calls them with n = 1.
+#pragma once
+
+#include "math.h"
+
+namespace fastopt {
+namespace {
+
+struct Prologue {
+    // loss_scale: AMP, gradients are divided by it (1: off)
+    // grad_factor: clip coefficient times -1 for maximize (1: off)
+    // weight_decay, l1: coupled penalties (0: off); decay: 1 - lr * weight_decay, decoupled (1: off)
+    FASTOPT_SCALARS(loss_scale, grad_factor, weight_decay, l1, decay);
+
+    template <class T>
+    FASTOPT_HD static void unscale(T* grad, int n, const Scalars<T>& c) {
+        for (int i = 0; i < n; ++i) grad[i] /= c.loss_scale;
+    }
+
+    template <class T>
+    FASTOPT_HD static bool changes_grad(const Scalars<T>& c) {
+        return c.grad_factor != T(1) || c.weight_decay != T(0) || c.l1 != T(0);
+    }
+
+    template <class T>
+    FASTOPT_HD static void gradient(const T* __restrict param, T* __restrict grad, int n, const Scalars<T>& c) {
+        if (c.grad_factor != T(1))
+            for (int i = 0; i < n; ++i) grad[i] *= c.grad_factor;
+        if (c.weight_decay != T(0))
+            for (int i = 0; i < n; ++i) grad[i] += c.weight_decay * param[i];
+        if (c.l1 != T(0))
+            for (int i = 0; i < n; ++i) grad[i] += c.l1 * sign(param[i]);
+    }
+
+    template <class T>
+    FASTOPT_HD static T decayed(T param, const Scalars<T>& c) {
+        return param * c.decay;
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

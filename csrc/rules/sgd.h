@@ -1,0 +1,38 @@
+// Gradient descent, with momentum (Polyak), Nesterov's form (Sutskever et al., ICML 2013), and
+// either with the learning rate inside the velocity.
+#pragma once
+
+#include "math.h"
+
+namespace fastopt {
+namespace {
+
+struct Sgd {
+    static constexpr int states = 0;
+    FASTOPT_SCALARS(lr);
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T*, const Scalars<T>& c) {
+        param -= c.lr * grad;
+    }
+};
+
+template <bool kNesterov>
+struct SgdMomentum {
+    static constexpr int states = 1;  // momentum_buffer
+    // grad_weight: what enters the velocity (1 - dampening, times lr where lr is inside);
+    // look_ahead: the gradient's weight in Nesterov's direction (1, or lr); step_size: lr, or 1
+    FASTOPT_SCALARS(momentum, grad_weight, look_ahead, step_size);
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
+        T& velocity = state[0];
+        velocity = c.momentum * velocity + c.grad_weight * grad;
+        T direction = velocity;
+        if constexpr (kNesterov) direction = c.look_ahead * grad + c.momentum * velocity;
+        param -= c.step_size * direction;
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,48 @@
+// Intake of torch tensors without linking torch: through the DLPack exchange API (torch >= 2.10), or
+// through data_ptr() and its neighbours (any torch).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "common.h"
+
+namespace fastopt {
+
+constexpr int kMaxDims = 64;  // torch's own limit
+
+// What is known of a tensor. Valid while the tensor lives and is not resized.
+struct TensorView {
+    void* data;
+    int64_t numel;  // of real numbers: a complex element counts as two
+    int ndim;
+    const int64_t* sizes;
+    const int64_t* strides;
+    DType type;
+    bool complex;
+    int64_t own_sizes[kMaxDims], own_strides[kMaxDims];  // where the intake has no memory to point to
+};
+
+// Called once at import with torch.Tensor and torch.nn.Parameter and the dtypes by name.
+void set_torch(pybind11::object torch);
+
+// "exchange" or "data_ptr"; throws std::invalid_argument where this torch lacks it.
+void use_intake(const std::string& name);
+std::string intake_in_use();
+
+// Fills `out` where `tensor` is exactly a torch.Tensor or Parameter, strided, on the CPU, of a type
+// the kernels know, neither conjugated nor negated lazily. Otherwise returns false, with no Python
+// error set: the caller's slow path says what is wrong, or puts it right. `check_lazy` may be off
+// for tensors the optimizer made itself: asking torch costs as much as all the rest.
+bool view(PyObject* tensor, TensorView& out, bool check_lazy = true);
+
+// No two indices share an element and no gap lies between them.
+bool is_dense(const TensorView& tensor);
+
+// Same sizes, and same strides where they matter: element i of both lies at the same offset.
+bool same_layout(const TensorView& a, const TensorView& b);
+
+int64_t element_size(DType type);
+
+}  // namespace fastopt

@@ -1,0 +1,139 @@
+"""Chooses what runs underneath, once at import, and reports it.
+
+Environment variables, each an error where its value cannot be had:
+
+``FASTOPT_BACKEND``  ``native`` or ``reference``; unset: native, or the reference where the extension
+                     is missing, with a warning.
+``FASTOPT_ISA``      ``baseline``, ``avx2`` or ``avx512``; unset: the widest this CPU has.
+``FASTOPT_INTAKE``   ``exchange`` (DLPack exchange API, torch >= 2.10) or ``data_ptr``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import reference
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import _core
+
+_missing = ""
+try:
+    # torch first: the kernels use the threads of its OpenMP runtime.
+    from . import _core
+except ImportError as error:
+    _missing = str(error)
+
+BACKENDS: dict[str, Any] = {"reference": reference.Batch}
+if not _missing:
+    BACKENDS["native"] = _core.Batch
+
+Batch: type[_core.Batch] = BACKENDS.get("native", reference.Batch)
+
+
+def use_backend(name: str) -> None:
+    """Lets all optimizers run on ``native`` or ``reference`` from their next step on.
+
+    Raises:
+        ImportError: the backend is unknown, or it is native and the extension cannot be imported.
+    """
+    global Batch
+    if name not in BACKENDS:
+        why = f": {_missing}" if name == "native" else f", known: {', '.join(BACKENDS)}"
+        raise ImportError(f"FASTOPT_BACKEND: no backend '{name}'{why}")
+    Batch = BACKENDS[name]
+
+
+def backend() -> str:
+    """The name of the backend in use."""
+    return next(name for name, batch in BACKENDS.items() if batch is Batch)
+
+
+def _libtorch() -> str:
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    return str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}")
+
+
+def _start() -> None:
+    wanted = os.environ.get("FASTOPT_BACKEND", "")
+    if wanted:
+        use_backend(wanted)
+    elif _missing:
+        warnings.warn(
+            f"fastopt runs on its slow NumPy reference: the extension cannot be imported ({_missing}). "
+            "Install fastopt with a C++ compiler, or set FASTOPT_BACKEND=reference to silence this.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if _missing:
+        return
+    _core.set_torch(torch)
+    _core.find_openmp(_libtorch())
+    if isa := os.environ.get("FASTOPT_ISA", ""):
+        _core.use_isa(isa)
+    if intake := os.environ.get("FASTOPT_INTAKE", ""):
+        _core.use_intake(intake)
+
+
+def info() -> dict[str, Any]:
+    """What was built, what this machine has, and what is in use.
+
+    Returns:
+        A dict of plain values, for people, logs and bug reports::
+
+            version    of fastopt
+            built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda
+            detected   isa: those this CPU can run; exchange: whether this torch has the DLPack
+                       exchange API; torch, numpy, python, machine
+            in_use     backend, isa, intake, threads (per step, at most)
+            openmp     the file of the runtime shared with torch; "" where there is none, and
+                       then everything runs on the calling thread
+            notes      what is slower than it could be, and why
+    """
+    import numpy as np
+
+    native = backend() == "native"
+    notes = []
+    if not native:
+        why = f"the extension cannot be imported ({_missing})" if _missing else "it was asked for"
+        notes.append(f"the slow NumPy reference is in use: {why}")
+    openmp = "" if _missing else _core.openmp_runtime()
+    forked = not _missing and _core.forked()
+    if native and not openmp:
+        notes.append("no OpenMP runtime was found in torch: every step runs on the calling thread")
+    if native and forked:
+        notes.append("this process was forked: every step runs on the calling thread")
+    exchange = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    if native and exchange and _core.intake_in_use() != "exchange":
+        notes.append("FASTOPT_INTAKE turned the DLPack exchange API off")
+    return {
+        "version": __version__,
+        "built": None if _missing else _core.built(),
+        "detected": {
+            "isa": [] if _missing else _core.detected_isas(),
+            "exchange": exchange,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "in_use": {
+            "backend": backend(),
+            "isa": _core.isa_in_use() if native else None,
+            "intake": _core.intake_in_use() if native else "numpy",
+            "threads": torch.get_num_threads() if native and openmp and not forked else 1,
+        },
+        "openmp": openmp,
+        "notes": notes,
+    }
+
+
+_start()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._compat import accepted
+from ._fused import FusedOptimizer, Group, Update
+
+
+class AdamRule(FusedOptimizer):
+    """The update Adam and AdamW share."""
+
+    _sparse_hint = ", please consider SparseAdam instead"
+
+    def _update(self, group: Group) -> Update:
+        if group["amsgrad"]:
+            return Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+        return Update("adam", ("exp_avg", "exp_avg_sq"))
+
+    def _scalars(self, group: Group, t: int) -> dict[str, float]:
+        beta1, beta2 = map(float, group["betas"])
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "beta2": beta2,
+            "one_minus_beta2": 1.0 - beta2,
+            "step_size": float(group["lr"]) / (1.0 - beta1**t),
+            "root_correction": (1.0 - beta2**t) ** -0.5,
+            "eps": float(group["eps"]),
+        }
+
+
+class Adam(AdamRule, torch.optim.Adam):
+    r"""Adam, or AMSGrad, in one fused pass.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad
+        p \leftarrow p - \frac{\text{lr}}{1-\beta_1^t}\,
+        \frac{m}{\sqrt{v}\,/\sqrt{1-\beta_2^t} + \text{eps}}
+
+    Every parameter counts its own ``t``. States have the parameter's type; bfloat16 and float16
+    parameters are updated in float32 and rounded once.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adam``; float32,
+            float64, bfloat16, float16 or complex, any shape, on the CPU.
+        lr: learning rate; a float or a 1-element tensor (default: 1e-3).
+        betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
+        eps: added to the root, after bias correction (default: 1e-8).
+        weight_decay: L2 penalty, added to the gradient (default: 0).
+        amsgrad: divides by the largest ``v`` so far.
+        foreach, fused: accepted and without effect, as every step is fused.
+        maximize: ascends instead.
+        capturable, differentiable: not supported.
+        decoupled_weight_decay: decays as AdamW does.
+        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+
+    Example:
+        >>> optimizer = fastopt.Adam(model.parameters(), lr=1e-3)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Kingma and Ba, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        l1: float = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            **accepted(torch.optim.Adam, decoupled_weight_decay=decoupled_weight_decay),
+        )
+        self._extend(decoupled_weight_decay=decoupled_weight_decay, l1=l1)
+
+    def _decoupled(self, group: Group) -> bool:
+        return bool(group["decoupled_weight_decay"])

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fused import Group
+from .adam import AdamRule
+
+
+class AdamW(AdamRule, torch.optim.AdamW):
+    r"""Adam with decoupled weight decay, in one fused pass.
+
+    .. math::
+        p \leftarrow (1 - \text{lr}\,\lambda)\, p, \quad\text{then Adam's update}
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.AdamW``; float32,
+            float64, bfloat16, float16 or complex, any shape, on the CPU.
+        lr: learning rate; a float or a 1-element tensor (default: 1e-3).
+        betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
+        eps: added to the root, after bias correction (default: 1e-8).
+        weight_decay: :math:`\lambda` (default: 1e-2).
+        amsgrad: divides by the largest second moment so far.
+        maximize: ascends instead.
+        foreach, fused: accepted and without effect, as every step is fused.
+        capturable, differentiable: not supported.
+        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+
+    Example:
+        >>> optimizer = fastopt.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Loshchilov and Hutter, arXiv 1711.05101.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        l1: float = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,  # type: ignore[arg-type]
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        self._extend(l1=l1)
+
+    def _decoupled(self, group: Group) -> bool:
+        return True

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fused import FusedOptimizer, Group, Update
+
+
+class SGD(FusedOptimizer, torch.optim.SGD):
+    r"""Stochastic gradient descent, with momentum, Nesterov's form, or neither, in one fused pass.
+
+    .. math::
+        v \leftarrow \mu v + (1 - \text{dampening})\, g, \qquad
+        p \leftarrow p - \text{lr}\, v \quad\text{or, Nesterov,}\quad p - \text{lr}\,(g + \mu v)
+
+    A parameter's first velocity is its gradient, undamped, whenever that gradient arrives.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.SGD``; float32,
+            float64, bfloat16, float16 or complex, any shape, on the CPU.
+        lr: learning rate; a float or a 1-element tensor (default: 1e-3).
+        momentum: :math:`\mu` (default: 0).
+        dampening: keeps that part of a gradient out of the velocity (default: 0).
+        weight_decay: L2 penalty, added to the gradient (default: 0).
+        nesterov: looks ahead along the velocity; needs momentum and no dampening.
+        maximize: ascends instead.
+        foreach, fused: accepted and without effect, as every step is fused.
+        differentiable: not supported.
+        lr_in_momentum: puts the learning rate inside the velocity,
+            :math:`v \leftarrow \mu v + \text{lr}\, g,\; p \leftarrow p - v`: the same as long as ``lr``
+            is constant, gentler when it changes. The buffer's meaning differs from torch's.
+        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: ``differentiable=True``.
+
+    Example:
+        >>> optimizer = fastopt.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Sutskever et al., *On the importance of initialization and momentum in deep learning*,
+    ICML 2013.
+    """
+
+    _sparse_hint = ", please use torch.optim.SGD"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        lr_in_momentum: bool = False,
+        l1: float = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            dampening,
+            weight_decay,  # type: ignore[arg-type]
+            nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        self._extend(lr_in_momentum=lr_in_momentum, l1=l1)
+
+    def _update(self, group: Group) -> Update:
+        if group["momentum"] == 0:
+            return Update("sgd", (), counts=False)
+        rule = "sgd_nesterov" if group["nesterov"] else "sgd_momentum"
+        return Update(rule, ("momentum_buffer",), counts=False)
+
+    def _scalars(self, group: Group, t: int) -> dict[str, float]:
+        lr, momentum = float(group["lr"]), float(group["momentum"])
+        if momentum == 0:
+            return {"lr": lr}
+        inside, outside = (lr, 1.0) if group["lr_in_momentum"] else (1.0, lr)
+        weight = 1.0 if t == 1 else 1.0 - float(group["dampening"])
+        return {
+            "momentum": momentum,
+            "grad_weight": inside * weight,
+            "look_ahead": inside,
+            "step_size": outside,
+        }

@@ -1,0 +1,9 @@
+"""Every operation of fastopt in NumPy: the definition the kernels are tested against, to the bit, and
+the fallback where the extension is missing. Clear before fast.
+"""
+
+from . import adam, sgd
+from .batch import Batch
+from .pipeline import RULES
+
+__all__ = ["RULES", "Batch", "adam", "sgd"]
