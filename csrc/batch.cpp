@@ -38,26 +38,31 @@ bool read_step(PyObject* tensor, TensorView& v, int64_t& t) {
 
 }  // namespace
 
-void Batch::begin() {
+Batch::~Batch() { clear(); }
+
+void Batch::clear() {
+    scalars_ = py::object();
+    by_step_.clear();
     tasks_.clear();
     constants_.clear();
     counters_.clear();
     owners_.clear();
-    kept_.clear();
     written_.clear();
-    writes_.clear();
     reads_.clear();
+    write_count_ = 0;
+    next_place_ = 0;
     state_position_ = 0;
     next_key_ = next_state_ = nullptr;
+    std::vector<PyObject*> released;
+    released.swap(kept_);  // a tensor's end may run Python code, which may come back here
+    for (PyObject* object : released) Py_DECREF(object);
+    released.clear();
+    if (kept_.empty()) kept_.swap(released);  // its capacity
 }
 
-void Batch::open(const std::string& rule, const py::dict& prologue, const py::function& scalars, bool counts) {
-    rule_ = &find_rule(rule);
-    prologue_names().read(prologue, prologue_);
-    scalars_ = scalars;
-    counts_ = counts;
-    unscales_ = prologue_[0] != 1.0;  // loss_scale
-    by_step_.clear();
+void Batch::keep(PyObject* object) {
+    Py_INCREF(object);
+    kept_.push_back(object);
 }
 
 const Constants* Batch::constants(int64_t t) {
@@ -65,7 +70,11 @@ const Constants* Batch::constants(int64_t t) {
         if (step == t) return known;
     Constants& fresh = constants_.emplace_back();
     std::copy(std::begin(prologue_), std::end(prologue_), fresh.prologue);
-    rule_->scalars.read(py::dict(scalars_(t)), fresh.rule);
+    const py::object step = py::int_(t);
+    PyObject* argument = step.ptr();
+    const auto values = py::reinterpret_steal<py::object>(PyObject_Vectorcall(scalars_.ptr(), &argument, 1, nullptr));
+    if (!values) throw py::error_already_set();
+    rule_->scalars.read(values.cast<py::dict>(), fresh.rule);
     by_step_.emplace_back(t, &fresh);
     return &fresh;
 }
@@ -91,10 +100,42 @@ void Batch::skip_state_of(PyObject* param, PyObject* state) {
     if (next_key_ == param) next_key_ = nullptr;
 }
 
-bool Batch::try_add(const Operands& o, int64_t t) {
+void Batch::write_range(const Array& array, int64_t n, const char* role) {
+    if (n == 0) return;
+    const char* begin = static_cast<const char*>(array.data);
+    const Range range{begin, begin + n * element_size(array.type), owners_.size() - 1, role};
+    if (write_count_ == writes_.size()) {
+        writes_.push_back(range);
+        writes_known_ = false;
+    } else if (!(writes_[write_count_] == range)) {
+        writes_[write_count_] = range;
+        writes_known_ = false;
+    }
+    ++write_count_;
+}
+
+// The place of the parameter the walk comes to; what lies a few places ahead is on its way meanwhile.
+Batch::Place& Batch::next_place() {
+    constexpr size_t kAhead = 8;
+    if (next_place_ == places_.size()) places_.emplace_back();
+    if (next_place_ + kAhead < places_.size()) {
+        const Place& ahead = places_[next_place_ + kAhead];
+        for (int i = 0; i < ahead.touches; ++i) __builtin_prefetch(ahead.touched[i]);
+    }
+    return places_[next_place_++];
+}
+
+bool Batch::try_add(const Operands& o, int64_t t, Place& place) {
     TensorView param, grad, state, step;
-    if (!view(o.param, param) || !is_dense(param)) return false;
-    if (!view(o.grad, grad) || grad.type != param.type || !same_layout(grad, param)) return false;
+    place.touches = 0;
+    const bool met = place.param.ptr() == o.param;
+    if (!view(o.param, param, false) || !is_dense(param)) return false;
+    if (!(met && param.data == place.data) && is_lazy(o.param, param)) return false;
+    if (!view(o.grad, grad, true) || grad.type != param.type || !same_layout(grad, param)) return false;
+    place.touch(o.param);
+    place.touch(param.sizes);
+    place.touch(o.grad);
+    place.touch(grad.sizes);
 
     Task task{};
     task.n = param.numel;
@@ -103,53 +144,67 @@ bool Batch::try_add(const Operands& o, int64_t t) {
     for (int k = 0; k < rule_->states; ++k) {
         if (!view(o.states[k], state, false) || !fits(state, param) || !same_layout(state, param)) return false;
         task.states[k] = {state.data, state.type};
+        place.touch(o.states[k]);
+        place.touch(state.sizes);
     }
-    if (counts_ && o.step != nullptr) {
-        int64_t count;
-        if (!read_step(o.step, step, count)) return false;
-        t = count;
+    if (o.step != nullptr) {
+        if (!read_step(o.step, step, t)) return false;
+        place.touch(o.step);
+        place.touch(step.sizes);
+        place.touch(step.data);
     }
     const RuleEntry& entry = kernels().rules[rule_->index];
     task.kernel = param.type == DType::f64 ? entry.f64 : entry.f32;
     task.constants = constants(t);
 
     // From here on nothing fails.
-    const size_t index = owners_.size();
-    const auto keep = [&](PyObject* object) { kept_.push_back(py::reinterpret_borrow<py::object>(object)); };
-    const auto range = [&](std::vector<Range>& list, const Array& array, const char* role) {
-        const char* begin = static_cast<const char*>(array.data);
-        if (task.n > 0) list.push_back({begin, begin + task.n * element_size(array.type), index, role});
-    };
-    owners_.push_back(py::reinterpret_borrow<py::object>(o.owner));
-    written_.push_back(py::reinterpret_borrow<py::object>(o.param));
+    if (!met) place.param = py::reinterpret_borrow<py::object>(o.param);
+    place.data = param.data;
+    keep(o.owner);
+    owners_.push_back(o.owner);
+    keep(o.param);
+    written_.push_back(o.param);
     keep(o.grad);
-    range(writes_, task.param, "parameter");
-    range(unscales_ ? writes_ : reads_, task.grad, "gradient");
-    if (unscales_) written_.push_back(py::reinterpret_borrow<py::object>(o.grad));
+    write_range(task.param, task.n, "parameter");
+    if (unscales_) {
+        written_.push_back(o.grad);
+        write_range(task.grad, task.n, "gradient");
+    } else if (task.n > 0) {
+        const char* begin = static_cast<const char*>(grad.data);
+        reads_.push_back({begin, begin + task.n * element_size(grad.type), owners_.size() - 1, "gradient"});
+    }
     for (int k = 0; k < rule_->states; ++k) {
         keep(o.states[k]);
-        range(writes_, task.states[k], "state");
+        write_range(task.states[k], task.n, "state");
     }
-    if (counts_ && o.step != nullptr) {
+    if (o.step != nullptr) {
         keep(o.step);
         counters_.push_back({step.data, step.type, static_cast<double>(t)});
-        const char* begin = static_cast<const char*>(step.data);
-        writes_.push_back({begin, begin + element_size(step.type), index, "step"});
+        write_range({step.data, step.type}, 1, "step");
     }
     if (task.n > 0) tasks_.push_back(task);
     return true;
 }
 
-py::list Batch::take(const py::list& params, const py::dict& state, const py::tuple& keys) {
+py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts, const py::dict& prologue,
+                     const py::object& scalars, const py::list& params, const py::dict& state) {
     static PyObject* const grad_name = interned("grad");
     static PyObject* const step_name = interned("step");
+    rule_ = &find_rule(rule);
     if (static_cast<int>(keys.size()) != rule_->states) throw py::value_error("the rule has another number of states");
+    prologue_names().read(prologue, prologue_);
+    unscales_ = prologue_[0] != 1.0;  // loss_scale
+    scalars_ = scalars;
+    counts_ = counts;
+    by_step_.clear();
+
+    const bool has_state = rule_->states > 0 || counts_;
     py::list rest;
-    for (size_t i = 0; i < params.size(); ++i) {
-        const py::object param = params[i];
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
+        const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
+        Place& place = next_place();
         const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
         if (!grad) throw py::error_already_set();
-        const bool has_state = rule_->states > 0 || counts_;
         if (grad.is_none()) {
             if (has_state) skip_state_of(param.ptr(), state.ptr());
             continue;
@@ -165,9 +220,10 @@ py::list Batch::take(const py::list& params, const py::dict& state, const py::tu
                 complete = states[k] != nullptr;
             }
             if (complete && counts_) complete = (step = PyDict_GetItemWithError(own, step_name)) != nullptr;
-            if (PyErr_Occurred()) throw py::error_already_set();
+            if (!complete && PyErr_Occurred()) throw py::error_already_set();
+            place.touch(own);
         }
-        if (!complete || !try_add({param.ptr(), param.ptr(), grad.ptr(), step, states}, 2)) rest.append(i);
+        if (!complete || !try_add({param.ptr(), param.ptr(), grad.ptr(), step, states}, 2, place)) rest.append(i);
     }
     return rest;
 }
@@ -177,23 +233,26 @@ void Batch::add(const py::object& owner, const py::object& param, const py::obje
     if (static_cast<int>(states.size()) != rule_->states) throw py::value_error("the rule has another number of states");
     PyObject* pointers[kMaxStates];
     for (size_t k = 0; k < states.size(); ++k) pointers[k] = PyTuple_GET_ITEM(states.ptr(), k);
+    Place unremembered;
     PyObject* counter = step.is_none() ? nullptr : step.ptr();
-    if (!try_add({owner.ptr(), param.ptr(), grad.ptr(), counter, pointers}, t))
+    if (!try_add({owner.ptr(), param.ptr(), grad.ptr(), counter, pointers}, t, unremembered))
         throw py::value_error("Batch.add: an operand was not prepared");
 }
 
 py::object Batch::describe(const Range& a, const Range& b) const {
-    return py::make_tuple(owners_[a.task], a.role, owners_[b.task], b.role);
+    const auto owner = [this](const Range& range) { return py::reinterpret_borrow<py::object>(owners_[range.task]); };
+    return py::make_tuple(owner(a), a.role, owner(b), b.role);
 }
 
 py::object Batch::conflict() {
-    if (writes_ != known_writes_) {
-        known_writes_.clear();
+    if (!writes_known_ || write_count_ != writes_.size()) {
+        writes_.resize(write_count_);
         sorted_writes_ = writes_;
-        std::sort(sorted_writes_.begin(), sorted_writes_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
-        for (size_t i = 1; i < sorted_writes_.size(); ++i)
-            if (sorted_writes_[i].begin < sorted_writes_[i - 1].end) return describe(sorted_writes_[i - 1], sorted_writes_[i]);
-        known_writes_ = writes_;
+        auto& sorted = sorted_writes_;
+        std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+        for (size_t i = 1; i < sorted.size(); ++i)
+            if (sorted[i].begin < sorted[i - 1].end) return describe(sorted[i - 1], sorted[i]);
+        writes_known_ = true;
     }
     for (const Range& read : reads_) {
         // The writes are disjoint, so only the last one that begins before the read's end can touch it.
@@ -204,14 +263,21 @@ py::object Batch::conflict() {
     return py::none();
 }
 
-py::list Batch::written() const {
-    py::list all(written_.size());
-    for (size_t i = 0; i < written_.size(); ++i) all[i] = written_[i];
-    return all;
+py::object Batch::settle() {
+    if (py::object found = conflict(); !found.is_none()) return found;
+    py::list written(written_.size());
+    for (size_t i = 0; i < written_.size(); ++i) {
+        Py_INCREF(written_[i]);
+        PyList_SET_ITEM(written.ptr(), static_cast<Py_ssize_t>(i), written_[i]);
+    }
+    increment_version(written);
+    return py::none();
 }
 
 void Batch::run(int threads) {
-    {
+    if (elements(tasks_) < kGrain) {  // over before another Python thread could make use of the GIL
+        fastopt::run(tasks_, 1);
+    } else {
         const py::gil_scoped_release release;
         fastopt::run(tasks_, threads);
     }
@@ -221,7 +287,7 @@ void Batch::run(int threads) {
         else
             *static_cast<double*>(counter.data) = counter.value;
     }
-    begin();
+    clear();
 }
 
 }  // namespace fastopt

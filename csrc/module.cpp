@@ -34,7 +34,7 @@ void register_runtime(py::module_& m) {
 }
 
 void register_tensors(py::module_& m) {
-    m.def("set_torch", &set_torch, py::arg("torch"));
+    m.def("set_torch", &set_torch, py::arg("torch"), py::arg("increment_version"));
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
 }
@@ -44,14 +44,13 @@ void register_batch(py::module_& m) {
     m.def("prologue", [] { return prologue_names().as_tuple(); });
     py::class_<Batch>(m, "Batch")
         .def(py::init<>())
-        .def("begin", &Batch::begin)
-        .def("open", &Batch::open, py::arg("rule"), py::arg("prologue"), py::arg("scalars"), py::arg("counts"))
-        .def("take", &Batch::take, py::arg("params"), py::arg("state"), py::arg("keys"))
+        .def("take", &Batch::take, py::arg("rule"), py::arg("keys"), py::arg("counts"), py::arg("prologue"),
+             py::arg("scalars"), py::arg("params"), py::arg("state"))
         .def("add", &Batch::add, py::arg("owner"), py::arg("param"), py::arg("grad"), py::arg("states"),
              py::arg("step"), py::arg("t"))
-        .def("conflict", &Batch::conflict)
-        .def("written", &Batch::written)
-        .def("run", &Batch::run, py::arg("threads"));
+        .def("settle", &Batch::settle)
+        .def("run", &Batch::run, py::arg("threads"))
+        .def("clear", &Batch::clear);
 }
 
 }  // namespace

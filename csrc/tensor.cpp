@@ -12,8 +12,9 @@ namespace {
 // Borrowed for the life of the process: torch is never unloaded.
 PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
-PyObject* is_neg = nullptr;
-PyObject* is_conj = nullptr;
+PyObject* is_neg_method = nullptr;
+PyObject* is_conj_method = nullptr;
+PyObject* increment_version_function = nullptr;
 DLPackExchangeAPI* exchange = nullptr;
 bool use_exchange = false;
 
@@ -86,8 +87,7 @@ bool through_data_ptr(PyObject* tensor, TensorView& out) {
     return true;
 }
 
-// True for a lazily negated or conjugated tensor, whose memory does not hold its values.
-bool lazy(PyObject* method, PyObject* tensor) {
+bool ask(PyObject* method, PyObject* tensor) {
     PyObject* answer = PyObject_Vectorcall(method, &tensor, 1, nullptr);
     if (answer == nullptr) throw py::error_already_set();
     Py_DECREF(answer);
@@ -96,12 +96,13 @@ bool lazy(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-void set_torch(py::object torch) {
+void set_torch(const py::object& torch, const py::object& increment_version) {
+    increment_version_function = py::object(increment_version).release().ptr();
     const py::object tensor = torch.attr("Tensor");
     tensor_type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
     parameter_type = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
-    is_neg = py::object(tensor.attr("is_neg")).release().ptr();
-    is_conj = py::object(tensor.attr("is_conj")).release().ptr();
+    is_neg_method = py::object(tensor.attr("is_neg")).release().ptr();
+    is_conj_method = py::object(tensor.attr("is_conj")).release().ptr();
     for (TorchDType& dtype : dtypes) dtype.object = py::object(torch.attr(dtype.name)).release().ptr();
     if (py::hasattr(tensor, "__dlpack_c_exchange_api__")) {
         const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
@@ -111,6 +112,13 @@ void set_torch(py::object torch) {
         if (api->header.version.major == DLPACK_MAJOR_VERSION) exchange = api;
     }
     use_exchange = exchange != nullptr;
+}
+
+void increment_version(const py::list& tensors) {
+    PyObject* argument = tensors.ptr();
+    PyObject* none = PyObject_Vectorcall(increment_version_function, &argument, 1, nullptr);
+    if (none == nullptr) throw py::error_already_set();
+    Py_DECREF(none);
 }
 
 void use_intake(const std::string& name) {
@@ -123,7 +131,11 @@ void use_intake(const std::string& name) {
 
 std::string intake_in_use() { return use_exchange ? "exchange" : "data_ptr"; }
 
-bool view(PyObject* tensor, TensorView& out, bool check_lazy) {
+bool is_lazy(PyObject* tensor, const TensorView& known) {
+    return ask(is_neg_method, tensor) || (known.complex && ask(is_conj_method, tensor));
+}
+
+bool view(PyObject* tensor, TensorView& out, bool refuse_lazy) {
     if (Py_TYPE(tensor) != tensor_type && Py_TYPE(tensor) != parameter_type) return false;
     try {
         if (!(use_exchange ? through_exchange(tensor, out) : through_data_ptr(tensor, out))) {
@@ -133,7 +145,7 @@ bool view(PyObject* tensor, TensorView& out, bool check_lazy) {
     } catch (const py::error_already_set&) {
         return false;
     }
-    if (check_lazy && (lazy(is_neg, tensor) || (out.complex && lazy(is_conj, tensor)))) return false;
+    if (refuse_lazy && is_lazy(tensor, out)) return false;
     out.numel = out.complex ? 2 : 1;
     for (int d = 0; d < out.ndim; ++d) out.numel *= out.sizes[d];
     return true;

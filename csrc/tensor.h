@@ -24,18 +24,24 @@ struct TensorView {
     int64_t own_sizes[kMaxDims], own_strides[kMaxDims];  // where the intake has no memory to point to
 };
 
-// Called once at import with torch.Tensor and torch.nn.Parameter and the dtypes by name.
-void set_torch(pybind11::object torch);
+// Called once at import. `increment_version` takes a list of tensors.
+void set_torch(const pybind11::object& torch, const pybind11::object& increment_version);
+
+// Tells autograd that the tensors' memory is written behind its back. Throws where torch does.
+void increment_version(const pybind11::list& tensors);
 
 // "exchange" or "data_ptr"; throws std::invalid_argument where this torch lacks it.
 void use_intake(const std::string& name);
 std::string intake_in_use();
 
 // Fills `out` where `tensor` is exactly a torch.Tensor or Parameter, strided, on the CPU, of a type
-// the kernels know, neither conjugated nor negated lazily. Otherwise returns false, with no Python
-// error set: the caller's slow path says what is wrong, or puts it right. `check_lazy` may be off
-// for tensors the optimizer made itself: asking torch costs as much as all the rest.
-bool view(PyObject* tensor, TensorView& out, bool check_lazy = true);
+// the kernels know and, where asked, not lazy. Otherwise returns false, with no Python error set: the
+// caller's slow path says what is wrong, or puts it right.
+bool view(PyObject* tensor, TensorView& out, bool refuse_lazy);
+
+// True for a lazily negated or conjugated tensor, whose memory does not hold its values. Asking torch
+// costs as much as two views, so states, which the optimizer made itself, are not asked.
+bool is_lazy(PyObject* tensor, const TensorView& known);
 
 // No two indices share an element and no gap lies between them.
 bool is_dense(const TensorView& tensor);

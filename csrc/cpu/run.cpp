@@ -12,9 +12,6 @@ namespace {
 // Elements per tile: a multiple of the kernels' block; 64 KiB of float32 per operand.
 constexpr int64_t kTile = 16384;
 
-// Elements per thread below which waking another thread costs more than it brings (about 5 us).
-constexpr int64_t kGrain = 16384;
-
 struct Tile {
     const Task* task;
     int64_t begin, end;
@@ -48,9 +45,14 @@ void work(void* context, int worker) {
 
 }  // namespace
 
-void run(const std::vector<Task>& tasks, int threads) {
+int64_t elements(const std::vector<Task>& tasks) {
     int64_t total = 0;
     for (const Task& task : tasks) total += task.n;
+    return total;
+}
+
+void run(const std::vector<Task>& tasks, int threads) {
+    const int64_t total = elements(tasks);
     const int workers = static_cast<int>(std::clamp<int64_t>(total / kGrain, 1, std::max(threads, 1)));
     if (workers == 1) {
         for (const Task& task : tasks) task.kernel(task, 0, task.n);

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import reference
+from ._compat import increment_version
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _start() -> None:
         )
     if _missing:
         return
-    _core.set_torch(torch)
+    _core.set_torch(torch, increment_version)
     _core.find_openmp(_libtorch())
     if isa := os.environ.get("FASTOPT_ISA", ""):
         _core.use_isa(isa)

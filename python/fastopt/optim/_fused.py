@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _runtime
-from ._compat import increment_version
 from ._prepare import Preparation
 
 Group = dict[str, Any]
-Step = TypeVar("Step", bound=Callable[..., Any])
+_profiler_enabled = torch.autograd._profiler_enabled
 
 
 class Update(NamedTuple):
@@ -27,26 +26,15 @@ class Update(NamedTuple):
     counts: bool = True  # whether the state has a 'step'
 
 
-def observed_step(func: Step) -> Step:
-    """torch wraps every ``step`` in hooks and a profiler range, which costs 8 us: more than a small
-    step itself. Here that wrapper runs only while somebody hooks or profiles.
-    """
-    observed = Optimizer.profile_hook_step(func)
-
-    @functools.wraps(func)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
-        ):
-            return observed(self, *args, **kwargs)
-        return func(self, *args, **kwargs)
-
-    step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it
-    return cast(Step, step)
+def _observed(optimizer: Any) -> bool:
+    """Whether somebody hooks or profiles this optimizer's steps."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or _profiler_enabled()
+    )
 
 
 class FusedOptimizer(Optimizer):
@@ -57,7 +45,6 @@ class FusedOptimizer(Optimizer):
     """
 
     _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
-    _unsupported: ClassVar[tuple[str, ...]] = ("capturable", "differentiable")
     _sparse_hint = ""
     _batch: Any = None
 
@@ -95,9 +82,9 @@ class FusedOptimizer(Optimizer):
                 group.setdefault(key, value)
 
     def _check_flags(self, group: Group) -> None:
-        for flag in self._unsupported:
-            if group.get(flag):
-                raise RuntimeError(f"fastopt.{type(self).__name__} does not support {flag}=True")
+        if group.get("capturable") or group.get("differentiable"):
+            flag = "capturable" if group.get("capturable") else "differentiable"
+            raise RuntimeError(f"fastopt.{type(self).__name__} does not support {flag}=True")
 
     def add_param_group(self, param_group: Group) -> None:
         if isinstance(param_group, dict):  # torch has the error for what is not
@@ -113,7 +100,6 @@ class FusedOptimizer(Optimizer):
                 group.setdefault(key, value)
         super().__setstate__(state)
 
-    @observed_step
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs a single optimization step.
 
@@ -127,26 +113,34 @@ class FusedOptimizer(Optimizer):
             RuntimeError: a parameter, gradient or state cannot be updated; the message names it,
                 and nothing has been written.
         """
+        if _observed(self):
+            return _observed_step(self) if closure is None else _observed_step(self, closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it, see _observed_step
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
 
         # GradScaler's contract: with an inf among the gradients, nothing happens at all.
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item() != 0:
-            return loss
-        grad_scale = getattr(self, "grad_scale", None)
-        loss_scale = 1.0 if grad_scale is None else float(grad_scale)
+        loss_scale = 1.0
+        if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and found_inf.item() != 0:
+                return loss
+            grad_scale = getattr(self, "grad_scale", None)
+            loss_scale = 1.0 if grad_scale is None else float(grad_scale)
 
         batch = self._batch
         if type(batch) is not _runtime.Batch:
             batch = self._batch = _runtime.Batch()
-        batch.begin()
         try:
             self._run(batch, loss_scale)
         except BaseException:
-            batch.begin()  # lets go of the tensors
+            batch.clear()
             raise
         return loss
 
@@ -155,26 +149,28 @@ class FusedOptimizer(Optimizer):
         for group in self.param_groups:
             self._check_flags(group)
             update = self._update(group)
+            rule, keys, counts = update
+            prologue = self._prologue(group, loss_scale)
             scalars = functools.partial(self._scalars, group)
-            batch.open(update.rule, self._prologue(group, loss_scale), scalars, update.counts)
-            rest = batch.take(group["params"], self.state, update.states)
+            params = group["params"]
+            rest = batch.take(rule, keys, counts, prologue, scalars, params, self.state)
             if rest:
                 preparation = preparation or Preparation(self, batch, loss_scale != 1.0)
                 for index in rest:
-                    preparation.add(group["params"][index], group, update)
+                    preparation.add(params[index], group, update)
+        if preparation is not None:
+            preparation.check_views()
 
-        conflict = batch.conflict()
+        conflict = batch.settle()
         if conflict is not None:
             one, role, other, other_role = conflict
             raise RuntimeError(
                 f"the {role} of {self._name(one)} shares memory with the {other_role} of {self._name(other)}"
             )
-        increment_version(batch.written())
-        if preparation is None:
-            batch.run(torch.get_num_threads())
-        else:
+        if preparation is not None:
             preparation.commit()
-            batch.run(torch.get_num_threads())
+        batch.run(torch.get_num_threads())
+        if preparation is not None:
             preparation.write_back()
 
     def _name(self, param: Tensor) -> str:
@@ -190,3 +186,8 @@ class FusedOptimizer(Optimizer):
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """A state before its parameter's first update."""
         return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+
+# torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step itself:
+# here its wrapper runs only where it has something to do.
+_observed_step = Optimizer.profile_hook_step(FusedOptimizer._step)

@@ -67,10 +67,18 @@ class Preparation:
         except ValueError as error:
             raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})") from error
 
+    def check_views(self) -> None:
+        """The engine finds dense parameters that share memory; views it does not see."""
+        if not self._views:
+            return
+        params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        pair = shared_pair(params)
+        if pair is not None:
+            one, other = map(self._optimizer._name, pair)
+            raise RuntimeError(f"{one} shares memory with {other}")
+
     def commit(self) -> None:
         """Everything has been checked: the new states become the optimizer's."""
-        if self._views:
-            self._check_views()
         for param, entries in self._new_states:
             self._optimizer.state[param].update(entries)
 
@@ -178,14 +186,6 @@ class Preparation:
             return step  # type: ignore[no-any-return]
         entries["step"] = torch.tensor(value, dtype=_counter_type() if exact else torch.float64)
         return entries["step"]  # type: ignore[no-any-return]
-
-    def _check_views(self) -> None:
-        """Dense parameters that share memory are found by the engine; it does not see views."""
-        params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        pair = shared_pair(params)
-        if pair is not None:
-            one, other = map(self._optimizer._name, pair)
-            raise RuntimeError(f"{one} shares memory with {other}")
 
 
 def _counter_type() -> torch.dtype:

@@ -5,8 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._compat import accepted
+from .._compat import accepted
 from ._fused import FusedOptimizer, Group, Update
+
+
+_ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
+_AMSGRAD = Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 
 
 class AdamRule(FusedOptimizer):
@@ -15,19 +19,17 @@ class AdamRule(FusedOptimizer):
     _sparse_hint = ", please consider SparseAdam instead"
 
     def _update(self, group: Group) -> Update:
-        if group["amsgrad"]:
-            return Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
-        return Update("adam", ("exp_avg", "exp_avg_sq"))
+        return _AMSGRAD if group["amsgrad"] else _ADAM
 
     def _scalars(self, group: Group, t: int) -> dict[str, float]:
-        beta1, beta2 = map(float, group["betas"])
+        beta1, beta2 = group["betas"]
         return {
             "one_minus_beta1": 1.0 - beta1,
             "beta2": beta2,
             "one_minus_beta2": 1.0 - beta2,
             "step_size": float(group["lr"]) / (1.0 - beta1**t),
             "root_correction": (1.0 - beta2**t) ** -0.5,
-            "eps": float(group["eps"]),
+            "eps": group["eps"],
         }
 
 

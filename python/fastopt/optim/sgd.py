@@ -8,6 +8,11 @@ from torch import Tensor
 from ._fused import FusedOptimizer, Group, Update
 
 
+_PLAIN = Update("sgd", (), counts=False)
+_MOMENTUM = Update("sgd_momentum", ("momentum_buffer",), counts=False)
+_NESTEROV = Update("sgd_nesterov", ("momentum_buffer",), counts=False)
+
+
 class SGD(FusedOptimizer, torch.optim.SGD):
     r"""Stochastic gradient descent, with momentum, Nesterov's form, or neither, in one fused pass.
 
@@ -80,9 +85,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
 
     def _update(self, group: Group) -> Update:
         if group["momentum"] == 0:
-            return Update("sgd", (), counts=False)
-        rule = "sgd_nesterov" if group["nesterov"] else "sgd_momentum"
-        return Update(rule, ("momentum_buffer",), counts=False)
+            return _PLAIN
+        return _NESTEROV if group["nesterov"] else _MOMENTUM
 
     def _scalars(self, group: Group, t: int) -> dict[str, float]:
         lr, momentum = float(group["lr"]), float(group["momentum"])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._compat import increment_version
 from . import half
 from .pipeline import Array, update
 
@@ -42,17 +43,17 @@ class Batch:
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
 
-    def begin(self) -> None:
-        self._tasks.clear()
-
-    def open(
-        self, rule: str, prologue: dict[str, float], scalars: Callable[[int], dict[str, float]], counts: bool
-    ) -> None:
-        self._rule, self._prologue, self._scalars, self._counts = rule, prologue, scalars, counts
-
     def take(
-        self, params: list[Tensor], state: dict[Tensor, dict[str, Any]], keys: tuple[str, ...]
+        self,
+        rule: str,
+        keys: tuple[str, ...],
+        counts: bool,
+        prologue: dict[str, float],
+        scalars: Callable[[int], dict[str, float]],
+        params: list[Tensor],
+        state: dict[Tensor, dict[str, Any]],
     ) -> list[int]:
+        self._rule, self._prologue, self._scalars = rule, prologue, scalars
         return [i for i, param in enumerate(params) if param.grad is not None]
 
     def add(
@@ -85,7 +86,7 @@ class Batch:
                     found.append((begin, end, written, task.owner, role))
         return sorted(found, key=lambda r: r[0])
 
-    def conflict(self) -> tuple[Tensor, str, Tensor, str] | None:
+    def settle(self) -> tuple[Tensor, str, Tensor, str] | None:
         open_ranges: list[tuple[int, int, bool, Tensor, str]] = []
         for later in self._ranges():
             open_ranges = [r for r in open_ranges if r[1] > later[0]]
@@ -93,11 +94,9 @@ class Batch:
                 if earlier[2] or later[2]:
                     return earlier[3], earlier[4], later[3], later[4]
             open_ranges.append(later)
-        return None
-
-    def written(self) -> list[Tensor]:
         grads = [task.grad for task in self._tasks if task.prologue["loss_scale"] != 1]
-        return [task.param for task in self._tasks] + grads
+        increment_version([task.param for task in self._tasks] + grads)
+        return None
 
     def run(self, threads: int) -> None:
         for task in self._tasks:
@@ -105,4 +104,7 @@ class Batch:
             update(task.rule, param, grad, states, task.prologue, task.scalars)
             if task.step is not None:
                 np.copyto(task.step.detach().numpy(), task.t, casting="unsafe")
-        self.begin()
+        self.clear()
+
+    def clear(self) -> None:
+        self._tasks.clear()
