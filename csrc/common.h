@@ -59,6 +59,7 @@ struct RuleEntry {
 };
 
 struct KernelTable {
+    const char* isa;  // what this table was compiled as
     const RuleEntry* rules;
     int rule_count;
     const char* prologue_names;

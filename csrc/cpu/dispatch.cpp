@@ -61,7 +61,7 @@ std::vector<std::string> detected_isas() {
     return names;
 }
 
-std::string isa_in_use() { return in_use->name; }
+std::string isa_in_use() { return kernels().isa; }
 
 void use_isa(const std::string& name) {
     for (const Isa& isa : isas) {

@@ -120,12 +120,14 @@ void step(const Task& task, int64_t begin, int64_t end) {
     {name, __VA_ARGS__::scalar_names, __VA_ARGS__::states, step<__VA_ARGS__, float>, step<__VA_ARGS__, double>},
 
 const RuleEntry rules[] = {FASTOPT_RULES(FASTOPT_ENTRY)};
-const KernelTable table = {rules, sizeof rules / sizeof rules[0], Prologue::scalar_names};
+#define FASTOPT_TEXT_(a) #a
+#define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)
+#define FASTOPT_JOIN_(a, b) a##b
+#define FASTOPT_JOIN(a, b) FASTOPT_JOIN_(a, b)
+
+const KernelTable table = {FASTOPT_TEXT(FASTOPT_ISA), rules, sizeof rules / sizeof rules[0], Prologue::scalar_names};
 
 }  // namespace
 }  // namespace fastopt
-
-#define FASTOPT_JOIN_(a, b) a##b
-#define FASTOPT_JOIN(a, b) FASTOPT_JOIN_(a, b)
 
 extern "C" const fastopt::KernelTable* FASTOPT_JOIN(fastopt_kernels_, FASTOPT_ISA)() { return &fastopt::table; }

@@ -1,0 +1,111 @@
+"""What the tests share: backends, tensors between guard bytes, comparison to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastopt import _core, _runtime
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+HALF = [torch.bfloat16, torch.float16]
+
+# Around every lane, vector and block (1024) boundary of every ISA, and of none.
+SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 127, 1023, 1024, 1025, 2055]
+
+ISAS = _core.detected_isas()
+
+
+@contextlib.contextmanager
+def running(
+    backend: str = "native", isa: str | None = None, threads: int | None = None, intake: str | None = None
+) -> Iterator[None]:
+    """Runs optimizers on one backend, ISA, thread count and tensor intake."""
+    before = _runtime.backend(), _core.isa_in_use(), torch.get_num_threads(), _core.intake_in_use()
+    try:
+        _runtime.use_backend(backend)
+        _core.use_isa(isa or before[1])
+        torch.set_num_threads(threads or before[2])
+        _core.use_intake(intake or before[3])
+        yield
+    finally:
+        _runtime.use_backend(before[0])
+        _core.use_isa(before[1])
+        torch.set_num_threads(before[2])
+        _core.use_intake(before[3])
+
+
+def bits(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The bits of a tensor, with all NaN made one: their payloads are nobody's contract."""
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    tensor[tensor.isnan()] = torch.nan
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def assert_same_bits(ours: Tensor, expected: Tensor, what: str = "") -> None:
+    assert ours.dtype == expected.dtype
+    assert ours.shape == expected.shape
+    same = np.array_equal(bits(ours), bits(expected))
+    if not same:
+        wrong = (ours != expected) & ~(ours.isnan() & expected.isnan())
+        where = wrong.flatten().nonzero().flatten()[:5].tolist()
+        raise AssertionError(f"{what}: {int(wrong.sum())} of {ours.numel()} differ, first at {where}")
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Tensor]:
+    return {key: value for key, value in optimizer.state[param].items() if isinstance(value, Tensor)}
+
+
+def assert_same_step(
+    ours: torch.optim.Optimizer, p: Sequence[Tensor], theirs: torch.optim.Optimizer, q: Sequence[Tensor]
+) -> None:
+    """Parameters and all states, to the bit."""
+    for i, (a, b) in enumerate(zip(p, q, strict=True)):
+        assert_same_bits(a, b, f"parameter {i}")
+        one, other = state_tensors(ours, a), state_tensors(theirs, b)
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_bits(one[key], other[key], f"{key} of parameter {i}")
+
+
+def some_values(shape: Any, dtype: torch.dtype, seed: int, low: float = 0.5, high: float = 2.0) -> Tensor:
+    """Values of both signs with magnitudes in [low, high], never zero.
+
+    From NumPy: torch's own pow depends on the thread count.
+    """
+    random = np.random.default_rng(seed)
+    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    magnitude = np.exp(random.uniform(np.log(low), np.log(high), size))
+    return torch.from_numpy(np.where(random.random(size) < 0.5, -magnitude, magnitude)).to(dtype)
+
+
+class Guarded:
+    """A flat storage with a pattern around the elements a test hands out."""
+
+    PAD = 32
+
+    def __init__(self, size: int, dtype: torch.dtype, misalign: int = 0) -> None:
+        self._begin = self.PAD + misalign
+        self._whole = torch.full((size + 2 * self.PAD + misalign,), 777.0, dtype=dtype)
+        self.inside = self._whole[self._begin : self._begin + size]
+
+    def check(self) -> None:
+        self._whole[self._begin : self._begin + self.inside.numel()] = 777.0
+        assert (self._whole == 777.0).all(), "written outside of the tensor"
+
+
+def train(case: Any, params: list[Tensor], steps: int, seed: int = 0, **kwargs: Any) -> torch.optim.Optimizer:
+    """Steps with fresh gradients; the same seed gives the same ones."""
+    optimizer = case.make(params, **kwargs)
+    for step in range(steps):
+        for i, param in enumerate(params):
+            param.grad = some_values(param.shape, param.dtype, seed + 1000 * step + i)
+        optimizer.step()
+    return optimizer
