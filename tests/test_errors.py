@@ -1,0 +1,264 @@
+"""Bad input: torch's error where torch has one, otherwise ours; it names the culprit, and nothing is
+written, not even to the parameters that were fine.
+"""
+
+import inspect
+
+import pytest
+import torch
+from cases import PLAIN_CASES, Case, ids
+from support import running
+
+import fastopt
+
+CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
+
+
+def _param(*shape: int) -> torch.Tensor:
+    return torch.ones(shape or (3,), requires_grad=True)
+
+
+TORCH_ERRORS = [
+    dict(lr=-1.0),
+    dict(weight_decay=-1.0),
+    dict(foreach=True, fused=True),
+    dict(lr=torch.tensor([0.1, 0.2])),
+]
+ADAM_ERRORS = [dict(betas=(1.0, 0.9)), dict(betas=(0.9, 1.0)), dict(eps=-1.0), dict(betas=(0.9, -0.1))]
+SGD_ERRORS = [dict(momentum=-1.0), dict(nesterov=True), dict(momentum=0.9, nesterov=True, dampening=0.1)]
+
+
+@pytest.mark.parametrize(
+    ("case", "kwargs"),
+    [(c, k) for c in PLAIN_CASES for k in TORCH_ERRORS + (SGD_ERRORS if c.ours is fastopt.SGD else ADAM_ERRORS)],
+    ids=ids,
+)
+def test_constructor_errors_are_torchs(case: Case, kwargs: dict) -> None:
+    with pytest.raises((ValueError, RuntimeError)) as theirs:
+        case.theirs([_param()], **kwargs)
+    with pytest.raises(theirs.type) as ours:
+        case.ours([_param()], **kwargs)
+    assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize("params", [[], torch.ones(3), [1.0], [{"params": torch.ones(3, 2) * _param(3, 2)}]], ids=repr)
+@CASES
+def test_parameter_list_errors_are_torchs(case: Case, params) -> None:
+    with pytest.raises((ValueError, TypeError)) as theirs:
+        case.theirs(params)
+    with pytest.raises(theirs.type) as ours:
+        case.ours(params)
+    assert str(ours.value) == str(theirs.value)
+
+
+@CASES
+def test_signature_is_torchs(case: Case) -> None:
+    """Same names, order, kinds and defaults; our own are keyword-only and come last."""
+
+    def described(cls: type) -> list[tuple]:
+        return [(p.name, p.kind, p.default) for p in inspect.signature(cls).parameters.values()]
+
+    ours, theirs = described(case.ours), described(case.theirs)
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert [p for p in ours if p[1] is positional] == [p for p in theirs if p[1] is positional]
+    assert {p for p in theirs if p[1] is not positional} <= set(ours)
+    assert {p[0] for p in set(ours) - set(theirs)} <= {"l1", "lr_in_momentum"}
+
+
+@CASES
+def test_unsupported_flags(case: Case) -> None:
+    for flag in ("capturable", "differentiable"):
+        if flag not in inspect.signature(case.ours).parameters:
+            continue
+        message = f"fastopt.{case.ours.__name__} does not support {flag}=True"
+        with pytest.raises(RuntimeError, match=message):
+            case.ours([_param()], **{flag: True})
+        with pytest.raises(RuntimeError, match=message):
+            case.ours([{"params": [_param()], flag: True}])
+        optimizer = case.make([_param()])
+        state = optimizer.state_dict()
+        state["param_groups"][0][flag] = True
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.load_state_dict(state)
+        assert not optimizer.param_groups[0][flag]
+        optimizer.param_groups[0][flag] = True
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("flags", [dict(foreach=True), dict(foreach=False), dict(fused=True), dict(fused=False)], ids=repr)
+@CASES
+def test_flags_that_change_nothing(case: Case, flags: dict) -> None:
+    params = [_param(), _param()]
+    for param, extra in zip(params, ({}, flags), strict=True):
+        optimizer = case.make([param], **extra)
+        for _ in range(3):
+            param.grad = torch.full((3,), 0.5)
+            optimizer.step()
+    assert torch.equal(*params)
+
+
+def test_negative_l1() -> None:
+    with pytest.raises(ValueError, match="Invalid l1 value: -1"):
+        fastopt.Adam([_param()], l1=-1)
+
+
+class _Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, requires_grad=True)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args = [a.inner if isinstance(a, cls) else a for a in args]
+        return func(*args, **(kwargs or {}))
+
+
+def _bad(kind: str) -> torch.Tensor:
+    """A parameter whose gradient, type or memory cannot be updated."""
+    param = _param(4, 3)
+    if kind == "sparse gradient":
+        param.grad = torch.ones(4, 3).to_sparse()
+    elif kind == "sparse csr":
+        param = torch.ones(4, 3).to_sparse_csr().requires_grad_()
+        param.grad = torch.ones(4, 3).to_sparse_csr()
+    elif kind == "sparse":
+        param = torch.ones(4, 3).to_sparse().requires_grad_()
+        param.grad = torch.ones(4, 3).to_sparse()
+    elif kind == "meta":
+        param = torch.ones(4, 3, device="meta", requires_grad=True)
+        param.grad = torch.ones(4, 3, device="meta")
+    elif kind == "wrapper subclass":
+        param = _Wrapper(torch.ones(4, 3))
+        param.grad = torch.ones(4, 3)
+    elif kind == "float8":
+        param = torch.ones(4, 3).to(torch.float8_e4m3fn).requires_grad_()
+        param.grad = torch.ones(4, 3).to(torch.float8_e4m3fn)
+    elif kind == "complex32":
+        param = torch.ones(4, 3).to(torch.complex32).requires_grad_()
+        param.grad = torch.ones(4, 3).to(torch.complex32)
+    return param
+
+
+BAD = {
+    "sparse gradient": "does not support sparse gradients.*'culprit'",
+    "sparse csr": "does not support gradients of layout torch.sparse_csr .*'culprit'",
+    "sparse": "does not support sparse gradients.*'culprit'",
+    "meta": "parameter 'culprit' is on device 'meta'",
+    "wrapper subclass": "parameter 'culprit' is a _Wrapper, whose memory fastopt cannot update",
+    "float8": "parameter 'culprit' has dtype torch.float8_e4m3fn",
+    "complex32": "parameter 'culprit' has dtype torch.complex32",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta", "ignore:ComplexHalf support")
+@BACKENDS
+@pytest.mark.parametrize("kind", BAD)
+@CASES
+def test_bad_parameters(case: Case, kind: str, backend: str) -> None:
+    good, culprit = _param(), _bad(kind)
+    good.grad = torch.ones(3)
+    optimizer = case.make([("good", good), ("culprit", culprit)])
+    with running(backend), pytest.raises((RuntimeError, TypeError), match=BAD[kind]):
+        optimizer.step()
+    assert (good == 1).all()
+    assert good._version == 0
+    assert not optimizer.state
+
+
+@BACKENDS
+@CASES
+def test_unnamed_parameters_are_called_by_their_place(case: Case, backend: str) -> None:
+    optimizer = case.make([{"params": [_param()]}, {"params": [_param(), _bad("sparse gradient")]}])
+    with running(backend), pytest.raises(RuntimeError, match=r"parameter 1 of group 1 \(shape \(4, 3\)\)"):
+        optimizer.step()
+
+
+def _wrong_shape(state: dict, key: str) -> None:
+    state[key] = torch.zeros(2)
+
+
+def _wrong_type(state: dict, key: str) -> None:
+    state[key] = state[key].double()
+
+
+def _missing(state: dict, key: str) -> None:
+    del state[key]
+
+
+def _not_a_tensor(state: dict, key: str) -> None:
+    state[key] = [0.0] * 3
+
+
+BAD_STATES = {
+    _wrong_shape: r"the state '{key}' of parameter 'culprit' is torch.float32 of shape \(2,\)",
+    _wrong_type: r"the state '{key}' of parameter 'culprit' is torch.float64 of shape \(3,\)",
+    _missing: "the state of parameter 'culprit' has no '{key}'",
+    _not_a_tensor: "the state '{key}' of parameter 'culprit' is a list",
+}
+
+
+# Not SGD without its only state: that is a fresh parameter, as in torch.
+BAD_STATE_ROWS = [(c, s) for c in PLAIN_CASES for s in BAD_STATES if c.ours is not fastopt.SGD or s is not _missing]
+
+
+@BACKENDS
+@pytest.mark.parametrize(("case", "spoil"), BAD_STATE_ROWS, ids=lambda v: getattr(v, "__name__", None) or v.id)
+def test_bad_states(case: Case, spoil, backend: str) -> None:
+    good, culprit = _param(), _param()
+    optimizer = case.make([("good", good), ("culprit", culprit)])
+    with running(backend):
+        good.grad = culprit.grad = torch.ones(3)
+        optimizer.step()
+        keys = [k for k in optimizer.state[culprit] if k != "step"]
+        spoil(optimizer.state[culprit], keys[-1])
+        before = good.detach().clone()
+        with pytest.raises((RuntimeError, TypeError), match=BAD_STATES[spoil].format(key=keys[-1])):
+            optimizer.step()
+    assert torch.equal(good, before)
+    if "step" in optimizer.state[good]:
+        assert optimizer.state[good]["step"].item() == 1
+
+
+@BACKENDS
+@pytest.mark.parametrize("count", [-1.0, 0.5, float("nan")])
+def test_bad_step(count: float, backend: str) -> None:
+    param = _param()
+    param.grad = torch.ones(3)
+    optimizer = fastopt.Adam([param])
+    with running(backend):
+        optimizer.step()
+        optimizer.state[param]["step"].fill_(count)
+        with pytest.raises(RuntimeError, match="the state 'step' of parameter 0 of group 0 .* not a count"):
+            optimizer.step()
+
+
+def test_error_in_a_hyperparameter_leaves_everything() -> None:
+    param = _param()
+    param.grad = torch.ones(3)
+    optimizer = fastopt.Adam([param])
+    optimizer.param_groups[0]["eps"] = "small"
+    with pytest.raises(TypeError):
+        optimizer.step()
+    assert (param == 1).all()
+    optimizer.param_groups[0]["eps"] = 1e-8
+    optimizer.step()
+    assert (param < 1).all()
+
+
+@BACKENDS
+def test_plain_subclasses_of_tensor_are_updated(backend: str) -> None:
+    """A subclass that only carries attributes owns its memory like any tensor."""
+
+    class Named(torch.nn.Parameter):
+        pass
+
+    param = Named(torch.ones(3))
+    param.grad = torch.ones(3)
+    with running(backend):
+        fastopt.SGD([param], lr=0.5).step()
+    assert (param == 0.5).all()

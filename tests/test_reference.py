@@ -1,0 +1,78 @@
+"""The reference itself: its registry is the kernels', its conversions are torch's."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from support import ISAS, running
+
+import fastopt
+from fastopt import _core, reference
+from fastopt.reference import half, pipeline
+
+
+def test_every_kernel_has_its_twin() -> None:
+    """Same rules, number of states and names of scalars, on either side."""
+    described = {}
+    for name, function in reference.RULES.items():
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        described[name] = (len(positional) - 2, scalars)
+    assert described == _core.rules()
+
+
+def test_the_prologue_has_the_same_scalars() -> None:
+    functions = (pipeline.unscale, pipeline.prologue)
+    names = [p.name for f in functions for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert tuple(names) == _core.prologue()
+
+
+def test_public_optimizers_are_in_the_self_test() -> None:
+    classes = [getattr(fastopt, name) for name in fastopt.__all__]
+    assert {c for c in classes if isinstance(c, type)} == set(fastopt.optim.ALL)
+
+
+HALF = {torch.bfloat16: half.bfloat16, torch.float16: np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_all_halves_load_as_in_torch(dtype: torch.dtype) -> None:
+    bits = np.arange(65536, dtype=np.uint16)
+    ours = half.load(bits.view(HALF[dtype]))
+    theirs = torch.from_numpy(bits.view(np.int16)).view(dtype).float().numpy()
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_stores_round_as_torch_does(dtype: torch.dtype) -> None:
+    """Every half, the values half-way to the next one, and their neighbours in float32."""
+    exact = half.load(np.arange(65536, dtype=np.uint16).view(HALF[dtype]))
+    exact = exact[np.isfinite(exact)]
+    with np.errstate(over="ignore"):
+        halfway = (exact[:-1].astype(np.float64) + exact[1:]).astype(np.float32) / np.float32(2)
+    values = np.concatenate([exact, halfway, np.nextafter(halfway, np.float32(0)), np.nextafter(halfway, np.float32(9e9))])
+    values = np.concatenate([values, np.float32([65504, 65519.99, 65520, 1e30, 3.4e38, np.inf, -np.inf, 1e-45, -1e-45])])
+    out = np.empty(values.shape, HALF[dtype])
+    with np.errstate(over="ignore"):
+        half.store(values, out)
+    theirs = torch.from_numpy(values).to(dtype).view(torch.int16).numpy()
+    np.testing.assert_array_equal(out.view(np.int16), theirs)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+def test_kernels_convert_as_the_reference(isa: str, dtype: torch.dtype) -> None:
+    """p - 1 * g in float32 for every pair of a value and a small one: all bits of load and store."""
+    values = torch.arange(65536).to(torch.int16).view(dtype)
+    for seed in range(4):
+        grad = values[torch.randperm(65536, generator=torch.Generator().manual_seed(seed))]
+        results = []
+        for backend in ("native", "reference"):
+            param = values.clone().requires_grad_()
+            param.grad = grad.clone()
+            with running(backend, isa):
+                fastopt.SGD([param], lr=1.0).step()
+            results.append(param.detach().view(torch.int16))
+        assert torch.equal(*results)

@@ -1,0 +1,318 @@
+"""State, checkpoints, hooks, schedulers, groups: as torch.optim has them."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import ALL_CASES, PLAIN_CASES, TORCH_CASES, Case, ids
+from support import HALF, assert_same_bits, assert_same_step, running, some_values, train
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+import fastopt
+
+CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+
+
+def _params(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
+    return [some_values(s, dtype, seed + i).requires_grad_() for i, s in enumerate([(7, 5), (70,), ()])]
+
+
+def _step(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int) -> None:
+    for i, param in enumerate(params):
+        param.grad = some_values(param.shape, param.dtype, 100 * seed + i)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
+def test_checkpoints_go_both_ways(case: Case) -> None:
+    """Five steps here, five there, by way of torch.save: as ten steps of torch."""
+    for first, second in ((case.make, case.make_theirs), (case.make_theirs, case.make)):
+        params = _params(torch.float64)
+        expected = _params(torch.float64)
+        start, whole = first(params), case.make_theirs(expected)
+        for step in range(5):
+            _step(start, params, step)
+        file = io.BytesIO()
+        torch.save(start.state_dict(), file)
+        file.seek(0)
+        second_half = second(params)
+        second_half.load_state_dict(torch.load(file))
+        for step in range(5, 10):
+            _step(second_half, params, step)
+        for step in range(10):
+            _step(whole, expected, step)
+        for a, b in zip(params, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        assert start.state_dict()["state"].keys() == whole.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
+def test_state_dict_is_torchs(case: Case) -> None:
+    """Same keys, types and shapes; the groups have torch's keys and our own beside them."""
+    ours, theirs = _params(), _params()
+    one, other = case.make(ours), case.make_theirs(theirs)
+    _step(one, ours, 0)
+    _step(other, theirs, 0)
+    mine, torchs = one.state_dict(), other.state_dict()
+    for index, state in torchs["state"].items():
+        assert {k: (v.dtype, v.shape, v.device) for k, v in state.items()} == {
+            k: (v.dtype, v.shape, v.device) for k, v in mine["state"][index].items()
+        }
+    for group, torchs_group in zip(mine["param_groups"], torchs["param_groups"], strict=True):
+        assert {k: group[k] for k in torchs_group} == torchs_group
+        assert set(group) - set(torchs_group) <= {"l1", "lr_in_momentum", "decoupled_weight_decay"}
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("case", ALL_CASES, ids=ids)
+def test_copies_go_on_alike(case: Case, copier) -> None:
+    params = _params()
+    optimizer = case.make(params)
+    for step in range(3):
+        _step(optimizer, params, step)
+    twin = copier(optimizer)
+    twin_params = twin.param_groups[0]["params"]
+    for step in range(3, 6):
+        _step(optimizer, params, step)
+        _step(twin, twin_params, step)
+    assert_same_step(optimizer, params, twin, twin_params)
+    assert repr(twin) == repr(optimizer)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+def test_half_states_round_trip(case: Case, dtype: torch.dtype) -> None:
+    params = _params(dtype)
+    optimizer = case.make(params)
+    for step in range(3):
+        _step(optimizer, params, step)
+    twin_params = [p.detach().clone().requires_grad_() for p in params]
+    twin = case.make(twin_params)
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    _step(optimizer, params, 5)
+    _step(twin, twin_params, 5)
+    assert_same_step(optimizer, params, twin, twin_params)
+
+
+def test_own_options_survive_a_torch_checkpoint() -> None:
+    """torch's groups have no lr_in_momentum: the optimizer keeps what it was built with."""
+    params = _params()
+    source = torch.optim.SGD(params, lr=0.3, momentum=0.5)
+    optimizer = fastopt.SGD(params, lr=0.1, lr_in_momentum=True, l1=0.25)
+    optimizer.load_state_dict(source.state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["lr_in_momentum"], group["l1"]) == (0.3, 0.5, True, 0.25)
+
+
+@CASES
+def test_add_param_group_and_group_options(case: Case) -> None:
+    def run(make) -> list[torch.Tensor]:
+        params = _params(torch.float64)
+        optimizer = make([{"params": params[:1], "lr": 0.01}, {"params": params[1:2], "weight_decay": 0.1}])
+        for step in range(3):
+            _step(optimizer, params[:2], step)
+        optimizer.add_param_group({"params": params[2], "maximize": True})
+        for step in range(3, 6):
+            _step(optimizer, params, step)
+        return params
+
+    for a, b in zip(run(case.make), run(case.make_theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+SCHEDULERS = {
+    "lambda": lambda o: LambdaLR(o, lambda e: 0.5**e),
+    "cosine": lambda o: CosineAnnealingLR(o, 5),
+    "one cycle": lambda o: OneCycleLR(o, max_lr=0.2, total_steps=10),
+    "plateau": lambda o: ReduceLROnPlateau(o, patience=1),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@CASES
+def test_schedulers(case: Case, scheduler: str) -> None:
+    """OneCycleLR also cycles momentum and betas."""
+    ours, theirs = _params(torch.float64), _params(torch.float64)
+    one, other = case.make(ours), case.make_theirs(theirs)
+    schedules = [SCHEDULERS[scheduler](o) for o in (one, other)]
+    for step in range(8):
+        _step(one, ours, step)
+        _step(other, theirs, step)
+        for schedule in schedules:
+            schedule.step(*([1.0] if scheduler == "plateau" else []))
+    assert one.param_groups[0]["lr"] == other.param_groups[0]["lr"]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@CASES
+def test_tensor_lr(case: Case) -> None:
+    """A 1-element tensor, changed in place between steps."""
+    ours, theirs = _params(), _params()
+    lr = torch.tensor(0.1)
+    one = case.ours(ours, **{**case.kwargs, "lr": lr})
+    other = case.ours(theirs, **{**case.kwargs, "lr": 0.1})
+    for step in range(4):
+        value = 0.125 / (step + 1)
+        lr.fill_(value)
+        other.param_groups[0]["lr"] = value
+        _step(one, ours, step)
+        _step(other, theirs, step)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_same_bits(a, b)
+
+
+@CASES
+def test_closure(case: Case) -> None:
+    """Runs once, with gradients enabled, and its value is returned."""
+    param = some_values(5, torch.float32, seed=0).requires_grad_()
+    optimizer = case.make([param])
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (param**2).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        expected = (param**2).sum()
+        loss = optimizer.step(closure)
+    assert torch.equal(loss, expected)
+    assert optimizer.step() is None
+
+
+@CASES
+def test_hooks(case: Case) -> None:
+    """Own and global ones, before and after, with torch's arguments; one that changes the arguments."""
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = case.make([param])
+    calls = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda o, a, k: calls.append(("pre", o is optimizer, len(a), k))),
+        optimizer.register_step_post_hook(lambda o, a, k: calls.append(("post", o is optimizer, len(a), k))),
+        register_optimizer_step_pre_hook(lambda o, a, k: calls.append("global pre")),
+        register_optimizer_step_post_hook(lambda o, a, k: calls.append("global post")),
+    ]
+    optimizer.step()
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert calls == ["global pre", ("pre", True, 1, {}), ("post", True, 1, {}), "global post"]
+
+    closure_ran = []
+    handle = optimizer.register_step_pre_hook(lambda o, a, k: ((o, lambda: closure_ran.append(1)), {}))
+    optimizer.step()
+    handle.remove()
+    assert closure_ran == [1]
+
+
+@CASES
+def test_profiler_sees_the_step(case: Case) -> None:
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = case.make([param])
+    with torch.autograd.profiler.profile() as profile:
+        optimizer.step()
+    name = f"Optimizer.step#{case.ours.__name__}.step"
+    assert [event.name for event in profile.function_events].count(name) == 1
+
+
+def test_step_overridden_by_a_subclass() -> None:
+    class Counting(fastopt.Adam):
+        steps = 0
+
+        def step(self, closure=None):
+            self.steps += 1
+            return super().step(closure)
+
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = Counting([param])
+    optimizer.step()
+    assert optimizer.steps == 1
+    assert (param < 1).all()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_steps_are_counted_beyond_float32(backend: str) -> None:
+    """Trap 7: torch's float32 'step' stops at 2**24. Ours goes on in float64; below, the type is torch's."""
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    with running(backend):
+        optimizer = fastopt.Adam([param])
+        optimizer.step()
+        assert optimizer.state[param]["step"].dtype == torch.float32
+        optimizer.state[param]["step"].fill_(2**24 - 1)
+        for expected in (2**24, 2**24 + 1, 2**24 + 2):
+            optimizer.step()
+            assert optimizer.state[param]["step"].item() == expected
+    assert optimizer.state[param]["step"].dtype == torch.float64
+    torch.optim.Adam([param], foreach=False).load_state_dict(optimizer.state_dict())
+
+
+def test_default_dtype_float64_counts_as_torch_does() -> None:
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        optimizer = fastopt.Adam([param])
+        optimizer.step()
+        assert optimizer.state[param]["step"].dtype == torch.float64
+        optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert optimizer.state[param]["step"].item() == 2
+
+
+def test_steps_and_entries_of_old_checkpoints() -> None:
+    """Counts that are numbers, integers or on float64 are taken as they are meant."""
+    for count in (4, 4.0, torch.tensor(4), torch.tensor([4.0]), torch.tensor(4.0, dtype=torch.float64)):
+        param = torch.ones(3, requires_grad=True)
+        optimizer = fastopt.Adam([param])
+        zeros = torch.zeros(3)
+        entries = {"step": count, "exp_avg": zeros.clone(), "exp_avg_sq": zeros.clone()}
+        optimizer.state[param] = entries
+        param.grad = torch.ones(3)
+        optimizer.step()
+        assert float(optimizer.state[param]["step"]) == 5
+
+
+def test_momentum_switched_on_later() -> None:
+    """As torch: the first velocity is the first gradient seen with momentum."""
+    ours, theirs = _params(), _params()
+    one, other = fastopt.SGD(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
+    for step in range(6):
+        if step == 3:
+            for optimizer in (one, other):
+                optimizer.param_groups[0].update(momentum=0.9, dampening=0.5)
+        _step(one, ours, step)
+        _step(other, theirs, step)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_is_a_torch_optimizer() -> None:
+    param = torch.ones(1, requires_grad=True)
+    for case in PLAIN_CASES:
+        assert isinstance(case.make([param]), case.theirs)
+    assert fastopt.optim.AdamW is fastopt.AdamW
+
+
+@CASES
+def test_threads_may_step_their_own_optimizers(case: Case) -> None:
+    """The GIL is released: eight threads train at once, each as it would alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def run(seed: int) -> torch.Tensor:
+        params = [some_values(40_000, torch.float32, seed).requires_grad_()]
+        train(case, params, steps=10, seed=seed)
+        return params[0]
+
+    expected = [run(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for a, b in zip(pool.map(run, range(8)), expected, strict=True):
+            assert_same_bits(a, b)
