@@ -230,7 +230,8 @@ py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts
 
 void Batch::add(const py::object& owner, const py::object& param, const py::object& grad, const py::tuple& states,
                 const py::object& step, int64_t t) {
-    if (static_cast<int>(states.size()) != rule_->states) throw py::value_error("the rule has another number of states");
+    if (static_cast<int>(states.size()) != rule_->states)
+        throw py::value_error("the rule has another number of states");
     PyObject* pointers[kMaxStates];
     for (size_t k = 0; k < states.size(); ++k) pointers[k] = PyTuple_GET_ITEM(states.ptr(), k);
     Place unremembered;

@@ -26,8 +26,9 @@ class Batch {
     // `scalars(t)` returns the rule's scalars for the t-th update of a parameter; it is called once per
     // distinct t. Where `counts`, a parameter's state has a 'step'; otherwise t is 1 for a parameter
     // without state and 2 for all others. `keys` are the states in the optimizer's state dict.
-    pybind11::list take(const std::string& rule, const pybind11::tuple& keys, bool counts, const pybind11::dict& prologue,
-                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state);
+    pybind11::list take(const std::string& rule, const pybind11::tuple& keys, bool counts,
+                        const pybind11::dict& prologue, const pybind11::object& scalars, const pybind11::list& params,
+                        const pybind11::dict& state);
 
     // Adds one prepared parameter of the group of the last take(). `owner` is the optimizer's parameter
     // where `param` is a dense stand-in for it; `t` counts where the group does not.

@@ -11,11 +11,11 @@
 #endif
 
 // Declares a struct of scalars of type T and the names Python uses for them, in one place.
-#define FASTOPT_SCALARS(...)            \
-    template <class T>                  \
-    struct Scalars {                    \
-        T __VA_ARGS__;                  \
-    };                                  \
+#define FASTOPT_SCALARS(...) \
+    template <class T>       \
+    struct Scalars {         \
+        T __VA_ARGS__;       \
+    };                       \
     static constexpr const char* scalar_names = #__VA_ARGS__
 
 namespace fastopt {

@@ -61,7 +61,8 @@ const ScalarNames& prologue_names() {
 
 py::dict describe_rules() {
     py::dict all;
-    for (const auto& [name, rule] : all_rules()) all[py::str(name)] = py::make_tuple(rule.states, rule.scalars.as_tuple());
+    for (const auto& [name, rule] : all_rules())
+        all[py::str(name)] = py::make_tuple(rule.states, rule.scalars.as_tuple());
     return all;
 }
 

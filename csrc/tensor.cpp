@@ -26,9 +26,9 @@ struct TorchDType {
 };
 
 TorchDType dtypes[] = {
-    {"float32", DType::f32, false, nullptr}, {"float64", DType::f64, false, nullptr},
+    {"float32", DType::f32, false, nullptr},   {"float64", DType::f64, false, nullptr},
     {"bfloat16", DType::bf16, false, nullptr}, {"float16", DType::f16, false, nullptr},
-    {"complex64", DType::f32, true, nullptr}, {"complex128", DType::f64, true, nullptr},
+    {"complex64", DType::f32, true, nullptr},  {"complex128", DType::f64, true, nullptr},
 };
 
 bool dtype_of(const DLDataType& dtype, TensorView& out) {

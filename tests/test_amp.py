@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import PLAIN_CASES, TORCH_CASES, Case, ids
-from support import DTYPES, ISAS, assert_same_bits, assert_same_step, running, some_values
 
 import fastopt
+from cases import PLAIN_CASES, TORCH_CASES, Case, ids
+from support import DTYPES, ISAS, assert_same_bits, assert_same_step, running, some_values
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
@@ -124,6 +124,6 @@ def test_shared_gradients_cannot_be_unscaled_twice() -> None:
     optimizer = fastopt.SGD(params, lr=0.1)
     params[0].grad = params[1].grad = torch.ones(3)
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
-    with pytest.raises(RuntimeError, match="the gradient of parameter 0 .*shares memory with the gradient"):
+    with pytest.raises(RuntimeError, match=r"the gradient of parameter 0 .*shares memory with the gradient"):
         optimizer.step()
     assert (params[0].grad == 1).all()

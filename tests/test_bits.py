@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from cases import ALL_CASES, PLAIN_CASES, Case, ids
-from support import DTYPES, HALF, ISAS, SIZES, Guarded, assert_same_bits, assert_same_step, running, some_values
 
 import fastopt
+from cases import ALL_CASES, PLAIN_CASES, Case, ids
+from support import (
+    DTYPES,
+    HALF,
+    ISAS,
+    SIZES,
+    Guarded,
+    assert_same_bits,
+    assert_same_step,
+    running,
+    some_values,
+)
 
 STEPS = 4
 

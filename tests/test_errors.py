@@ -6,10 +6,10 @@ import inspect
 
 import pytest
 import torch
-from cases import PLAIN_CASES, Case, ids
-from support import running
 
 import fastopt
+from cases import PLAIN_CASES, Case, ids
+from support import running
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
@@ -87,7 +87,9 @@ def test_unsupported_flags(case: Case) -> None:
             optimizer.step()
 
 
-@pytest.mark.parametrize("flags", [dict(foreach=True), dict(foreach=False), dict(fused=True), dict(fused=False)], ids=repr)
+@pytest.mark.parametrize(
+    "flags", [dict(foreach=True), dict(foreach=False), dict(fused=True), dict(fused=False)], ids=repr
+)
 @CASES
 def test_flags_that_change_nothing(case: Case, flags: dict) -> None:
     params = [_param(), _param()]
@@ -233,7 +235,7 @@ def test_bad_step(count: float, backend: str) -> None:
     with running(backend):
         optimizer.step()
         optimizer.state[param]["step"].fill_(count)
-        with pytest.raises(RuntimeError, match="the state 'step' of parameter 0 of group 0 .* not a count"):
+        with pytest.raises(RuntimeError, match=r"the state 'step' of parameter 0 of group 0 .* not a count"):
             optimizer.step()
 
 

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from cases import PLAIN_CASES, TORCH_CASES, Case, ids
-from support import assert_same_bits, running, some_values
 
 import fastopt
+from cases import PLAIN_CASES, TORCH_CASES, Case, ids
+from support import assert_same_bits, running, some_values
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "data_ptr", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
@@ -78,7 +78,8 @@ def test_parameter_of_another_layout(case: Case, layout: str) -> None:
 @BACKENDS
 @CASES
 @pytest.mark.parametrize(
-    "cut", [lambda w: w[:, 3:8], lambda w: w[2:5], lambda w: w[::2, ::3], lambda w: w[:, 4], lambda w: w.t()[1:4]]
+    "cut",
+    [lambda w: w[:, 3:8], lambda w: w[2:5], lambda w: w[::2, ::3], lambda w: w[:, 4], lambda w: w.t()[1:4]],
 )
 @pytest.mark.usefixtures("on")
 def test_nothing_is_written_outside_of_a_view(case: Case, cut) -> None:
@@ -193,7 +194,7 @@ def test_shared_states_and_gradients_are_errors(case: Case) -> None:
 
     optimizer = case.make(params)
     params[1].grad = params[0].detach()
-    with pytest.raises(RuntimeError, match="the parameter of parameter 0 .*shares memory with the gradient"):
+    with pytest.raises(RuntimeError, match=r"the parameter of parameter 0 .*shares memory with the gradient"):
         optimizer.step()
     params[1].grad = params[0].grad  # read only: two parameters may have one gradient
     optimizer.step()

@@ -5,11 +5,11 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from support import ISAS, running
 
 import fastopt
 from fastopt import _core, reference
 from fastopt.reference import half, pipeline
+from support import ISAS, running
 
 
 def test_every_kernel_has_its_twin() -> None:
@@ -52,8 +52,12 @@ def test_stores_round_as_torch_does(dtype: torch.dtype) -> None:
     exact = exact[np.isfinite(exact)]
     with np.errstate(over="ignore"):
         halfway = (exact[:-1].astype(np.float64) + exact[1:]).astype(np.float32) / np.float32(2)
-    values = np.concatenate([exact, halfway, np.nextafter(halfway, np.float32(0)), np.nextafter(halfway, np.float32(9e9))])
-    values = np.concatenate([values, np.float32([65504, 65519.99, 65520, 1e30, 3.4e38, np.inf, -np.inf, 1e-45, -1e-45])])
+    values = np.concatenate(
+        [exact, halfway, np.nextafter(halfway, np.float32(0)), np.nextafter(halfway, np.float32(9e9))]
+    )
+    values = np.concatenate(
+        [values, np.float32([65504, 65519.99, 65520, 1e30, 3.4e38, np.inf, -np.inf, 1e-45, -1e-45])]
+    )
     out = np.empty(values.shape, HALF[dtype])
     with np.errstate(over="ignore"):
         half.store(values, out)

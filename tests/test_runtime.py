@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import ISAS, running, some_values
 
 import fastopt
 from fastopt import _core, _runtime
+from support import ISAS, running, some_values
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -223,7 +223,10 @@ def test_kernels_share_no_code_between_isas() -> None:
         pytest.skip(f"the build folder of {core.name} is not here")
     for path in objects:
         symbols = subprocess.run(
-            ["nm", "--defined-only", "--extern-only", "--format=posix", path], capture_output=True, text=True, check=True
+            ["nm", "--defined-only", "--extern-only", "--format=posix", path],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         isa = path.parts[-4].removeprefix("kernels_").removesuffix(".dir")
         assert [line.split()[:2] for line in symbols] == [[f"fastopt_kernels_{isa}", "T"]]

@@ -6,12 +6,12 @@ import pickle
 
 import pytest
 import torch
-from cases import ALL_CASES, PLAIN_CASES, TORCH_CASES, Case, ids
-from support import HALF, assert_same_bits, assert_same_step, running, some_values, train
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import fastopt
+from cases import ALL_CASES, PLAIN_CASES, TORCH_CASES, Case, ids
+from support import HALF, assert_same_bits, assert_same_step, running, some_values, train
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 

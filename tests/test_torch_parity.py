@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from cases import ALL_CASES, TORCH_CASES, Case, ids
-from support import HALF, some_values
 
 import fastopt
+from cases import ALL_CASES, TORCH_CASES, Case, ids
+from support import HALF, some_values
 
 STEPS = 50
 SHAPES = [(), (1,), (3,), (17, 5), (1, 1), (2, 3, 4, 5), (8, 16, 3, 3), (1000,), (0,), (4, 0, 3), (257, 129)]

@@ -38,8 +38,8 @@ struct Float16 {
     using Storage = uint16_t;
     FASTOPT_HD static float load(uint16_t h) {
         const uint32_t magnitude = uint32_t(h & 0x7fffu) << 13;
-        const uint32_t normal = magnitude + (112u << 23);                    // 112: difference of the biases
-        const uint32_t special = magnitude | 0x7f800000u;                    // inf, NaN
+        const uint32_t normal = magnitude + (112u << 23);                            // 112: difference of the biases
+        const uint32_t special = magnitude | 0x7f800000u;                            // inf, NaN
         const uint32_t tiny = bits(from_bits(magnitude + (113u << 23)) - 0x1p-14f);  // subnormal
         const uint32_t exponent = magnitude & 0x0f800000u;
         const uint32_t u = exponent == 0x0f800000u ? special : exponent == 0 ? tiny : normal;

@@ -1,10 +1,11 @@
 // The CPU pipeline, compiled once per ISA (CMakeLists.txt). Everything but the table is in an
 // anonymous namespace, and nothing from the standard library is included: an inline function shared
 // with another ISA's file could be linked into it and run on a CPU that lacks the instructions.
+#include "kernels.h"
+
 #include "../rules/list.h"
 #include "../rules/prologue.h"
 #include "convert.h"
-#include "kernels.h"
 
 // Rows of a block never alias: batch.cpp refuses tensors that share memory.
 #if defined(__clang__)

@@ -4,9 +4,9 @@
 #include "adam.h"
 #include "sgd.h"
 
-#define FASTOPT_RULES(RULE)                   \
-    RULE("adam", Adam<false>)                 \
-    RULE("adam_amsgrad", Adam<true>)          \
-    RULE("sgd", Sgd)                          \
-    RULE("sgd_momentum", SgdMomentum<false>)  \
+#define FASTOPT_RULES(RULE)                  \
+    RULE("adam", Adam<false>)                \
+    RULE("adam_amsgrad", Adam<true>)         \
+    RULE("sgd", Sgd)                         \
+    RULE("sgd_momentum", SgdMomentum<false>) \
     RULE("sgd_nesterov", SgdMomentum<true>)

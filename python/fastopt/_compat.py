@@ -17,7 +17,12 @@ def _increment_version() -> Callable[[list[Tensor]], None]:
         native([])
         return native  # type: ignore[no-any-return]
     except (TypeError, AttributeError, RuntimeError):
-        return lambda tensors: [native(tensor) for tensor in tensors] and None
+
+        def one_by_one(tensors: list[Tensor]) -> None:
+            for tensor in tensors:
+                native(tensor)
+
+        return one_by_one
 
 
 # Tells autograd that the tensors' memory is written behind its back.

@@ -15,7 +15,7 @@ from .. import _runtime
 from ._prepare import Preparation
 
 Group = dict[str, Any]
-_profiler_enabled = torch.autograd._profiler_enabled
+_profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
 class Update(NamedTuple):

@@ -8,7 +8,6 @@ from torch import Tensor
 from .._compat import accepted
 from ._fused import FusedOptimizer, Group, Update
 
-
 _ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 _AMSGRAD = Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 

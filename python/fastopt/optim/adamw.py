@@ -59,7 +59,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
         super().__init__(
             params,
             lr,
-            betas,  # type: ignore[arg-type]
+            betas,
             eps,
             weight_decay,
             amsgrad,

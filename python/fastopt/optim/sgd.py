@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer, Group, Update
 
-
 _PLAIN = Update("sgd", (), counts=False)
 _MOMENTUM = Update("sgd_momentum", ("momentum_buffer",), counts=False)
 _NESTEROV = Update("sgd_nesterov", ("momentum_buffer",), counts=False)
@@ -74,7 +73,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             lr,
             momentum,
             dampening,
-            weight_decay,  # type: ignore[arg-type]
+            weight_decay,
             nesterov,
             maximize=maximize,
             foreach=foreach,

@@ -67,9 +67,7 @@ class Batch:
     ) -> None:
         if step is not None:
             t = int(step.item()) + 1
-        self._tasks.append(
-            _Task(self._rule, owner, param, grad, states, step, t, self._prologue, self._scalars(t))
-        )
+        self._tasks.append(_Task(self._rule, owner, param, grad, states, step, t, self._prologue, self._scalars(t)))
 
     def _ranges(self) -> list[tuple[int, int, bool, Tensor, str]]:
         """(begin, end, written, owner, role) of every operand that has memory, by address."""
