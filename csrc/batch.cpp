@@ -41,28 +41,19 @@ bool read_step(PyObject* tensor, TensorView& v, int64_t& t) {
 Batch::~Batch() { clear(); }
 
 void Batch::clear() {
-    scalars_ = py::object();
-    by_step_.clear();
     tasks_.clear();
     constants_.clear();
-    counters_.clear();
-    owners_.clear();
-    written_.clear();
-    reads_.clear();
-    write_count_ = 0;
+    scalars_ = py::object();
+    by_step_.clear();
     next_place_ = 0;
     state_position_ = 0;
     next_key_ = next_state_ = nullptr;
-    std::vector<PyObject*> released;
-    released.swap(kept_);  // a tensor's end may run Python code, which may come back here
-    for (PyObject* object : released) Py_DECREF(object);
+    std::vector<Held> released;
+    released.swap(held_);  // a tensor's end may run Python code, which may come back here
+    for (const Held& held : released)
+        for (PyObject* const* object = held.objects; *object != nullptr; ++object) Py_DECREF(*object);
     released.clear();
-    if (kept_.empty()) kept_.swap(released);  // its capacity
-}
-
-void Batch::keep(PyObject* object) {
-    Py_INCREF(object);
-    kept_.push_back(object);
+    if (held_.empty()) held_.swap(released);  // its capacity
 }
 
 const Constants* Batch::constants(int64_t t) {
@@ -70,6 +61,7 @@ const Constants* Batch::constants(int64_t t) {
         if (step == t) return known;
     Constants& fresh = constants_.emplace_back();
     std::copy(std::begin(prologue_), std::end(prologue_), fresh.prologue);
+    fresh.unscales = unscales_;
     const py::object step = py::int_(t);
     PyObject* argument = step.ptr();
     const auto values = py::reinterpret_steal<py::object>(PyObject_Vectorcall(scalars_.ptr(), &argument, 1, nullptr));
@@ -100,20 +92,6 @@ void Batch::skip_state_of(PyObject* param, PyObject* state) {
     if (next_key_ == param) next_key_ = nullptr;
 }
 
-void Batch::write_range(const Array& array, int64_t n, const char* role) {
-    if (n == 0) return;
-    const char* begin = static_cast<const char*>(array.data);
-    const Range range{begin, begin + n * element_size(array.type), owners_.size() - 1, role};
-    if (write_count_ == writes_.size()) {
-        writes_.push_back(range);
-        writes_known_ = false;
-    } else if (!(writes_[write_count_] == range)) {
-        writes_[write_count_] = range;
-        writes_known_ = false;
-    }
-    ++write_count_;
-}
-
 // The place of the parameter the walk comes to; what lies a few places ahead is on its way meanwhile.
 Batch::Place& Batch::next_place() {
     constexpr size_t kAhead = 8;
@@ -127,17 +105,14 @@ Batch::Place& Batch::next_place() {
 
 bool Batch::try_add(const Operands& o, int64_t t, Place& place) {
     TensorView param, grad, state, step;
-    place.touches = 0;
     const bool met = place.param.ptr() == o.param;
     if (!view(o.param, param, false) || !is_dense(param)) return false;
     if (!(met && param.data == place.data) && is_lazy(o.param, param)) return false;
     if (!view(o.grad, grad, true) || grad.type != param.type || !same_layout(grad, param)) return false;
     place.touch(o.param);
     place.touch(param.sizes);
-    place.touch(o.grad);
-    place.touch(grad.sizes);
 
-    Task task{};
+    Task task;
     task.n = param.numel;
     task.param = {param.data, param.type};
     task.grad = {grad.data, grad.type};
@@ -147,6 +122,8 @@ bool Batch::try_add(const Operands& o, int64_t t, Place& place) {
         place.touch(o.states[k]);
         place.touch(state.sizes);
     }
+    for (int k = rule_->states; k < kMaxStates; ++k) task.states[k] = {nullptr, param.type};
+    step.data = nullptr;
     if (o.step != nullptr) {
         if (!read_step(o.step, step, t)) return false;
         place.touch(o.step);
@@ -160,30 +137,35 @@ bool Batch::try_add(const Operands& o, int64_t t, Place& place) {
     // From here on nothing fails.
     if (!met) place.param = py::reinterpret_borrow<py::object>(o.param);
     place.data = param.data;
-    keep(o.owner);
-    owners_.push_back(o.owner);
-    keep(o.param);
-    written_.push_back(o.param);
-    keep(o.grad);
-    write_range(task.param, task.n, "parameter");
-    if (unscales_) {
-        written_.push_back(o.grad);
-        write_range(task.grad, task.n, "gradient");
-    } else if (task.n > 0) {
-        const char* begin = static_cast<const char*>(grad.data);
-        reads_.push_back({begin, begin + task.n * element_size(grad.type), owners_.size() - 1, "gradient"});
-    }
-    for (int k = 0; k < rule_->states; ++k) {
-        keep(o.states[k]);
-        write_range(task.states[k], task.n, "state");
-    }
-    if (o.step != nullptr) {
-        keep(o.step);
-        counters_.push_back({step.data, step.type, static_cast<double>(t)});
-        write_range({step.data, step.type}, 1, "step");
-    }
-    if (task.n > 0) tasks_.push_back(task);
+    tasks_.push_back(task);
+    hold(o, step, t);
+    moved_ |= !unmoved(tasks_.size() - 1);
     return true;
+}
+
+void Batch::hold(const Operands& o, const TensorView& step, int64_t t) {
+    Held& held = held_.emplace_back();
+    PyObject** next = held.objects;
+    *next++ = o.owner;
+    *next++ = o.param;
+    *next++ = o.grad;
+    for (int k = 0; k < rule_->states; ++k) *next++ = o.states[k];
+    if (o.step != nullptr) *next++ = o.step;
+    *next = nullptr;
+    for (PyObject** object = held.objects; object != next; ++object) Py_INCREF(*object);
+    held.step = step.data;
+    held.step_type = step.type;
+    held.count = static_cast<double>(t);
+}
+
+// Whether a task writes where the one at its place in the last step wrote.
+bool Batch::unmoved(size_t task) const {
+    if (task >= last_tasks_.size() || last_steps_[task] != held_[task].step) return false;
+    const Task &now = tasks_[task], &last = last_tasks_[task];
+    bool same = now.n == last.n && now.param.data == last.param.data && now.param.type == last.param.type;
+    for (int k = 0; k < kMaxStates; ++k)
+        same &= now.states[k].data == last.states[k].data && now.states[k].type == last.states[k].type;
+    return same;
 }
 
 py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts, const py::dict& prologue,
@@ -203,6 +185,7 @@ py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
         Place& place = next_place();
+        place.touches = 0;
         const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
         if (!grad) throw py::error_already_set();
         if (grad.is_none()) {
@@ -240,36 +223,61 @@ void Batch::add(const py::object& owner, const py::object& param, const py::obje
         throw py::value_error("Batch.add: an operand was not prepared");
 }
 
+std::vector<Batch::Range> Batch::writes() const {
+    std::vector<Range> ranges;
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+        const auto add = [&](void* data, DType type, int64_t n, const char* role) {
+            const char* begin = static_cast<const char*>(data);
+            if (begin != nullptr && n > 0) ranges.push_back({begin, begin + n * element_size(type), i, role});
+        };
+        const Task& task = tasks_[i];
+        add(task.param.data, task.param.type, task.n, "parameter");
+        if (task.constants->unscales) add(task.grad.data, task.grad.type, task.n, "gradient");
+        for (const Array& state : task.states) add(state.data, state.type, task.n, "state");
+        add(held_[i].step, held_[i].step_type, 1, "step");
+    }
+    return ranges;
+}
+
 py::object Batch::describe(const Range& a, const Range& b) const {
-    const auto owner = [this](const Range& range) { return py::reinterpret_borrow<py::object>(owners_[range.task]); };
+    const auto owner = [this](const Range& range) {
+        return py::reinterpret_borrow<py::object>(held_[range.task].owner());
+    };
     return py::make_tuple(owner(a), a.role, owner(b), b.role);
 }
 
 py::object Batch::conflict() {
-    if (!writes_known_ || write_count_ != writes_.size()) {
-        writes_.resize(write_count_);
-        sorted_writes_ = writes_;
-        auto& sorted = sorted_writes_;
+    auto& sorted = sorted_writes_;
+    if (moved_ || unscales_ || tasks_.size() != last_tasks_.size()) {
+        moved_ = true;  // until they are known to be disjoint
+        sorted = writes();
         std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
         for (size_t i = 1; i < sorted.size(); ++i)
             if (sorted[i].begin < sorted[i - 1].end) return describe(sorted[i - 1], sorted[i]);
-        writes_known_ = true;
+        last_tasks_ = tasks_;
+        last_steps_.clear();
+        for (const Held& held : held_) last_steps_.push_back(held.step);
+        moved_ = unscales_;
     }
-    for (const Range& read : reads_) {
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+        const Task& task = tasks_[i];
+        if (task.n == 0 || task.constants->unscales) continue;
+        const char* begin = static_cast<const char*>(task.grad.data);
+        const Range read{begin, begin + task.n * element_size(task.grad.type), i, "gradient"};
         // The writes are disjoint, so only the last one that begins before the read's end can touch it.
-        auto after = std::lower_bound(sorted_writes_.begin(), sorted_writes_.end(), read.end,
+        auto after = std::lower_bound(sorted.begin(), sorted.end(), read.end,
                                       [](const Range& w, const char* end) { return w.begin < end; });
-        if (after != sorted_writes_.begin() && (--after)->end > read.begin) return describe(*after, read);
+        if (after != sorted.begin() && (--after)->end > read.begin) return describe(*after, read);
     }
     return py::none();
 }
 
 py::object Batch::settle() {
     if (py::object found = conflict(); !found.is_none()) return found;
-    py::list written(written_.size());
-    for (size_t i = 0; i < written_.size(); ++i) {
-        Py_INCREF(written_[i]);
-        PyList_SET_ITEM(written.ptr(), static_cast<Py_ssize_t>(i), written_[i]);
+    py::list written;
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+        PyList_Append(written.ptr(), held_[i].objects[1]);
+        if (tasks_[i].constants->unscales) PyList_Append(written.ptr(), held_[i].objects[2]);
     }
     increment_version(written);
     return py::none();
@@ -282,11 +290,12 @@ void Batch::run(int threads) {
         const py::gil_scoped_release release;
         fastopt::run(tasks_, threads);
     }
-    for (const Counter& counter : counters_) {
-        if (counter.type == DType::f32)
-            *static_cast<float*>(counter.data) = static_cast<float>(counter.value);
+    for (const Held& held : held_) {
+        if (held.step == nullptr) continue;
+        if (held.step_type == DType::f32)
+            *static_cast<float*>(held.step) = static_cast<float>(held.count);
         else
-            *static_cast<double*>(counter.data) = counter.value;
+            *static_cast<double*>(held.step) = held.count;
     }
     clear();
 }

@@ -47,41 +47,48 @@ class Batch {
     void clear();
 
    private:
-    struct Counter {  // a 'step' tensor and the value it gets
-        void* data;
-        DType type;
-        double value;
-    };
-    struct Range {
-        const char *begin, *end;
-        size_t task;
-        const char* role;
-        bool operator==(const Range& o) const { return begin == o.begin && end == o.end && task == o.task; }
-    };
     struct Operands {
         PyObject *owner, *param, *grad, *step;
         PyObject* const* states;
     };
 
+    // Parallel to tasks_: what a task points into, kept alive, and its 'step' tensor.
+    struct Held {
+        PyObject* objects[3 + kMaxStates + 1];  // owner, param, grad, states, step; null from the first unused one
+        void* step;                             // null where there is none
+        DType step_type;
+        double count;  // what is to be written there
+        PyObject* owner() const { return objects[0]; }
+    };
+
+    // Memory of one operand of one task.
+    struct Range {
+        const char *begin, *end;
+        size_t task;
+        const char* role;
+    };
+
     // What the walk remembers of the parameter it met at the same place in the last step.
     struct Place {
-        pybind11::object param;     // kept alive, so that its address means it
-        void* data = nullptr;       // where it lay when it was known not to be lazily negated
-        const void* touched[16]{};  // what the walk read: prefetched, as it comes from all over the heap
+        static constexpr int kTouches = 16;
+        pybind11::object param;           // kept alive, so that its address means it
+        void* data = nullptr;             // where it lay when it was known not to be lazily negated
+        const char* touched[kTouches]{};  // what the walk read: it comes from all over the heap
         int touches = 0;
-        void touch(const void* address) {
-            if (touches < 16) touched[touches++] = address;
+        void touch(const void* address, int offset = 0) {
+            if (touches < kTouches) touched[touches++] = static_cast<const char*>(address) + offset;
         }
     };
 
     bool try_add(const Operands& operands, int64_t t, Place& place);
+    void hold(const Operands& operands, const TensorView& step, int64_t t);
     const Constants* constants(int64_t t);
     PyObject* state_of(PyObject* param, PyObject* state);
     void skip_state_of(PyObject* param, PyObject* state);
     void peek_state(PyObject* state);
-    void keep(PyObject* object);
-    void write_range(const Array& array, int64_t n, const char* role);
     Place& next_place();
+    bool unmoved(size_t task) const;
+    std::vector<Range> writes() const;
     pybind11::object conflict();
     pybind11::object describe(const Range& a, const Range& b) const;
 
@@ -95,18 +102,14 @@ class Batch {
 
     // The step.
     std::vector<Task> tasks_;
+    std::vector<Held> held_;
     std::deque<Constants> constants_;
-    std::vector<Counter> counters_;
-    std::vector<PyObject*> owners_;  // one per task; like all below kept alive by kept_
-    std::vector<PyObject*> written_;
-    std::vector<PyObject*> kept_;  // what the tasks point into
-    std::vector<Range> reads_;
 
-    // What the step will write. Memory seldom moves between steps: while it does not, these are the
-    // last step's ranges, known to be disjoint.
-    std::vector<Range> writes_, sorted_writes_;
-    size_t write_count_ = 0;
-    bool writes_known_ = false;
+    // Memory seldom moves between steps: while it does not, the writes are known to be disjoint.
+    std::vector<Task> last_tasks_;
+    std::vector<void*> last_steps_;
+    std::vector<Range> sorted_writes_;
+    bool moved_ = true;
 
     std::vector<Place> places_;
     size_t next_place_ = 0;

@@ -35,6 +35,7 @@ struct Array {
 struct Constants {
     double prologue[kMaxScalars];
     double rule[kMaxScalars];
+    bool unscales;  // the step writes unscaled gradients back
 };
 
 // One parameter's share of a step.

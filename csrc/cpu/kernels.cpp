@@ -88,7 +88,7 @@ template <class Rule, class T>
 void step(const Task& task, int64_t begin, int64_t end) {
     const auto common = round_scalars<Prologue::Scalars, T>(task.constants->prologue);
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.constants->rule);
-    const bool unscale = common.loss_scale != T(1);
+    const bool unscale = task.constants->unscales;
     const bool own_grad = unscale || Prologue::changes_grad(common);
     alignas(64) T param_buffer[kBlock];
     alignas(64) T grad_buffer[kBlock];
