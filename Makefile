@@ -1,0 +1,40 @@
+# make demo and make test need Python (3.10 to 3.13), a C++17 compiler and make; each sets itself up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := $(shell find csrc python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc')
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/python examples/train_digits.py --out digits_loss.png
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/mypy
+
+bench: $(VENV)/dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first: the constraint picks its CPU build.
+$(VENV)/torch: constraints.txt | $(BIN)/python
+	$(PIP) torch numpy
+	touch $@
+
+# The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
+# compiler warnings are errors.
+$(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
+	$(PIP) -C cmake.define.FASTOPT_WERROR=ON ".[$(@F)]"
+	touch $@

@@ -1,0 +1,45 @@
+"""The example and the benchmark, as a user starts them."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_train_digits(tmp_path: Path) -> None:
+    """Real digits: both optimizers learn, alike, and the picture is written."""
+    threads = torch.get_num_threads()
+    main = runpy.run_path(str(ROOT / "examples" / "train_digits.py"))["main"]
+    picture = tmp_path / "loss.png"
+    theirs, ours = main(["--epochs", "6", "--out", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(ours.step_seconds) == len(theirs.step_seconds) == 6 * 22
+    assert ours.accuracies[-1] > 0.95
+    assert abs(ours.accuracies[-1] - theirs.accuracies[-1]) < 0.02
+    assert abs(ours.losses[-1] - theirs.losses[-1]) < 0.05 * theirs.losses[-1]
+    torch.set_num_threads(threads)
+
+
+def test_bench_quick(tmp_path: Path) -> None:
+    """Runs, prints a row a case, writes its figures. No timing is asserted."""
+    file = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "bench", "--quick", "--seconds", "0", "--only", "128k", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert [case["case"] for case in figures["cases"]]
+    for case in figures["cases"]:
+        assert case["case"] in done.stdout
+        assert set(case["seconds"]) == {"fastopt", "torch fused", "torch default"}
+
+
+def test_bench_names_an_unknown_case() -> None:
+    command = [sys.executable, "-m", "bench", "--only", "no such case"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no case has 'no such case' in its name" in done.stderr
