@@ -20,6 +20,21 @@ SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 127, 1023, 1024, 10
 
 ISAS = _core.detected_isas()
 
+# The suite also passes with the oldest torch we support.
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+HAS_NAMES = TORCH >= (2, 6)
+INTAKES = ["exchange", "data_ptr"] if hasattr(torch.Tensor, "__dlpack_c_exchange_api__") else ["data_ptr"]
+
+
+def named(**params: Tensor) -> list[Any]:
+    """Named parameters, where this torch takes them."""
+    return list(params.items() if HAS_NAMES else params.values())
+
+
+def called(name: str) -> str:
+    """A pattern for what an error message calls a parameter."""
+    return f"parameter '{name}'" if HAS_NAMES else r"parameter \d+ of group 0 \(shape [^)]*\)+"
+
 
 @contextlib.contextmanager
 def running(

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt
-from support import DTYPES, ISAS, assert_same_step, running, some_values
+from support import DTYPES, INTAKES, ISAS, assert_same_step, running, some_values
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 
@@ -50,7 +50,7 @@ STEPS = st.lists(st.integers(0, 2**16), min_size=1, max_size=4)
     st.lists(st.lists(PARAMS, min_size=1, max_size=4), min_size=1, max_size=3),
     STEPS,
     st.sampled_from(ISAS),
-    st.sampled_from(["exchange", "data_ptr"]),
+    st.sampled_from(INTAKES),
     st.sampled_from([1.0, 3.0]),
 )
 def test_any_step_equals_reference(optimizer, groups, seeds, isa, intake, scale) -> None:

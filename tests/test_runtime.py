@@ -12,7 +12,7 @@ import torch
 
 import fastopt
 from fastopt import _core, _runtime
-from support import ISAS, running, some_values
+from support import INTAKES, ISAS, running, some_values
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_info_of_this_process() -> None:
     assert info["built"]["isa"][0] == "baseline"
     assert info["in_use"]["backend"] == "native"
     assert info["in_use"]["isa"] == info["detected"]["isa"][-1]
-    assert info["in_use"]["intake"] == "exchange"
+    assert info["in_use"]["intake"] == INTAKES[0]
     assert info["in_use"]["threads"] == torch.get_num_threads()
     assert info["detected"]["torch"] == torch.__version__
     assert info["notes"] == []
@@ -59,7 +59,7 @@ def test_forced_isa_runs(isa: str) -> None:
 def test_forced_intake_and_backend() -> None:
     info = json.loads(output(INFO, FASTOPT_INTAKE="data_ptr"))
     assert info["in_use"]["intake"] == "data_ptr"
-    assert any("exchange API off" in note for note in info["notes"])
+    assert any("exchange API off" in note for note in info["notes"]) == info["detected"]["exchange"]
     info = json.loads(output(INFO, FASTOPT_BACKEND="reference"))
     assert (info["in_use"]["backend"], info["in_use"]["isa"]) == ("reference", None)
     assert any("reference is in use" in note for note in info["notes"])

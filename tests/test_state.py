@@ -39,7 +39,7 @@ def test_checkpoints_go_both_ways(case: Case) -> None:
         torch.save(start.state_dict(), file)
         file.seek(0)
         second_half = second(params)
-        second_half.load_state_dict(torch.load(file))
+        second_half.load_state_dict(torch.load(file, weights_only=True))
         for step in range(5, 10):
             _step(second_half, params, step)
         for step in range(10):
