@@ -11,7 +11,7 @@ demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -9,10 +9,24 @@
 #include <utility>
 #include <vector>
 
+#include "overlap.h"
 #include "rule_table.h"
 #include "tensor.h"
 
 namespace fastopt {
+
+// Finds a parameter's entry in the optimizer's state dict. The dict's order is mostly that of the
+// walk through the parameters, and going along with it saves a hash of a tensor (a Python call) each.
+class StateWalk {
+   public:
+    void restart() { position_ = 0; }
+
+    // Borrowed, or null where there is no entry. Throws what Python throws.
+    PyObject* find(PyObject* state, PyObject* param);
+
+   private:
+    Py_ssize_t position_ = 0;  // of the entry expected next; no pointer, as the dict may change
+};
 
 class Batch {
    public:
@@ -40,59 +54,25 @@ class Batch {
     // unscaled, are about to change.
     pybind11::object settle();
 
-    // Updates everything, and forgets it.
+    // Updates everything gathered.
     void run(int threads);
 
-    // Forgets what was gathered.
+    // Lets go of everything gathered.
     void clear();
 
    private:
-    struct Operands {
-        PyObject *owner, *param, *grad, *step;
-        PyObject* const* states;
-    };
-
-    // Parallel to tasks_: what a task points into, kept alive, and its 'step' tensor.
+    // Parallel to tasks_: the tensors a task points into, kept alive.
     struct Held {
-        PyObject* objects[3 + kMaxStates + 1];  // owner, param, grad, states, step; null from the first unused one
-        void* step;                             // null where there is none
-        DType step_type;
-        double count;  // what is to be written there
-        PyObject* owner() const { return objects[0]; }
+        PyObject *owner, *param, *grad, *step;  // step: null where the rule does not count
+        PyObject* states[kMaxStates];           // null from the first unused one
+        void release() const;
     };
 
-    // Memory of one operand of one task.
-    struct Range {
-        const char *begin, *end;
-        size_t task;
-        const char* role;
-    };
-
-    // What the walk remembers of the parameter it met at the same place in the last step.
-    struct Place {
-        static constexpr int kTouches = 16;
-        pybind11::object param;           // kept alive, so that its address means it
-        void* data = nullptr;             // where it lay when it was known not to be lazily negated
-        const char* touched[kTouches]{};  // what the walk read: it comes from all over the heap
-        int touches = 0;
-        void touch(const void* address, int offset = 0) {
-            if (touches < kTouches) touched[touches++] = static_cast<const char*>(address) + offset;
-        }
-    };
-
-    bool try_add(const Operands& operands, int64_t t, Place& place);
-    void hold(const Operands& operands, const TensorView& step, int64_t t);
+    bool try_add(const Held& borrowed, int64_t t);
+    bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
     const Constants* constants(int64_t t);
-    PyObject* state_of(PyObject* param, PyObject* state);
-    void skip_state_of(PyObject* param, PyObject* state);
-    void peek_state(PyObject* state);
-    Place& next_place();
-    bool unmoved(size_t task) const;
-    std::vector<Range> writes() const;
-    pybind11::object conflict();
-    pybind11::object describe(const Range& a, const Range& b) const;
 
-    // The open group.
+    // The group.
     const Rule* rule_ = nullptr;
     pybind11::object scalars_;
     bool counts_ = false;
@@ -100,24 +80,14 @@ class Batch {
     double prologue_[kMaxScalars] = {};
     std::vector<std::pair<int64_t, const Constants*>> by_step_;
 
-    // The step.
+    // The step: an entry per parameter in each.
     std::vector<Task> tasks_;
+    std::vector<Counter> counters_;
     std::vector<Held> held_;
+
     std::deque<Constants> constants_;
-
-    // Memory seldom moves between steps: while it does not, the writes are known to be disjoint.
-    std::vector<Task> last_tasks_;
-    std::vector<void*> last_steps_;
-    std::vector<Range> sorted_writes_;
-    bool moved_ = true;
-
-    std::vector<Place> places_;
-    size_t next_place_ = 0;
-
-    // Where the walk through the optimizer's state dict stands: its order is mostly the parameters'
-    // own, which saves a hash of a tensor (a Python call) per parameter.
-    Py_ssize_t state_position_ = 0;
-    PyObject *next_key_ = nullptr, *next_state_ = nullptr;
+    StateWalk walk_;
+    OverlapCheck overlap_;
 };
 
 }  // namespace fastopt

@@ -50,6 +50,12 @@ struct Task {
     Array states[kMaxStates];
 };
 
+// A parameter's 'step' tensor, no data where the rule does not count, and the value it is to get.
+struct Counter {
+    Array step;
+    int64_t t;
+};
+
 // What an ISA file exports: one row per rule.
 struct RuleEntry {
     const char* name;

@@ -131,11 +131,9 @@ void use_intake(const std::string& name) {
 
 std::string intake_in_use() { return use_exchange ? "exchange" : "data_ptr"; }
 
-bool is_lazy(PyObject* tensor, const TensorView& known) {
-    return ask(is_neg_method, tensor) || (known.complex && ask(is_conj_method, tensor));
-}
+bool is_negated(PyObject* tensor) { return ask(is_neg_method, tensor); }
 
-bool view(PyObject* tensor, TensorView& out, bool refuse_lazy) {
+bool view(PyObject* tensor, TensorView& out) {
     if (Py_TYPE(tensor) != tensor_type && Py_TYPE(tensor) != parameter_type) return false;
     try {
         if (!(use_exchange ? through_exchange(tensor, out) : through_data_ptr(tensor, out))) {
@@ -145,7 +143,7 @@ bool view(PyObject* tensor, TensorView& out, bool refuse_lazy) {
     } catch (const py::error_already_set&) {
         return false;
     }
-    if (refuse_lazy && is_lazy(tensor, out)) return false;
+    if (out.complex && ask(is_conj_method, tensor)) return false;
     out.numel = out.complex ? 2 : 1;
     for (int d = 0; d < out.ndim; ++d) out.numel *= out.sizes[d];
     return true;

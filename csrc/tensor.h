@@ -35,13 +35,13 @@ void use_intake(const std::string& name);
 std::string intake_in_use();
 
 // Fills `out` where `tensor` is exactly a torch.Tensor or Parameter, strided, on the CPU, of a type
-// the kernels know and, where asked, not lazy. Otherwise returns false, with no Python error set: the
+// the kernels know, and not lazily conjugated. Otherwise returns false, with no Python error set: the
 // caller's slow path says what is wrong, or puts it right.
-bool view(PyObject* tensor, TensorView& out, bool refuse_lazy);
+bool view(PyObject* tensor, TensorView& out);
 
-// True for a lazily negated or conjugated tensor, whose memory does not hold its values. Asking torch
-// costs as much as two views, so states, which the optimizer made itself, are not asked.
-bool is_lazy(PyObject* tensor, const TensorView& known);
+// True for a lazily negated tensor, whose memory does not hold its values. Asking torch costs as much
+// as two views, so states, which the optimizer made itself, are not asked.
+bool is_negated(PyObject* tensor);
 
 // No two indices share an element and no gap lies between them.
 bool is_dense(const TensorView& tensor);

@@ -127,3 +127,16 @@ def test_shared_gradients_cannot_be_unscaled_twice() -> None:
     with pytest.raises(RuntimeError, match=r"the gradient of parameter 0 .*shares memory with the gradient"):
         optimizer.step()
     assert (params[0].grad == 1).all()
+
+
+@BACKENDS
+def test_expanded_gradients_cannot_be_unscaled(backend: str) -> None:
+    """An error before anything is written, to the other parameter either."""
+    params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+    optimizer = fastopt.SGD(params, lr=0.1)
+    params[0].grad, params[1].grad = torch.ones(3), torch.ones(1).expand(3)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    with running(backend), pytest.raises(RuntimeError, match=r"the gradient of parameter 1 .* is an expanded"):
+        optimizer.step()
+    assert all((p == 1).all() for p in params)
+    assert (params[0].grad == 1).all()

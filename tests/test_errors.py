@@ -102,9 +102,12 @@ def test_flags_that_change_nothing(case: Case, flags: dict) -> None:
     assert torch.equal(*params)
 
 
-def test_negative_l1() -> None:
-    with pytest.raises(ValueError, match="Invalid l1 value: -1"):
-        fastopt.Adam([_param()], l1=-1)
+@pytest.mark.parametrize("l1", [-1.0, float("nan")])
+def test_l1_out_of_range(l1: float) -> None:
+    with pytest.raises(ValueError, match=f"Invalid l1 value: {l1}"):
+        fastopt.Adam([_param()], l1=l1)
+    with pytest.raises(ValueError, match=f"Invalid l1 value: {l1}"):
+        fastopt.Adam([{"params": [_param()], "l1": l1}])
 
 
 class _Wrapper(torch.Tensor):

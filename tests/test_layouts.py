@@ -223,6 +223,33 @@ def test_memory_that_moves_between_steps_is_followed() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+LAZY = {
+    "conjugated": (torch.complex64, lambda t: t.conj()),
+    "negated": (torch.float32, torch._neg_view),
+}
+
+
+@BACKENDS
+@CASES
+@pytest.mark.parametrize("kind", LAZY)
+@pytest.mark.usefixtures("on")
+def test_parameters_that_turn_lazy_at_the_same_address(case: Case, kind: str) -> None:
+    dtype, turn = LAZY[kind]
+    param, expected = (torch.full((5,), 0.7, dtype=dtype) for _ in range(2))
+    if dtype.is_complex:
+        param, expected = param + 0.2j, expected + 0.2j
+    param, expected = param.requires_grad_(), expected.requires_grad_()
+    one, other = case.make([param]), case.make([expected])
+    for step in range(3):
+        if step == 1:
+            param.data = turn(param.data)
+            expected.data = turn(expected.data).clone().resolve_conj().resolve_neg()
+        param.grad, expected.grad = (torch.full((5,), 0.3, dtype=dtype) for _ in range(2))
+        one.step()
+        other.step()
+    assert_same_bits(param.detach().resolve_conj().resolve_neg(), expected)
+
+
 @BACKENDS
 @CASES
 @pytest.mark.usefixtures("on")

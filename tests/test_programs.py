@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parent.parent
 
 
 def test_train_digits(tmp_path: Path) -> None:
     """Real digits: both optimizers learn, alike, and the picture is written."""
-    threads = torch.get_num_threads()
     main = runpy.run_path(str(ROOT / "examples" / "train_digits.py"))["main"]
     picture = tmp_path / "loss.png"
     theirs, ours = main(["--epochs", "6", "--out", str(picture)])
@@ -22,7 +19,6 @@ def test_train_digits(tmp_path: Path) -> None:
     assert ours.accuracies[-1] > 0.95
     assert abs(ours.accuracies[-1] - theirs.accuracies[-1]) < 0.02
     assert abs(ours.losses[-1] - theirs.losses[-1]) < 0.05 * theirs.losses[-1]
-    torch.set_num_threads(threads)
 
 
 def test_bench_quick(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """State, checkpoints, hooks, schedulers, groups: as torch.optim has them."""
 
 import copy
+import gc
 import io
 import pickle
+import subprocess
+import sys
+import weakref
 
 import pytest
 import torch
@@ -203,6 +207,16 @@ def test_hooks(case: Case) -> None:
     optimizer.step()
     assert calls == ["global pre", ("pre", True, 1, {}), ("post", True, 1, {}), "global post"]
 
+    def arguments(make, *args, **kwargs) -> list:
+        seen = []
+        optimizer = make([param])
+        optimizer.register_step_pre_hook(lambda o, a, k: seen.append((len(a), sorted(k))))
+        optimizer.step(*args, **kwargs)
+        return seen
+
+    for args, kwargs in (((), {}), ((None,), {}), ((), {"closure": None}), ((), {"closure": lambda: 1})):
+        assert arguments(case.make, *args, **kwargs) == arguments(case.make_theirs, *args, **kwargs)
+
     closure_ran = []
     handle = optimizer.register_step_pre_hook(lambda o, a, k: ((o, lambda: closure_ran.append(1)), {}))
     optimizer.step()
@@ -313,6 +327,108 @@ def test_threads_may_step_their_own_optimizers(case: Case) -> None:
         return params[0]
 
     expected = [run(seed) for seed in range(8)]
-    with ThreadPoolExecutor(8) as pool:
+    with running(threads=2), ThreadPoolExecutor(8) as pool:
         for a, b in zip(pool.map(run, range(8)), expected, strict=True):
             assert_same_bits(a, b)
+
+
+def test_two_threads_in_the_same_step_do_not_corrupt_memory() -> None:
+    """Nobody should; torch survives it, and so must we. In a process of its own, as it may crash."""
+    code = """
+import sys, threading, torch, fastopt
+sys.setswitchinterval(1e-5)
+torch.set_num_threads(2)
+params = [torch.ones(n, requires_grad=True) for n in [3000] * 40 + [40_000]]
+for p in params:
+    p.grad = torch.ones_like(p)
+optimizer = fastopt.Adam(params)
+optimizer.step()
+threads = [threading.Thread(target=lambda: [optimizer.step() for _ in range(300)]) for _ in range(3)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(all(p.isfinite().all() for p in params))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@CASES
+def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
+    """Not a removed parameter, not an optimizer that its own parameter refers to, not a gradient."""
+    with running(backend):
+        params = _params()
+        optimizer = case.make(params)
+        _step(optimizer, params, 0)
+        gone = [weakref.ref(params[1]), weakref.ref(params[0].grad)]
+        optimizer.state.pop(params[1])
+        del optimizer.param_groups[0]["params"][1], params[1]
+        optimizer.zero_grad()
+        _step(optimizer, params, 1)
+        assert [ref() for ref in gone] == [None, None]
+        params[0].optimizer = optimizer
+        gone = [weakref.ref(optimizer), weakref.ref(params[0])]
+        del optimizer, params
+        gc.collect()
+        assert [ref() for ref in gone] == [None, None]
+
+
+@CASES
+def test_groups_of_a_torch_optimizer(case: Case) -> None:
+    """Handed over without our options; and parameters in a tuple."""
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = case.make([param])
+    optimizer.param_groups = case.make_theirs([param]).param_groups
+    optimizer.param_groups[0]["params"] = (param,)
+    optimizer.step()
+    assert (param < 1).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@CASES
+def test_compiled_step_and_training_function(case: Case) -> None:
+    """torch.compile breaks the graph there; the step itself is eager."""
+    ours, theirs = _params(), _params()
+    one, other = case.make(ours), case.make(theirs)
+    compiled = torch.compile(one.step, backend="eager")
+
+    @torch.compile(backend="eager")
+    def train_once() -> None:
+        sum((p * p).sum() for p in ours).backward()
+        one.step()
+        one.zero_grad()
+
+    for step in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad, q.grad = (some_values(p.shape, p.dtype, step) for _ in range(2))
+        compiled()
+        other.step()
+    one.zero_grad()
+    other.zero_grad()
+    for _ in range(2):
+        train_once()
+        sum((q * q).sum() for q in theirs).backward()
+        other.step()
+        other.zero_grad()
+    assert_same_step(one, ours, other, theirs)
+
+
+def test_beta1_of_zero_is_the_gradient_itself() -> None:
+    """From the nearer end, as torch.lerp: 1e8 then 1 leaves 1."""
+    param = torch.ones(1, requires_grad=True)
+    optimizer = fastopt.Adam([param], betas=(0.0, 0.9))
+    for grad in (1e8, 1.0, 1e-4):
+        param.grad = torch.tensor([grad])
+        optimizer.step()
+        assert torch.equal(optimizer.state[param]["exp_avg"], param.grad)
+
+
+def test_amsgrad_keeps_a_nan() -> None:
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = fastopt.Adam([param], amsgrad=True)
+    optimizer.step()
+    optimizer.state[param]["max_exp_avg_sq"].fill_(torch.nan)
+    optimizer.step()
+    assert param.isnan().all()

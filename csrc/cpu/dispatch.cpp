@@ -2,6 +2,10 @@
 
 #include <stdexcept>
 
+#if defined(FASTOPT_X86)
+#include <cpuid.h>
+#endif
+
 namespace fastopt {
 namespace {
 
@@ -11,23 +15,32 @@ struct Isa {
     bool (*runs_here)();
 };
 
+#if defined(FASTOPT_X86)
+// What x86-64-v3 lets the compiler use and __builtin_cpu_supports does not know on every compiler.
+bool has_f16c_movbe_lzcnt() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C) || !(c & bit_MOVBE)) return false;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & bit_LZCNT);
+}
+
+bool runs_v3() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") && has_f16c_movbe_lzcnt();
+}
+
+bool runs_v4() {
+    return runs_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 const Isa isas[] = {
     {"baseline", fastopt_kernels_baseline, [] { return true; }},
 #if defined(FASTOPT_X86)
-    // The features of x86-64-v3 and -v4 the compiler may use beyond the one in the name.
-    {"avx2", fastopt_kernels_avx2,
-     [] {
-         __builtin_cpu_init();
-         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
-     }},
-    {"avx512", fastopt_kernels_avx512,
-     [] {
-         __builtin_cpu_init();
-         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512f") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     }},
+    {"avx2", fastopt_kernels_avx2, runs_v3},      // -march=x86-64-v3
+    {"avx512", fastopt_kernels_avx512, runs_v4},  // -march=x86-64-v4
 #endif
 };
 

@@ -16,7 +16,7 @@ struct Adam {
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
         T& exp_avg = state[0];
         T& exp_avg_sq = state[1];
-        exp_avg += c.one_minus_beta1 * (grad - exp_avg);
+        exp_avg = lerp(exp_avg, grad, c.one_minus_beta1);
         exp_avg_sq = c.beta2 * exp_avg_sq + (c.one_minus_beta2 * grad) * grad;
         T second = exp_avg_sq;
         if constexpr (kAmsgrad) second = state[2] = maximum(state[2], exp_avg_sq);

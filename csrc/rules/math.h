@@ -10,10 +10,16 @@ namespace {
 FASTOPT_HD float square_root(float x) { return __builtin_sqrtf(x); }
 FASTOPT_HD double square_root(double x) { return __builtin_sqrt(x); }
 
-// b where the two do not compare, as np.where(a > b, a, b).
+// NaN where either is.
 template <class T>
 FASTOPT_HD T maximum(T a, T b) {
-    return a > b ? a : b;
+    return a > b || a != a ? a : b;
+}
+
+// From a to b, exactly b at weight 1: like torch.lerp, from the nearer end.
+template <class T>
+FASTOPT_HD T lerp(T a, T b, T weight) {
+    return weight < T(0.5) ? a + weight * (b - a) : b - (T(1) - weight) * (b - a);
 }
 
 // Keeps a zero's sign and NaN.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .. import _runtime
 from ._prepare import Preparation
 
 Group = dict[str, Any]
+Step = TypeVar("Step", bound=Callable[..., Any])
 _profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
@@ -26,15 +27,29 @@ class Update(NamedTuple):
     counts: bool = True  # whether the state has a 'step'
 
 
-def _observed(optimizer: Any) -> bool:
-    """Whether somebody hooks or profiles this optimizer's steps."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-        or _profiler_enabled()
-    )
+def _hooked(func: Step) -> Step:
+    """torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step
+    itself: here its wrapper runs only while somebody hooks or profiles. A compiled step runs eagerly.
+    """
+    observed = Optimizer.profile_hook_step(func)
+    eager = torch._disable_dynamo(observed)  # type: ignore[attr-defined]
+
+    @functools.wraps(func)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return eager(self, *args, **kwargs)
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or _profiler_enabled()
+        ):
+            return observed(self, *args, **kwargs)
+        return func(self, *args, **kwargs)
+
+    step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it once more
+    return cast(Step, step)
 
 
 class FusedOptimizer(Optimizer):
@@ -46,7 +61,6 @@ class FusedOptimizer(Optimizer):
 
     _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
     _sparse_hint = ""
-    _batch: Any = None
 
     def _update(self, group: Group) -> Update:
         raise NotImplementedError
@@ -68,27 +82,33 @@ class FusedOptimizer(Optimizer):
             "loss_scale": loss_scale,
             "grad_factor": -1.0 if group["maximize"] else 1.0,
             "weight_decay": 0.0 if decoupled else weight_decay,
-            "l1": float(group["l1"]),
+            "l1": float(group.get("l1", 0.0)),
             "decay": 1.0 - float(group["lr"]) * weight_decay if decoupled else 1.0,
         }
 
     def _extend(self, **options: Any) -> None:
         """Adds options torch's class does not know to the defaults and to the groups it has made."""
-        if options.get("l1", 0) < 0:
-            raise ValueError(f"Invalid l1 value: {options['l1']}")
         self.defaults.update(options)
         for group in self.param_groups:
             for key, value in options.items():
                 group.setdefault(key, value)
+            self._check_group(group)
+
+    def _check_group(self, group: Group) -> None:
+        """What torch's constructor does not check."""
+        self._check_flags(group)
+        if not group.get("l1", 0.0) >= 0:
+            raise ValueError(f"Invalid l1 value: {group['l1']}")
 
     def _check_flags(self, group: Group) -> None:
+        """At every step: groups may be edited, and a flag is never ignored."""
         if group.get("capturable") or group.get("differentiable"):
             flag = "capturable" if group.get("capturable") else "differentiable"
             raise RuntimeError(f"fastopt.{type(self).__name__} does not support {flag}=True")
 
     def add_param_group(self, param_group: Group) -> None:
         if isinstance(param_group, dict):  # torch has the error for what is not
-            self._check_flags({**self.defaults, **param_group})
+            self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,6 +120,7 @@ class FusedOptimizer(Optimizer):
                 group.setdefault(key, value)
         super().__setstate__(state)
 
+    @_hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs a single optimization step.
 
@@ -113,13 +134,6 @@ class FusedOptimizer(Optimizer):
             RuntimeError: a parameter, gradient or state cannot be updated; the message names it,
                 and nothing has been written.
         """
-        if _observed(self):
-            return _observed_step(self) if closure is None else _observed_step(self, closure)
-        return self._step(closure)
-
-    step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it, see _observed_step
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -134,14 +148,16 @@ class FusedOptimizer(Optimizer):
             grad_scale = getattr(self, "grad_scale", None)
             loss_scale = 1.0 if grad_scale is None else float(grad_scale)
 
-        batch = self._batch
+        # Taken out while in use: a second thread in the same step gets a batch of its own.
+        batch = self.__dict__.pop("_batch", None)
         if type(batch) is not _runtime.Batch:
-            batch = self._batch = _runtime.Batch()
+            batch = _runtime.Batch()
         try:
             self._run(batch, loss_scale)
         except BaseException:
             batch.clear()
             raise
+        self._batch = batch
         return loss
 
     def _run(self, batch: Any, loss_scale: float) -> None:
@@ -153,6 +169,8 @@ class FusedOptimizer(Optimizer):
             prologue = self._prologue(group, loss_scale)
             scalars = functools.partial(self._scalars, group)
             params = group["params"]
+            if not isinstance(params, list):
+                params = list(params)
             rest = batch.take(rule, keys, counts, prologue, scalars, params, self.state)
             if rest:
                 preparation = preparation or Preparation(self, batch, loss_scale != 1.0)
@@ -186,8 +204,3 @@ class FusedOptimizer(Optimizer):
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """A state before its parameter's first update."""
         return torch.zeros_like(param, memory_format=torch.preserve_format)
-
-
-# torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step itself:
-# here its wrapper runs only where it has something to do.
-_observed_step = Optimizer.profile_hook_step(FusedOptimizer._step)

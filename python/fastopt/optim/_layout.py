@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 
-@functools.lru_cache(maxsize=1024)
-def _offsets(size: tuple[int, ...], stride: tuple[int, ...], item: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Sorted byte offsets of all elements."""
-    offsets = np.zeros(1, dtype=np.int64)
-    for n, s in zip(size, stride, strict=True):
-        offsets = (offsets[:, None] + np.arange(n, dtype=np.int64) * s * item).ravel()
-    return np.sort(offsets)
+class _View(NamedTuple):
+    """Where a tensor's elements lie."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    item: int  # bytes
+
+    @property
+    def reach(self) -> int:
+        """Bytes from the first element's begin to the last one's end."""
+        return (sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1) * self.item
 
 
-def _of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return _offsets(tuple(tensor.size()), tensor.stride(), tensor.element_size())
+def _view(tensor: Tensor) -> _View:
+    return _View(tuple(tensor.size()), tensor.stride(), tensor.element_size())
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:
@@ -34,32 +40,43 @@ def overlaps_itself(tensor: Tensor) -> bool:
     span = 1  # conclusive and cheap: every stride steps over all that the smaller ones reach
     for stride, n in sorted((s, n) for n, s in zip(tensor.size(), tensor.stride(), strict=True) if n != 1):
         if stride < span:
-            offsets = _of(tensor)
-            return bool((np.diff(offsets) == 0).any())
+            return tensor.numel() > 0 and _elements(_view(tensor)) < tensor.numel()
         span += stride * (n - 1)
     return False
 
 
-def _share(a: Tensor, b: Tensor) -> bool:
-    shift = b.data_ptr() - a.data_ptr()
-    item = min(a.element_size(), b.element_size())
-    first, second = _of(a) // item, (_of(b) + shift) // item
-    return bool(np.intersect1d(first, second).size)
+@functools.lru_cache(maxsize=1024)
+def _elements(view: _View) -> int:
+    """How many places in memory a view has."""
+    memory = np.zeros(view.reach // view.item, dtype=bool)
+    as_strided(memory, view.size, view.stride)[...] = True
+    return int(memory.sum())
+
+
+@functools.lru_cache(maxsize=1024)
+def _share(shift: int, first: _View, second: _View) -> bool:
+    """Whether two views share a byte; the second begins ``shift`` bytes after the first."""
+    unit = math.gcd(first.item, second.item, shift)
+    memory = np.zeros(max(first.reach, shift + second.reach) // unit, dtype=bool)
+
+    def units(begin: int, view: _View) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        per_item = view.item // unit
+        strides = tuple(s * per_item for s in view.stride)
+        return as_strided(memory[begin // unit :], (*view.size, per_item), (*strides, 1))
+
+    units(0, first)[...] = True
+    return bool(units(shift, second).any())
 
 
 def shared_pair(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Two of the strided tensors that share an element, if any do; interleaved ones do not."""
-    ranges = []
-    for tensor in tensors:
-        if tensor.numel():
-            reach = sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=True)) + 1
-            ranges.append((tensor.data_ptr(), tensor.data_ptr() + reach * tensor.element_size(), tensor))
+    """Two of the strided tensors that share memory, if any do; interleaved ones do not."""
+    ranges = [(t.data_ptr(), _view(t), t) for t in tensors if t.numel()]
     ranges.sort(key=lambda r: r[0])
-    still_open: list[tuple[int, int, Tensor]] = []
+    still_open: list[tuple[int, _View, Tensor]] = []
     for later in ranges:
-        still_open = [r for r in still_open if r[1] > later[0]]
+        still_open = [r for r in still_open if r[0] + r[1].reach > later[0]]
         for earlier in still_open:
-            if _share(earlier[2], later[2]):
+            if _share(later[0] - earlier[0], earlier[1], later[1]):
                 return earlier[2], later[2]
         still_open.append(later)
     return None

@@ -45,22 +45,17 @@ class Preparation:
         assert owner.grad is not None
         self._check_grad_layout(owner.grad, name)
         param = self._plain(owner, name)
-        grad = self._plain(owner.grad, f"the gradient of {name}")
+        grad = self._plain(_placed_like(owner, owner.grad), f"the gradient of {name}")
         if grad.dtype != param.dtype or grad.shape != param.shape:
             raise RuntimeError(
                 f"the gradient of {name} is {grad.dtype} of shape {tuple(grad.shape)}, "
                 f"the parameter {param.dtype} of shape {tuple(param.shape)}"
             )
-        if overlaps_itself(param):
-            raise RuntimeError(
-                f"{name} is an expanded or overlapping tensor (strides {param.stride()}): more than one "
-                "element refers to a single memory location; clone() it first"
-            )
-
-        layout = torch.empty_like(param, memory_format=torch.preserve_format)  # param's strides, if dense
-        dense = self._in_layout(param, layout, written=True)
+        # The parameter's strides if it is dense, otherwise some that are; no memory.
+        layout = torch.empty_like(param, memory_format=torch.preserve_format, device="meta")
+        dense = self._in_layout(param, layout, name, written=True)
         self._views |= dense is not param
-        grad = self._in_layout(grad, layout, written=self._unscales)
+        grad = self._in_layout(grad, layout, f"the gradient of {name}", written=self._unscales)
         states, step, t = self._states(owner, group, update, layout, name)
         try:
             self._batch.add(owner, dense, grad, states, step, t)
@@ -115,11 +110,16 @@ class Preparation:
             raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, _TYPES))}")
         return tensor
 
-    def _in_layout(self, tensor: Tensor, layout: Tensor, *, written: bool) -> Tensor:
+    def _in_layout(self, tensor: Tensor, layout: Tensor, name: str, *, written: bool) -> Tensor:
         """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
-        if same_layout(tensor, layout) and not tensor.is_neg() and not tensor.is_conj():
+        if written and overlaps_itself(tensor):
+            raise RuntimeError(
+                f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
+                "element refers to a single memory location; clone() it first"
+            )
+        if _lies_like(tensor, layout):
             return tensor
-        stand_in = torch.empty_like(layout).copy_(tensor)
+        stand_in = _copy(tensor, layout)
         if written:
             self._stand_ins.append((tensor, stand_in))
         return stand_in
@@ -167,13 +167,12 @@ class Preparation:
                 f"{role} is {plain.dtype} of shape {tuple(plain.shape)}, "
                 f"the parameter {layout.dtype} of shape {tuple(layout.shape)}"
             )
-        if plain is not state:
-            return self._in_layout(plain, layout.to(plain.dtype), written=True)
-        if same_layout(plain, layout) and not plain.is_neg() and not plain.is_conj():
-            return plain
-        # Of another layout, from a checkpoint: laid out like its parameter once and for all.
-        entries[key] = torch.empty_like(layout, dtype=plain.dtype).copy_(plain)
-        return entries[key]  # type: ignore[no-any-return]
+        if plain is not state:  # a shard or a view of the state's own memory, which it goes back to
+            return self._in_layout(plain, layout, role, written=True)
+        if not _lies_like(plain, layout):
+            # Of another layout, from a checkpoint: laid out like its parameter once and for all.
+            entries[key] = plain = _copy(plain, layout)
+        return plain
 
     def _counter(self, step: Any, entries: dict[str, Any], name: str) -> Tensor:
         """The 'step' tensor, replaced where the engine could not count on in it."""
@@ -186,6 +185,22 @@ class Preparation:
             return step  # type: ignore[no-any-return]
         entries["step"] = torch.tensor(value, dtype=_counter_type() if exact else torch.float64)
         return entries["step"]  # type: ignore[no-any-return]
+
+
+def _lies_like(tensor: Tensor, layout: Tensor) -> bool:
+    return same_layout(tensor, layout) and not tensor.is_neg() and not tensor.is_conj()
+
+
+def _copy(tensor: Tensor, layout: Tensor) -> Tensor:
+    return torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype).copy_(tensor)
+
+
+def _placed_like(param: Tensor, grad: Tensor) -> Tensor:
+    """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
+    placements = getattr(param, "placements", None)
+    if placements is None or getattr(grad, "placements", placements) == placements:
+        return grad
+    return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
 
 
 def _counter_type() -> torch.dtype:

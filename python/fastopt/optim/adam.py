@@ -103,4 +103,4 @@ class Adam(AdamRule, torch.optim.Adam):
         self._extend(decoupled_weight_decay=decoupled_weight_decay, l1=l1)
 
     def _decoupled(self, group: Group) -> bool:
-        return bool(group["decoupled_weight_decay"])
+        return bool(group.get("decoupled_weight_decay"))

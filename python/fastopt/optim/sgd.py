@@ -91,7 +91,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         lr, momentum = float(group["lr"]), float(group["momentum"])
         if momentum == 0:
             return {"lr": lr}
-        inside, outside = (lr, 1.0) if group["lr_in_momentum"] else (1.0, lr)
+        inside, outside = (lr, 1.0) if group.get("lr_in_momentum") else (1.0, lr)
         weight = 1.0 if t == 1 else 1.0 - float(group["dampening"])
         return {
             "momentum": momentum,

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from .math import lerp, maximum
 from .pipeline import Array, rule
 
 
 def _moments(
     grad: Array, exp_avg: Array, exp_avg_sq: Array, one_minus_beta1: Any, beta2: Any, one_minus_beta2: Any
 ) -> tuple[Array, Array]:
-    exp_avg = exp_avg + one_minus_beta1 * (grad - exp_avg)
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
     exp_avg_sq = beta2 * exp_avg_sq + (one_minus_beta2 * grad) * grad
     return exp_avg, exp_avg_sq
 
@@ -54,6 +55,6 @@ def adam_amsgrad(
 ) -> tuple[Array, ...]:
     """The denominator never shrinks: it uses the largest ``exp_avg_sq`` so far, uncorrected."""
     exp_avg, exp_avg_sq = _moments(grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2)
-    max_exp_avg_sq = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+    max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
     param = param - (step_size * exp_avg) / (np.sqrt(max_exp_avg_sq) * root_correction + eps)
     return param, exp_avg, exp_avg_sq, max_exp_avg_sq

@@ -42,6 +42,7 @@ class Batch:
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
+        self._scalars: Callable[[int], dict[str, float]] | None = None
 
     def take(
         self,
@@ -65,6 +66,7 @@ class Batch:
         step: Tensor | None,
         t: int,
     ) -> None:
+        assert self._scalars is not None, "add() follows a take()"
         if step is not None:
             t = int(step.item()) + 1
         self._tasks.append(_Task(self._rule, owner, param, grad, states, step, t, self._prologue, self._scalars(t)))
@@ -106,3 +108,4 @@ class Batch:
 
     def clear(self) -> None:
         self._tasks.clear()
+        self._scalars = None

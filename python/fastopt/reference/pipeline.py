@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import half
+from .math import sign
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,11 +30,6 @@ def rule(name: str) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[...
     return register
 
 
-def _sign(x: Array) -> Array:
-    """Keeps a zero's sign and NaN."""
-    return np.where(x > 0, x.dtype.type(1), np.where(x < 0, x.dtype.type(-1), x))
-
-
 def unscale(grad: Array, *, loss_scale: Any) -> Array:
     """AMP: what is written back to the gradient, and what the update goes on with."""
     return grad / loss_scale if loss_scale != 1 else grad
@@ -48,7 +44,7 @@ def prologue(
     if weight_decay != 0:
         grad = grad + weight_decay * param
     if l1 != 0:
-        grad = grad + l1 * _sign(param)
+        grad = grad + l1 * sign(param)
     return param * decay, grad
 
 

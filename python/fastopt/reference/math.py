@@ -1,0 +1,26 @@
+"""The functions a rule may call, as in ``csrc/rules/math.h``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """NaN where either is; ``b`` where they are equal, which tells zeros apart."""
+    greater: Array = (a > b) | np.isnan(a)
+    return np.where(greater, a, b)
+
+
+def lerp(a: Array, b: Array, weight: Any) -> Array:
+    """From a to b, exactly b at weight 1: like torch.lerp, from the nearer end."""
+    mixed: Array = a + weight * (b - a) if weight < 0.5 else b - (1 - weight) * (b - a)
+    return mixed
+
+
+def sign(x: Array) -> Array:
+    """Keeps a zero's sign and NaN."""
+    return np.where(x > 0, x.dtype.type(1), np.where(x < 0, x.dtype.type(-1), x))
