@@ -13,7 +13,11 @@ import torch.multiprocessing as mp
 
 def work(rank, file):
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+    try:
+        from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+    except ImportError:  # torch 2.4
+        from torch.distributed._tensor import DTensor, Replicate, Shard, distribute_tensor
+        from torch.distributed._tensor.placement_types import Partial
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
