@@ -197,6 +197,10 @@ print(status, (p == 0.5).all().item(), fastopt.info()["in_use"]["threads"] > 1)
 
 def test_flush_to_zero_reaches_every_thread() -> None:
     """Same bits for any thread count in torch's flush-denormal mode too."""
+    with running(threads=2):  # the workers exist before the mode is set, or they would inherit it
+        warm = torch.ones(100_000, requires_grad=True)
+        warm.grad = torch.ones(100_000)
+        fastopt.SGD([warm], lr=1.0).step()
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU has no flush-to-zero mode")
     try:
