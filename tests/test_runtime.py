@@ -203,8 +203,8 @@ def test_flush_to_zero_reaches_every_thread() -> None:
         fastopt.SGD([warm], lr=1.0).step()
     steps = []
     for threads in (1, 2):
-        p = torch.full((100_000,), 1e-38, requires_grad=True)
-        p.grad = torch.full((100_000,), 9.5e-39)  # p - g is subnormal, and so are they
+        p = torch.full((3_000_000,), 1e-38, requires_grad=True)  # a share for every worker
+        p.grad = torch.full((3_000_000,), 9.5e-39)  # p - g is subnormal, and so are they
         steps.append((threads, p, fastopt.SGD([p], lr=1.0)))
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU has no flush-to-zero mode")
