@@ -35,14 +35,14 @@ def _burst(step: Callable[[], object], count: int) -> float:
 def measure(peers: dict[str, Callable[[], object]], seconds: float, min_rounds: int = 7) -> Result:
     """Times the peers in turn, A B C A B C ..., for about ``seconds``.
 
-    A turn is as many steps as fill 5 ms, after one step to settle in: what is measured is an optimizer
+    A turn is as many steps as fill 20 ms, after one step to settle in: what is measured is an optimizer
     that runs again and again, not one whose code and tensors a peer has just evicted.
     """
     counts = {}
     for name, step in peers.items():
         for _ in range(3):
             step()
-        counts[name] = max(1, int(5e-3 / _burst(step, 1)))
+        counts[name] = max(1, int(20e-3 / _burst(step, 1)))
     rounds: dict[str, list[float]] = {name: [] for name in peers}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rounds["fastopt"]) < min_rounds:
