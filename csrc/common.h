@@ -2,6 +2,7 @@
 // seen by every ISA file cannot leak code compiled for one CPU into another.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__CUDACC__)

@@ -54,7 +54,7 @@ template <class T>
 void store(const Array& array, int64_t at, int n, const T* values) {
     if (array.type == kNative<T>) {
         T* own = static_cast<T*>(array.data) + at;
-        if (own != values) __builtin_memcpy(own, values, n * sizeof(T));
+        if (own != values) __builtin_memcpy(own, values, static_cast<size_t>(n) * sizeof(T));
         return;
     }
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -102,7 +102,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
         for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
 
         if (own_grad && grad != grad_buffer) {
-            __builtin_memcpy(grad_buffer, grad, n * sizeof(T));
+            __builtin_memcpy(grad_buffer, grad, static_cast<size_t>(n) * sizeof(T));
             grad = grad_buffer;
         }
         if (unscale) {

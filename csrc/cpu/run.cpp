@@ -69,13 +69,14 @@ void run(const std::vector<Task>& tasks, int threads) {
     int64_t tile = 0, done = 0;
     const int64_t tile_count = static_cast<int64_t>(tiles.size());
     for (int k = 0; k < workers; ++k) {
-        shares[k].next.store(tile, std::memory_order_relaxed);
+        Share& share = shares[static_cast<size_t>(k)];
+        share.next.store(tile, std::memory_order_relaxed);
         const int64_t until = k + 1 == workers ? total : total / workers * (k + 1);
         while (tile < tile_count && done < until) {
             const Tile& t = tiles[static_cast<size_t>(tile++)];
             done += t.end - t.begin;
         }
-        shares[k].end = tile;
+        share.end = tile;
     }
     Work w{tiles, shares.get(), workers};
     parallel(workers, work, &w);
