@@ -67,13 +67,13 @@ void store(const Array& array, int64_t at, int n, const T* values) {
 }
 
 template <class Rule, class T>
-void update_block(T* __restrict param, const T* __restrict grad, T* const* states, int n,
-                  const Prologue::Scalars<T>& common, const typename Rule::template Scalars<T>& scalars) {
+FASTOPT_HD void update_span(T* __restrict param, const T* __restrict grad, T* const* states, int begin, int end,
+                            const Prologue::Scalars<T>& common, const typename Rule::template Scalars<T>& scalars) {
     constexpr int rows = Rule::states > 0 ? Rule::states : 1;
     T* state_rows[rows];
     for (int k = 0; k < Rule::states; ++k) state_rows[k] = states[k];
     FASTOPT_VECTORIZE
-    for (int i = 0; i < n; ++i) {
+    for (int i = begin; i < end; ++i) {
         T state[rows];
         for (int k = 0; k < Rule::states; ++k) state[k] = state_rows[k][i];
         T value = Prologue::decayed(param[i], common);
@@ -81,6 +81,27 @@ void update_block(T* __restrict param, const T* __restrict grad, T* const* state
         param[i] = value;
         for (int k = 0; k < Rule::states; ++k) state_rows[k][i] = state[k];
     }
+}
+
+// How far ahead the rows of a tile are prefetched: hardware prefetchers stop at every 4 KiB page, and
+// there are several rows. Worth 5 to 12 % in DRAM, and not measurable in cache.
+template <class T>
+constexpr int kAhead = 8192 / sizeof(T);
+
+template <class Rule, class T>
+void update_block(T* param, const T* grad, T* const* states, int n, bool prefetch, const Prologue::Scalars<T>& common,
+                  const typename Rule::template Scalars<T>& scalars) {
+    constexpr int kSpan = 64, kLine = 64 / sizeof(T);
+    int at = 0;
+    for (; prefetch && at + kSpan <= n; at += kSpan) {
+        for (int line = at + kAhead<T>; line < at + kAhead<T> + kSpan; line += kLine) {
+            __builtin_prefetch(param + line);
+            __builtin_prefetch(grad + line);
+            for (int k = 0; k < Rule::states; ++k) __builtin_prefetch(states[k] + line);
+        }
+        update_span<Rule>(param, grad, states, at, at + kSpan, common, scalars);
+    }
+    update_span<Rule>(param, grad, states, at, n, common, scalars);
 }
 
 // load, prologue, rule, store over the elements [begin, end) of one parameter, block by block.
@@ -110,7 +131,9 @@ void step(const Task& task, int64_t begin, int64_t end) {
             store(task.grad, at, n, grad);
         }
         Prologue::gradient(param, grad, n, common);
-        update_block<Rule>(param, grad, states, n, common, scalars);
+        // Never past the tile's end: those lines may be in another worker's cache, being written.
+        const bool prefetch = end - at >= kAhead<T> + kBlock;
+        update_block<Rule>(param, grad, states, n, prefetch, common, scalars);
 
         store(task.param, at, n, param);
         for (int k = 0; k < Rule::states; ++k) store(task.states[k], at, n, states[k]);
