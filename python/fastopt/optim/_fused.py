@@ -16,6 +16,7 @@ from ._prepare import Preparation
 
 Group = dict[str, Any]
 Step = TypeVar("Step", bound=Callable[..., Any])
+_is_compiling = torch.compiler.is_compiling
 _profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
@@ -36,7 +37,7 @@ def _hooked(func: Step) -> Step:
 
     @functools.wraps(func)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return eager(self, *args, **kwargs)
         if (
             self._optimizer_step_pre_hooks
