@@ -36,5 +36,5 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
 $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
-	$(PIP) -C cmake.define.FASTOPT_WERROR=ON ".[$(@F)]"
+	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON ".[$(@F)]"
 	touch $@
