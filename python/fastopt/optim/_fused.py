@@ -163,7 +163,7 @@ class FusedOptimizer(Optimizer):
 
     def _run(self, batch: Any, loss_scale: float) -> None:
         preparation = None
-        for group in self.param_groups:
+        for g, group in enumerate(self.param_groups):
             self._check_flags(group)
             update = self._update(group)
             rule, keys, counts = update
@@ -175,8 +175,8 @@ class FusedOptimizer(Optimizer):
             rest = batch.take(rule, keys, counts, prologue, scalars, params, self.state)
             if rest:
                 preparation = preparation or Preparation(self, batch, loss_scale != 1.0)
-                for index in rest:
-                    preparation.add(params[index], group, update)
+                for i in rest:
+                    preparation.add(params[i], self._name_at(g, i), group, update)
         if preparation is not None:
             preparation.check_views()
 
@@ -197,10 +197,14 @@ class FusedOptimizer(Optimizer):
         for g, group in enumerate(self.param_groups):
             for i, candidate in enumerate(group["params"]):
                 if candidate is param:
-                    if names := group.get("param_names"):
-                        return f"parameter '{names[i]}'"
-                    return f"parameter {i} of group {g} (shape {tuple(param.shape)})"
+                    return self._name_at(g, i)
         return "a parameter"
+
+    def _name_at(self, g: int, i: int) -> str:
+        group = self.param_groups[g]
+        if names := group.get("param_names"):
+            return f"parameter '{names[i]}'"
+        return f"parameter {i} of group {g} (shape {tuple(group['params'][i].shape)})"
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """A state before its parameter's first update."""

@@ -39,9 +39,8 @@ class Preparation:
         self._views = False
 
     @torch.no_grad()
-    def add(self, owner: Tensor, group: Group, update: Update) -> None:
-        """Adds one parameter to the batch, or raises an error that names it."""
-        name = self._optimizer._name(owner)
+    def add(self, owner: Tensor, name: str, group: Group, update: Update) -> None:
+        """Adds one parameter to the batch, or raises an error that calls it ``name``."""
         assert owner.grad is not None
         self._check_grad_layout(owner.grad, name)
         param = self._plain(owner, name)
