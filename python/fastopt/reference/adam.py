@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .half import Array
 from .math import lerp, maximum
-from .pipeline import Array, rule
+from .pipeline import rule
 
 
 def _moments(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .._compat import increment_version
 from . import half
-from .pipeline import Array, update
+from .half import Array
+from .pipeline import update
 
 
 class _Task(NamedTuple):

@@ -7,14 +7,13 @@ for float64. Every operation is rounded once, to nearest; nothing is contracted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from . import half
+from .half import Array
 from .math import sign
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # A rule takes (param, grad, *states, *, scalars...) and returns (param, *states).
 RULES: dict[str, Callable[..., tuple[Array, ...]]] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pipeline import Array, rule
+from .half import Array
+from .pipeline import rule
 
 
 @rule("sgd")
