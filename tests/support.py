@@ -124,3 +124,13 @@ def train(case: Any, params: list[Tensor], steps: int, seed: int = 0, **kwargs: 
             param.grad = some_values(param.shape, param.dtype, seed + 1000 * step + i)
         optimizer.step()
     return optimizer
+
+
+def some_params(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
+    return [some_values(s, dtype, seed + i).requires_grad_() for i, s in enumerate([(7, 5), (70,), ()])]
+
+
+def step_on_some_grads(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int) -> None:
+    for i, param in enumerate(params):
+        param.grad = some_values(param.shape, param.dtype, 100 * seed + i)
+    optimizer.step()

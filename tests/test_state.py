@@ -10,39 +10,29 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, TORCH_CASES, Case, ids
-from support import HALF, assert_same_step, running, some_values
+from support import HALF, assert_same_step, running, some_params, step_on_some_grads
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
-
-
-def _params(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
-    return [some_values(s, dtype, seed + i).requires_grad_() for i, s in enumerate([(7, 5), (70,), ()])]
-
-
-def _step(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int) -> None:
-    for i, param in enumerate(params):
-        param.grad = some_values(param.shape, param.dtype, 100 * seed + i)
-    optimizer.step()
 
 
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_checkpoints_go_both_ways(case: Case) -> None:
     """Five steps here, five there, by way of torch.save: as ten steps of torch."""
     for first, second in ((case.make, case.make_theirs), (case.make_theirs, case.make)):
-        params = _params(torch.float64)
-        expected = _params(torch.float64)
+        params = some_params(torch.float64)
+        expected = some_params(torch.float64)
         start, whole = first(params), case.make_theirs(expected)
         for step in range(5):
-            _step(start, params, step)
+            step_on_some_grads(start, params, step)
         file = io.BytesIO()
         torch.save(start.state_dict(), file)
         file.seek(0)
         second_half = second(params)
         second_half.load_state_dict(torch.load(file, weights_only=True))
         for step in range(5, 10):
-            _step(second_half, params, step)
+            step_on_some_grads(second_half, params, step)
         for step in range(10):
-            _step(whole, expected, step)
+            step_on_some_grads(whole, expected, step)
         for a, b in zip(params, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         assert start.state_dict()["state"].keys() == whole.state_dict()["state"].keys()
@@ -51,10 +41,10 @@ def test_checkpoints_go_both_ways(case: Case) -> None:
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_state_dict_is_torchs(case: Case) -> None:
     """Same keys, types and shapes; the groups have torch's keys and our own beside them."""
-    ours, theirs = _params(), _params()
+    ours, theirs = some_params(), some_params()
     one, other = case.make(ours), case.make_theirs(theirs)
-    _step(one, ours, 0)
-    _step(other, theirs, 0)
+    step_on_some_grads(one, ours, 0)
+    step_on_some_grads(other, theirs, 0)
     mine, torchs = one.state_dict(), other.state_dict()
     for index, state in torchs["state"].items():
         assert {k: (v.dtype, v.shape, v.device) for k, v in state.items()} == {
@@ -68,15 +58,15 @@ def test_state_dict_is_torchs(case: Case) -> None:
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("case", ALL_CASES, ids=ids)
 def test_copies_go_on_alike(case: Case, copier) -> None:
-    params = _params()
+    params = some_params()
     optimizer = case.make(params)
     for step in range(3):
-        _step(optimizer, params, step)
+        step_on_some_grads(optimizer, params, step)
     twin = copier(optimizer)
     twin_params = twin.param_groups[0]["params"]
     for step in range(3, 6):
-        _step(optimizer, params, step)
-        _step(twin, twin_params, step)
+        step_on_some_grads(optimizer, params, step)
+        step_on_some_grads(twin, twin_params, step)
     assert_same_step(optimizer, params, twin, twin_params)
     assert repr(twin) == repr(optimizer)
 
@@ -84,21 +74,21 @@ def test_copies_go_on_alike(case: Case, copier) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_half_states_round_trip(case: Case, dtype: torch.dtype) -> None:
-    params = _params(dtype)
+    params = some_params(dtype)
     optimizer = case.make(params)
     for step in range(3):
-        _step(optimizer, params, step)
+        step_on_some_grads(optimizer, params, step)
     twin_params = [p.detach().clone().requires_grad_() for p in params]
     twin = case.make(twin_params)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    _step(optimizer, params, 5)
-    _step(twin, twin_params, 5)
+    step_on_some_grads(optimizer, params, 5)
+    step_on_some_grads(twin, twin_params, 5)
     assert_same_step(optimizer, params, twin, twin_params)
 
 
 def test_own_options_survive_a_torch_checkpoint() -> None:
     """torch's groups have no lr_in_momentum: the optimizer keeps what it was built with."""
-    params = _params()
+    params = some_params()
     source = torch.optim.SGD(params, lr=0.3, momentum=0.5)
     optimizer = fastopt.SGD(params, lr=0.1, lr_in_momentum=True, l1=0.25)
     optimizer.load_state_dict(source.state_dict())
@@ -109,13 +99,13 @@ def test_own_options_survive_a_torch_checkpoint() -> None:
 @CASES
 def test_add_param_group_and_group_options(case: Case) -> None:
     def run(make) -> list[torch.Tensor]:
-        params = _params(torch.float64)
+        params = some_params(torch.float64)
         optimizer = make([{"params": params[:1], "lr": 0.01}, {"params": params[1:2], "weight_decay": 0.1}])
         for step in range(3):
-            _step(optimizer, params[:2], step)
+            step_on_some_grads(optimizer, params[:2], step)
         optimizer.add_param_group({"params": params[2], "maximize": True})
         for step in range(3, 6):
-            _step(optimizer, params, step)
+            step_on_some_grads(optimizer, params, step)
         return params
 
     for a, b in zip(run(case.make), run(case.make_theirs), strict=True):
@@ -134,12 +124,12 @@ SCHEDULERS = {
 @CASES
 def test_schedulers(case: Case, scheduler: str) -> None:
     """OneCycleLR also cycles momentum and betas."""
-    ours, theirs = _params(torch.float64), _params(torch.float64)
+    ours, theirs = some_params(torch.float64), some_params(torch.float64)
     one, other = case.make(ours), case.make_theirs(theirs)
     schedules = [SCHEDULERS[scheduler](o) for o in (one, other)]
     for step in range(8):
-        _step(one, ours, step)
-        _step(other, theirs, step)
+        step_on_some_grads(one, ours, step)
+        step_on_some_grads(other, theirs, step)
         for schedule in schedules:
             schedule.step(*([1.0] if scheduler == "plateau" else []))
     assert one.param_groups[0]["lr"] == other.param_groups[0]["lr"]
@@ -193,14 +183,14 @@ def test_steps_and_entries_of_old_checkpoints() -> None:
 
 def test_momentum_switched_on_later() -> None:
     """As torch: the first velocity is the first gradient seen with momentum."""
-    ours, theirs = _params(), _params()
+    ours, theirs = some_params(), some_params()
     one, other = fastopt.SGD(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
     for step in range(6):
         if step == 3:
             for optimizer in (one, other):
                 optimizer.param_groups[0].update(momentum=0.9, dampening=0.5)
-        _step(one, ours, step)
-        _step(other, theirs, step)
+        step_on_some_grads(one, ours, step)
+        step_on_some_grads(other, theirs, step)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -11,25 +11,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import fastopt
 from cases import PLAIN_CASES, Case, ids
-from support import assert_same_bits, assert_same_step, running, some_values, train
+from support import assert_same_bits, assert_same_step, running, some_params, some_values, step_on_some_grads, train
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
-
-
-def _params(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
-    return [some_values(s, dtype, seed + i).requires_grad_() for i, s in enumerate([(7, 5), (70,), ()])]
-
-
-def _step(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int) -> None:
-    for i, param in enumerate(params):
-        param.grad = some_values(param.shape, param.dtype, 100 * seed + i)
-    optimizer.step()
 
 
 @CASES
 def test_tensor_lr(case: Case) -> None:
     """A 1-element tensor, changed in place between steps."""
-    ours, theirs = _params(), _params()
+    ours, theirs = some_params(), some_params()
     lr = torch.tensor(0.1)
     one = case.ours(ours, **{**case.kwargs, "lr": lr})
     other = case.ours(theirs, **{**case.kwargs, "lr": 0.1})
@@ -37,8 +27,8 @@ def test_tensor_lr(case: Case) -> None:
         value = 0.125 / (step + 1)
         lr.fill_(value)
         other.param_groups[0]["lr"] = value
-        _step(one, ours, step)
-        _step(other, theirs, step)
+        step_on_some_grads(one, ours, step)
+        step_on_some_grads(other, theirs, step)
     for a, b in zip(ours, theirs, strict=True):
         assert_same_bits(a, b)
 
@@ -166,14 +156,14 @@ print(all(p.isfinite().all() for p in params))
 def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
     """Not a removed parameter, not an optimizer that its own parameter refers to, not a gradient."""
     with running(backend):
-        params = _params()
+        params = some_params()
         optimizer = case.make(params)
-        _step(optimizer, params, 0)
+        step_on_some_grads(optimizer, params, 0)
         gone = [weakref.ref(params[1]), weakref.ref(params[0].grad)]
         optimizer.state.pop(params[1])
         del optimizer.param_groups[0]["params"][1], params[1]
         optimizer.zero_grad()
-        _step(optimizer, params, 1)
+        step_on_some_grads(optimizer, params, 1)
         assert [ref() for ref in gone] == [None, None]
         params[0].optimizer = optimizer
         gone = [weakref.ref(optimizer), weakref.ref(params[0])]
@@ -186,7 +176,7 @@ def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
 @CASES
 def test_compiled_step_and_training_function(case: Case) -> None:
     """torch.compile breaks the graph there; the step itself is eager."""
-    ours, theirs = _params(), _params()
+    ours, theirs = some_params(), some_params()
     one, other = case.make(ours), case.make(theirs)
     compiled = torch.compile(one.step, backend="eager")
 
