@@ -47,13 +47,16 @@ void write_step(const Counter& counter) {
 
 }  // namespace
 
-PyObject* StateWalk::find(PyObject* state, PyObject* param) {
+PyObject* StateWalk::pass(PyObject* state, PyObject* param) {
     PyObject *key, *value;
     Py_ssize_t next = position_;
-    if (PyDict_Next(state, &next, &key, &value) && key == param) {
-        position_ = next;
-        return value;
-    }
+    if (!PyDict_Next(state, &next, &key, &value) || key != param) return nullptr;
+    position_ = next;
+    return value;
+}
+
+PyObject* StateWalk::find(PyObject* state, PyObject* param) {
+    if (PyObject* next = pass(state, param)) return next;
     PyObject* found = PyDict_GetItemWithError(state, param);
     if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return found;
@@ -123,6 +126,7 @@ bool Batch::try_add(const Held& borrowed, int64_t t) {
 
 // Everything that may run Python code comes first, and then the pointers are read.
 bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
+    if (!is_plain(held.param) || !is_plain(held.grad)) return false;  // before a subclass is asked anything
     if (held.step != nullptr) {
         if (!read_step(held.step, counter)) return false;
         t = counter.t;
@@ -163,9 +167,11 @@ py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
         const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
         if (!grad) throw py::error_already_set();
+        if (grad.is_none()) {
+            walk_.pass(state.ptr(), param.ptr());
+            continue;
+        }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
-        if (grad.is_none()) continue;
-
         Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}};
         bool complete = !has_state || (own != nullptr && PyDict_Check(own));
         for (int k = 0; complete && k < rule_->states; ++k) {

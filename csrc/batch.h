@@ -24,6 +24,10 @@ class StateWalk {
     // Borrowed, or null where there is no entry. Throws what Python throws.
     PyObject* find(PyObject* state, PyObject* param);
 
+    // The entry if it is the one that comes next; goes past it. For a parameter without gradient, which
+    // is not worth a hash, this is all.
+    PyObject* pass(PyObject* state, PyObject* param);
+
    private:
     Py_ssize_t position_ = 0;  // of the entry expected next; no pointer, as the dict may change
 };

@@ -131,10 +131,12 @@ void use_intake(const std::string& name) {
 
 std::string intake_in_use() { return use_exchange ? "exchange" : "data_ptr"; }
 
+bool is_plain(PyObject* tensor) { return Py_TYPE(tensor) == tensor_type || Py_TYPE(tensor) == parameter_type; }
+
 bool is_negated(PyObject* tensor) { return ask(is_neg_method, tensor); }
 
 bool view(PyObject* tensor, TensorView& out) {
-    if (Py_TYPE(tensor) != tensor_type && Py_TYPE(tensor) != parameter_type) return false;
+    if (!is_plain(tensor)) return false;
     try {
         if (!(use_exchange ? through_exchange(tensor, out) : through_data_ptr(tensor, out))) {
             PyErr_Clear();

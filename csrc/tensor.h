@@ -34,8 +34,11 @@ void increment_version(const pybind11::list& tensors);
 void use_intake(const std::string& name);
 std::string intake_in_use();
 
-// Fills `out` where `tensor` is exactly a torch.Tensor or Parameter, strided, on the CPU, of a type
-// the kernels know, and not lazily conjugated. Otherwise returns false, with no Python error set: the
+// Exactly a torch.Tensor or Parameter: a subclass may hold its memory elsewhere.
+bool is_plain(PyObject* tensor);
+
+// Fills `out` where `tensor` is plain, strided, on the CPU, of a type the kernels know, and not lazily
+// conjugated. Otherwise returns false, with no Python error set: the
 // caller's slow path says what is wrong, or puts it right.
 bool view(PyObject* tensor, TensorView& out);
 

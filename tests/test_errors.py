@@ -259,6 +259,23 @@ def test_error_in_a_hyperparameter_leaves_everything() -> None:
 
 
 @BACKENDS
+def test_subclasses_are_refused_before_they_are_asked_anything(backend: str) -> None:
+    """One that cannot answer gets our error, not its own."""
+
+    class Mute(_Wrapper):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.is_neg:
+                raise NotImplementedError("not asked")
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    param = Mute(torch.ones(3))
+    param.grad = torch.ones(3)
+    with running(backend), pytest.raises(TypeError, match="is a Mute, whose memory fastopt cannot update"):
+        fastopt.SGD([param], lr=0.5).step()
+
+
+@BACKENDS
 def test_plain_subclasses_of_tensor_are_updated(backend: str) -> None:
     """A subclass that only carries attributes owns its memory like any tensor."""
 

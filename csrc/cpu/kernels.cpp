@@ -7,7 +7,7 @@
 #include "../rules/prologue.h"
 #include "convert.h"
 
-// Rows of a block never alias: batch.cpp refuses tensors that share memory.
+// Rows of a block never alias: overlap.cpp finds tensors that share memory, and the step is refused.
 #if defined(__clang__)
 #define FASTOPT_VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -144,6 +144,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
     {name, __VA_ARGS__::scalar_names, __VA_ARGS__::states, step<__VA_ARGS__, float>, step<__VA_ARGS__, double>},
 
 const RuleEntry rules[] = {FASTOPT_RULES(FASTOPT_ENTRY)};
+
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)
 #define FASTOPT_JOIN_(a, b) a##b

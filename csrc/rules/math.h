@@ -1,5 +1,5 @@
-// The few functions a rule may call. No FMA, no approximations: each is one IEEE operation (or a
-// selection), so that every device and the NumPy reference give the same bits.
+// The few functions a rule may call. No FMA, no approximations, only IEEE operations and selections in
+// a fixed order, so that every device and the NumPy reference give the same bits.
 #pragma once
 
 #include "../common.h"
