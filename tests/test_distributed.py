@@ -41,7 +41,7 @@ def work(rank, file):
 
 if __name__ == "__main__":
     file = sys.argv[1]
-    mp.start_processes(work, (file,), nprocs=2, start_method="fork")
+    mp.start_processes(work, (file,), nprocs=2, start_method="spawn")
     print("equal")
 """
 
