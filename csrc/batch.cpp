@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
+#include "cpu/factored.h"
 #include "cpu/run.h"
 
 namespace py = pybind11;
@@ -13,6 +14,9 @@ namespace {
 // float32 counts exactly up to here; beyond, the slow path replaces the counter by a float64 one.
 constexpr double kLastFloatStep = 16777216.0;
 
+// Where the prologue's scalars have what the engine itself needs of them.
+constexpr int kLossScale = 0, kGradFactor = 1;
+
 PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 bool fits(const TensorView& state, const TensorView& param) {
@@ -20,29 +24,56 @@ bool fits(const TensorView& state, const TensorView& param) {
     return state.type == param.type || (half && state.type == DType::f32);
 }
 
-// Reads a 'step' tensor: a float32 or float64 scalar that holds a count it can still add one to.
-bool read_step(PyObject* tensor, Counter& counter) {
+// Reads a float32 or float64 tensor of one element.
+bool read_scalar(PyObject* tensor, Array& where, double& value) {
     TensorView v;
     if (!view(tensor, v) || v.numel != 1 || v.complex) return false;
-    double value;
     if (v.type == DType::f32)
         value = static_cast<double>(*static_cast<const float*>(v.data));
     else if (v.type == DType::f64)
         value = *static_cast<const double*>(v.data);
     else
         return false;
-    const double limit = v.type == DType::f32 ? kLastFloatStep : 0x1p53;
+    where = {v.data, v.type};
+    return true;
+}
+
+void write_scalar(const Array& where, double value) {
+    if (where.data == nullptr) return;
+    if (where.type == DType::f32)
+        *static_cast<float*>(where.data) = static_cast<float>(value);
+    else
+        *static_cast<double*>(where.data) = value;
+}
+
+// Reads a 'step' tensor, which holds a count it can still add one to.
+bool read_step(PyObject* tensor, Counter& counter) {
+    double value;
+    if (!read_scalar(tensor, counter.step, value)) return false;
+    const double limit = counter.step.type == DType::f32 ? kLastFloatStep : 0x1p53;
     if (!(value >= 0 && value < limit)) return false;
-    counter = {{v.data, v.type}, static_cast<int64_t>(value) + 1};
+    counter.t = static_cast<int64_t>(value) + 1;
     return static_cast<double>(counter.t - 1) == value;
 }
 
-void write_step(const Counter& counter) {
-    if (counter.step.data == nullptr) return;
-    if (counter.step.type == DType::f32)
-        *static_cast<float*>(counter.step.data) = static_cast<float>(counter.t);
-    else
-        *static_cast<double*>(counter.step.data) = static_cast<double>(counter.t);
+// Doubles of scratch memory a task needs: none, unless it has several passes.
+size_t scratch_size(const Task& task) {
+    if (task.pass_count == 1) return 0;
+    const int64_t chunks = (task.n + kTile - 1) / kTile;
+    return static_cast<size_t>(task.shape.count > 0 ? FactoredScratch::size(task.shape) : 2 * chunks + 1);
+}
+
+// The shape of a factored parameter; false unless it is contiguous, with two dimensions or more.
+bool as_matrices(const TensorView& param, Matrices& shape) {
+    if (param.ndim < 2 || param.complex) return false;
+    int64_t expected = 1;
+    for (int d = param.ndim - 1; d >= 0; --d) {
+        if (param.sizes[d] != 1 && param.strides[d] != expected && param.numel > 0) return false;
+        expected *= param.sizes[d];
+    }
+    shape = {1, param.sizes[param.ndim - 2], param.sizes[param.ndim - 1]};
+    for (int d = 0; d < param.ndim - 2; ++d) shape.count *= param.sizes[d];
+    return true;
 }
 
 }  // namespace
@@ -62,13 +93,19 @@ PyObject* StateWalk::find(PyObject* state, PyObject* param) {
     return found;
 }
 
-void Batch::Held::release() const {
-    Py_DECREF(owner);
-    Py_DECREF(param);
-    Py_DECREF(grad);
-    Py_XDECREF(step);
-    for (PyObject* state : states) Py_XDECREF(state);
+template <class Visit>
+void Batch::Held::each(Visit visit) const {
+    for (PyObject* object : {owner, param, grad, step}) visit(object);
+    for (PyObject* object : states) visit(object);
+    for (PyObject* object : carried) visit(object);
 }
+
+namespace {
+
+void acquire(PyObject* object) { Py_XINCREF(object); }
+void release(PyObject* object) { Py_XDECREF(object); }
+
+}  // namespace
 
 Batch::~Batch() { clear(); }
 
@@ -77,45 +114,53 @@ void Batch::clear() {
     counters_.clear();
     constants_.clear();
     scalars_ = py::object();
+    keys_ = carried_keys_ = py::tuple();
     by_step_.clear();
     walk_.restart();
     std::vector<Held> released;
     released.swap(held_);  // a tensor's end may run Python code, which may come back here
-    for (const Held& held : released) held.release();
+    for (const Held& held : released) held.each(release);
     released.clear();
     if (held_.empty()) held_.swap(released);  // its capacity
 }
 
-const Constants* Batch::constants(int64_t t) {
-    for (const auto& [step, known] : by_step_)
-        if (step == t) return known;
-    const py::object step = py::int_(t);
-    PyObject* argument = step.ptr();
-    const auto values = py::reinterpret_steal<py::object>(PyObject_Vectorcall(scalars_.ptr(), &argument, 1, nullptr));
-    if (!values) throw py::error_already_set();
-    Constants fresh{};
-    std::copy(std::begin(prologue_), std::end(prologue_), fresh.prologue);
-    rule_->scalars.read(values.cast<py::dict>(), fresh.rule);
-    fresh.unscales = unscales_;
+const Constants* Batch::constants(int64_t t, const double* carried) {
+    const size_t count = carried_keys_.size();
+    const auto same = [=](double a, double b) { return a == b || (a != a && b != b); };
+    for (const ByStep& known : by_step_)
+        if (known.t == t && std::equal(carried, carried + count, known.carried, same)) return known.constants;
+
+    py::object arguments[1 + kMaxCarried];
+    PyObject* borrowed[1 + kMaxCarried];
+    arguments[0] = py::int_(t);
+    for (size_t k = 0; k < count; ++k) arguments[k + 1] = py::float_(carried[k]);
+    for (size_t k = 0; k <= count; ++k) borrowed[k] = arguments[k].ptr();
+    const auto result =
+        py::reinterpret_steal<py::object>(PyObject_Vectorcall(scalars_.ptr(), borrowed, count + 1, nullptr));
+    if (!result) throw py::error_already_set();
+    const auto values = result.cast<py::dict>();
+    Constants fresh = common_;
+    rule_->scalars.read(values, fresh.rule, count);
+    for (size_t k = 0; k < count; ++k) fresh.carried[k] = values[carried_keys_[k]].cast<double>();
     constants_.push_back(fresh);
-    by_step_.emplace_back(t, &constants_.back());
-    return by_step_.back().second;
+    ByStep entry{t, {}, &constants_.back()};
+    std::copy(carried, carried + count, entry.carried);
+    by_step_.push_back(entry);
+    return entry.constants;
 }
 
 bool Batch::try_add(const Held& borrowed, int64_t t) {
-    Held held = borrowed;
-    for (PyObject* object : {held.owner, held.param, held.grad}) Py_INCREF(object);
-    Py_XINCREF(held.step);
-    for (PyObject* state : held.states) Py_XINCREF(state);
+    const Held held = borrowed;
+    held.each(acquire);
     Task task{};
     Counter counter{};
     try {
         if (!describe(held, t, task, counter)) {
-            held.release();
+            held.each(release);
             return false;
         }
     } catch (...) {
-        held.release();
+        held.each(release);
         throw;
     }
     tasks_.push_back(task);
@@ -124,64 +169,93 @@ bool Batch::try_add(const Held& borrowed, int64_t t) {
     return true;
 }
 
+bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
+    TensorView v;
+    if (!view(state, v) || !fits(v, param)) return false;
+    Matrices shape;
+    if (!rule_->factored) {
+        if (!same_layout(v, param)) return false;
+    } else if (!as_matrices(v, shape) || shape.count != task.shape.count ||
+               shape.rows != (k == 0 ? task.shape.rows : 1) || shape.columns != (k == 0 ? 1 : task.shape.columns)) {
+        return false;
+    }
+    task.states[k] = {v.data, v.type};
+    return true;
+}
+
 // Everything that may run Python code comes first, and then the pointers are read.
 bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
-    if (!is_plain(held.param) || !is_plain(held.grad)) return false;  // before a subclass is asked anything
+    // Before a subclass is asked anything.
+    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
     if (held.step != nullptr) {
         if (!read_step(held.step, counter)) return false;
         t = counter.t;
     }
-    task.constants = constants(t);
-    if (is_negated(held.param) || is_negated(held.grad)) return false;
+    double carried[kMaxCarried] = {};
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!read_scalar(held.carried[k], counter.carried[k], carried[k])) return false;
+    task.constants = constants(t, carried);
+    if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
 
-    TensorView param, grad, state;
+    TensorView param, grad;
     if (!view(held.param, param) || !is_dense(param)) return false;
-    if (!view(held.grad, grad) || grad.type != param.type || !same_layout(grad, param)) return false;
-    for (int k = 0; k < rule_->states; ++k) {
-        if (!view(held.states[k], state) || !fits(state, param) || !same_layout(state, param)) return false;
-        task.states[k] = {state.data, state.type};
+    if (rule_->factored && !as_matrices(param, task.shape)) return false;
+    if (held.grad != nullptr) {
+        if (!view(held.grad, grad) || grad.type != param.type || !same_layout(grad, param)) return false;
+        task.grad = {grad.data, grad.type};
     }
+    for (int k = 0; k < rule_->states; ++k)
+        if (!describe_state(held.states[k], param, k, task)) return false;
     const RuleEntry& entry = kernels().rules[rule_->index];
-    task.kernel = param.type == DType::f64 ? entry.f64 : entry.f32;
+    task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
+    task.pass_count = entry.passes;
     task.n = param.numel;
     task.param = {param.data, param.type};
-    task.grad = {grad.data, grad.type};
     return true;
 }
 
-py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts, const py::dict& prologue,
-                     const py::object& scalars, const py::list& params, const py::dict& state) {
+py::list Batch::take(const py::tuple& update, const py::dict& prologue, double max_grad_norm, const py::object& scalars,
+                     const py::list& params, const py::dict& state) {
     static PyObject* const grad_name = interned("grad");
     static PyObject* const step_name = interned("step");
-    rule_ = &find_rule(rule);
-    if (static_cast<int>(keys.size()) != rule_->states) throw py::value_error("the rule has another number of states");
-    prologue_names().read(prologue, prologue_);
-    unscales_ = prologue_[0] != 1.0;  // loss_scale
+    rule_ = &find_rule(update[0].cast<std::string>());
+    keys_ = update[1].cast<py::tuple>();
+    counts_ = update[2].cast<bool>();
+    carried_keys_ = update[3].cast<py::tuple>();
+    if (static_cast<int>(keys_.size()) != rule_->states) throw py::value_error("the rule has another number of states");
+    if (carried_keys_.size() > kMaxCarried) throw py::value_error("too many carried states");
+    common_ = {};
+    prologue_names().read(prologue, common_.prologue);
+    common_.max_grad_norm = max_grad_norm;
+    common_.unscales = common_.prologue[kLossScale] != 1.0;
     scalars_ = scalars;
-    counts_ = counts;
     by_step_.clear();
 
     const bool has_state = rule_->states > 0 || counts_;
+    const auto entry = [](PyObject* own, PyObject* key, PyObject*& out) {
+        out = PyDict_GetItemWithError(own, key);
+        return out != nullptr;
+    };
     py::list rest;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
-        const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
-        if (!grad) throw py::error_already_set();
-        if (grad.is_none()) {
-            walk_.pass(state.ptr(), param.ptr());
-            continue;
+        py::object grad;
+        if (rule_->reads_grad) {
+            grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
+            if (!grad) throw py::error_already_set();
+            if (grad.is_none()) {
+                walk_.pass(state.ptr(), param.ptr());
+                continue;
+            }
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
-        Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}};
+        Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
         bool complete = !has_state || (own != nullptr && PyDict_Check(own));
-        for (int k = 0; complete && k < rule_->states; ++k) {
-            tensors.states[k] = PyDict_GetItemWithError(own, PyTuple_GET_ITEM(keys.ptr(), k));
-            complete = tensors.states[k] != nullptr;
-        }
-        if (complete && counts_) {
-            tensors.step = PyDict_GetItemWithError(own, step_name);
-            complete = tensors.step != nullptr;
-        }
+        for (size_t k = 0; complete && k < keys_.size(); ++k)
+            complete = entry(own, PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k]);
+        if (complete && counts_) complete = entry(own, step_name, tensors.step);
+        for (size_t k = 0; complete && k < carried_keys_.size(); ++k)
+            complete = entry(own, PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k]);
         if (!complete && PyErr_Occurred()) throw py::error_already_set();
         if (!complete || !try_add(tensors, 2)) rest.append(i);
     }
@@ -189,11 +263,14 @@ py::list Batch::take(const std::string& rule, const py::tuple& keys, bool counts
 }
 
 void Batch::add(const py::object& owner, const py::object& param, const py::object& grad, const py::tuple& states,
-                const py::object& step, int64_t t) {
-    if (static_cast<int>(states.size()) != rule_->states)
+                const py::object& step, const py::tuple& carried, int64_t t) {
+    if (states.size() != keys_.size() || carried.size() != carried_keys_.size())
         throw py::value_error("the rule has another number of states");
-    Held tensors{owner.ptr(), param.ptr(), grad.ptr(), step.is_none() ? nullptr : step.ptr(), {}};
+    if (grad.is_none() == rule_->reads_grad) throw py::value_error("the rule and the gradient do not go together");
+    const auto or_null = [](const py::object& object) { return object.is_none() ? nullptr : object.ptr(); };
+    Held tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
+    for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
     if (!try_add(tensors, t)) throw py::value_error("Batch.add: an operand was not prepared");
 }
 
@@ -214,14 +291,85 @@ py::object Batch::settle() {
     return py::none();
 }
 
-void Batch::run(int threads) {
-    if (elements(tasks_) < kGrain) {  // over before another Python thread could make use of the GIL
-        fastopt::run(tasks_, 1);
+namespace {
+
+// Without the GIL, unless the work is over before another Python thread could make use of it.
+void run_released(const std::vector<Job>& jobs, int threads) {
+    int64_t total = 0;
+    for (const Job& job : jobs) total += job.units * job.elements_per_unit;
+    if (total < kGrain) {
+        run(jobs, 1);
     } else {
-        const py::gil_scoped_release release;
-        fastopt::run(tasks_, threads);
+        const py::gil_scoped_release released;
+        run(jobs, threads);
     }
-    for (const Counter& counter : counters_) write_step(counter);
+}
+
+}  // namespace
+
+double Batch::measure(const std::string& reduction, double exponent, int threads) {
+    const ReductionEntry& entry = find_reduction(reduction);
+    const auto chunks = [](const Task& task) { return (task.n + kTile - 1) / kTile; };
+    Constants constants{};
+    constants.rule[0] = exponent;
+    std::vector<Task> measured;
+    int64_t total_chunks = 0;
+    for (const Task& task : tasks_) {
+        if (task.constants->max_grad_norm < 0) continue;
+        measured.push_back(task);
+        measured.back().constants = &constants;
+        total_chunks += chunks(task);
+    }
+    std::vector<double> partials(static_cast<size_t>(total_chunks));
+    std::vector<Job> jobs;
+    double* next = partials.data();
+    for (Task& task : measured) {
+        task.partials = next;
+        next += chunks(task);
+        jobs.push_back({task.param.type == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
+    }
+    run_released(jobs, threads);
+    double result = entry.start;
+    for (const double partial : partials) result = entry.join(result, partial);
+    return result;
+}
+
+void Batch::clip(double norm) {
+    for (Constants& constants : constants_) {
+        if (constants.max_grad_norm < 0) continue;
+        const double coefficient = constants.max_grad_norm / (norm + 1e-6);
+        if (!(coefficient >= 1)) constants.prologue[kGradFactor] *= coefficient;  // NaN passes
+    }
+}
+
+void Batch::run(int threads) {
+    size_t doubles = 0;
+    for (const Task& task : tasks_) doubles += scratch_size(task);
+    scratch_.resize(doubles);
+    double* next = scratch_.data();
+    for (Task& task : tasks_) {
+        task.scratch = next;
+        next += scratch_size(task);
+    }
+    std::vector<Job> jobs;
+    for (int pass = 0; pass < kMaxPasses; ++pass) {
+        jobs.clear();
+        for (const Task& task : tasks_) {
+            if (task.n == 0 || task.pass_count <= pass) continue;
+            const bool tiled = task.shape.count > 0;
+            const int64_t units = tiled ? task.shape.count * tiles_per_matrix(task.shape) : task.n;
+            jobs.push_back({task.passes[pass].kernel, &task, units, std::max<int64_t>(task.n / units, 1)});
+        }
+        if (jobs.empty()) break;
+        run_released(jobs, threads);
+        for (const Job& job : jobs)
+            if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
+    }
+    for (size_t i = 0; i < counters_.size(); ++i) {
+        const Counter& counter = counters_[i];
+        write_scalar(counter.step, static_cast<double>(counter.t));
+        for (int k = 0; k < kMaxCarried; ++k) write_scalar(counter.carried[k], tasks_[i].constants->carried[k]);
+    }
     clear();
 }
 

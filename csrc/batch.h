@@ -39,24 +39,32 @@ class Batch {
     Batch& operator=(const Batch&) = delete;
     ~Batch();
 
-    // Adds every parameter of a group that has a gradient and needs no preparation. Returns the indices
-    // of the others: fresh, of another layout, or wrong.
-    // `scalars(t)` returns the rule's scalars for the t-th update of a parameter; it is called once per
-    // distinct t. Where `counts`, a parameter's state has a 'step'; otherwise t is 1 for a parameter
-    // without state and 2 for all others. `keys` are the states in the optimizer's state dict.
-    pybind11::list take(const std::string& rule, const pybind11::tuple& keys, bool counts,
-                        const pybind11::dict& prologue, const pybind11::object& scalars, const pybind11::list& params,
-                        const pybind11::dict& state);
+    // Adds every parameter of a group that needs no preparation, and has a gradient where the rule reads
+    // one. Returns the indices of the others with a gradient: fresh, of another layout, or wrong.
+    // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state
+    // has a 'step', keys of scalars that are carried from step to step).
+    // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter, and the
+    // next value of what is carried; it is called once per distinct argument. Where the update does
+    // not count, t is 1 for a parameter without state and 2 for all others.
+    pybind11::list take(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
+                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state);
 
     // Adds one prepared parameter of the group of the last take(). `owner` is the optimizer's parameter
     // where `param` is a dense stand-in for it; `t` counts where the group does not.
     void add(const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
-             const pybind11::tuple& states, const pybind11::object& step, int64_t t);
+             const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
 
     // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
     // them is written to; or None, and then torch knows that parameters, and gradients that are
     // unscaled, are about to change.
     pybind11::object settle();
+
+    // A sum, by its name in the kernels, over the gradients (over the parameters where the rule reads
+    // none) of all groups whose max_grad_norm is not negative. `exponent` is that of "powers".
+    double measure(const std::string& reduction, double exponent, int threads);
+
+    // Scales the gradients of each group by max_grad_norm / (norm + 1e-6), if that is less than 1.
+    void clip(double norm);
 
     // Updates everything gathered.
     void run(int threads);
@@ -67,22 +75,30 @@ class Batch {
    private:
     // Parallel to tasks_: the tensors a task points into, kept alive.
     struct Held {
-        PyObject *owner, *param, *grad, *step;  // step: null where the rule does not count
+        PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
         PyObject* states[kMaxStates];           // null from the first unused one
-        void release() const;
+        PyObject* carried[kMaxCarried];
+        template <class Visit>
+        void each(Visit visit) const;
     };
 
     bool try_add(const Held& borrowed, int64_t t);
     bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
-    const Constants* constants(int64_t t);
+    bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
+    const Constants* constants(int64_t t, const double* carried);
 
     // The group.
     const Rule* rule_ = nullptr;
     pybind11::object scalars_;
+    pybind11::tuple keys_, carried_keys_;
     bool counts_ = false;
-    bool unscales_ = false;
-    double prologue_[kMaxScalars] = {};
-    std::vector<std::pair<int64_t, const Constants*>> by_step_;
+    Constants common_{};  // what the group's constants have in common
+    struct ByStep {
+        int64_t t;
+        double carried[kMaxCarried];
+        const Constants* constants;
+    };
+    std::vector<ByStep> by_step_;
 
     // The step: an entry per parameter in each.
     std::vector<Task> tasks_;
@@ -90,6 +106,7 @@ class Batch {
     std::vector<Held> held_;
 
     std::deque<Constants> constants_;
+    std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };

@@ -22,7 +22,13 @@
 namespace fastopt {
 
 constexpr int kMaxStates = 4;
+constexpr int kMaxCarried = 2;
 constexpr int kMaxScalars = 16;
+constexpr int kMaxPasses = 3;
+
+// Elements a worker takes at a time: 64 KiB of float32 per operand. Also the chunk of a reduction, so
+// that its shape, and with it its bits, depends on nothing else.
+constexpr int64_t kTile = 16384;
 
 enum class DType : uint8_t { f32, f64, bf16, f16 };
 
@@ -32,28 +38,48 @@ struct Array {
     DType type;
 };
 
+// A contiguous tensor as matrices over its last two dimensions.
+struct Matrices {
+    int64_t count, rows, columns;
+};
+
 // The scalars of one (parameter group, step count), in double; kernels round them once.
 struct Constants {
     double prologue[kMaxScalars];
     double rule[kMaxScalars];
-    bool unscales;  // the step writes unscaled gradients back
+    double carried[kMaxCarried];  // values of the carried states after the step
+    double max_grad_norm;         // negative where the group is not clipped
+    bool unscales;                // the step writes unscaled gradients back
 };
 
-// One parameter's share of a step.
+// One parameter's share of a step. A kernel handles the units [begin, end) of it: its elements, or
+// the tiles of its matrices.
 struct Task;
 using Kernel = void (*)(const Task&, int64_t begin, int64_t end);
 
-struct Task {
+// One walk over all units of all tensors; then, once per tensor, what was gathered is combined.
+struct Pass {
     Kernel kernel;
-    const Constants* constants;
-    int64_t n;
-    Array param, grad;
-    Array states[kMaxStates];
+    void (*combine)(const Task&);  // null where there is nothing to combine
 };
 
-// A parameter's 'step' tensor, no data where the rule does not count, and the value it is to get.
+struct Task {
+    const Pass* passes;
+    int pass_count;
+    const Constants* constants;
+    int64_t n;
+    Array param, grad;  // grad: no data where the rule reads none
+    Array states[kMaxStates];
+    Matrices shape;    // of a factored rule; otherwise no matrices
+    double* scratch;   // of a rule with several passes: lives as long as the step
+    double* partials;  // of a reduction: one per kTile elements
+};
+
+// A parameter's 'step' tensor and other scalars among its states, no data where the rule has none,
+// and the count the first is to get.
 struct Counter {
     Array step;
+    Array carried[kMaxCarried];
     int64_t t;
 };
 
@@ -62,7 +88,19 @@ struct RuleEntry {
     const char* name;
     const char* scalar_names;
     int states;
-    Kernel f32;  // float32, bfloat16 and float16 parameters: arithmetic in float32
+    bool reads_grad;
+    bool factored;  // units are tiles of matrices, states are their rows and columns
+    int passes;
+    Pass f32[kMaxPasses];  // float32, bfloat16 and float16 parameters: arithmetic in float32
+    Pass f64[kMaxPasses];
+};
+
+// A sum, or the like, over a tensor's elements: one partial result per kTile of them, to be joined in order.
+struct ReductionEntry {
+    const char* name;
+    double start;
+    double (*join)(double, double);
+    Kernel f32;
     Kernel f64;
 };
 
@@ -70,6 +108,8 @@ struct KernelTable {
     const char* isa;  // what this table was compiled as
     const RuleEntry* rules;
     int rule_count;
+    const ReductionEntry* reductions;
+    int reduction_count;
     const char* prologue_names;
 };
 

@@ -44,11 +44,13 @@ void register_batch(py::module_& m) {
     m.def("prologue", [] { return prologue_names().as_tuple(); });
     py::class_<Batch>(m, "Batch")
         .def(py::init<>())
-        .def("take", &Batch::take, py::arg("rule"), py::arg("keys"), py::arg("counts"), py::arg("prologue"),
-             py::arg("scalars"), py::arg("params"), py::arg("state"))
+        .def("take", &Batch::take, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"), py::arg("scalars"),
+             py::arg("params"), py::arg("state"))
         .def("add", &Batch::add, py::arg("owner"), py::arg("param"), py::arg("grad"), py::arg("states"),
-             py::arg("step"), py::arg("t"))
+             py::arg("step"), py::arg("carried"), py::arg("t"))
         .def("settle", &Batch::settle)
+        .def("measure", &Batch::measure, py::arg("reduction"), py::arg("exponent"), py::arg("threads"))
+        .def("clip", &Batch::clip, py::arg("norm"))
         .def("run", &Batch::run, py::arg("threads"))
         .def("clear", &Batch::clear);
 }

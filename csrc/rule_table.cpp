@@ -17,7 +17,8 @@ const std::unordered_map<std::string, Rule>& all_rules() {
         const KernelTable& table = kernels();
         for (int i = 0; i < table.rule_count; ++i) {
             const RuleEntry& entry = table.rules[i];
-            map->emplace(entry.name, Rule{i, entry.states, ScalarNames(entry.scalar_names)});
+            map->emplace(entry.name,
+                         Rule{i, entry.states, entry.reads_grad, entry.factored, ScalarNames(entry.scalar_names)});
         }
         return map;
     }();
@@ -32,14 +33,14 @@ ScalarNames::ScalarNames(const char* comma_separated) {
     while (std::getline(words >> std::ws, word, ',')) names_.push_back(PyUnicode_InternFromString(word.c_str()));
 }
 
-void ScalarNames::read(const py::dict& values, double* out) const {
+void ScalarNames::read(const py::dict& values, double* out, size_t others) const {
     for (size_t i = 0; i < names_.size(); ++i) {
         PyObject* value = PyDict_GetItemWithError(values.ptr(), names_[i]);
         if (value == nullptr) throw py::key_error("scalar '" + py::cast<std::string>(names_[i]) + "' is missing");
         out[i] = PyFloat_AsDouble(value);
         if (out[i] == -1.0 && PyErr_Occurred()) throw py::error_already_set();
     }
-    if (values.size() != names_.size()) throw py::key_error("more scalars than the rule has");
+    if (values.size() != names_.size() + others) throw py::key_error("more scalars than the rule has");
 }
 
 py::tuple ScalarNames::as_tuple() const {
@@ -54,6 +55,13 @@ const Rule& find_rule(const std::string& name) {
     return found->second;
 }
 
+const ReductionEntry& find_reduction(const std::string& name) {
+    const KernelTable& table = kernels();
+    for (int i = 0; i < table.reduction_count; ++i)
+        if (name == table.reductions[i].name) return table.reductions[i];
+    throw py::key_error("no reduction '" + name + "'");
+}
+
 const ScalarNames& prologue_names() {
     static const auto* names = new ScalarNames(kernels().prologue_names);
     return *names;
@@ -62,7 +70,7 @@ const ScalarNames& prologue_names() {
 py::dict describe_rules() {
     py::dict all;
     for (const auto& [name, rule] : all_rules())
-        all[py::str(name)] = py::make_tuple(rule.states, rule.scalars.as_tuple());
+        all[py::str(name)] = py::make_tuple(rule.states, rule.scalars.as_tuple(), rule.reads_grad, rule.factored);
     return all;
 }
 

@@ -15,8 +15,8 @@ class ScalarNames {
    public:
     explicit ScalarNames(const char* comma_separated);
 
-    // Throws py::key_error unless `values` holds exactly these names.
-    void read(const pybind11::dict& values, double* out) const;
+    // Throws py::key_error unless `values` holds exactly these names, and `others` more.
+    void read(const pybind11::dict& values, double* out, size_t others = 0) const;
 
     pybind11::tuple as_tuple() const;
 
@@ -27,6 +27,8 @@ class ScalarNames {
 struct Rule {
     int index;  // row in every ISA's table
     int states;
+    bool reads_grad;
+    bool factored;
     ScalarNames scalars;
 };
 
@@ -34,7 +36,10 @@ struct Rule {
 const Rule& find_rule(const std::string& name);
 const ScalarNames& prologue_names();
 
-// {rule: (number of states, names of scalars)}
+// Throws py::key_error for an unknown name.
+const ReductionEntry& find_reduction(const std::string& name);
+
+// {rule: (number of states, names of scalars, whether it reads gradients, whether it is factored)}
 pybind11::dict describe_rules();
 
 }  // namespace fastopt

@@ -1,7 +1,7 @@
 """Set-up of the whole suite."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,3 +17,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def numbers_in() -> Iterator[Callable[[torch.dtype], None]]:
+    """Has torch keep the numbers among an optimizer's states (mu_product, eta) in float64, where a test
+    compares in float64."""
+    before = torch.get_default_dtype()
+    yield lambda dtype: torch.set_default_dtype(torch.float64 if dtype == torch.float64 else before)
+    torch.set_default_dtype(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fastopt
 from fastopt import _core, _runtime
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -19,6 +21,9 @@ HALF = [torch.bfloat16, torch.float16]
 SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 127, 1023, 1024, 1025, 2055]
 
 ISAS = _core.detected_isas()
+
+# Those beside torch's; torch before 2.7 lacks Adam's decoupled_weight_decay.
+OWN_OPTIONS = {*fastopt.optim.Common.__annotations__, "lr_in_momentum", "eps_inside_sqrt", "decoupled_weight_decay"}
 
 # The suite also passes with the oldest torch we support.
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
@@ -88,6 +93,15 @@ def assert_same_step(
         assert one.keys() == other.keys()
         for key in one:
             assert_same_bits(one[key], other[key], f"{key} of parameter {i}")
+
+
+def states_of(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
+    """A copy of all states, to see that nothing has happened to them."""
+    return copy.deepcopy(optimizer.state_dict()["state"])
+
+
+def assert_same_states(optimizer: torch.optim.Optimizer, before: dict[Any, Any]) -> None:
+    torch.testing.assert_close(optimizer.state_dict()["state"], before, rtol=0, atol=0, equal_nan=True)
 
 
 def some_values(shape: Any, dtype: torch.dtype, seed: int, low: float = 0.5, high: float = 2.0) -> Tensor:

@@ -88,7 +88,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, isa: str, thread
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ALL_CASES, ids=ids)
+@pytest.mark.parametrize("case", [case for case in ALL_CASES if "max_grad_norm" not in case.extra], ids=ids)
 def test_every_element_changes(case: Case, dtype: torch.dtype, isa: str) -> None:
     """The bug of a fused kernel that skipped whole vectors: each element of each size moves."""
     with running("native", isa):

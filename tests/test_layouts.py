@@ -9,7 +9,16 @@ import torch
 
 import fastopt
 from cases import PLAIN_CASES, TORCH_CASES, Case, ids
-from support import INTAKES, assert_same_bits, called, named, running, some_values
+from support import (
+    INTAKES,
+    assert_same_bits,
+    assert_same_states,
+    called,
+    named,
+    running,
+    some_values,
+    states_of,
+)
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "data_ptr", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
@@ -108,7 +117,7 @@ def test_channels_last_parameters_keep_their_layout(case: Case) -> None:
 
 
 @BACKENDS
-@CASES
+@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if not case.row.factored], ids=ids)
 @pytest.mark.usefixtures("on")
 def test_columns_of_one_matrix_are_two_parameters(case: Case) -> None:
     """Interleaved in memory, but not overlapping."""
@@ -172,10 +181,11 @@ def test_shared_memory_is_an_error_and_nothing_is_written(case: Case, make) -> N
     optimizer = case.make(named(good=good, **{f"p{i}": p for i, p in enumerate(params)}))
     for p in [good, *params]:
         p.grad = torch.ones(p.shape)
+    before = states_of(optimizer)
     with pytest.raises(RuntimeError, match=OVERLAPS[make].format(p0=called("p0"), p1=called("p1"))):
         optimizer.step()
     assert all((p == 1).all() for p in [good, *params])
-    assert not optimizer.state
+    assert_same_states(optimizer, before)
     assert good._version == 0
 
 
@@ -230,8 +240,9 @@ LAZY = {
 
 
 @BACKENDS
-@CASES
-@pytest.mark.parametrize("kind", LAZY)
+@pytest.mark.parametrize(
+    ("case", "kind"), [(c, kind) for c in PLAIN_CASES for kind in LAZY if kind == "negated" or c.row.complex], ids=ids
+)
 @pytest.mark.usefixtures("on")
 def test_parameters_that_turn_lazy_at_the_same_address(case: Case, kind: str) -> None:
     dtype, turn = LAZY[kind]
@@ -267,7 +278,8 @@ def test_states_of_another_layout_are_laid_out_once(case: Case) -> None:
         p.grad = some_values(p.shape, torch.float32, seed=2)
         optimizer.step()
     assert_same_bits(last, expected)
-    assert all(s.stride() == last.stride() for k, s in one.state[last].items() if k != "step")
+    for state in one.state[last].values():
+        assert state.dim() == 0 or case.row.factored or state.stride() == last.stride()
 
 
 @CASES

@@ -1,6 +1,7 @@
 """Fifty steps beside torch.optim: every flag, many shapes, all types."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ STEPS = 50
 SHAPES = [(), (1,), (3,), (17, 5), (1, 1), (2, 3, 4, 5), (8, 16, 3, 3), (1000,), (0,), (4, 0, 3), (257, 129)]
 
 
-def _params(dtype: torch.dtype) -> list[torch.Tensor]:
-    params = [some_values(shape, dtype, seed=i) for i, shape in enumerate(SHAPES)]
+def _params(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+    # torch's Adafactor divides by the number of elements.
+    shapes = [s for s in SHAPES if not (case.row.factored and 0 in s)]
+    params = [some_values(shape, dtype, seed=i) for i, shape in enumerate(shapes)]
     params[6] = params[6].to(memory_format=torch.channels_last)
     params[3] = params[3].t().contiguous().t()
     return [p.requires_grad_() for p in params]
@@ -30,8 +33,9 @@ def _set_grads(ours: list[torch.Tensor], theirs: list[torch.Tensor], step: int) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
-def test_follows_torch(case: Case, dtype: torch.dtype) -> None:
-    ours, theirs = _params(dtype), _params(dtype)
+def test_follows_torch(case: Case, dtype: torch.dtype, numbers_in: Any) -> None:
+    numbers_in(dtype)
+    ours, theirs = _params(case, dtype), _params(case, dtype)
     one, other = case.make(ours), case.make_theirs(theirs, foreach=False)
     tolerance = {torch.float32: dict(rtol=2e-4, atol=2e-5), torch.float64: dict(rtol=1e-10, atol=1e-12)}[dtype]
     for step in range(STEPS):
@@ -44,14 +48,14 @@ def test_follows_torch(case: Case, dtype: torch.dtype) -> None:
         for key, state in other.state[b].items():
             mine = one.state[a][key]
             torch.testing.assert_close(mine, state, **tolerance)
-            assert key == "step" or mine.stride() == a.stride()
+            assert mine.dim() == 0 or case.row.factored or mine.stride() == a.stride()
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> None:
     """Each step starts the float64 optimizer from our half values: what we store is its result, rounded."""
-    params = _params(dtype)
+    params = _params(case, dtype)
     one = case.make(params)
     spacing = {torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]  # half a unit in the last place
     for step in range(STEPS):
@@ -66,7 +70,8 @@ def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> N
         replay.step()
         for p, w in zip(params, wide, strict=True):
             # float32 arithmetic may cross a rounding boundary that float64 does not: one unit, then.
-            torch.testing.assert_close(p.double(), w.detach(), rtol=2.1 * spacing, atol=1e-6)
+            far = (p.double() - w.detach()).abs() > w.detach().abs() * 2.1 * spacing + 1e-6
+            assert far.sum() <= (2 if case.row.by_sign else 0)
             near = (p.double() - w.detach()).abs() <= w.detach().abs() * spacing * 1.01 + 1e-7
             assert near.double().mean() > 0.97 or p.numel() < 100
 
@@ -113,8 +118,10 @@ def test_l1_adds_the_sign_of_the_parameter(case: Case) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
-def test_complex_follows_torch(case: Case) -> None:
+@pytest.mark.parametrize("case", [case for case in TORCH_CASES if case.row.complex], ids=ids)
+def test_complex_follows_torch(case: Case, numbers_in: Any) -> None:
+    numbers_in(torch.float64)
+
     def make() -> torch.Tensor:
         return torch.view_as_complex(some_values((20, 2), torch.float64, seed=0)).requires_grad_()
 

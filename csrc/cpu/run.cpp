@@ -9,11 +9,8 @@
 namespace fastopt {
 namespace {
 
-// Elements per tile: a multiple of the kernels' block; 64 KiB of float32 per operand.
-constexpr int64_t kTile = 16384;
-
 struct Tile {
-    const Task* task;
+    const Job* job;
     int64_t begin, end;
 };
 
@@ -38,31 +35,28 @@ void work(void* context, int worker) {
         int64_t i;
         while ((i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end) {
             const Tile& tile = w.tiles[static_cast<size_t>(i)];
-            tile.task->kernel(*tile.task, tile.begin, tile.end);
+            tile.job->kernel(*tile.job->task, tile.begin, tile.end);
         }
     }
 }
 
 }  // namespace
 
-int64_t elements(const std::vector<Task>& tasks) {
+void run(const std::vector<Job>& jobs, int threads) {
     int64_t total = 0;
-    for (const Task& task : tasks) total += task.n;
-    return total;
-}
-
-void run(const std::vector<Task>& tasks, int threads) {
-    const int64_t total = elements(tasks);
+    for (const Job& job : jobs) total += job.units * job.elements_per_unit;
     const int workers = static_cast<int>(std::clamp<int64_t>(total / kGrain, 1, std::max(threads, 1)));
     if (workers == 1) {
-        for (const Task& task : tasks) task.kernel(task, 0, task.n);
+        for (const Job& job : jobs) job.kernel(*job.task, 0, job.units);
         return;
     }
 
     std::vector<Tile> tiles;
-    tiles.reserve(tasks.size() + static_cast<size_t>(total / kTile));
-    for (const Task& task : tasks)
-        for (int64_t at = 0; at < task.n; at += kTile) tiles.push_back({&task, at, std::min(at + kTile, task.n)});
+    tiles.reserve(jobs.size() + static_cast<size_t>(total / kTile));
+    for (const Job& job : jobs) {
+        const int64_t step = std::max<int64_t>(kTile / job.elements_per_unit, 1);
+        for (int64_t at = 0; at < job.units; at += step) tiles.push_back({&job, at, std::min(at + step, job.units)});
+    }
 
     // Shares of equally many elements, cut at tiles.
     const auto shares = std::make_unique<Share[]>(static_cast<size_t>(workers));
@@ -74,7 +68,7 @@ void run(const std::vector<Task>& tasks, int threads) {
         const int64_t until = k + 1 == workers ? total : total / workers * (k + 1);
         while (tile < tile_count && done < until) {
             const Tile& t = tiles[static_cast<size_t>(tile++)];
-            done += t.end - t.begin;
+            done += (t.end - t.begin) * t.job->elements_per_unit;
         }
         share.end = tile;
     }

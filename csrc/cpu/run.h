@@ -1,4 +1,4 @@
-// Runs the tasks of one step: one parallel region over the tiles of all tensors.
+// Runs a kernel over many tensors: one parallel region over the tiles of all of them.
 #pragma once
 
 #include <vector>
@@ -10,8 +10,14 @@ namespace fastopt {
 // Elements per thread below which waking another thread costs more than it brings (about 5 us).
 constexpr int64_t kGrain = 16384;
 
-int64_t elements(const std::vector<Task>& tasks);
+// One kernel over all units of one task.
+struct Job {
+    Kernel kernel;
+    const Task* task;
+    int64_t units;
+    int64_t elements_per_unit;
+};
 
-void run(const std::vector<Task>& tasks, int threads);
+void run(const std::vector<Job>& jobs, int threads);
 
 }  // namespace fastopt

@@ -1,12 +1,43 @@
 // Every rule, by the name Python asks for. Adding a rule is one header and one line here.
 #pragma once
 
+#include "adabound.h"
+#include "adadelta.h"
+#include "adafactor.h"
+#include "adagrad.h"
 #include "adam.h"
+#include "adamax.h"
+#include "asgd.h"
+#include "lion.h"
+#include "lookahead.h"
+#include "nadam.h"
+#include "radam.h"
+#include "rmsprop.h"
+#include "rprop.h"
 #include "sgd.h"
 
-#define FASTOPT_RULES(RULE)                  \
-    RULE("adam", Adam<false>)                \
-    RULE("adam_amsgrad", Adam<true>)         \
-    RULE("sgd", Sgd)                         \
-    RULE("sgd_momentum", SgdMomentum<false>) \
-    RULE("sgd_nesterov", SgdMomentum<true>)
+// RULE: one element at a time. GRADIENTLESS: the same, without a gradient. PASSES: several passes, with
+// sums over a tensor between them.
+#define FASTOPT_RULES(RULE, GRADIENTLESS, PASSES)          \
+    RULE("adabound", AdaBound<false>)                      \
+    RULE("adabound_amsbound", AdaBound<true>)              \
+    RULE("adadelta", Adadelta)                             \
+    RULE("adagrad", Adagrad)                               \
+    RULE("adam", Adam<false>)                              \
+    RULE("adam_amsgrad", Adam<true>)                       \
+    RULE("adamax", Adamax)                                 \
+    RULE("asgd", Asgd)                                     \
+    RULE("lion", Lion)                                     \
+    RULE("nadam", NAdam)                                   \
+    RULE("radam", RAdam)                                   \
+    RULE("rmsprop", RmsProp<false, false>)                 \
+    RULE("rmsprop_momentum", RmsProp<true, false>)         \
+    RULE("rmsprop_centered", RmsProp<false, true>)         \
+    RULE("rmsprop_centered_momentum", RmsProp<true, true>) \
+    RULE("rprop", Rprop)                                   \
+    RULE("sgd", Sgd)                                       \
+    RULE("sgd_momentum", SgdMomentum<false>)               \
+    RULE("sgd_nesterov", SgdMomentum<true>)                \
+    GRADIENTLESS("lookahead", Lookahead)                   \
+    PASSES("adafactor", AdafactorVector)                   \
+    PASSES("adafactor_factored", AdafactorMatrix)

@@ -10,10 +10,28 @@ namespace {
 FASTOPT_HD float square_root(float x) { return __builtin_sqrtf(x); }
 FASTOPT_HD double square_root(double x) { return __builtin_sqrt(x); }
 
+FASTOPT_HD float magnitude(float x) { return __builtin_fabsf(x); }
+FASTOPT_HD double magnitude(double x) { return __builtin_fabs(x); }
+
+FASTOPT_HD constexpr float largest(float) { return __FLT_MAX__; }
+FASTOPT_HD constexpr double largest(double) { return __DBL_MAX__; }
+
 // NaN where either is.
 template <class T>
 FASTOPT_HD T maximum(T a, T b) {
     return a > b || a != a ? a : b;
+}
+
+template <class T>
+FASTOPT_HD T minimum(T a, T b) {
+    return a < b || a != a ? a : b;
+}
+
+// Keeps NaN.
+template <class T>
+FASTOPT_HD T clamp(T x, T low, T high) {
+    const T raised = x < low ? low : x;
+    return raised > high ? high : raised;
 }
 
 // From a to b, exactly b at weight 1: like torch.lerp, from the nearer end.

@@ -12,8 +12,9 @@ namespace {
 struct Prologue {
     // loss_scale: AMP, gradients are divided by it (1: off)
     // grad_factor: clip coefficient times -1 for maximize (1: off)
+    // max_grad_value: gradients are clamped to +- this (infinite: off)
     // weight_decay, l1: coupled penalties (0: off); decay: 1 - lr * weight_decay, decoupled (1: off)
-    FASTOPT_SCALARS(loss_scale, grad_factor, weight_decay, l1, decay);
+    FASTOPT_SCALARS(loss_scale, grad_factor, max_grad_value, weight_decay, l1, decay);
 
     template <class T>
     FASTOPT_HD static void unscale(T* grad, int n, const Scalars<T>& c) {
@@ -21,14 +22,31 @@ struct Prologue {
     }
 
     template <class T>
+    FASTOPT_HD static bool clamps(const Scalars<T>& c) {
+        return c.max_grad_value <= largest(T());
+    }
+
+    template <class T>
+    FASTOPT_HD static bool penalizes(const Scalars<T>& c) {
+        return c.weight_decay != T(0) || c.l1 != T(0);
+    }
+
+    template <class T>
     FASTOPT_HD static bool changes_grad(const Scalars<T>& c) {
-        return c.grad_factor != T(1) || c.weight_decay != T(0) || c.l1 != T(0);
+        return c.grad_factor != T(1) || clamps(c) || penalizes(c);
+    }
+
+    template <class T>
+    FASTOPT_HD static void clip(T* grad, int n, const Scalars<T>& c) {
+        if (c.grad_factor != T(1))
+            for (int i = 0; i < n; ++i) grad[i] *= c.grad_factor;
+        if (clamps(c))
+            for (int i = 0; i < n; ++i) grad[i] = clamp(grad[i], -c.max_grad_value, c.max_grad_value);
     }
 
     template <class T>
     FASTOPT_HD static void gradient(const T* __restrict param, T* __restrict grad, int n, const Scalars<T>& c) {
-        if (c.grad_factor != T(1))
-            for (int i = 0; i < n; ++i) grad[i] *= c.grad_factor;
+        clip(grad, n, c);
         if (c.weight_decay != T(0))
             for (int i = 0; i < n; ++i) grad[i] += c.weight_decay * param[i];
         if (c.l1 != T(0))

@@ -7,6 +7,39 @@ state and checkpoints. ``fastopt.info()`` tells what runs underneath.
 from . import optim
 from ._runtime import info
 from ._version import __version__
-from .optim import SGD, Adam, AdamW
+from .optim import (
+    ASGD,
+    SGD,
+    AdaBound,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
 
-__all__ = ["SGD", "Adam", "AdamW", "__version__", "info", "optim"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "AdaBound",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "__version__",
+    "info",
+    "optim",
+]

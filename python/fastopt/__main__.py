@@ -27,7 +27,7 @@ def _one_step(backend: str, optimizer: type[torch.optim.Optimizer], dtype: torch
     generator = torch.Generator().manual_seed(0)
     param = torch.randn(1001, generator=generator).to(dtype).requires_grad_()
     param.grad = torch.randn(1001, generator=generator).to(dtype)
-    optimizer([param], weight_decay=1e-2).step()  # type: ignore[call-arg]
+    optimizer([param], l1=1e-2, max_grad_norm=1.0).step()  # type: ignore[call-arg]
     return param.detach()
 
 

@@ -33,3 +33,38 @@ def accepted(cls: type, **options: Any) -> dict[str, Any]:
     """Those of the options that this torch's class has as arguments."""
     known = inspect.signature(cls).parameters
     return {key: value for key, value in options.items() if key in known}
+
+
+class _Adafactor(torch.optim.Optimizer):
+    """The constructor of ``torch.optim.Adafactor``, which torch has from 2.5 on."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        beta2_decay: float,
+        eps: tuple[float | None, float],
+        d: float,
+        weight_decay: float,
+        *,
+        foreach: bool | None,
+        maximize: bool,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        ranges = {
+            f"Learning rate should be >= 0 but is: {lr}": lr >= 0,
+            f"beta2_decay should be <= 0 but is: {beta2_decay}": beta2_decay <= 0,
+            f"epsilon1 should be >= 0 but is: {eps[0]}": eps[0] is None or eps[0] >= 0,
+            f"epsilon2 should be >= 0 but is: {eps[1]}": eps[1] >= 0,
+            f"Clipping threshold d should be >= 1 but is: {d}": d >= 1,
+            f"weight_decay should be >= 0 but is: {weight_decay}": weight_decay >= 0,
+        }
+        for message, good in ranges.items():
+            if not good:
+                raise ValueError(message)
+        options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
+        super().__init__(params, {**options, "foreach": foreach, "maximize": maximize})
+
+
+Adafactor: Any = getattr(torch.optim, "Adafactor", _Adafactor)

@@ -1,9 +1,37 @@
 """Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
 
+from ._fused import Common
+from .adabound import AdaBound
+from .adadelta import Adadelta
+from .adafactor import Adafactor
+from .adagrad import Adagrad
 from .adam import Adam
+from .adamax import Adamax
 from .adamw import AdamW
+from .asgd import ASGD
+from .lion import Lion
+from .nadam import NAdam
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
 from .sgd import SGD
 
-ALL = (SGD, Adam, AdamW)
+ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion)
 
-__all__ = ["SGD", "Adam", "AdamW"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "AdaBound",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Common",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]

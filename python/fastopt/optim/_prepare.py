@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._layout import overlaps_itself, same_layout, shared_pair
+from ._dense import StandIns, copy_like, dense_layout, lies_like, plain
+from ._layout import shared_pair
 
 if TYPE_CHECKING:
     from ._fused import FusedOptimizer, Group, Update
 
 _HALF = (torch.bfloat16, torch.float16)
-_TYPES = (torch.float32, torch.float64, *_HALF, torch.complex64, torch.complex128)
 _LAST_FLOAT_STEP = 2**24  # float32 counts exactly up to here
 
 
@@ -27,39 +27,97 @@ class Preparation:
     Args:
         optimizer: whose step it is.
         batch: the engine's batch, with the parameter's group open.
-        unscales: whether the step writes unscaled gradients back.
+        loss_scale: what the step divides gradients by and writes back, where it is not 1.
     """
 
-    def __init__(self, optimizer: FusedOptimizer, batch: Any, unscales: bool) -> None:
+    def __init__(self, optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
         self._optimizer = optimizer
         self._batch = batch
-        self._unscales = unscales
+        self._loss_scale = loss_scale
+        self._unscales = loss_scale != 1.0
         self._new_states: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
-        self._stand_ins: list[tuple[Tensor, Tensor]] = []  # (original, its dense copy)
+        self._stand_ins = StandIns()
         self._views = False
 
     @torch.no_grad()
     def add(self, owner: Tensor, name: str, group: Group, update: Update) -> None:
         """Adds one parameter to the batch, or raises an error that calls it ``name``."""
-        assert owner.grad is not None
-        self._check_grad_layout(owner.grad, name)
-        param = self._plain(owner, name)
-        grad = self._plain(_placed_like(owner, owner.grad), f"the gradient of {name}")
+        if update.reads_grad:
+            self._check_grad_layout(owner.grad, group, name)
+        param = plain(owner, name)
+        grad = self._gradient(owner, param, group, name) if update.reads_grad else None
+        if grad is not None and grad.is_sparse:
+            self._add_rows(owner, param, grad, name, group, update)
+            return
+        layout = dense_layout(param, contiguous=update.factored)
+        dense = self._stand_ins.take(param, layout, name, written=True)
+        self._views |= dense is not param
+        if grad is not None:
+            grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
+        states, step, carried, t = self._states(owner, group, update, layout, name)
+        self._to_batch(owner, dense, grad, states, step, carried, t, name)
+
+    def _to_batch(self, owner: Tensor, *operands: Any) -> None:
+        *operands, name = operands  # type: ignore[assignment]
+        try:
+            self._batch.add(owner, *operands)
+        except ValueError as error:
+            raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})") from error
+
+    def _check_grad_layout(self, grad: Tensor | None, group: Group, name: str) -> None:
+        assert grad is not None
+        kind = type(self._optimizer).__name__
+        if grad.is_sparse:
+            if self._optimizer._sparse(group) is None:
+                hint = self._optimizer._sparse_hint
+                raise RuntimeError(f"{kind} does not support sparse gradients{hint} ({name})")
+            for option in ("weight_decay", "l1"):
+                if group.get(option, 0) != 0:
+                    raise RuntimeError(f"{option} option is not compatible with sparse gradients ({name})")
+        elif grad.layout != torch.strided:
+            raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
+
+    def _gradient(self, owner: Tensor, param: Tensor, group: Group, name: str) -> Tensor:
+        """Strided, or sparse and coalesced where only its rows are to be updated."""
+        grad = owner.grad
+        assert grad is not None
+        if grad.is_sparse:
+            grad = self._sparse(grad, self._optimizer._sparse(group))
+        else:
+            grad = plain(_placed_like(owner, grad), f"the gradient of {name}")
         if grad.dtype != param.dtype or grad.shape != param.shape:
             raise RuntimeError(
                 f"the gradient of {name} is {grad.dtype} of shape {tuple(grad.shape)}, "
                 f"the parameter {param.dtype} of shape {tuple(param.shape)}"
             )
-        # The parameter's strides if it is dense, otherwise some that are; no memory.
-        layout = torch.empty_like(param, memory_format=torch.preserve_format, device="meta")
-        dense = self._in_layout(param, layout, name, written=True)
-        self._views |= dense is not param
-        grad = self._in_layout(grad, layout, f"the gradient of {name}", written=self._unscales)
-        states, step, t = self._states(owner, group, update, layout, name)
-        try:
-            self._batch.add(owner, dense, grad, states, step, t)
-        except ValueError as error:
-            raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})") from error
+        return grad
+
+    def _sparse(self, grad: Tensor, how: str | None) -> Tensor:
+        taken = grad.coalesce() if how == "rows" else grad.to_dense()
+        if self._unscales and taken is not grad:
+            self._stand_ins.afterwards(lambda: grad._values().div_(self._loss_scale))
+        return taken
+
+    def _add_rows(self, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update) -> None:
+        """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
+        where = tuple(grad._indices())
+        layout = dense_layout(param)
+        states, step, carried, t = self._states(owner, group, update, layout, name)
+
+        def rows(tensor: Tensor) -> Tensor:
+            taken = tensor[where].contiguous()
+
+            def put_back() -> None:
+                tensor[where] = taken
+
+            self._stand_ins.afterwards(put_back)
+            return taken
+
+        values = grad._values()
+        if not values.is_contiguous():
+            values = self._stand_ins.take(values, dense_layout(values, True), name, written=self._unscales)
+        self._views = True
+        self._to_batch(owner, rows(param), values, tuple(map(rows, states)), step, carried, t, name)
 
     def check_views(self) -> None:
         """The engine finds dense parameters that share memory; views it does not see."""
@@ -76,66 +134,27 @@ class Preparation:
         for param, entries in self._new_states:
             self._optimizer.state[param].update(entries)
 
-    @torch.no_grad()
     def write_back(self) -> None:
         """Copies the updated stand-ins to what they stand for."""
-        for original, stand_in in self._stand_ins:
-            original.copy_(stand_in)
-
-    def _check_grad_layout(self, grad: Tensor, name: str) -> None:
-        if grad.layout != torch.strided:
-            kind = type(self._optimizer).__name__
-            if grad.is_sparse:
-                hint = self._optimizer._sparse_hint
-                raise RuntimeError(f"{kind} does not support sparse gradients{hint} ({name})")
-            raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
-
-    def _plain(self, tensor: Tensor, name: str) -> Tensor:
-        """The torch.Tensor that owns the memory, or an error."""
-        if hasattr(tensor, "to_local"):  # DTensor: each process updates its own shard
-            tensor = tensor.to_local()
-        kind = type(tensor)
-        if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
-            raise TypeError(f"{name} is a {kind.__name__}, whose memory fastopt cannot update")
-        if kind not in (Tensor, torch.nn.Parameter):
-            tensor = tensor.as_subclass(Tensor)
-        if tensor.layout != torch.strided:
-            raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
-        if tensor.device.type != "cpu":
-            raise RuntimeError(
-                f"{name} is on device '{tensor.device}'; this build of fastopt has kernels for the CPU only"
-            )
-        if tensor.dtype not in _TYPES:
-            raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, _TYPES))}")
-        return tensor
-
-    def _in_layout(self, tensor: Tensor, layout: Tensor, name: str, *, written: bool) -> Tensor:
-        """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
-        if written and overlaps_itself(tensor):
-            raise RuntimeError(
-                f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
-                "element refers to a single memory location; clone() it first"
-            )
-        if _lies_like(tensor, layout):
-            return tensor
-        stand_in = _copy(tensor, layout)
-        if written:
-            self._stand_ins.append((tensor, stand_in))
-        return stand_in
+        self._stand_ins.write_back()
 
     def _states(
         self, owner: Tensor, group: Group, update: Update, layout: Tensor, name: str
-    ) -> tuple[tuple[Tensor, ...], Tensor | None, int]:
-        """The states for the batch, the 'step' tensor, and t for an update that does not count."""
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
+        """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count."""
         if not update.states and not update.counts:
-            return (), None, 1
+            return (), None, (), 1
         known = self._optimizer.state.get(owner) or {}
-        keys = (*update.states, "step") if update.counts else update.states
+        counter = ("step",) if update.counts else ()
+        keys = (*update.states, *counter, *update.carried)
         entries: dict[str, Any] = {}
         fresh = all(known.get(key) is None for key in keys)
         if fresh:
-            if update.counts:
-                entries["step"] = torch.tensor(0.0, dtype=_counter_type())
+            for key in counter:
+                entries[key] = torch.tensor(0.0, dtype=_counter_type())
+            for key in update.carried:
+                value = self._optimizer._first_value(group, key)
+                entries[key] = torch.tensor(value, dtype=_counter_type())
             for key in update.states:
                 entries[key] = self._optimizer._new_state(owner, group, key)
         for key in keys:
@@ -144,34 +163,40 @@ class Preparation:
 
         states = []
         for key in update.states:
-            state = entries.get(key, known.get(key))
-            states.append(self._state(state, layout, entries, key, name))
+            shape = self._optimizer._state_shape(layout.shape, key)
+            like = layout if shape == layout.shape else torch.empty(shape, dtype=layout.dtype, device="meta")
+            states.append(self._state(entries.get(key, known.get(key)), like, entries, key, name))
         step = None
         if update.counts:
             step = entries.get("step")
             if step is None:
                 step = self._counter(known["step"], entries, name)
+        carried = []
+        for key in update.carried:
+            carried.append(entries[key] if key in entries else _scalar(known[key], entries, key))
         if entries:
             self._new_states.append((owner, entries))
-        return tuple(states), step, 1 if fresh else 2
+        return tuple(states), step, tuple(carried), 1 if fresh else 2
 
     def _state(self, state: Any, layout: Tensor, entries: dict[str, Any], key: str, name: str) -> Tensor:
         role = f"the state '{key}' of {name}"
         if not isinstance(state, Tensor):
             raise TypeError(f"{role} is a {type(state).__name__}, not a tensor")
-        plain = self._plain(state, role)
-        wide = layout.dtype in _HALF and plain.dtype == torch.float32
-        if plain.shape != layout.shape or not (wide or plain.dtype == layout.dtype):
+        if state.is_sparse:  # from torch's SGD with sparse gradients
+            entries[key] = state = copy_like(state.to_dense(), layout)
+        state_plain = plain(state, role)
+        wide = layout.dtype in _HALF and state_plain.dtype == torch.float32
+        if state_plain.shape != layout.shape or not (wide or state_plain.dtype == layout.dtype):
             raise RuntimeError(
-                f"{role} is {plain.dtype} of shape {tuple(plain.shape)}, "
-                f"the parameter {layout.dtype} of shape {tuple(layout.shape)}"
+                f"{role} is {state_plain.dtype} of shape {tuple(state_plain.shape)}, "
+                f"where {layout.dtype} of shape {tuple(layout.shape)} belongs"
             )
-        if plain is not state:  # a shard or a view of the state's own memory, which it goes back to
-            return self._in_layout(plain, layout, role, written=True)
-        if not _lies_like(plain, layout):
+        if state_plain is not state:  # a shard or a view of the state's own memory, which it goes back to
+            return self._stand_ins.take(state_plain, layout, role, written=True)
+        if not lies_like(state_plain, layout):
             # Of another layout, from a checkpoint: laid out like its parameter once and for all.
-            entries[key] = plain = _copy(plain, layout)
-        return plain
+            entries[key] = state_plain = copy_like(state_plain, layout)
+        return state_plain
 
     def _counter(self, step: Any, entries: dict[str, Any], name: str) -> Tensor:
         """The 'step' tensor, replaced where the engine could not count on in it."""
@@ -179,19 +204,23 @@ class Preparation:
         if not (value >= 0 and value == int(value)):
             raise RuntimeError(f"the state 'step' of {name} is {value}, not a count")
         exact = value < _LAST_FLOAT_STEP
-        good = isinstance(step, Tensor) and step.device.type == "cpu" and step.numel() == 1
-        if good and (step.dtype == torch.float64 or (exact and step.dtype == torch.float32)):
+        if _is_scalar(step) and (step.dtype == torch.float64 or exact):
             return step  # type: ignore[no-any-return]
         entries["step"] = torch.tensor(value, dtype=_counter_type() if exact else torch.float64)
         return entries["step"]  # type: ignore[no-any-return]
 
 
-def _lies_like(tensor: Tensor, layout: Tensor) -> bool:
-    return same_layout(tensor, layout) and not tensor.is_neg() and not tensor.is_conj()
+def _is_scalar(value: Any) -> bool:
+    """Whether the engine reads and writes it as one number."""
+    good = isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1
+    return good and value.dtype in (torch.float32, torch.float64)
 
 
-def _copy(tensor: Tensor, layout: Tensor) -> Tensor:
-    return torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype).copy_(tensor)
+def _scalar(value: Any, entries: dict[str, Any], key: str) -> Tensor:
+    """A carried scalar as the engine takes it; older checkpoints have numbers."""
+    if not _is_scalar(value):
+        entries[key] = value = torch.tensor(float(value), dtype=_counter_type())
+    return value  # type: ignore[no-any-return]
 
 
 def _placed_like(param: Tensor, grad: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._compat import accepted
-from ._fused import FusedOptimizer, Group, Update
+from ._fused import Common, FusedOptimizer, Group, Update
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 _AMSGRAD = Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
@@ -20,7 +23,7 @@ class AdamRule(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return _AMSGRAD if group["amsgrad"] else _ADAM
 
-    def _scalars(self, group: Group, t: int) -> dict[str, float]:
+    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
         beta1, beta2 = group["betas"]
         return {
             "one_minus_beta1": 1.0 - beta1,
@@ -55,7 +58,7 @@ class Adam(AdamRule, torch.optim.Adam):
         maximize: ascends instead.
         capturable, differentiable: not supported.
         decoupled_weight_decay: decays as AdamW does.
-        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -84,7 +87,7 @@ class Adam(AdamRule, torch.optim.Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        l1: float = 0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -100,7 +103,7 @@ class Adam(AdamRule, torch.optim.Adam):
             fused=fused,
             **accepted(torch.optim.Adam, decoupled_weight_decay=decoupled_weight_decay),
         )
-        self._extend(decoupled_weight_decay=decoupled_weight_decay, l1=l1)
+        self._extend(common, decoupled_weight_decay=decoupled_weight_decay)
 
     def _decoupled(self, group: Group) -> bool:
         return bool(group.get("decoupled_weight_decay"))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ._fused import Group
+from ._fused import Common, Group
 from .adam import AdamRule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AdamW(AdamRule, torch.optim.AdamW):
@@ -26,7 +29,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
         maximize: ascends instead.
         foreach, fused: accepted and without effect, as every step is fused.
         capturable, differentiable: not supported.
-        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -54,7 +57,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        l1: float = 0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -69,7 +72,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        self._extend(l1=l1)
+        self._extend(common)
 
     def _decoupled(self, group: Group) -> bool:
         return True

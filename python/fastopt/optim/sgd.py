@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ._fused import FusedOptimizer, Group, Update
+from ._fused import Common, FusedOptimizer, Group, Update
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PLAIN = Update("sgd", (), counts=False)
 _MOMENTUM = Update("sgd_momentum", ("momentum_buffer",), counts=False)
@@ -19,7 +22,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         v \leftarrow \mu v + (1 - \text{dampening})\, g, \qquad
         p \leftarrow p - \text{lr}\, v \quad\text{or, Nesterov,}\quad p - \text{lr}\,(g + \mu v)
 
-    A parameter's first velocity is its gradient, undamped, whenever that gradient arrives.
+    A parameter's first velocity is its gradient, undamped, whenever that gradient arrives. Sparse gradients
+    are taken as in torch; the velocity is dense.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.SGD``; float32,
@@ -35,7 +39,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         lr_in_momentum: puts the learning rate inside the velocity,
             :math:`v \leftarrow \mu v + \text{lr}\, g,\; p \leftarrow p - v`: the same as long as ``lr``
             is constant, gentler when it changes. The buffer's meaning differs from torch's.
-        l1: L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0).
+        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -49,8 +53,6 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     Reference: Sutskever et al., *On the importance of initialization and momentum in deep learning*,
     ICML 2013.
     """
-
-    _sparse_hint = ", please use torch.optim.SGD"
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         lr_in_momentum: bool = False,
-        l1: float = 0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -80,14 +82,17 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             differentiable=differentiable,
             fused=fused,
         )
-        self._extend(lr_in_momentum=lr_in_momentum, l1=l1)
+        self._extend(common, lr_in_momentum=lr_in_momentum)
 
     def _update(self, group: Group) -> Update:
         if group["momentum"] == 0:
             return _PLAIN
         return _NESTEROV if group["nesterov"] else _MOMENTUM
 
-    def _scalars(self, group: Group, t: int) -> dict[str, float]:
+    def _sparse(self, group: Group) -> str | None:
+        return "rows" if group["momentum"] == 0 else "dense"
+
+    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
         lr, momentum = float(group["lr"]), float(group["momentum"])
         if momentum == 0:
             return {"lr": lr}

@@ -2,8 +2,40 @@
 the fallback where the extension is missing. Clear before fast.
 """
 
-from . import adam, sgd
+from . import (
+    adabound,
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    asgd,
+    lion,
+    lookahead,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
 from .batch import Batch
 from .pipeline import RULES
 
-__all__ = ["RULES", "Batch", "adam", "sgd"]
+__all__ = [
+    "RULES",
+    "Batch",
+    "adabound",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "asgd",
+    "lion",
+    "lookahead",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+]

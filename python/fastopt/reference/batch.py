@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,19 +13,20 @@ from torch import Tensor
 from .._compat import increment_version
 from . import half
 from .half import Array
-from .pipeline import update
+from .pipeline import RULES, update
+from .reductions import reduce
 
 
 class _Task(NamedTuple):
     rule: str
     owner: Tensor
     param: Tensor
-    grad: Tensor
+    grad: Tensor | None
     states: tuple[Tensor, ...]
-    step: Tensor | None
-    t: int
+    counters: list[tuple[Tensor, float, str]]  # scalars among the states, their next values, their role
     prologue: dict[str, float]
     scalars: dict[str, float]
+    max_grad_norm: float
 
 
 def _flat(tensor: Tensor) -> Array:
@@ -43,43 +45,53 @@ class Batch:
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
-        self._scalars: Callable[[int], dict[str, float]] | None = None
+        self._scalars: Callable[..., dict[str, float]] | None = None
 
     def take(
         self,
-        rule: str,
-        keys: tuple[str, ...],
-        counts: bool,
+        update: tuple[Any, ...],
         prologue: dict[str, float],
-        scalars: Callable[[int], dict[str, float]],
+        max_grad_norm: float,
+        scalars: Callable[..., dict[str, float]],
         params: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
     ) -> list[int]:
-        self._rule, self._prologue, self._scalars = rule, prologue, scalars
-        return [i for i, param in enumerate(params) if param.grad is not None]
+        self._rule, _, _, self._carried, *_ = update
+        self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
+        reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
+        return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
 
     def add(
         self,
         owner: Tensor,
         param: Tensor,
-        grad: Tensor,
+        grad: Tensor | None,
         states: tuple[Tensor, ...],
         step: Tensor | None,
+        carried: tuple[Tensor, ...],
         t: int,
     ) -> None:
         assert self._scalars is not None, "add() follows a take()"
+        counters: list[tuple[Tensor, float, str]] = []
         if step is not None:
             t = int(step.item()) + 1
-        self._tasks.append(_Task(self._rule, owner, param, grad, states, step, t, self._prologue, self._scalars(t)))
+            counters.append((step, t, "step"))
+        scalars = dict(self._scalars(t, *(tensor.item() for tensor in carried)))
+        for key, tensor in zip(self._carried, carried, strict=True):
+            counters.append((tensor, scalars.pop(key), "state"))
+        self._tasks.append(
+            _Task(self._rule, owner, param, grad, states, counters, self._prologue, scalars, self._max_grad_norm)
+        )
 
     def _ranges(self) -> list[tuple[int, int, bool, Tensor, str]]:
         """(begin, end, written, owner, role) of every operand that has memory, by address."""
         found = []
         for task in self._tasks:
             unscales = task.prologue["loss_scale"] != 1
-            operands = [(task.param, True, "parameter"), (task.grad, unscales, "gradient")]
+            operands = [(task.param, True, "parameter")]
+            operands += [(task.grad, unscales, "gradient")] if task.grad is not None else []
             operands += [(state, True, "state") for state in task.states]
-            operands += [(task.step, True, "step")] if task.step is not None else []
+            operands += [(counter, True, role) for counter, _, role in task.counters]
             for tensor, written, role in operands:
                 begin = tensor.data_ptr()
                 end = begin + tensor.numel() * tensor.element_size()
@@ -95,16 +107,32 @@ class Batch:
                 if earlier[2] or later[2]:
                     return earlier[3], earlier[4], later[3], later[4]
             open_ranges.append(later)
-        grads = [task.grad for task in self._tasks if task.prologue["loss_scale"] != 1]
-        increment_version([task.param for task in self._tasks] + grads)
+        unscaled = [t.grad for t in self._tasks if t.grad is not None and t.prologue["loss_scale"] != 1]
+        increment_version([task.param for task in self._tasks] + unscaled)
         return None
+
+    def measure(self, reduction: str, exponent: float, threads: int) -> float:
+        measured = [task.param if task.grad is None else task.grad for task in self._tasks if task.max_grad_norm >= 0]
+        return reduce(reduction, [half.load(_flat(tensor)) for tensor in measured], exponent)
+
+    def clip(self, norm: float) -> None:
+        for i, task in enumerate(self._tasks):
+            coefficient = task.max_grad_norm / (norm + 1e-6)
+            if task.max_grad_norm >= 0 and not coefficient >= 1:
+                factor = task.prologue["grad_factor"] * coefficient
+                self._tasks[i] = task._replace(prologue={**task.prologue, "grad_factor": factor})
 
     def run(self, threads: int) -> None:
         for task in self._tasks:
-            param, grad, *states = map(_flat, (task.param, task.grad, *task.states))
-            update(task.rule, param, grad, states, task.prologue, task.scalars)
-            if task.step is not None:
-                np.copyto(task.step.detach().numpy(), task.t, casting="unsafe")
+            param, *states = map(_flat, (task.param, *task.states))
+            grad = None if task.grad is None else _flat(task.grad)
+            shape = None
+            if task.rule in RULES and RULES[task.rule].factored:
+                rows, columns = task.param.shape[-2:]
+                shape = (math.prod(task.param.shape[:-2]), rows, columns)
+            update(task.rule, param, grad, states, task.prologue, task.scalars, shape)
+            for counter, value, _ in task.counters:
+                np.copyto(counter.detach().numpy(), value, casting="unsafe")
         self.clear()
 
     def clear(self) -> None:

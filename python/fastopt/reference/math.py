@@ -15,6 +15,17 @@ def maximum(a: Array, b: Array) -> Array:
     return np.where(greater, a, b)
 
 
+def minimum(a: Array, b: Any) -> Array:
+    """NaN where either is; ``b`` where they are equal."""
+    return np.where((a < b) | np.isnan(a), a, b)
+
+
+def clamp(x: Array, low: Any, high: Any) -> Array:
+    """Keeps NaN."""
+    raised = np.where(x < low, low, x)
+    return np.where(raised > high, high, raised)
+
+
 def lerp(a: Array, b: Array, weight: Any) -> Array:
     """From a to b, exactly b at weight 1: like torch.lerp, from the nearer end."""
     mixed: Array = a + weight * (b - a) if weight < 0.5 else b - (1 - weight) * (b - a)

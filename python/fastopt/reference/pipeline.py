@@ -6,24 +6,43 @@ for float64. Every operation is rounded once, to nearest; nothing is contracted.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import half
 from .half import Array
-from .math import sign
-
-# A rule takes (param, grad, *states, *, scalars...) and returns (param, *states).
-RULES: dict[str, Callable[..., tuple[Array, ...]]] = {}
+from .math import clamp, sign
 
 
-def rule(name: str) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
-    """Registers a rule under the name its kernel has."""
+class Rule(NamedTuple):
+    """A rule takes (param, grad, *states, *, scalars...) and returns (param, *states)."""
+
+    function: Callable[..., tuple[Array, ...]]
+    states: int
+    scalars: tuple[str, ...]
+    reads_grad: bool  # where not, the rule takes no grad
+    factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
+    decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
+
+
+RULES: dict[str, Rule] = {}
+_EXTRA = ("exact", "decay", "shape")
+
+
+def rule(
+    name: str, *, states: int | None = None, reads_grad: bool = True, factored: bool = False, decays: bool = False
+) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
+    """Registers a rule under the name its kernel has; ``states`` counts what its signature does not show."""
 
     def register(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
-        RULES[name] = function
+        parameters = inspect.signature(function).parameters.values()
+        tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
+        count = tensors - 1 - reads_grad if states is None else states
+        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays)
         return function
 
     return register
@@ -34,48 +53,65 @@ def unscale(grad: Array, *, loss_scale: Any) -> Array:
     return grad / loss_scale if loss_scale != 1 else grad
 
 
-def prologue(
-    param: Array, grad: Array, *, grad_factor: Any, weight_decay: Any, l1: Any, decay: Any
-) -> tuple[Array, Array]:
-    """Clip and maximize, L2, L1, decoupled decay; a part that is off changes no bit."""
+def clip(grad: Array, *, grad_factor: Any, max_grad_value: Any) -> Array:
+    """Clipping by norm and by value, and maximize; a part that is off changes no bit."""
     if grad_factor != 1:
         grad = grad * grad_factor
+    if max_grad_value <= np.finfo(grad.dtype).max:
+        grad = clamp(grad, -max_grad_value, max_grad_value)
+    return grad
+
+
+def penalize(param: Array, grad: Array, *, weight_decay: Any, l1: Any) -> Array:
+    """L2 and L1."""
     if weight_decay != 0:
         grad = grad + weight_decay * param
     if l1 != 0:
         grad = grad + l1 * sign(param)
-    return param * decay, grad
+    return grad
 
 
 def update(
     name: str,
     param: Array,
-    grad: Array,
+    grad: Array | None,
     states: list[Array],
     common: Mapping[str, float],
     scalars: Mapping[str, float],
+    shape: tuple[int, int, int] | None = None,
 ) -> None:
     """Updates the flat arrays in place.
 
     Args:
-        name: the rule.
-        param, grad, states: 1-D arrays of equal length; bfloat16 as ``half.bfloat16`` (uint16).
+        name: the rule; "clip" applies :func:`clip` to ``param`` itself.
+        param, grad, states: 1-D arrays; bfloat16 as ``half.bfloat16`` (uint16).
         common: the prologue's scalars, in double.
         scalars: the rule's, in double; both are rounded once, to the compute type.
+        shape: of a factored rule's parameter, (matrices, rows, columns).
     """
+    if param.size == 0:
+        return
     compute = np.float64 if param.dtype == np.float64 else np.float32
     with np.errstate(all="ignore"):
-        rounded = {key: compute(value) for key, value in common.items()}
-        loss_scale = rounded.pop("loss_scale")
-        wide_grad = unscale(half.load(grad), loss_scale=loss_scale)
-        if loss_scale != 1:
-            half.store(wide_grad, grad)
-        wide_param, wide_grad = prologue(half.load(param), wide_grad, **rounded)
-        results = RULES[name](
-            wide_param,
-            wide_grad,
-            *map(half.load, states),
-            **{key: compute(value) for key, value in scalars.items()},
-        )
+        c = {key: compute(value) for key, value in common.items()}
+        rounded: dict[str, Any] = {key: compute(value) for key, value in scalars.items()}
+        clipping = {key: c[key] for key in ("grad_factor", "max_grad_value")}
+        wide_param = half.load(param)
+        if name == "clip":
+            half.store(clip(wide_param, **clipping), param)
+            return
+        chosen = RULES[name]
+        tensors = [wide_param]
+        if grad is not None:
+            wide_grad = unscale(half.load(grad), loss_scale=c["loss_scale"])
+            if c["loss_scale"] != 1:
+                half.store(wide_grad, grad)
+            wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
+            tensors = [wide_param if chosen.decays else wide_param * c["decay"], wide_grad]
+        if chosen.decays:
+            rounded |= {"exact": scalars, "decay": c["decay"]}
+        if chosen.factored:
+            rounded["shape"] = shape
+        results = chosen.function(*tensors, *map(half.load, states), **rounded)
         for result, out in zip(results, [param, *states], strict=True):
             half.store(result, out)

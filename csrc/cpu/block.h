@@ -1,0 +1,95 @@
+// A block of elements in L1: loaded into the compute type, its gradient prepared, stored again.
+#pragma once
+
+#include "../rules/prologue.h"
+#include "convert.h"
+
+// Rows of a block never alias: overlap.cpp finds tensors that share memory, and the step is refused.
+#if defined(__clang__)
+#define FASTOPT_VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FASTOPT_VECTORIZE _Pragma("GCC ivdep")
+#endif
+
+namespace fastopt {
+namespace {
+
+// Elements per block: the buffers of five half-precision operands stay in a 32 KiB L1.
+constexpr int kBlock = 1024;
+
+template <class T>
+constexpr DType kNative = DType::f32;
+template <>
+constexpr DType kNative<double> = DType::f64;
+
+template <template <class> class Scalars, class T>
+Scalars<T> round_scalars(const double* values) {
+    constexpr int count = sizeof(Scalars<T>) / sizeof(T);
+    static_assert(count <= kMaxScalars);
+    T rounded[count];
+    for (int i = 0; i < count; ++i) rounded[i] = T(values[i]);
+    Scalars<T> scalars;
+    __builtin_memcpy(&scalars, rounded, sizeof scalars);
+    return scalars;
+}
+
+// Elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
+template <class T>
+T* load(const Array& array, int64_t at, int n, T* buffer) {
+    if (array.type == kNative<T>) return static_cast<T*>(array.data) + at;
+    if constexpr (sizeof(T) == sizeof(float)) {
+        const uint16_t* half = static_cast<const uint16_t*>(array.data) + at;
+        if (array.type == DType::bf16)
+            widen<BFloat16>(half, buffer, n);
+        else
+            widen<Float16>(half, buffer, n);
+    }
+    return buffer;
+}
+
+template <class T>
+void store(const Array& array, int64_t at, int n, const T* values) {
+    if (array.type == kNative<T>) {
+        T* own = static_cast<T*>(array.data) + at;
+        if (own != values) __builtin_memcpy(own, values, static_cast<size_t>(n) * sizeof(T));
+        return;
+    }
+    if constexpr (sizeof(T) == sizeof(float)) {
+        uint16_t* half = static_cast<uint16_t*>(array.data) + at;
+        if (array.type == DType::bf16)
+            narrow<BFloat16>(values, half, n);
+        else
+            narrow<Float16>(values, half, n);
+    }
+}
+
+// Gradients after the prologue, block by block.
+template <class T>
+struct Gradients {
+    const Task& task;
+    const Prologue::Scalars<T> common;
+    const bool unscales, changes;
+
+    explicit Gradients(const Task& of)
+        : task(of),
+          common(round_scalars<Prologue::Scalars, T>(of.constants->prologue)),
+          unscales(of.constants->unscales),
+          changes(unscales || Prologue::changes_grad(common)) {}
+
+    // Elements [at, at + n): the tensor's own memory where they need no change, or `buffer`. Where
+    // `write_back`, unscaled gradients go back to the tensor.
+    T* prepare(const T* param, int64_t at, int n, T* buffer, bool write_back) const {
+        T* grad = load(task.grad, at, n, buffer);
+        if (!changes) return grad;
+        if (grad != buffer) __builtin_memcpy(buffer, grad, static_cast<size_t>(n) * sizeof(T));
+        if (unscales) {
+            Prologue::unscale(buffer, n, common);
+            if (write_back) store(task.grad, at, n, buffer);
+        }
+        Prologue::gradient(param, buffer, n, common);
+        return buffer;
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

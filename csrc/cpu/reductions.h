@@ -1,0 +1,80 @@
+// Sums over a tensor of one fixed shape: chunks of kTile elements, in a chunk 32 lanes, all in double.
+// So the result depends on no ISA and no number of threads, and float32 squares cannot overflow.
+#pragma once
+
+#include "../rules/power.h"
+#include "block.h"
+
+namespace fastopt {
+namespace {
+
+constexpr int kLanes = 32;
+
+// Element i goes to lane i % 32.
+template <class T, class Term, class Join>
+FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int n, Term term, Join join) {
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], term(double(values[i + l])));
+    for (int l = 0; i + l < n; ++l) lanes[l] = join(lanes[l], term(double(values[i + l])));
+}
+
+// Halves onto halves, in place.
+template <class Join>
+FASTOPT_HD double merge(double* lanes, Join join) {
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lanes[l] = join(lanes[l], lanes[l + half]);
+    return lanes[0];
+}
+
+constexpr auto kPlus = [](double a, double b) { return a + b; };
+constexpr auto kSquare = [](double x) { return x * x; };
+
+struct Squares {
+    static constexpr double start = 0;
+    FASTOPT_HD static double term(double x, double) { return x * x; }
+    FASTOPT_HD static double join(double a, double b) { return a + b; }
+};
+
+struct Magnitudes : Squares {
+    FASTOPT_HD static double term(double x, double) { return magnitude(x); }
+};
+
+struct NonZeros : Squares {
+    FASTOPT_HD static double term(double x, double) { return x != 0 ? 1 : 0; }
+};
+
+struct Powers : Squares {
+    FASTOPT_HD static double term(double x, double p) { return power(magnitude(x), p); }
+};
+
+struct Largest : Magnitudes {
+    FASTOPT_HD static double join(double a, double b) { return maximum(a, b); }
+};
+
+struct Smallest : Magnitudes {
+    static constexpr double start = __builtin_inf();
+    FASTOPT_HD static double join(double a, double b) { return minimum(a, b); }
+};
+
+// Reads the gradient, or the parameter where there is none. The exponent is the first scalar.
+template <class Sum, class T>
+void reduce(const Task& task, int64_t begin, int64_t end) {
+    const Array& source = task.grad.data != nullptr ? task.grad : task.param;
+    const double p = task.constants->rule[0];
+    alignas(64) T buffer[kBlock];
+    alignas(64) double lanes[kLanes];
+    for (int64_t chunk = begin; chunk < end; chunk += kTile) {
+        const int64_t chunk_end = end - chunk < kTile ? end : chunk + kTile;
+        for (double& lane : lanes) lane = Sum::start;
+        for (int64_t at = chunk; at < chunk_end; at += kBlock) {
+            const int n = int(chunk_end - at < kBlock ? chunk_end - at : kBlock);
+            const T* values = load(source, at, n, buffer);
+            gather(lanes, values, n, [p](double x) { return Sum::term(x, p); }, Sum::join);
+        }
+        task.partials[chunk / kTile] = merge(lanes, Sum::join);
+    }
+}
+
+}  // namespace
+}  // namespace fastopt

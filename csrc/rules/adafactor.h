@@ -1,0 +1,34 @@
+// Adafactor (arXiv 1804.04235): a second moment kept as its row and column means. The update is clipped
+// by its own root mean square, so it takes several passes: csrc/cpu/adafactor.h.
+#pragma once
+
+#include "math.h"
+
+namespace fastopt {
+namespace {
+
+struct Adafactor {
+    // rho: min(lr, 1 / sqrt(t)); limit: 1 / eps1, the largest 1 / sqrt(second moment)
+    FASTOPT_SCALARS(one_minus_beta2, rho, limit, eps1, eps2, d);
+
+    template <class T>
+    FASTOPT_HD static T inverse_root(T second_moment) {
+        return T(1) / square_root(second_moment);
+    }
+
+    // `inverse` is 1 / sqrt(second moment): a product of a row's and a column's where it is factored.
+    template <class T>
+    FASTOPT_HD static T update(T grad, T inverse, const Scalars<T>& c) {
+        return grad * minimum(inverse, c.limit);
+    }
+
+    // What an update is multiplied by: alpha / max(1, RMS(update) / d), from sums of squares over n elements.
+    FASTOPT_HD static double step_size(double param_squares, double update_squares, int64_t n,
+                                       const Scalars<double>& c) {
+        const double alpha = maximum(c.eps2, square_root(param_squares / double(n))) * c.rho;
+        return alpha / maximum(1.0, square_root(update_squares / double(n)) / c.d);
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,27 @@
+// RAdam: Adam with a rectified variance (arXiv 1908.03265).
+#pragma once
+
+#include "math.h"
+
+namespace fastopt {
+namespace {
+
+struct RAdam {
+    static constexpr int states = 2;  // exp_avg, exp_avg_sq
+    // rectified: 0 while the variance is not tractable, and then step_size is lr / (1 - beta1^t);
+    // afterwards also times the rectification and sqrt(1 - beta2^t)
+    FASTOPT_SCALARS(one_minus_beta1, beta2, one_minus_beta2, step_size, rectified, eps);
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
+        T& exp_avg = state[0];
+        T& exp_avg_sq = state[1];
+        exp_avg = lerp(exp_avg, grad, c.one_minus_beta1);
+        exp_avg_sq = c.beta2 * exp_avg_sq + (c.one_minus_beta2 * grad) * grad;
+        const T root = square_root(exp_avg_sq) + c.eps;
+        param -= (c.step_size * exp_avg) / (c.rectified != T(0) ? root : T(1));
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,26 @@
+// Rprop: a step size per element, grown and shrunk by the gradient's sign (Riedmiller and Braun, 1993).
+#pragma once
+
+#include "math.h"
+
+namespace fastopt {
+namespace {
+
+struct Rprop {
+    static constexpr int states = 2;  // prev, step_size
+    FASTOPT_SCALARS(eta_minus, eta_plus, step_size_min, step_size_max);
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
+        T& prev = state[0];
+        T& step_size = state[1];
+        const T agreement = grad * prev;
+        const T factor = agreement > T(0) ? c.eta_plus : agreement < T(0) ? c.eta_minus : T(1);
+        step_size = clamp(step_size * factor, c.step_size_min, c.step_size_max);
+        prev = agreement < T(0) ? T(0) : grad;  // after a change of sign, wait for a step
+        param -= sign(prev) * step_size;
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,75 @@
+"""Dense tensors for the engine: what is not dense gets a stand-in that is copied back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._layout import overlaps_itself, same_layout
+
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+
+
+def plain(tensor: Tensor, name: object) -> Tensor:
+    """The torch.Tensor that owns the memory, or an error that calls it ``name``."""
+    if hasattr(tensor, "to_local"):  # DTensor: each process updates its own shard
+        tensor = tensor.to_local()
+    kind = type(tensor)
+    if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(f"{name} is a {kind.__name__}, whose memory fastopt cannot update")
+    if kind not in (Tensor, torch.nn.Parameter):
+        tensor = tensor.as_subclass(Tensor)
+    if tensor.layout != torch.strided:
+        raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
+    if tensor.device.type != "cpu":
+        raise RuntimeError(f"{name} is on device '{tensor.device}'; this build of fastopt has kernels for the CPU only")
+    if tensor.dtype not in TYPES:
+        raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, TYPES))}")
+    return tensor
+
+
+def lies_like(tensor: Tensor, layout: Tensor) -> bool:
+    """Whether element i of the tensor's memory is its value at element i of ``layout``."""
+    return same_layout(tensor, layout) and not tensor.is_neg() and not tensor.is_conj()
+
+
+def copy_like(tensor: Tensor, layout: Tensor) -> Tensor:
+    return torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype).copy_(tensor)
+
+
+def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
+    """The tensor's strides if it is dense, otherwise some that are; no memory."""
+    memory_format = torch.contiguous_format if contiguous else torch.preserve_format
+    return torch.empty_like(tensor, memory_format=memory_format, device="meta")
+
+
+class StandIns:
+    """The stand-ins of one step."""
+
+    def __init__(self) -> None:
+        self._afterwards: list[Callable[[], object]] = []
+
+    def take(self, tensor: Tensor, layout: Tensor, name: object, *, written: bool) -> Tensor:
+        """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
+        if written and overlaps_itself(tensor):
+            raise RuntimeError(
+                f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
+                "element refers to a single memory location; clone() it first"
+            )
+        if lies_like(tensor, layout):
+            return tensor
+        stand_in = copy_like(tensor, layout)
+        if written:
+            self.afterwards(lambda: tensor.copy_(stand_in))
+        return stand_in
+
+    def afterwards(self, write: Callable[[], object]) -> None:
+        """Has ``write`` called when the kernels have run."""
+        self._afterwards.append(write)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        for write in self._afterwards:
+            write()

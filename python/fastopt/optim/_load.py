@@ -1,0 +1,47 @@
+"""Checkpoints keep their precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ._fused import FusedOptimizer
+
+
+@contextlib.contextmanager
+def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
+    """Undoes the casts of torch's ``load_state_dict`` before any post hook sees them."""
+    loaded: list[dict[str, Any]] = []
+    # The last of the pre hooks sees what is loaded in the end, and the first of the post hooks mends it.
+    before = optimizer.register_load_state_dict_pre_hook(lambda _, state_dict: loaded.append(state_dict))
+    after = optimizer.register_load_state_dict_post_hook(lambda _: _mend(optimizer, loaded[-1]), prepend=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+def _mend(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    for saved_id, (param, group) in zip(saved_ids, params, strict=True):
+        saved = state_dict["state"].get(saved_id, {})
+        for key, value in optimizer.state.get(param, {}).items():
+            if isinstance(value, Tensor):
+                number = key == "step" or key in optimizer._carried
+                wanted = None if number else optimizer._state_type(param, group)
+                optimizer.state[param][key] = _exact(saved[key], value, wanted)
+
+
+def _exact(saved: Any, cast: Tensor, wanted: torch.dtype | None) -> Tensor:
+    """A state as it was saved, in the type the group asks for; numbers (None) as they were saved."""
+    if not isinstance(saved, Tensor) or not saved.is_floating_point():
+        return cast
+    wanted = wanted or saved.dtype
+    return cast if cast.dtype == wanted else saved.to(device=cast.device, dtype=wanted)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ._checks import check_betas, check_lr, check_range
+from ._fused import Common, FusedOptimizer, Group, Update
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_ADABOUND = Update("adabound", ("exp_avg", "exp_avg_sq"))
+_AMSBOUND = Update("adabound_amsbound", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+
+
+class AdaBound(FusedOptimizer):
+    r"""AdaBound or AMSBound, Adam that turns into SGD, in one fused pass.
+
+    .. math::
+        \eta = \text{clamp}\Big(\frac{\text{lr}\sqrt{1-\beta_2^t}}{1-\beta_1^t}\,\frac{1}{\sqrt v + \text{eps}},\;
+        f\,\big(1 - \tfrac{1}{\gamma t + 1}\big),\; f\,\big(1 + \tfrac{1}{\gamma t}\big)\Big), \qquad
+        p \leftarrow p - \eta\, m
+
+    with Adam's moments :math:`m`, :math:`v` and :math:`f = \text{final\_lr} \cdot \text{lr} / \text{base\_lr}`, so
+    that a schedule of ``lr`` moves the bounds too. ``base_lr``, the learning rate a group began with, is an
+    entry of the group; where it is 0, :math:`f` is ``final_lr`` as soon as ``lr`` is not 0.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or group dicts; float32, float64, bfloat16, float16 or
+            complex, any shape, on the CPU.
+        lr: learning rate; a float or a 1-element tensor (default: 1e-3).
+        betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
+        final_lr: the learning rate of the SGD it turns into (default: 0.1).
+        gamma: how fast the bounds close in, in [0, 1) (default: 1e-3).
+        eps: added to the root, which is not bias-corrected (default: 1e-8).
+        weight_decay: L2 penalty, added to the gradient (default: 0).
+        amsbound: divides by the largest ``v`` so far.
+        maximize: ascends instead.
+        decoupled_weight_decay: decays the parameter by ``1 - lr * weight_decay`` instead.
+        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+
+    Example:
+        >>> optimizer = fastopt.AdaBound(model.parameters(), lr=1e-3, final_lr=0.1)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Luo et al., *Adaptive Gradient Methods with Dynamic Bound of Learning Rate*, ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        final_lr: float = 0.1,
+        gamma: float = 1e-3,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsbound: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "final_lr": final_lr,
+            "gamma": gamma,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsbound": amsbound,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
+        self._extend(common)
+
+    def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
+        check_lr(group["lr"])
+        check_betas(group["betas"])
+        check_range("final learning rate", group["final_lr"])
+        check_range("gamma parameter", group["gamma"], below=1.0)
+        check_range("epsilon value", group["eps"])
+        check_range("weight_decay value", group["weight_decay"])
+
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group.setdefault("base_lr", float(group["lr"]))
+
+    def _update(self, group: Group) -> Update:
+        return _AMSBOUND if group["amsbound"] else _ADABOUND
+
+    def _decoupled(self, group: Group) -> bool:
+        return bool(group["decoupled_weight_decay"])
+
+    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+        lr, base_lr, gamma = float(group["lr"]), group["base_lr"], group["gamma"]
+        beta1, beta2 = group["betas"]
+        final = group["final_lr"] * (lr / base_lr if base_lr else float(lr != 0))
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "beta2": beta2,
+            "one_minus_beta2": 1.0 - beta2,
+            "step_size": lr * (1.0 - beta2**t) ** 0.5 / (1.0 - beta1**t),
+            "lower_bound": final * (1.0 - 1.0 / (gamma * t + 1.0)),
+            "upper_bound": final * (1.0 + 1.0 / (gamma * t)) if gamma else math.inf,
+            "eps": group["eps"],
+        }

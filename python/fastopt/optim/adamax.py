@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ._fused import Common, FusedOptimizer, Group, Update
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_ADAMAX = Update("adamax", ("exp_avg", "exp_inf"))
+
+
+class Adamax(FusedOptimizer, torch.optim.Adamax):
+    r"""Adamax, Adam with the infinity norm, in one fused pass.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1-\beta_1) g, \quad
+        u \leftarrow \max(\beta_2 u,\, |g| + \text{eps}), \quad
+        p \leftarrow p - \frac{\text{lr}}{1-\beta_1^t}\, \frac{m}{u}
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adamax``; float32,
+            float64, bfloat16, float16 or complex, any shape, on the CPU.
+        lr: learning rate; a float or a 1-element tensor (default: 2e-3).
+        betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
+        eps: added to the gradient's magnitude (default: 1e-8).
+        weight_decay: L2 penalty, added to the gradient (default: 0).
+        maximize: ascends instead.
+        foreach: accepted and without effect, as every step is fused.
+        capturable, differentiable: not supported.
+        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+
+    Example:
+        >>> optimizer = fastopt.Adamax(model.parameters(), lr=2e-3)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Kingma and Ba, arXiv 1412.6980, section 7.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            capturable=capturable,
+        )
+        self._extend(common)
+
+    def _update(self, group: Group) -> Update:
+        return _ADAMAX
+
+    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+        beta1, beta2 = group["betas"]
+        return {
+            "one_minus_beta1": 1.0 - beta1,
+            "beta2": beta2,
+            "step_size": float(group["lr"]) / (1.0 - beta1**t),
+            "eps": group["eps"],
+        }

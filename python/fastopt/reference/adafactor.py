@@ -1,0 +1,115 @@
+"""Adafactor (arXiv 1804.04235)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .half import Array
+from .math import lerp, minimum
+from .pipeline import rule
+from .reductions import by_lanes, in_order, partials
+
+TILE_ROWS, TILE_COLUMNS = 64, 256
+
+
+def _inverse_root(second_moment: Array) -> Array:
+    root: Array = second_moment.dtype.type(1) / np.sqrt(second_moment)
+    return root
+
+
+def _squares(values: Array) -> Array:
+    wide = values.astype(np.float64)
+    return wide * wide
+
+
+def _step_size(param_squares: Array, update_squares: Array, n: int, rho: float, eps2: float, d: float) -> float:
+    """alpha / max(1, RMS(update) / d)."""
+    rms_param = math.sqrt(in_order(param_squares, 0) / n)
+    clipping = math.sqrt(in_order(update_squares, 0) / n) / d
+    # Either is NaN where its sum is.
+    alpha = (rms_param if not rms_param < eps2 else eps2) * rho
+    return alpha / (clipping if not clipping < 1.0 else 1.0)
+
+
+@rule("adafactor", decays=True)
+def adafactor(
+    param: Array,
+    grad: Array,
+    variance: Array,
+    *,
+    one_minus_beta2: Any,
+    rho: Any,
+    limit: Any,
+    eps1: Any,
+    eps2: Any,
+    d: Any,
+    exact: dict[str, float],
+    decay: Any,
+) -> tuple[Array, ...]:
+    """``rho`` is min(lr, 1 / sqrt(t)), ``limit`` is 1 / eps1; ``exact`` has the scalars unrounded."""
+    variance = lerp(variance, grad * grad, one_minus_beta2)
+    update = grad * minimum(_inverse_root(variance), limit)
+    step = _step_size(
+        partials(_squares(param)), partials(_squares(update)), param.size, exact["rho"], exact["eps2"], exact["d"]
+    )
+    return param * decay - param.dtype.type(step) * update, variance
+
+
+def _tiled(matrices: Array) -> Array:
+    """[count, rows, columns] as [count, down, TILE_ROWS, across, TILE_COLUMNS], with zeros where there is nothing."""
+    count, rows, columns = matrices.shape
+    padded = np.pad(matrices, ((0, 0), (0, -rows % TILE_ROWS), (0, -columns % TILE_COLUMNS)))
+    return padded.reshape(count, padded.shape[1] // TILE_ROWS, TILE_ROWS, -1, TILE_COLUMNS)
+
+
+def _tile_sums(matrices: Array) -> Array:
+    """Of every tile, row after row through the same lanes; in the order of the tiles."""
+    tiles = _tiled(matrices).transpose(0, 1, 3, 2, 4)
+    return by_lanes(tiles.reshape(-1, TILE_ROWS * TILE_COLUMNS))
+
+
+@rule("adafactor_factored", decays=True, factored=True)
+def adafactor_factored(
+    param: Array,
+    grad: Array,
+    row_var: Array,
+    col_var: Array,
+    *,
+    one_minus_beta2: Any,
+    rho: Any,
+    limit: Any,
+    eps1: Any,
+    eps2: Any,
+    d: Any,
+    exact: dict[str, float],
+    decay: Any,
+    shape: tuple[int, int, int],
+) -> tuple[Array, ...]:
+    """``shape`` is (matrices, rows, columns)."""
+    T = param.dtype.type
+    count, rows, columns = shape
+    squares = _squares(grad).reshape(shape)
+    tiled = _tiled(squares)
+    row_sums = in_order(by_lanes(tiled), 3).reshape(count, -1)[:, :rows]
+    column_sums = in_order(in_order(tiled, 2), 1).reshape(count, -1)[:, :columns]
+    row_var = lerp(row_var.reshape(count, rows), (row_sums / columns).astype(T), one_minus_beta2)
+    col_var = lerp(col_var.reshape(count, columns), (column_sums / rows).astype(T), one_minus_beta2)
+
+    mean = (in_order(row_var.astype(np.float64), 1) / rows).astype(T)
+    mean = np.where((mean > eps1) | np.isnan(mean), mean, eps1)
+    row_factors = _inverse_root(row_var / mean[:, None])
+    column_factors = _inverse_root(col_var)
+    inverse = row_factors[:, :, None] * column_factors[:, None, :]
+    update = grad.reshape(shape) * minimum(inverse, limit)
+    step = _step_size(
+        _tile_sums(_squares(param).reshape(shape)),
+        _tile_sums(_squares(update)),
+        param.size,
+        exact["rho"],
+        exact["eps2"],
+        exact["d"],
+    )
+    return param * decay - T(step) * update.reshape(-1), row_var.reshape(-1), col_var.reshape(-1)

@@ -1,0 +1,72 @@
+"""Sums of one fixed shape, in float64: chunks of 16384 elements, in a chunk 32 lanes, element i in lane
+i % 32; the lanes are merged halves onto halves, the chunks in their order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .half import Array
+from .power import power
+
+CHUNK = 16384
+LANES = 32
+
+
+def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
+    """Joined one after the other (``np.sum`` would go pairwise)."""
+    if values.shape[axis] == 0:
+        return np.zeros(np.delete(values.shape, axis))
+    last: Array = join.accumulate(values, axis=axis).take(-1, axis=axis)
+    return last
+
+
+def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
+    """Joins the last axis by lanes."""
+    missing = -values.shape[-1] % LANES
+    padded = np.concatenate([values, np.full((*values.shape[:-1], missing), start)], axis=-1)
+    lanes = in_order(padded.reshape(*values.shape[:-1], -1, LANES), -2, join)
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = join(lanes[..., :half], lanes[..., half:])
+    merged: Array = lanes[..., 0]
+    return merged
+
+
+def partials(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
+    """One per chunk of a flat array."""
+    padded = np.concatenate([values, np.full(-values.size % CHUNK, start)])
+    return by_lanes(padded.reshape(-1, CHUNK), join, start)
+
+
+def _terms(reduction: str, values: Array, exponent: float) -> Array:
+    wide = values.astype(np.float64)
+    terms: Array = np.abs(wide)
+    if reduction == "squares":
+        terms = wide * wide
+    if reduction == "nonzeros":
+        terms = (wide != 0).astype(np.float64)
+    if reduction == "powers":
+        terms = power(terms, exponent)
+    return terms
+
+
+_JOINS: dict[str, tuple[np.ufunc, float]] = {
+    "squares": (np.add, 0.0),
+    "magnitudes": (np.add, 0.0),
+    "nonzeros": (np.add, 0.0),
+    "powers": (np.add, 0.0),
+    "largest": (np.maximum, 0.0),
+    "smallest": (np.minimum, np.inf),
+}
+
+
+def reduce(reduction: str, arrays: list[Array], exponent: float) -> float:
+    """A sum, or the like, over the elements of all flat arrays."""
+    join, start = _JOINS[reduction]
+    with np.errstate(all="ignore"):
+        parts: list[Any] = [np.array([start])]
+        parts += [partials(_terms(reduction, values, exponent), join, start) for values in arrays if values.size]
+        return float(in_order(np.concatenate(parts), 0, join))

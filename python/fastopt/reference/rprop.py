@@ -1,0 +1,30 @@
+"""Rprop (Riedmiller and Braun, 1993)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .half import Array
+from .math import clamp, sign
+from .pipeline import rule
+
+
+@rule("rprop")
+def rprop(
+    param: Array,
+    grad: Array,
+    prev: Array,
+    step_size: Array,
+    *,
+    eta_minus: Any,
+    eta_plus: Any,
+    step_size_min: Any,
+    step_size_max: Any,
+) -> tuple[Array, ...]:
+    agreement = grad * prev
+    factor = np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, param.dtype.type(1)))
+    step_size = clamp(step_size * factor, step_size_min, step_size_max)
+    prev = np.where(agreement < 0, param.dtype.type(0), grad)
+    return param - sign(prev) * step_size, prev, step_size

@@ -1,0 +1,108 @@
+"""What torch has no optimizer for, restated in NumPy from the papers, in the parameter's own precision."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).numpy().copy()
+
+
+def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
+    real = torch.from_numpy(np.asarray(array, dtype=_array(like).dtype))
+    return torch.view_as_complex(real) if like.is_complex() else real
+
+
+class Paper(torch.optim.Optimizer):
+    """A torch optimizer around one function of NumPy arrays."""
+
+    options: ClassVar[dict[str, Any]]
+    counts = True  # has a 'step' in its state
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        options.pop("foreach", None)
+        super().__init__(params, {**self.options, **options})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.param_groups[-1]["base_lr"] = float(self.param_groups[-1]["lr"])  # AdaBound's
+
+    def update(self, p: Any, g: Any, state: dict[str, Any], t: float, group: dict[str, Any]) -> Any:
+        """Returns the new parameter; keeps arrays in ``state``."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                p, g = _array(param), _array(param.grad)
+                t = float(state.pop("step", 0)) + 1
+                arrays = {key: _array(value) for key, value in state.items()}
+                arrays = arrays or {key: np.zeros_like(p) for key in self.keys(group)}
+                param.copy_(_tensor(self.update(p, -g if group["maximize"] else g, arrays, t, group), param))
+                for key, array in arrays.items():
+                    state[key] = torch.empty_like(param).copy_(_tensor(array, param))
+                if self.counts:
+                    state["step"] = torch.tensor(t)
+
+    def keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
+class AdaBound(Paper):
+    """Algorithm 2 of Luo et al. 2019, with bias correction as in its authors' code (eps uncorrected)."""
+
+    options: ClassVar = dict(
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        final_lr=0.1,
+        gamma=1e-3,
+        eps=1e-8,
+        weight_decay=0,
+        amsbound=False,
+        maximize=False,
+        decoupled_weight_decay=False,
+    )
+
+    def keys(self, group):
+        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + group["amsbound"]]
+
+    def update(self, p, g, state, t, group):
+        lr, (beta1, beta2), gamma = float(group["lr"]), group["betas"], group["gamma"]
+        if group["decoupled_weight_decay"]:
+            p = p * (1 - lr * group["weight_decay"])
+        else:
+            g = g + group["weight_decay"] * p
+        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
+        v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
+        if group["amsbound"]:
+            v = state["max_exp_avg_sq"] = np.maximum(state["max_exp_avg_sq"], v)
+        final_lr = group["final_lr"] * lr / group["base_lr"]
+        lower = final_lr * (1 - 1 / (gamma * t + 1))
+        upper = final_lr * (1 + 1 / (gamma * t))
+        step_size = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        return p - np.clip(step_size / (np.sqrt(v) + group["eps"]), lower, upper) * m
+
+
+class Lion(Paper):
+    """Program 1 of arXiv 2302.06675."""
+
+    counts = False
+    options: ClassVar = dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False)
+
+    def keys(self, group):
+        return ("exp_avg",)
+
+    def update(self, p, g, state, t, group):
+        beta1, beta2 = group["betas"]
+        update = np.sign(beta1 * state["exp_avg"] + (1 - beta1) * g)
+        state["exp_avg"] = beta2 * state["exp_avg"] + (1 - beta2) * g
+        return p - float(group["lr"]) * (update + group["weight_decay"] * p)
