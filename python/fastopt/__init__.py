@@ -7,6 +7,7 @@ state and checkpoints. ``fastopt.info()`` tells what runs underneath.
 from . import optim
 from ._runtime import info
 from ._version import __version__
+from .clip_grad import clip_grad_norm_, clip_grad_value_, get_total_norm
 from .optim import (
     ASGD,
     SGD,
@@ -18,10 +19,14 @@ from .optim import (
     Adamax,
     AdamW,
     Lion,
+    Lookahead,
     NAdam,
     RAdam,
     RMSprop,
     Rprop,
+    from_torch,
+    param_groups,
+    switch,
 )
 
 __all__ = [
@@ -35,11 +40,18 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Lookahead",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
     "__version__",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "from_torch",
+    "get_total_norm",
     "info",
     "optim",
+    "param_groups",
+    "switch",
 ]

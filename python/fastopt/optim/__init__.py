@@ -9,7 +9,10 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .asgd import ASGD
+from .convert import from_torch, switch
+from .groups import param_groups
 from .lion import Lion
+from .lookahead import Lookahead
 from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -30,8 +33,12 @@ __all__ = [
     "Adamax",
     "Common",
     "Lion",
+    "Lookahead",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "from_torch",
+    "param_groups",
+    "switch",
 ]

@@ -61,7 +61,7 @@ class Common(TypedDict, total=False):
 _COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
 
 
-def _hooked(func: Step) -> Step:
+def hooked(func: Step) -> Step:
     """torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step
     itself: here its wrapper runs only while somebody hooks or profiles. A compiled step runs eagerly.
     """
@@ -84,6 +84,12 @@ def _hooked(func: Step) -> Step:
 
     step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it once more
     return cast(Step, step)
+
+
+def torch_class(cls: type[Optimizer]) -> Any:
+    """The class of torch.optim that one of ours stands for, or None."""
+    found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim.") and base is not Optimizer]
+    return found[0] if found and cls not in found else None
 
 
 class FusedOptimizer(Optimizer):
@@ -119,6 +125,20 @@ class FusedOptimizer(Optimizer):
         """
         raise NotImplementedError
 
+    def to_torch(self) -> Optimizer:
+        """The torch.optim equivalent: the way back from :func:`fastopt.from_torch`.
+
+        Parameters and states are shared, not copied; states kept in float32 by ``state_dtype`` are rounded
+        to their parameter's type.
+
+        Raises:
+            TypeError: torch has no such optimizer.
+            ValueError: an option is set that torch's does not have.
+        """
+        from .convert import to_torch
+
+        return to_torch(self)
+
     def _parts(self, group: Group) -> list[Part]:
         return [Part(self._update(group), functools.partial(self._scalars, group))]
 
@@ -128,6 +148,10 @@ class FusedOptimizer(Optimizer):
     def _sparse(self, group: Group) -> str | None:
         """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
         return None
+
+    def _max_norm(self, group: Group) -> float | None:
+        max_grad_norm = group.get("max_grad_norm")
+        return None if max_grad_norm is None else float(max_grad_norm)
 
     def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
         weight_decay = float(group.get("weight_decay", 0.0))
@@ -197,7 +221,7 @@ class FusedOptimizer(Optimizer):
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
         return None if self._grad_norm is None else torch.tensor(self._grad_norm, dtype=torch.float32)
 
-    @_hooked
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs a single optimization step.
 
@@ -243,9 +267,9 @@ class FusedOptimizer(Optimizer):
         for g, group in enumerate(self.param_groups):
             self._check_flags(group)
             prologue = self._prologue(group, loss_scale)
-            max_grad_norm = group.get("max_grad_norm")
+            max_grad_norm = self._max_norm(group)
             clips |= max_grad_norm is not None
-            max_norm = -1.0 if max_grad_norm is None else float(max_grad_norm)
+            max_norm = -1.0 if max_grad_norm is None else max_grad_norm
             params = group["params"]
             if not isinstance(params, list):
                 params = list(params)

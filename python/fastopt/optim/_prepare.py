@@ -49,6 +49,8 @@ class Preparation:
         if grad is not None and grad.is_sparse:
             self._add_rows(owner, param, grad, name, group, update)
             return
+        if hasattr(owner, "to_local") and self._optimizer._max_norm(group) is not None:
+            raise RuntimeError(f"{name} is a DTensor, whose norm this process cannot know: no max_grad_norm")
         layout = dense_layout(param, contiguous=update.factored)
         dense = self._stand_ins.take(param, layout, name, written=True)
         self._views |= dense is not param

@@ -1,0 +1,190 @@
+"""Gradient clipping, as in ``torch.nn.utils``: deterministic, and exact where torch rounds to half types."""
+
+from __future__ import annotations
+
+import math
+import types
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _runtime
+from .optim._dense import StandIns, dense_layout, plain
+from .reference.power import power
+
+_CLIP = ("clip", (), False, ())  # an update of the gradients themselves
+_OFF = {
+    "loss_scale": 1.0,
+    "grad_factor": 1.0,
+    "max_grad_value": math.inf,
+    "weight_decay": 0.0,
+    "l1": 0.0,
+    "decay": 1.0,
+}
+_REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
+
+
+class _Gradients:
+    """Tensors gathered for the engine; what is not dense through stand-ins."""
+
+    def __init__(self, tensors: list[Tensor], *, written: bool, **prologue: float) -> None:
+        self._tensors = tensors
+        self._stand_ins = StandIns()
+        self.batch = _runtime.Batch()
+        rest = self.batch.take(_CLIP, {**_OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
+        for i in rest:
+            tensor, name = tensors[i], self._name(tensors[i])
+            if hasattr(tensor, "to_local"):
+                raise RuntimeError(f"{name} is a DTensor, of which this process has a part only; clip with torch's")
+            tensor = plain(tensor, name)
+            dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
+            self.batch.add(tensors[i], dense, None, (), None, (), 1)
+
+    def _name(self, tensor: Tensor) -> str:
+        i = next(i for i, other in enumerate(self._tensors) if other is tensor)
+        return f"gradient {i} (shape {tuple(tensor.shape)})"
+
+    def write(self) -> None:
+        conflict = self.batch.settle()
+        if conflict is not None:
+            one, _, other, _ = conflict
+            raise RuntimeError(f"{self._name(one)} shares memory with {self._name(other)}")
+        self.batch.run(torch.get_num_threads())
+        self._stand_ins.write_back()
+
+
+def _norm(tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool) -> float:
+    norm = _finite_or_not(tensors, norm_type) if tensors else 0.0
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    return norm
+
+
+def _as_tensor(norm: float, tensors: list[Tensor]) -> Tensor:
+    wide = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+    return torch.tensor(norm, dtype=torch.float64 if wide else torch.float32)
+
+
+def _finite_or_not(tensors: list[Tensor], norm_type: float) -> float:
+    if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
+        counts = [_Gradients([t], written=False).batch.measure("nonzeros", 0.0, 1) for t in tensors]
+        return float(sum(count > 0 for count in counts))
+    if norm_type != 2:
+        tensors = [t.abs() if t.is_complex() else t for t in tensors]
+    reduction = _REDUCTIONS.get(norm_type, "powers")
+    total = _Gradients(tensors, written=False).batch.measure(reduction, norm_type, torch.get_num_threads())
+    if reduction == "squares":
+        return math.sqrt(total)
+    if reduction == "powers":
+        with np.errstate(all="ignore"):
+            return float(power(np.array([total]), 1.0 / norm_type)[0])
+    return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@torch.no_grad()
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The norm of all tensors as one vector, as ``torch.nn.utils.get_total_norm``.
+
+    Sums are float64 and of a fixed order: the result does not depend on threads or instruction set, and
+    squares do not overflow. Where torch returns the norm of bfloat16 or float16 tensors in their own type,
+    with 2 or 3 digits and a largest value of 65504, this is float32.
+
+    Args:
+        tensors: a tensor or an iterable of them; float32, float64, bfloat16, float16 or complex, any shape
+            and layout, on the CPU.
+        norm_type: any number, ``inf`` and ``-inf`` included (default: 2).
+        error_if_nonfinite: an infinite or NaN norm is an error (default: False).
+        foreach: accepted and without effect.
+
+    Returns:
+        A 0-dim float64 tensor where a tensor is float64, otherwise float32.
+
+    Raises:
+        RuntimeError: a tensor is sparse, distributed or not on the CPU; or the norm is not finite and
+            ``error_if_nonfinite``.
+    """
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    return _as_tensor(_norm(tensors, float(norm_type), error_if_nonfinite), tensors)
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(parameters, Tensor):
+        parameters = [parameters]
+    generator = isinstance(parameters, types.GeneratorType)
+    listed = list(parameters)
+    if generator and not listed:
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=4)
+    return [p.grad for p in listed if p.grad is not None]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Scales gradients in place by ``max_norm / (norm + 1e-6)`` where that is below 1, as
+    ``torch.nn.utils.clip_grad_norm_``. Every optimizer does the same on the way, without writing the gradients,
+    with ``max_grad_norm=``.
+
+    Args:
+        parameters: a tensor or an iterable of them, whose ``grad`` is clipped.
+        max_norm: the largest norm, not negative.
+        norm_type, error_if_nonfinite, foreach: see :func:`get_total_norm`.
+
+    Returns:
+        The norm of all gradients before clipping; see :func:`get_total_norm`.
+
+    Raises:
+        ValueError: ``max_norm`` is negative or NaN.
+        RuntimeError: see :func:`get_total_norm`; nothing has been written then.
+    """
+    max_norm = float(max_norm)
+    if not max_norm >= 0:
+        raise ValueError(f"Invalid max_norm value: {max_norm}")
+    grads = _gradients(parameters)
+    norm = _norm(grads, float(norm_type), error_if_nonfinite)
+    coefficient = max_norm / (norm + 1e-6)
+    if grads and not coefficient >= 1:  # NaN passes
+        _Gradients(grads, written=True, grad_factor=coefficient).write()
+    return _as_tensor(norm, grads)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@torch.no_grad()
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """Clamps gradients in place to plus or minus ``clip_value``, as ``torch.nn.utils.clip_grad_value_``.
+
+    Args:
+        parameters: a tensor or an iterable of them, whose ``grad`` is clamped.
+        clip_value: the largest magnitude, not negative. NaN gradients stay NaN.
+        foreach: accepted and without effect.
+
+    Raises:
+        ValueError: ``clip_value`` is negative or NaN.
+        RuntimeError: a gradient is complex, sparse, distributed or not on the CPU; nothing has been written then.
+    """
+    clip_value = float(clip_value)
+    if not clip_value >= 0:
+        raise ValueError(f"Invalid clip_value value: {clip_value}")
+    grads = _gradients(parameters)
+    if any(grad.is_complex() for grad in grads):
+        raise RuntimeError("clamp is not supported for complex types")
+    if grads:
+        _Gradients(grads, written=True, max_grad_value=clip_value).write()

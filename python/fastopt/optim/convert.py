@@ -1,0 +1,145 @@
+"""From torch's optimizers to ours, back, and from one of ours to another in the middle of training."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._fused import Common, FusedOptimizer, Group, torch_class
+
+Fused = TypeVar("Fused", bound=FusedOptimizer)
+
+# What means the same to every optimizer.
+_KEPT = ("params", "param_names", "weight_decay", "maximize", "foreach", "fused", *Common.__annotations__)
+
+
+def from_torch(optimizer: Optimizer) -> FusedOptimizer:
+    """The fastopt equivalent of a torch optimizer, in the middle of training or before it.
+
+    Parameters and states are shared, not copied: do not step the old one any more. Groups keep all
+    their options, ``initial_lr`` included, so that a scheduler can be resumed; hooks and schedulers
+    belong to the old optimizer and are to be made anew.
+
+    Args:
+        optimizer: of exactly a class of torch.optim that fastopt has.
+
+    Raises:
+        TypeError: fastopt has no equivalent of its class.
+        RuntimeError: it uses ``capturable=True`` or ``differentiable=True``.
+
+    Example:
+        >>> optimizer = fastopt.from_torch(optimizer)
+    """
+    from . import ALL
+
+    found = [cls for cls in ALL if torch_class(cls) is type(optimizer)]
+    if not found:
+        raise TypeError(f"fastopt has no equivalent of {type(optimizer).__module__}.{type(optimizer).__qualname__}")
+    ours = _rebuilt(found[0], optimizer, dropped=())
+    for group in ours.param_groups:
+        ours._check_group(group)
+    for param, state in optimizer.state.items():
+        ours.state[param] = dict(state)
+    return ours  # type: ignore[no-any-return]
+
+
+def to_torch(optimizer: FusedOptimizer) -> Optimizer:
+    """See :meth:`FusedOptimizer.to_torch`."""
+    cls = torch_class(type(optimizer))
+    if cls is None:
+        raise TypeError(f"torch has no {type(optimizer).__name__}")
+    known = set(cls([torch.empty(0)]).defaults)
+    own = [key for key in optimizer.defaults if key not in known]
+    for group in optimizer.param_groups:
+        for key in own:
+            if group.get(key):
+                raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
+    theirs = _rebuilt(cls, optimizer, dropped=own)
+    for param, state in optimizer.state.items():
+        theirs.state[param] = {key: _in_torchs_type(key, value, param) for key, value in state.items()}
+    return theirs  # type: ignore[no-any-return]
+
+
+def _rebuilt(cls: Any, optimizer: Optimizer, dropped: Any) -> Any:
+    """Another optimizer for the same groups, which are copied but for some options."""
+    other = cls([{"params": list(group["params"])} for group in optimizer.param_groups])
+    other.defaults.update({key: value for key, value in optimizer.defaults.items() if key not in dropped})
+    for new, old in zip(other.param_groups, optimizer.param_groups, strict=True):
+        new.update({key: value for key, value in old.items() if key not in ("params", *dropped)})
+    return other
+
+
+def _in_torchs_type(key: str, value: Any, param: Tensor) -> Any:
+    """torch's kernels want states in their parameter's type, and count in float32."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() != param.dim():
+        return value
+    return value if key in ("step", "mu_product", "eta", "mu") else value.to(param.dtype)
+
+
+def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, **options: Any) -> Fused:
+    """Turns an optimizer into one of another class, in place, in the middle of training.
+
+    The object stays the same, so schedulers, GradScalers and hooks go on. Every group keeps its parameters,
+    ``weight_decay``, ``maximize`` and the common options (``l1``, ``max_grad_norm``, ...) unless they are given
+    here, and its learning rate's ratio to the first group's; other options are those given or the defaults
+    of ``cls``. States start anew.
+
+    A scheduler that goes on from the current learning rate (StepLR, CosineAnnealingLR, ExponentialLR, ...) goes on
+    from ``lr``. One that starts from its base rates (LambdaLR, OneCycleLR) is told of the new ones by
+    ``scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]``.
+
+    Args:
+        optimizer: one of fastopt's; of a Lookahead, its ``optimizer``.
+        cls: the class it becomes.
+        lr: the learning rate of the first group from now on.
+        options: other arguments of ``cls``.
+
+    Returns:
+        The same object.
+
+    Raises:
+        TypeError: ``optimizer`` or ``cls`` is not fastopt's, or ``cls`` has no such option.
+        ValueError: an option is out of range. Nothing has changed then.
+
+    Example:
+        >>> fastopt.switch(optimizer, fastopt.SGD, lr=0.05, momentum=0.9)  # was Adam
+    """
+    from . import ALL
+
+    if type(optimizer) not in ALL:
+        raise TypeError(f"{type(optimizer).__name__} is not one of fastopt's optimizers")
+    if cls not in ALL:
+        raise TypeError(f"{getattr(cls, '__name__', cls)} is not one of fastopt's optimizers")
+    defaults = cls([torch.empty(0)], lr=lr, **options).defaults  # type: ignore[call-arg]
+    groups = [_switched(group, optimizer.param_groups[0], defaults, lr, options) for group in optimizer.param_groups]
+    probe = cls([torch.empty(0)], lr=lr, **options)  # type: ignore[call-arg]
+    for group in groups:
+        probe._check_group(group)
+
+    optimizer.__class__ = cls
+    optimizer.defaults = defaults
+    optimizer.state.clear()
+    for group, new in zip(optimizer.param_groups, groups, strict=True):
+        group.clear()
+        group.update(new)
+    optimizer._patch_step_function()  # the class's name in profiles
+    return optimizer  # type: ignore[return-value]
+
+
+def _switched(group: Group, first: Group, defaults: Group, lr: Any, options: Group) -> Group:
+    def base(of: Group) -> float:
+        return float(of["initial_lr"] if "initial_lr" in of else of["lr"])
+
+    ratio = base(group) / base(first) if base(first) else 1.0
+    kept = {key: group[key] for key in _KEPT if key in group and (key in defaults or key.startswith("param"))}
+    new = {**defaults, **kept, **options}
+    new["lr"] = lr if ratio == 1.0 else float(lr) * ratio
+    if "initial_lr" in group:
+        now = float(group["lr"])
+        new["initial_lr"] = float(new["lr"]) * (base(group) / now if now else 1.0)
+    if "final_lr" in defaults:
+        new["base_lr"] = float(new["lr"])  # AdaBound's
+    return new

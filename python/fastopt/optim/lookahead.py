@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import _runtime
+from ._checks import check_range
+from ._fused import FusedOptimizer, Group, Update, hooked
+
+_SYNC = Update("lookahead", ("slow_param",), counts=False, reads_grad=False)
+
+
+class Lookahead(FusedOptimizer):
+    r"""Lookahead around any optimizer: slow weights that follow the fast ones every ``k`` steps.
+
+    .. math::
+        \phi \leftarrow \phi + \alpha\, (p - \phi), \qquad p \leftarrow \phi
+        \qquad\text{after every } k \text{ steps of the inner optimizer}
+
+    The slow weights :math:`\phi` start as what the parameters are at the first step. Parameter groups are those of
+    the inner optimizer, so schedulers and ``zero_grad`` may be given either of the two. GradScaler's
+    contract holds if it does for the inner optimizer; a step skipped because of an inf is not counted.
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``, of fastopt or not. Step through the Lookahead from then on.
+        k: inner steps per slow one (default: 5).
+        alpha: how far the slow weights go, in [0, 1] (default: 0.5).
+        state_dtype: ``torch.float32`` keeps the slow weights of bfloat16 and float16 parameters in float32;
+            None takes the group's ``state_dtype``, if it has one (default: None).
+
+    Raises:
+        TypeError: ``optimizer`` is not an optimizer.
+        ValueError: ``k`` or ``alpha`` is out of range.
+
+    Example:
+        >>> optimizer = fastopt.Lookahead(fastopt.AdamW(model.parameters(), lr=1e-3), k=5, alpha=0.5)
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    Reference: Zhang et al., *Lookahead Optimizer: k steps forward, 1 step back*, arXiv 1907.08610.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5, *, state_dtype: torch.dtype | None = None
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"Lookahead goes around an optimizer, not a {type(optimizer).__name__}")
+        if k < 1 or k != int(k):
+            raise ValueError(f"Invalid k value: {k}")
+        check_range("alpha value", alpha)
+        if alpha > 1:
+            raise ValueError(f"Invalid alpha value: {alpha}")
+        if state_dtype not in (None, torch.float32):
+            raise ValueError(f"Invalid state_dtype: {state_dtype}, not None or torch.float32")
+        self.optimizer = optimizer
+        self.k, self.alpha, self.steps, self.state_dtype = int(k), alpha, 0, state_dtype
+        self._remembered = 0
+        self._building = True
+        Optimizer.__init__(self, [{"params": group["params"]} for group in optimizer.param_groups], {})
+        del self._building
+        self._share()
+
+    def _share(self) -> None:
+        """One list of groups for both optimizers."""
+        self.param_groups = self.optimizer.param_groups
+        self.defaults = self.optimizer.defaults
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
+        return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The inner optimizer's."""
+        return getattr(self.optimizer, "grad_norm", None)
+
+    def add_param_group(self, param_group: Group) -> None:
+        if "_building" in self.__dict__:
+            Optimizer.add_param_group(self, param_group)
+        else:
+            self.optimizer.add_param_group(param_group)
+
+    def _check_group(self, group: Group) -> None:
+        """The groups are the inner optimizer's affair."""
+
+    def _check_flags(self, group: Group) -> None:
+        """As are their flags."""
+
+    def _update(self, group: Group) -> Update:
+        return _SYNC
+
+    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+        return {"alpha": self.alpha}
+
+    def _max_norm(self, group: Group) -> float | None:
+        return None
+
+    def _state_type(self, param: Tensor, group: Group) -> torch.dtype:
+        if self.state_dtype is not None:
+            return torch.promote_types(param.dtype, self.state_dtype)
+        return super()._state_type(param, group)
+
+    def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
+        return super()._new_state(param, group, key).copy_(param)
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Slow weights for parameters that have none, before they are first updated."""
+        count = sum(len(group["params"]) for group in self.param_groups)
+        if count == self._remembered:
+            return
+        for group in self.param_groups:
+            for param in group["params"]:
+                if not self.state.get(param):
+                    self.state[param] = {"slow_param": self._new_state(param, group, "slow_param")}
+        self._remembered = count
+
+    @hooked
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Performs a step of the inner optimizer and, every ``k`` of them, one of the slow weights.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Returns:
+            What the inner optimizer returned.
+
+        Raises:
+            RuntimeError: as the inner optimizer; or a slow weight cannot be updated.
+        """
+        self._remember()
+        scaling = {key: getattr(self, key) for key in ("grad_scale", "found_inf") if key in self.__dict__}
+        for key, value in scaling.items():
+            setattr(self.optimizer, key, value)
+        try:
+            loss = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
+        finally:
+            for key in scaling:
+                delattr(self.optimizer, key)
+        found_inf = scaling.get("found_inf")
+        if found_inf is not None and found_inf.item() != 0:
+            return loss
+        self.steps += 1
+        if self.steps % self.k == 0:
+            self._run(_runtime.Batch(), 1.0)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's under ``"optimizer"``; the slow weights, and ``k``, ``alpha`` and ``steps``."""
+        own = {"k": self.k, "alpha": self.alpha, "steps": self.steps}
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict(), "lookahead": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew."""
+        if "lookahead" not in state_dict:
+            self.optimizer.load_state_dict(state_dict)
+            self.state.clear()
+            self.steps = self._remembered = 0
+        else:
+            self.optimizer.load_state_dict(state_dict["optimizer"])
+            super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+            self.__dict__.update(state_dict["lookahead"])
+            self._remembered = 0
+        self._share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("optimizer", "k", "alpha", "steps", "state_dtype", "_remembered")
+        return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Optimizer.__setstate__(self, state)
