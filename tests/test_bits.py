@@ -11,7 +11,6 @@ from support import (
     ISAS,
     SIZES,
     Guarded,
-    assert_same_bits,
     assert_same_step,
     running,
     some_values,
@@ -155,15 +154,3 @@ def test_float32_states_of_half_parameters(dtype: torch.dtype, isa: str) -> None
     with running("native", isa):
         ours, params = run()
     assert_same_step(ours, params, reference, expected)
-
-
-def test_complex_is_two_reals() -> None:
-    values = some_values((33, 2), torch.float32, seed=0)
-    real, imaginary = values.clone().requires_grad_(), torch.view_as_complex(values.clone()).requires_grad_()
-    one, other = fastopt.Adam([real], lr=0.1), fastopt.Adam([imaginary], lr=0.1)
-    for step in range(3):
-        real.grad = some_values((33, 2), torch.float32, seed=step)
-        imaginary.grad = torch.view_as_complex(real.grad.clone())
-        one.step()
-        other.step()
-    assert_same_bits(torch.view_as_real(imaginary.detach()), real.detach())

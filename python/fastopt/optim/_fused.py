@@ -88,7 +88,7 @@ def hooked(func: Step) -> Step:
 
 def torch_class(cls: type[Optimizer]) -> Any:
     """The class of torch.optim that one of ours stands for, or None."""
-    found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim.") and base is not Optimizer]
+    found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim") and base is not Optimizer]
     return found[0] if found and cls not in found else None
 
 

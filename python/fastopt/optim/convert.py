@@ -55,11 +55,14 @@ def to_torch(optimizer: FusedOptimizer) -> Optimizer:
     own = [key for key in optimizer.defaults if key not in known]
     for group in optimizer.param_groups:
         for key in own:
-            if group.get(key):
+            if key != "state_dtype" and group.get(key):
                 raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
     theirs = _rebuilt(cls, optimizer, dropped=own)
     for param, state in optimizer.state.items():
-        theirs.state[param] = {key: _in_torchs_type(key, value, param) for key, value in state.items()}
+        theirs.state[param] = {
+            key: value if key == "step" or key in optimizer._carried else _in_type_of(param, value)
+            for key, value in state.items()
+        }
     return theirs  # type: ignore[no-any-return]
 
 
@@ -72,11 +75,9 @@ def _rebuilt(cls: Any, optimizer: Optimizer, dropped: Any) -> Any:
     return other
 
 
-def _in_torchs_type(key: str, value: Any, param: Tensor) -> Any:
-    """torch's kernels want states in their parameter's type, and count in float32."""
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() != param.dim():
-        return value
-    return value if key in ("step", "mu_product", "eta", "mu") else value.to(param.dtype)
+def _in_type_of(param: Tensor, value: Any) -> Any:
+    """torch's kernels want states in their parameter's type."""
+    return value.to(param.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, **options: Any) -> Fused:
