@@ -19,8 +19,15 @@ from rich.table import Table
 
 import fastopt
 
-from .cases import CASES
+from .cases import CASES, Case
 from .measure import Result, measure
+from .stream import Stream
+
+LEGEND = """\
+x torch best: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, \
+foreach=True, for-loop (foreach=False), fused=True. Where torch has none, a package is named.
+x torch default: beside what a user gets without flags.
+x stream: beside a loop that only reads and writes the same arrays; 1 is the speed of memory."""
 
 
 def _cpu() -> str:
@@ -32,9 +39,28 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _ratio(result: Result, peer: str) -> str:
+def _ratio(result: Result, peer: str | None) -> str:
+    if peer not in result.rounds:
+        return "-"
     middle, low, high = result.ratio(peer)
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _best(case: Case, result: Result) -> str | None:
+    """The fastest peer, by its median."""
+    return min(case.peers, key=result.seconds, default=None)
+
+
+def _row(case: Case, result: Result) -> list[str]:
+    seconds, best = result.seconds("fastopt"), _best(case, result)
+    return [
+        case.name,
+        f"{seconds * 1e6:.1f}",
+        f"{case.bytes / seconds / 1e9:.1f}",
+        f"{_ratio(result, best)} {(best or '').removeprefix('torch ')}".strip(),
+        _ratio(result, "torch default"),
+        _ratio(result, "stream"),
+    ]
 
 
 def main() -> None:
@@ -50,29 +76,34 @@ def main() -> None:
     if not cases:
         parser.error(f"no case has '{options.only}' in its name: {', '.join(c.name for c in CASES)}")
 
+    notes = [f"{case.name}: no peer, as {case.rival} is not installed" for case in cases if not case.peers]
+    stream = None
+    try:
+        stream = Stream(options.threads)
+    except RuntimeError as error:
+        notes.append(f"x stream was not measured: {error}")
+
     info = fastopt.info()
     table = Table(title=f"{_cpu()}, {options.threads} threads, {info['in_use']['isa']}, torch {torch.__version__}")
     table.add_column("", no_wrap=True)
-    for column in ("us/step", "GB/s", "x torch fused", "x torch default"):
+    for column in ("us/step", "GB/s", "x torch best", "x torch default", "x stream"):
         table.add_column(column, justify="right", no_wrap=True)
     figures: list[dict[str, Any]] = []
-    console = Console(width=max(100, Console().width))
+    seconds, min_rounds = (0.2, 3) if options.quick else (options.seconds, 7)
+    console = Console(width=max(150, Console().width))
     with Progress(console=console, transient=True) as progress:
         for case in progress.track(cases, description="measuring"):
-            result = measure(case.peers(), 0.2 if options.quick else options.seconds)
-            seconds = result.seconds("fastopt")
-            table.add_row(
-                case.name,
-                f"{seconds * 1e6:.1f}",
-                f"{case.bytes / seconds / 1e9:.1f}",
-                _ratio(result, "torch fused"),
-                _ratio(result, "torch default"),
-            )
-            figures.append({"case": case.name, "bytes": case.bytes, "seconds": result.rounds})
+            result = measure(case.bursts(stream), seconds, min_rounds)
+            table.add_row(*_row(case, result))
+            best = _best(case, result)
+            figures.append({"case": case.name, "bytes": case.bytes, "best": best, "seconds": result.rounds})
     console.print(table)
+    for note in [*LEGEND.splitlines(), *notes]:
+        console.print(note, highlight=False)
     if options.json:
         machine = {"cpu": _cpu(), "threads": options.threads}
-        options.json.write_text(json.dumps({"machine": machine, "fastopt": info, "cases": figures}, indent=1))
+        everything = {"machine": machine, "fastopt": info, "notes": notes, "cases": figures}
+        options.json.write_text(json.dumps(everything, indent=1))
 
 
 if __name__ == "__main__":

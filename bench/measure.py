@@ -7,6 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+Step = Callable[[], object]
+Burst = Callable[[int], object]  # that many steps, one after the other
+
+
+def repeated(step: Step) -> Burst:
+    def burst(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return burst
+
 
 @dataclass(frozen=True)
 class Result:
@@ -25,28 +36,26 @@ class Result:
         return middle, low, high
 
 
-def _burst(step: Callable[[], object], count: int) -> float:
+def _time(burst: Burst, count: int) -> float:
     start = time.perf_counter()
-    for _ in range(count):
-        step()
+    burst(count)
     return (time.perf_counter() - start) / count
 
 
-def measure(peers: dict[str, Callable[[], object]], seconds: float, min_rounds: int = 7) -> Result:
+def measure(peers: dict[str, Burst], seconds: float, min_rounds: int) -> Result:
     """Times the peers in turn, A B C A B C ..., for about ``seconds``.
 
     A turn is as many steps as fill 20 ms, after one step to settle in: what is measured is an optimizer
     that runs again and again, not one whose code and tensors a peer has just evicted.
     """
     counts = {}
-    for name, step in peers.items():
-        for _ in range(3):
-            step()
-        counts[name] = max(1, int(20e-3 / _burst(step, 1)))
+    for name, burst in peers.items():
+        burst(3)
+        counts[name] = max(1, int(20e-3 / _time(burst, 1)))
     rounds: dict[str, list[float]] = {name: [] for name in peers}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rounds["fastopt"]) < min_rounds:
-        for name, step in peers.items():
-            step()
-            rounds[name].append(_burst(step, counts[name]))
+        for name, burst in peers.items():
+            burst(1)
+            rounds[name].append(_time(burst, counts[name]))
     return Result(rounds)

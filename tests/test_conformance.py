@@ -49,7 +49,7 @@ RATES: dict[type, tuple[float, float, dict[str, Any]]] = {
     fastopt.Adamax: (0.1, 0.3, {}),
     fastopt.NAdam: (0.1, 0.03, {}),
     fastopt.RAdam: (0.1, 0.1, {"max_grad_norm": 1.0}),  # its first steps are SGD's
-    fastopt.AdaBound: (0.01, 0.01, {"final_lr": 0.01, "gamma": 1e-4}),
+    fastopt.AdaBound: (0.1, 0.01, {"final_lr": 0.01, "gamma": 1e-4}),
     fastopt.Adafactor: (0.1, 0.03, {}),
     fastopt.Rprop: (0.01, 0.01, {}),
     fastopt.ASGD: (0.03, 3e-3, {"t0": 1e6, "lambd": 1e-4}),
