@@ -203,7 +203,7 @@ ROWS = [
         lr=0.05,
         flags=[*_DECAY, {"t0": 5}, {"lambd": 0.05, "alpha": 0.5, "t0": 2, **_BOTH}],
         errors=[dict(weight_decay=-0.5)],
-        plain={"t0": 1, "lambd": 0.05},
+        plain={"t0": 1, "lambd": 1e-3},
     ),
     Row(
         fastopt.Lion,
