@@ -15,8 +15,9 @@ struct Rprop {
         T& prev = state[0];
         T& step_size = state[1];
         const T agreement = grad * prev;
-        const T factor = agreement > T(0) ? c.eta_plus : agreement < T(0) ? c.eta_minus : T(1);
-        step_size = clamp(step_size * factor, c.step_size_min, c.step_size_max);
+        const T grown = step_size * c.eta_plus, shrunk = step_size * c.eta_minus;
+        const T moved = agreement > T(0) ? grown : step_size;
+        step_size = clamp(agreement < T(0) ? shrunk : moved, c.step_size_min, c.step_size_max);
         prev = agreement < T(0) ? T(0) : grad;  // after a change of sign, wait for a step
         param -= sign(prev) * step_size;
     }

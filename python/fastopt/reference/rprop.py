@@ -24,7 +24,8 @@ def rprop(
     step_size_max: Any,
 ) -> tuple[Array, ...]:
     agreement = grad * prev
-    factor = np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, param.dtype.type(1)))
-    step_size = clamp(step_size * factor, step_size_min, step_size_max)
+    moved = np.where(agreement > 0, step_size * eta_plus, step_size)
+    moved = np.where(agreement < 0, step_size * eta_minus, moved)
+    step_size = clamp(moved, step_size_min, step_size_max)
     prev = np.where(agreement < 0, param.dtype.type(0), grad)
     return param - sign(prev) * step_size, prev, step_size
