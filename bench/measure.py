@@ -10,6 +10,8 @@ from dataclasses import dataclass
 Step = Callable[[], object]
 Burst = Callable[[int], object]  # that many steps, one after the other
 
+REST = 10e-3  # seconds; after a step OpenMP's threads spin for some ms, on cores the next peer may want
+
 
 def repeated(step: Step) -> Burst:
     def burst(count: int) -> None:
@@ -45,7 +47,7 @@ def _time(burst: Burst, count: int) -> float:
 def measure(peers: dict[str, Burst], seconds: float, min_rounds: int) -> Result:
     """Times the peers in turn, A B C A B C ..., for about ``seconds``.
 
-    A turn is as many steps as fill 20 ms, after one step to settle in: what is measured is an optimizer
+    A turn is as many steps as fill 20 ms, after a rest and one step to settle in: what is measured is an optimizer
     that runs again and again, not one whose code and tensors a peer has just evicted.
     """
     counts = {}
@@ -56,6 +58,7 @@ def measure(peers: dict[str, Burst], seconds: float, min_rounds: int) -> Result:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rounds["fastopt"]) < min_rounds:
         for name, burst in peers.items():
+            time.sleep(REST)
             burst(1)
             rounds[name].append(_time(burst, counts[name]))
     return Result(rounds)
