@@ -47,7 +47,7 @@ class Row:
     """
 
     ours: type[torch.optim.Optimizer]
-    theirs: type[torch.optim.Optimizer]
+    theirs: type[torch.optim.Optimizer] | None  # None: this torch does not have it
     lr: float
     flags: list[dict[str, Any]]
     errors: list[dict[str, Any]]  # of the constructor
@@ -67,7 +67,6 @@ _AMSGRAD = [{"amsgrad": True}, {"amsgrad": True, **_BOTH}]
 _DECOUPLED = [{"weight_decay": 0.1, "decoupled_weight_decay": True}]
 _BETA_ERRORS = [dict(betas=(1.0, 0.9)), dict(betas=(0.9, 1.0)), dict(betas=(0.9, -0.1))]
 _ADAM_ERRORS = [*_BETA_ERRORS, dict(eps=-1.0), dict(weight_decay=-1.0)]
-_Adafactor = getattr(torch.optim, "Adafactor", None)
 
 ROWS = [
     Row(
@@ -182,7 +181,7 @@ ROWS = [
     ),
     Row(
         fastopt.Adafactor,
-        _Adafactor or papers.Paper,
+        getattr(torch.optim, "Adafactor", None),
         lr=0.05,
         base={"eps": (1e-5, 1e-3)},  # not None: the default depends on the type
         flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, _BOTH],
@@ -214,17 +213,15 @@ ROWS = [
         by_sign=True,
     ),
 ]
-# torch 2.4 has no Adafactor to compare with.
-COMPARED = [row for row in ROWS if row.theirs is not papers.Paper]
 
 
 def _case(row: Row, kwargs: dict[str, Any], extra: dict[str, Any] | None = None, theirs: bool = True) -> Case:
     kwargs = {"lr": row.lr, **row.base, **kwargs}
-    return Case(row.ours, row.theirs if theirs and row in COMPARED else None, kwargs, extra or {}, row)
+    return Case(row.ours, row.theirs if theirs else None, kwargs, extra or {}, row)
 
 
 # What another implementation has, and must agree.
-TORCH_CASES = [_case(row, flags) for row in COMPARED for flags in row.flags]
+TORCH_CASES = [_case(row, flags) for row in ROWS for flags in row.flags if row.theirs is not None]
 
 # What only we have; compared with the reference, and each with its own test against a formula.
 OWN_CASES = [_case(row, kwargs, extra, theirs=False) for row in ROWS for kwargs, extra in row.own]
@@ -235,7 +232,8 @@ ALL_CASES = [_case(row, flags) for row in ROWS for flags in row.flags] + OWN_CAS
 
 # One case of each optimizer with all its states, for what does not depend on the flags.
 PLAIN_CASES = [_case(row, row.plain) for row in ROWS]
-# Those of them that torch has.
+# Those of them that can be compared, and that torch has.
+PLAIN_COMPARED_CASES = [case for case in PLAIN_CASES if case.theirs is not None]
 PLAIN_TORCH_CASES = [case for case in PLAIN_CASES if case.from_torch]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastopt
-from cases import PLAIN_CASES, TORCH_CASES, Case, ids
+from cases import PLAIN_CASES, PLAIN_COMPARED_CASES, TORCH_CASES, Case, ids
 from support import (
     INTAKES,
     assert_same_bits,
@@ -22,6 +22,7 @@ from support import (
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "data_ptr", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ GRAD_LAYOUTS = {
 
 
 @BACKENDS
-@CASES
+@COMPARED
 @pytest.mark.parametrize("layout", GRAD_LAYOUTS)
 @pytest.mark.usefixtures("on")
 def test_gradient_of_another_layout(case: Case, layout: str) -> None:
@@ -76,7 +77,7 @@ PARAM_LAYOUTS = {
 
 
 @BACKENDS
-@CASES
+@COMPARED
 @pytest.mark.parametrize("layout", PARAM_LAYOUTS)
 @pytest.mark.usefixtures("on")
 def test_parameter_of_another_layout(case: Case, layout: str) -> None:
@@ -107,7 +108,7 @@ def test_nothing_is_written_outside_of_a_view(case: Case, cut) -> None:
 
 
 @BACKENDS
-@CASES
+@COMPARED
 @pytest.mark.usefixtures("on")
 def test_channels_last_parameters_keep_their_layout(case: Case) -> None:
     shape = (4, 3, 5, 5)
@@ -282,7 +283,7 @@ def test_states_of_another_layout_are_laid_out_once(case: Case) -> None:
         assert state.dim() == 0 or case.row.factored or state.stride() == last.stride()
 
 
-@CASES
+@COMPARED
 def test_late_gradients(case: Case) -> None:
     """A parameter whose first gradient comes at step 5 starts its own count and velocity there."""
     ours, theirs = ([some_values(30, torch.float32, seed=i).requires_grad_() for i in range(3)] for _ in range(2))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastopt
+import fastopt.__main__
 from fastopt import _core, reference
 from fastopt.reference import half, pipeline
 from support import ISAS, running
@@ -28,7 +29,8 @@ def test_the_prologue_has_the_same_scalars() -> None:
 
 def test_public_optimizers_are_in_the_self_test() -> None:
     classes = [getattr(fastopt, name) for name in fastopt.__all__]
-    assert {c for c in classes if isinstance(c, type)} == set(fastopt.optim.ALL)
+    assert {c for c in classes if isinstance(c, type)} == {*fastopt.optim.ALL, fastopt.Lookahead}
+    assert len(fastopt.__main__.TESTED) == len(fastopt.optim.ALL) + 1
 
 
 HALF = {torch.bfloat16: half.bfloat16, torch.float16: np.dtype(np.float16)}

@@ -10,10 +10,10 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 import fastopt
-from cases import ALL_CASES, PLAIN_CASES, PLAIN_TORCH_CASES, TORCH_CASES, Case, ids
+from cases import ALL_CASES, PLAIN_CASES, PLAIN_COMPARED_CASES, PLAIN_TORCH_CASES, TORCH_CASES, Case, ids
 from support import HALF, OWN_OPTIONS, assert_same_step, running, some_params, step_on_some_grads
 
-CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
@@ -98,7 +98,7 @@ def test_own_options_survive_a_torch_checkpoint() -> None:
     assert (group["lr"], group["momentum"], group["lr_in_momentum"], group["l1"]) == (0.3, 0.5, True, 0.25)
 
 
-@CASES
+@COMPARED
 def test_add_param_group_and_group_options(case: Case, numbers_in: Any) -> None:
     numbers_in(torch.float64)
 
@@ -129,7 +129,7 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@CASES
+@COMPARED
 def test_schedulers(case: Case, scheduler: str, numbers_in: Any) -> None:
     """OneCycleLR also cycles momentum and betas."""
     numbers_in(torch.float64)
@@ -211,7 +211,7 @@ def test_is_a_torch_optimizer() -> None:
     assert fastopt.optim.AdamW is fastopt.AdamW
 
 
-@CASES
+@COMPARED
 def test_groups_of_a_torch_optimizer(case: Case) -> None:
     """Handed over without our options; and parameters in a tuple."""
     param = torch.ones(3, requires_grad=True)

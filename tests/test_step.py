@@ -10,10 +10,11 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import fastopt
-from cases import PLAIN_CASES, Case, ids
+from cases import PLAIN_CASES, PLAIN_COMPARED_CASES, Case, ids
 from support import assert_same_bits, assert_same_step, running, some_params, some_values, step_on_some_grads, train
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 
 @CASES
@@ -52,7 +53,7 @@ def test_closure(case: Case) -> None:
     assert optimizer.step() is None
 
 
-@CASES
+@COMPARED
 def test_hooks(case: Case) -> None:
     """Own and global ones, before and after, with torch's arguments; one that changes the arguments."""
     param = torch.ones(3, requires_grad=True)

@@ -119,11 +119,15 @@ struct AdafactorMatrix : Adafactor {
             for (double& lane : param_lanes) lane = 0;
             for (double& column : columns) column = 0;
             for (int row = 0; row < tile.rows; ++row) {
-                const T* param = load(task.param, tile.at(row), tile.columns, param_buffer);
-                const T* const grad = gradients.prepare(param, tile.at(row), tile.columns, grad_buffer, false);
+                const int64_t at = tile.at(row);
+                if (row + kRowsAhead < tile.rows) {
+                    prefetch(task.param, tile.at(row + kRowsAhead), tile.columns);
+                    prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
+                }
+                const T* param = load(task.param, at, tile.columns, param_buffer);
+                const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                 for (double& lane : row_lanes) lane = 0;
-                gather(row_lanes, grad, tile.columns, kSquare, kPlus);
-                for (int i = 0; i < tile.columns; ++i) columns[i] += kSquare(double(grad[i]));
+                gather_squares(row_lanes, columns, grad, tile.columns);
                 gather(param_lanes, param, tile.columns, kSquare, kPlus);
                 scratch.row_sums(tile)[row] = merge(row_lanes, kPlus);
             }
@@ -183,6 +187,7 @@ struct AdafactorMatrix : Adafactor {
             for (double& lane : lanes) lane = 0;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
+                if (row + kRowsAhead < tile.rows) prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
                 const T* param = penalizes ? load(task.param, at, tile.columns, param_buffer) : nullptr;
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                 const T row_factor = row_factors[row];
@@ -214,6 +219,10 @@ struct AdafactorMatrix : Adafactor {
             const T* const column_factors = scratch.column_factors<T>(tile.matrix) + tile.first_column;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
+                if (row + kRowsAhead < tile.rows) {
+                    prefetch(task.param, tile.at(row + kRowsAhead), tile.columns);
+                    prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
+                }
                 T* const param = load(task.param, at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
                 const T row_factor = row_factors[row];

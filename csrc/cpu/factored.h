@@ -10,6 +10,7 @@ namespace {
 // A tile's row is contiguous: long enough for the prefetcher. Its sums take 3 % of a float32 matrix.
 constexpr int kTileRows = 64;
 constexpr int kTileColumns = 256;
+constexpr int kRowsAhead = 4;  // to prefetch: a row is too short for the hardware to see where it goes
 
 inline int64_t tiles_along(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
 
