@@ -1,6 +1,7 @@
 #include "batch.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/dispatch.h"
 #include "cpu/factored.h"
@@ -112,6 +113,8 @@ Batch::~Batch() { clear(); }
 void Batch::clear() {
     tasks_.clear();
     counters_.clear();
+    places_.clear();
+    group_ = 0;
     constants_.clear();
     scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
@@ -149,7 +152,7 @@ const Constants* Batch::constants(int64_t t, const double* carried) {
     return entry.constants;
 }
 
-bool Batch::try_add(const Held& borrowed, int64_t t) {
+bool Batch::try_add(const Held& borrowed, int64_t index, int64_t t) {
     const Held held = borrowed;
     held.each(acquire);
     Task task{};
@@ -166,6 +169,7 @@ bool Batch::try_add(const Held& borrowed, int64_t t) {
     tasks_.push_back(task);
     counters_.push_back(counter);
     held_.push_back(held);
+    places_.emplace_back(group_, index);
     return true;
 }
 
@@ -230,6 +234,7 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     common_.unscales = common_.prologue[kLossScale] != 1.0;
     scalars_ = scalars;
     by_step_.clear();
+    ++group_;
 
     const bool has_state = rule_->states > 0 || counts_;
     const auto entry = [](PyObject* own, PyObject* key, PyObject*& out) {
@@ -257,13 +262,13 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
         for (size_t k = 0; complete && k < carried_keys_.size(); ++k)
             complete = entry(own, PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k]);
         if (!complete && PyErr_Occurred()) throw py::error_already_set();
-        if (!complete || !try_add(tensors, 2)) rest.append(i);
+        if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
     return rest;
 }
 
-void Batch::add(const py::object& owner, const py::object& param, const py::object& grad, const py::tuple& states,
-                const py::object& step, const py::tuple& carried, int64_t t) {
+void Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
+                const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t) {
     if (states.size() != keys_.size() || carried.size() != carried_keys_.size())
         throw py::value_error("the rule has another number of states");
     if (grad.is_none() == rule_->reads_grad) throw py::value_error("the rule and the gradient do not go together");
@@ -271,7 +276,7 @@ void Batch::add(const py::object& owner, const py::object& param, const py::obje
     Held tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
     for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
-    if (!try_add(tensors, t)) throw py::value_error("Batch.add: an operand was not prepared");
+    if (!try_add(tensors, index, t)) throw py::value_error("Batch.add: an operand was not prepared");
 }
 
 py::object Batch::settle() {
@@ -312,9 +317,13 @@ double Batch::measure(const std::string& reduction, double exponent, int threads
     const auto chunks = [](const Task& task) { return (task.n + kTile - 1) / kTile; };
     Constants constants{};
     constants.rule[0] = exponent;
+    std::vector<size_t> order(tasks_.size());  // not that of tasks_: prepared parameters come later there
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::sort(order.begin(), order.end(), [this](size_t a, size_t b) { return places_[a] < places_[b]; });
     std::vector<Task> measured;
     int64_t total_chunks = 0;
-    for (const Task& task : tasks_) {
+    for (const size_t i : order) {
+        const Task& task = tasks_[i];
         if (task.constants->max_grad_norm < 0) continue;
         measured.push_back(task);
         measured.back().constants = &constants;

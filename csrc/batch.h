@@ -49,9 +49,9 @@ class Batch {
     pybind11::list take(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
                         const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state);
 
-    // Adds one prepared parameter of the group of the last take(). `owner` is the optimizer's parameter
-    // where `param` is a dense stand-in for it; `t` counts where the group does not.
-    void add(const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
+    // Adds one prepared parameter, the one at `index`, of the group of the last take(). `owner` is the
+    // optimizer's parameter where `param` is a dense stand-in for it; `t` counts where the group does not.
+    void add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
              const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
 
     // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
@@ -82,7 +82,7 @@ class Batch {
         void each(Visit visit) const;
     };
 
-    bool try_add(const Held& borrowed, int64_t t);
+    bool try_add(const Held& borrowed, int64_t index, int64_t t);
     bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
     bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
     const Constants* constants(int64_t t, const double* carried);
@@ -92,6 +92,7 @@ class Batch {
     pybind11::object scalars_;
     pybind11::tuple keys_, carried_keys_;
     bool counts_ = false;
+    int64_t group_ = 0;
     Constants common_{};  // what the group's constants have in common
     struct ByStep {
         int64_t t;
@@ -104,6 +105,7 @@ class Batch {
     std::vector<Task> tasks_;
     std::vector<Counter> counters_;
     std::vector<Held> held_;
+    std::vector<std::pair<int64_t, int64_t>> places_;  // (group, index): sums go in this order
 
     std::deque<Constants> constants_;
     std::vector<double> scratch_;

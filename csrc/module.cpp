@@ -46,8 +46,8 @@ void register_batch(py::module_& m) {
         .def(py::init<>())
         .def("take", &Batch::take, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"), py::arg("scalars"),
              py::arg("params"), py::arg("state"))
-        .def("add", &Batch::add, py::arg("owner"), py::arg("param"), py::arg("grad"), py::arg("states"),
-             py::arg("step"), py::arg("carried"), py::arg("t"))
+        .def("add", &Batch::add, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
+             py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"))
         .def("settle", &Batch::settle)
         .def("measure", &Batch::measure, py::arg("reduction"), py::arg("exponent"), py::arg("threads"))
         .def("clip", &Batch::clip, py::arg("norm"))

@@ -1,10 +1,12 @@
 """Random groups, shapes, layouts, types and flags: the kernels equal the reference to the bit."""
 
+from typing import Any
+
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fastopt
+from cases import ROWS, Row
 from support import DTYPES, INTAKES, ISAS, assert_same_step, running, some_values
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
@@ -21,30 +23,27 @@ LAYOUTS = {
     "offset": lambda t: torch.cat([torch.zeros(3, dtype=t.dtype), t.reshape(-1)])[3:].view(t.shape),
 }
 PARAMS = st.tuples(SHAPES, st.sampled_from(DTYPES), st.sampled_from(sorted(LAYOUTS)), st.sampled_from(sorted(LAYOUTS)))
-COMMON = {
-    "lr": st.sampled_from([0.0, 1e-3, 0.3]),
-    "weight_decay": st.sampled_from([0.0, 0.01]),
-    "maximize": st.booleans(),
-    "l1": st.sampled_from([0.0, 0.01]),
-}
-ADAM = {
-    "amsgrad": st.booleans(),
-    "eps": st.sampled_from([1e-8, 1e-3]),
-    "betas": st.sampled_from([(0.9, 0.999), (0.0, 0.0)]),
-}
-SGD = {
-    "momentum": st.sampled_from([0.0, 0.9]),
-    "dampening": st.sampled_from([0.0, 0.5]),
-    "lr_in_momentum": st.booleans(),
-}
-OPTIMIZERS = st.one_of(
-    st.tuples(st.just(fastopt.SGD), st.fixed_dictionaries({**COMMON, **SGD})),
-    st.tuples(st.sampled_from([fastopt.Adam, fastopt.AdamW]), st.fixed_dictionaries({**COMMON, **ADAM})),
+COMMON = st.fixed_dictionaries(
+    {
+        "lr": st.sampled_from([0.0, 1e-3, 0.3]),
+        "l1": st.sampled_from([0.0, 0.01]),
+        "max_grad_norm": st.sampled_from([None, 0.5]),
+        "max_grad_value": st.sampled_from([None, 0.7]),
+        "state_dtype": st.sampled_from([None, torch.float32]),
+    }
 )
+
+
+def _arguments(row: Row) -> st.SearchStrategy[dict[str, Any]]:
+    flags = [*row.flags, row.plain, *({**kwargs, **extra} for kwargs, extra in row.own)]
+    return st.builds(lambda flags, common: {**row.base, **flags, **common}, st.sampled_from(flags), COMMON)
+
+
+OPTIMIZERS = st.sampled_from(ROWS).flatmap(lambda row: st.tuples(st.just(row.ours), _arguments(row)))
 STEPS = st.lists(st.integers(0, 2**16), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     OPTIMIZERS,
     st.lists(st.lists(PARAMS, min_size=1, max_size=4), min_size=1, max_size=3),

@@ -32,6 +32,7 @@ class Batch:
     ) -> list[int]: ...
     def add(
         self,
+        index: int,
         owner: Tensor,
         param: Tensor,
         grad: Tensor | None,

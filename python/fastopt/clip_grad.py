@@ -41,7 +41,7 @@ class _Gradients:
                 raise RuntimeError(f"{name} is a DTensor, of which this process has a part only; clip with torch's")
             tensor = plain(tensor, name)
             dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
-            self.batch.add(tensors[i], dense, None, (), None, (), 1)
+            self.batch.add(i, tensors[i], dense, None, (), None, (), 1)
 
     def _name(self, tensor: Tensor) -> str:
         i = next(i for i, other in enumerate(self._tensors) if other is tensor)

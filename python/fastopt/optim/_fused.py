@@ -280,7 +280,7 @@ class FusedOptimizer(Optimizer):
                     preparation = preparation or Preparation(self, batch, loss_scale)
                     for i in rest:
                         name = self._name_at(g, i if indices is None else indices[i])
-                        preparation.add(chosen[i], name, group, update)
+                        preparation.add(i, chosen[i], name, group, update)
         if preparation is not None:
             preparation.check_views()
 

@@ -40,14 +40,14 @@ class Preparation:
         self._views = False
 
     @torch.no_grad()
-    def add(self, owner: Tensor, name: str, group: Group, update: Update) -> None:
-        """Adds one parameter to the batch, or raises an error that calls it ``name``."""
+    def add(self, index: int, owner: Tensor, name: str, group: Group, update: Update) -> None:
+        """Adds the parameter at ``index`` of what the batch took last, or raises an error that calls it ``name``."""
         if update.reads_grad:
             self._check_grad_layout(owner.grad, group, name)
         param = plain(owner, name)
         grad = self._gradient(owner, param, group, name) if update.reads_grad else None
         if grad is not None and grad.is_sparse:
-            self._add_rows(owner, param, grad, name, group, update)
+            self._add_rows(index, owner, param, grad, name, group, update)
             return
         if hasattr(owner, "to_local") and self._optimizer._max_norm(group) is not None:
             raise RuntimeError(f"{name} is a DTensor, whose norm this process cannot know: no max_grad_norm")
@@ -57,12 +57,11 @@ class Preparation:
         if grad is not None:
             grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
         states, step, carried, t = self._states(owner, group, update, layout, name)
-        self._to_batch(owner, dense, grad, states, step, carried, t, name)
+        self._to_batch(name, index, owner, dense, grad, states, step, carried, t)
 
-    def _to_batch(self, owner: Tensor, *operands: Any) -> None:
-        *operands, name = operands  # type: ignore[assignment]
+    def _to_batch(self, name: str, index: int, owner: Tensor, *operands: Any) -> None:
         try:
-            self._batch.add(owner, *operands)
+            self._batch.add(index, owner, *operands)
         except ValueError as error:
             raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})") from error
 
@@ -100,7 +99,9 @@ class Preparation:
             self._stand_ins.afterwards(lambda: grad._values().div_(self._loss_scale))
         return taken
 
-    def _add_rows(self, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update) -> None:
+    def _add_rows(
+        self, index: int, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update
+    ) -> None:
         """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
         where = tuple(grad._indices())
         layout = dense_layout(param)
@@ -119,7 +120,7 @@ class Preparation:
         if not values.is_contiguous():
             values = self._stand_ins.take(values, dense_layout(values, True), name, written=self._unscales)
         self._views = True
-        self._to_batch(owner, rows(param), values, tuple(map(rows, states)), step, carried, t, name)
+        self._to_batch(name, index, owner, rows(param), values, tuple(map(rows, states)), step, carried, t)
 
     def check_views(self) -> None:
         """The engine finds dense parameters that share memory; views it does not see."""

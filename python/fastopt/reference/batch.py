@@ -63,6 +63,7 @@ class Batch:
 
     def add(
         self,
+        index: int,
         owner: Tensor,
         param: Tensor,
         grad: Tensor | None,
