@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, PLAIN_COMPARED_CASES, PLAIN_TORCH_CASES, TORCH_CASES, Case, ids
-from support import HALF, OWN_OPTIONS, assert_same_step, running, some_params, step_on_some_grads
+from support import HALF, OWN_OPTIONS, TORCH, assert_same_step, running, some_params, step_on_some_grads
 
 COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
@@ -98,7 +98,10 @@ def test_own_options_survive_a_torch_checkpoint() -> None:
     assert (group["lr"], group["momentum"], group["lr_in_momentum"], group["l1"]) == (0.3, 0.5, True, 0.25)
 
 
-@COMPARED
+# Adagrad of older torch fails on groups that are added.
+@pytest.mark.parametrize(
+    "case", [c for c in PLAIN_COMPARED_CASES if c.ours is not fastopt.Adagrad or TORCH >= (2, 6)], ids=ids
+)
 def test_add_param_group_and_group_options(case: Case, numbers_in: Any) -> None:
     numbers_in(torch.float64)
 
