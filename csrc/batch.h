@@ -15,6 +15,9 @@
 
 namespace fastopt {
 
+// Where the prologue's scalars have what the engine itself needs of them.
+constexpr int kLossScale = 0, kGradFactor = 1;
+
 // Finds a parameter's entry in the optimizer's state dict. The dict's order is mostly that of the
 // walk through the parameters, and going along with it saves a hash of a tensor (a Python call) each.
 class StateWalk {

@@ -34,37 +34,48 @@ std::vector<Range> all_writes(const std::vector<Task>& tasks, const std::vector<
     return ranges;
 }
 
-bool same(const Array& a, const Array& b) { return a.data == b.data && a.type == b.type; }
-
-bool same(const Matrices& a, const Matrices& b) {
-    return a.count == b.count && a.rows == b.rows && a.columns == b.columns;
+// Calls visit with every number that determines the ranges a step writes, as long as it returns true.
+template <class Visit>
+bool each_word(const std::vector<Task>& tasks, const std::vector<Counter>& counters, Visit visit) {
+    const auto array = [&](const Array& a) {
+        return visit(reinterpret_cast<uintptr_t>(a.data)) && visit(static_cast<uint64_t>(a.type));
+    };
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        const Task& task = tasks[i];
+        bool go_on = visit(static_cast<uint64_t>(task.n)) && array(task.param);
+        if (task.shape.count > 0)
+            go_on = go_on && visit(static_cast<uint64_t>(task.shape.count)) &&
+                    visit(static_cast<uint64_t>(task.shape.rows));
+        for (int k = 0; go_on && k < kMaxStates && task.states[k].data != nullptr; ++k) go_on = array(task.states[k]);
+        go_on = go_on && array(counters[i].step);
+        for (int k = 0; go_on && k < kMaxCarried && counters[i].carried[k].data != nullptr; ++k)
+            go_on = array(counters[i].carried[k]);
+        if (!go_on) return false;
+    }
+    return true;
 }
 
 }  // namespace
 
-bool OverlapCheck::moved(const std::vector<Task>& tasks, const std::vector<Counter>& counters) const {
-    if (tasks.size() != known_tasks_.size()) return true;
-    for (size_t i = 0; i < tasks.size(); ++i) {
-        const Task &now = tasks[i], &known = known_tasks_[i];
-        bool stayed = now.n == known.n && same(now.shape, known.shape) && same(now.param, known.param) &&
-                      !now.constants->unscales && same(counters[i].step, known_counters_[i].step);
-        for (int k = 0; k < kMaxStates; ++k) stayed &= same(now.states[k], known.states[k]);
-        for (int k = 0; k < kMaxCarried; ++k) stayed &= same(counters[i].carried[k], known_counters_[i].carried[k]);
-        if (!stayed) return true;
-    }
-    return false;
-}
-
 std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task>& tasks,
                                                           const std::vector<Counter>& counters) {
-    if (moved(tasks, counters)) {
-        known_tasks_.clear();  // nothing is known until the check has passed
+    bool unscales = false;
+    for (const Task& task : tasks) unscales |= task.constants->unscales;
+    size_t next = 0;
+    const bool stayed = !unscales && each_word(tasks, counters, [&](uint64_t word) {
+        return next < known_.size() && known_[next++] == word;
+    }) && next == known_.size();
+    if (!stayed) {
+        known_.clear();  // nothing is known until the check has passed
         writes_ = all_writes(tasks, counters);
         std::sort(writes_.begin(), writes_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
         for (size_t i = 1; i < writes_.size(); ++i)
             if (writes_[i].begin < writes_[i - 1].end) return {{writes_[i - 1], writes_[i]}};
-        known_tasks_ = tasks;
-        known_counters_ = counters;
+        if (!unscales)
+            each_word(tasks, counters, [&](uint64_t word) {
+                known_.push_back(word);
+                return true;
+            });
     }
     for (size_t i = 0; i < tasks.size(); ++i) {
         if (tasks[i].n == 0 || tasks[i].grad.data == nullptr || tasks[i].constants->unscales) continue;

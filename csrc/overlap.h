@@ -23,13 +23,10 @@ class OverlapCheck {
     std::optional<std::pair<Range, Range>> find(const std::vector<Task>& tasks, const std::vector<Counter>& counters);
 
    private:
-    bool moved(const std::vector<Task>& tasks, const std::vector<Counter>& counters) const;
-
     // Memory seldom moves between steps: while all that is written stays where it was known to be
     // disjoint, only the gradients are looked up.
-    std::vector<Task> known_tasks_;
-    std::vector<Counter> known_counters_;
-    std::vector<Range> writes_;  // sorted
+    std::vector<uint64_t> known_;  // addresses and sizes of all that is written, task after task
+    std::vector<Range> writes_;    // sorted
 };
 
 }  // namespace fastopt

@@ -23,7 +23,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        options = ",".join(f"{k}={v}" for k, v in {**self.kwargs, **self.extra}.items() if k != "lr")
+        options = ",".join(f"{k}={v}" for k, v in {**self.kwargs, **self.extra}.items() if k != "lr" or v != self.row.lr)
         return f"{self.ours.__name__}({options})"
 
     @property
@@ -184,7 +184,7 @@ ROWS = [
         getattr(torch.optim, "Adafactor", None),
         lr=0.05,
         base={"eps": (1e-5, 1e-3)},  # not None: the default depends on the type
-        flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, _BOTH],
+        flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, _BOTH],
         errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
         complex=False,
         factored=True,

@@ -1,7 +1,7 @@
 // AdaBound and AMSBound: Adam whose rate is kept between bounds that close in on SGD's (Luo et al., ICLR 2019).
 #pragma once
 
-#include "math.h"
+#include "moments.h"
 
 namespace fastopt {
 namespace {
@@ -16,8 +16,7 @@ struct AdaBound {
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
         T& exp_avg = state[0];
         T& exp_avg_sq = state[1];
-        exp_avg = lerp(exp_avg, grad, c.one_minus_beta1);
-        exp_avg_sq = c.beta2 * exp_avg_sq + (c.one_minus_beta2 * grad) * grad;
+        update_moments(exp_avg, exp_avg_sq, grad, c);
         T second = exp_avg_sq;
         if constexpr (kAmsbound) second = state[2] = maximum(state[2], exp_avg_sq);
         const T rate = clamp(c.step_size / (square_root(second) + c.eps), c.lower_bound, c.upper_bound);

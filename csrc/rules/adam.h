@@ -1,7 +1,7 @@
 // Adam and AdamW (arXiv 1412.6980, 1711.05101), AMSGrad (openreview ryQu7f-RZ).
 #pragma once
 
-#include "math.h"
+#include "moments.h"
 
 namespace fastopt {
 namespace {
@@ -16,8 +16,7 @@ struct Adam {
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
         T& exp_avg = state[0];
         T& exp_avg_sq = state[1];
-        exp_avg = lerp(exp_avg, grad, c.one_minus_beta1);
-        exp_avg_sq = c.beta2 * exp_avg_sq + (c.one_minus_beta2 * grad) * grad;
+        update_moments(exp_avg, exp_avg_sq, grad, c);
         T second = exp_avg_sq;
         if constexpr (kAmsgrad) second = state[2] = maximum(state[2], exp_avg_sq);
         param -= (c.step_size * exp_avg) / (square_root(second) * c.root_correction + c.eps);

@@ -1,7 +1,7 @@
 // RAdam: Adam with a rectified variance (arXiv 1908.03265).
 #pragma once
 
-#include "math.h"
+#include "moments.h"
 
 namespace fastopt {
 namespace {
@@ -16,8 +16,7 @@ struct RAdam {
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
         T& exp_avg = state[0];
         T& exp_avg_sq = state[1];
-        exp_avg = lerp(exp_avg, grad, c.one_minus_beta1);
-        exp_avg_sq = c.beta2 * exp_avg_sq + (c.one_minus_beta2 * grad) * grad;
+        update_moments(exp_avg, exp_avg_sq, grad, c);
         const T root = square_root(exp_avg_sq) + c.eps;
         param -= (c.step_size * exp_avg) / (c.rectified != T(0) ? root : T(1));
     }

@@ -1,6 +1,6 @@
 """Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
 
-from ._fused import Common
+from ._update import Common
 from .adabound import AdaBound
 from .adadelta import Adadelta
 from .adafactor import Adafactor

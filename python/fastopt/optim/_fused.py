@@ -6,84 +6,17 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import _runtime
+from ._hooked import hooked
 from ._load import uncast
 from ._prepare import Preparation
-
-Group = dict[str, Any]
-Step = TypeVar("Step", bound=Callable[..., Any])
-_is_compiling = torch.compiler.is_compiling
-_profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
-
-
-class Update(NamedTuple):
-    """How parameters are updated."""
-
-    rule: str  # the kernel
-    states: tuple[str, ...]  # the keys of its states in the optimizer's state, in the rule's order
-    counts: bool = True  # whether the state has a 'step'
-    carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
-    factored: bool = False  # whether the states are rows and columns of matrices
-    reads_grad: bool = True
-
-
-class Part(NamedTuple):
-    """Parameters of a group that are updated alike."""
-
-    update: Update
-    scalars: Callable[..., dict[str, float]]
-    indices: list[int] | None = None  # in the group; None: all
-
-
-class Common(TypedDict, total=False):
-    """What every optimizer takes, keyword-only; each may also be set per parameter group."""
-
-    l1: float
-    """L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0)."""
-    max_grad_norm: float | None
-    """Gradients enter the update scaled by ``max_grad_norm / (norm + 1e-6)`` where that is below 1, as
-    after ``clip_grad_norm_``; ``norm`` is that of all gradients of the groups that set this option.
-    ``p.grad`` is left as it is (default: None, off)."""
-    max_grad_value: float | None
-    """Gradients enter the update clamped to plus or minus this, after ``max_grad_norm`` (default: None)."""
-    state_dtype: torch.dtype | None
-    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32, in checkpoints too
-    (default: None, the parameter's type)."""
-
-
-_COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
-
-
-def hooked(func: Step) -> Step:
-    """torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step
-    itself: here its wrapper runs only while somebody hooks or profiles. A compiled step runs eagerly.
-    """
-    observed = Optimizer.profile_hook_step(func)
-    eager = torch._disable_dynamo(observed)  # type: ignore[attr-defined]
-
-    @functools.wraps(func)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            return eager(self, *args, **kwargs)
-        if (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
-            or _profiler_enabled()
-        ):
-            return observed(self, *args, **kwargs)
-        return func(self, *args, **kwargs)
-
-    step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it once more
-    return cast(Step, step)
+from ._update import COMMON, Common, Group, Part, Update
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
@@ -111,7 +44,7 @@ class FusedOptimizer(Optimizer):
         if "common" in own and "__init__" in cls.__dict__:
             keyword_only = inspect.Parameter.KEYWORD_ONLY
             shown = [p for p in own.values() if p.name not in ("self", "common")]
-            shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in _COMMON.items()]
+            shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
             cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def _update(self, group: Group) -> Update:
@@ -140,7 +73,7 @@ class FusedOptimizer(Optimizer):
         return to_torch(self)
 
     def _parts(self, group: Group) -> list[Part]:
-        return [Part(self._update(group), functools.partial(self._scalars, group))]
+        return [(self._update(group), functools.partial(self._scalars, group), None)]
 
     def _decoupled(self, group: Group) -> bool:
         return False
@@ -169,9 +102,9 @@ class FusedOptimizer(Optimizer):
     def _extend(self, common: Common, **own: Any) -> None:
         """Adds options torch's class does not know to the defaults and to the groups it has made."""
         for key in common:
-            if key not in _COMMON:
+            if key not in COMMON:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
-        options = {**own, **_COMMON, **common}
+        options = {**own, **COMMON, **common}
         self.defaults.update(options)
         for group in self.param_groups:
             for key, value in options.items():

@@ -15,7 +15,8 @@ from ._dense import StandIns, copy_like, dense_layout, lies_like, plain
 from ._layout import shared_pair
 
 if TYPE_CHECKING:
-    from ._fused import FusedOptimizer, Group, Update
+    from ._fused import FusedOptimizer
+    from ._update import Group, Update
 
 _HALF = (torch.bfloat16, torch.float16)
 _LAST_FLOAT_STEP = 2**24  # float32 counts exactly up to here

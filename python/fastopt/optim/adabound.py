@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ._checks import check_betas, check_lr, check_range
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._moments import moment_scalars
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -106,9 +108,7 @@ class AdaBound(FusedOptimizer):
         beta1, beta2 = group["betas"]
         final = group["final_lr"] * (lr / base_lr if base_lr else float(lr != 0))
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1.0 - beta2,
+            **moment_scalars(group["betas"]),
             "step_size": lr * (1.0 - beta2**t) ** 0.5 / (1.0 - beta1**t),
             "lower_bound": final * (1.0 - 1.0 / (gamma * t + 1.0)),
             "upper_bound": final * (1.0 + 1.0 / (gamma * t)) if gamma else math.inf,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .._compat import Adafactor as TorchAdafactor
-from ._fused import Common, FusedOptimizer, Group, Part, Update
+from ._fused import FusedOptimizer
+from ._update import Common, Group, Part, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,7 +79,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
                     raise RuntimeError("Adafactor does not support complex parameters")
                 indices.setdefault((_MATRIX if param.dim() > 1 else _VECTOR, param.dtype), []).append(i)
         return [
-            Part(update, functools.partial(self._scalars_for, group, dtype), chosen)
+            (update, functools.partial(self._scalars_for, group, dtype), chosen)
             for (update, dtype), chosen in indices.items()
         ]
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from .._compat import accepted
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._moments import moment_scalars
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,9 +28,7 @@ class AdamRule(FusedOptimizer):
     def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
         beta1, beta2 = group["betas"]
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1.0 - beta2,
+            **moment_scalars(group["betas"]),
             "step_size": float(group["lr"]) / (1.0 - beta1**t),
             "root_correction": (1.0 - beta2**t) ** -0.5,
             "eps": group["eps"],

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._fused import Common, Group
+from ._update import Common, Group
 from .adam import AdamRule
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._fused import Common, FusedOptimizer, Group, torch_class
+from ._fused import FusedOptimizer, torch_class
+from ._update import Common, Group
 
 Fused = TypeVar("Fused", bound=FusedOptimizer)
 

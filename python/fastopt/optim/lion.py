@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ._checks import check_betas, check_lr, check_range
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

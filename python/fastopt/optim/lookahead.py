@@ -9,7 +9,9 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from ._checks import check_range
-from ._fused import FusedOptimizer, Group, Update, hooked
+from ._fused import FusedOptimizer
+from ._hooked import hooked
+from ._update import Group, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False, reads_grad=False)
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._moments import moment_scalars
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -96,9 +98,7 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
         mu, mu_next = (beta1 * (1.0 - 0.5 * 0.96 ** (n * group["momentum_decay"])) for n in (t, t + 1))
         mu_product = carried[0] * mu
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1.0 - beta2,
+            **moment_scalars(group["betas"]),
             "grad_step": lr * (1.0 - mu) / (1.0 - mu_product),
             "momentum_step": lr * mu_next / (1.0 - mu_product * mu_next),
             "root_correction": (1.0 - beta2**t) ** -0.5,

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._fused import Common, FusedOptimizer, Group, Update
+from ._fused import FusedOptimizer
+from ._moments import moment_scalars
+from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -94,9 +96,7 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
             rectification = (length - 4.0) * (length - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * length)
             step_size *= (rectification * (1.0 - beta2**t)) ** 0.5
         return {
-            "one_minus_beta1": 1.0 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1.0 - beta2,
+            **moment_scalars(group["betas"]),
             "step_size": step_size,
             "rectified": 1.0 if length > 5.0 else 0.0,
             "eps": group["eps"],

@@ -1,0 +1,44 @@
+"""What an optimizer tells the step: which rule updates what; and the options all of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+
+Group = dict[str, Any]
+
+
+class Update(NamedTuple):
+    """How parameters are updated."""
+
+    rule: str  # the kernel
+    states: tuple[str, ...]  # the keys of its states in the optimizer's state, in the rule's order
+    counts: bool = True  # whether the state has a 'step'
+    carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
+    factored: bool = False  # whether the states are rows and columns of matrices
+    reads_grad: bool = True
+
+
+# Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).
+Part = tuple[Update, Callable[..., dict[str, float]], "list[int] | None"]
+
+
+class Common(TypedDict, total=False):
+    """What every optimizer takes, keyword-only; each may also be set per parameter group."""
+
+    l1: float
+    """L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0)."""
+    max_grad_norm: float | None
+    """Gradients enter the update scaled by ``max_grad_norm / (norm + 1e-6)`` where that is below 1, as
+    after ``clip_grad_norm_``; ``norm`` is that of all gradients of the groups that set this option.
+    ``p.grad`` is left as it is (default: None, off)."""
+    max_grad_value: float | None
+    """Gradients enter the update clamped to plus or minus this, after ``max_grad_norm`` (default: None)."""
+    state_dtype: torch.dtype | None
+    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32, in checkpoints too
+    (default: None, the parameter's type)."""
+
+
+COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
