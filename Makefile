@@ -19,7 +19,7 @@ lint: $(VENV)/dev
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
 	$(BIN)/mypy
 
-bench: $(VENV)/dev
+bench: $(VENV)/dev $(VENV)/peers
 	$(BIN)/python -m bench
 
 clean:
@@ -35,6 +35,6 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
-$(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
+$(VENV)/demo $(VENV)/dev $(VENV)/peers: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON ".[$(@F)]"
 	touch $@

@@ -188,12 +188,13 @@ def test_trap_7_steps_beyond_float32(case: Case) -> None:
     assert twin.state[param]["step"].item() == 2**24 + 3
 
 
+@pytest.mark.parametrize("state_dtype", [None, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @CASES
-def test_trap_8_float32_states_round_trip(case: Case, dtype: torch.dtype) -> None:
-    """torch casts them to the parameter's type on loading. So it does with the numbers among the states."""
+def test_trap_8_states_round_trip(case: Case, dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
+    """torch casts float32 states to the parameter's type on loading, and NAdam's and ASGD's numbers too."""
     params = some_params(dtype)
-    optimizer = case.make(params, state_dtype=torch.float32)
+    optimizer = case.make(params, state_dtype=state_dtype)
     for step in range(3):
         step_on_some_grads(optimizer, params, step)
     file = io.BytesIO()
@@ -203,7 +204,7 @@ def test_trap_8_float32_states_round_trip(case: Case, dtype: torch.dtype) -> Non
     seen = []
     twin.register_load_state_dict_post_hook(lambda o: seen.append(copy.deepcopy(o.state_dict()["state"])))
     twin.load_state_dict(torch.load(file, weights_only=True))
-    assert twin.param_groups[0]["state_dtype"] == torch.float32
+    assert twin.param_groups[0]["state_dtype"] == state_dtype
     for index, param in enumerate(params):
         assert optimizer.state[param].keys() == twin.state[param].keys()
         for key, state in optimizer.state[param].items():
