@@ -166,10 +166,8 @@ bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task
     return true;
 }
 
-// Everything that may run Python code comes first, and then the pointers are read.
-bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
-    // Before a subclass is asked anything.
-    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
+bool Batch::read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars) {
+    counter = {};
     if (held.step != nullptr) {
         if (!read_step(held.step, counter)) return false;
         t = counter.t;
@@ -177,7 +175,18 @@ bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) 
     double carried[kMaxCarried] = {};
     for (size_t k = 0; k < carried_keys_.size(); ++k)
         if (!read_scalar(held.carried[k], counter.carried[k], carried[k])) return false;
-    task.constants = constants(t, carried);
+    scalars = constants(t, carried);
+    return true;
+}
+
+// Everything that may run Python code comes first, and then the pointers are read.
+bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
+    // Before a subclass is asked anything.
+    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
+    // Twice where the scalars were computed, as Python may have moved the counters' memory.
+    const size_t known = by_step_.size();
+    if (!read_counter(held, counter, t, task.constants)) return false;
+    if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
     if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
 
     TensorView param, grad;
@@ -246,7 +255,7 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     return rest;
 }
 
-void Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
+bool Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
                 const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t) {
     if (states.size() != keys_.size() || carried.size() != carried_keys_.size())
         throw py::value_error("the rule has another number of states");
@@ -255,7 +264,7 @@ void Batch::add(int64_t index, const py::object& owner, const py::object& param,
     Held tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
     for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
-    if (!try_add(tensors, index, t)) throw py::value_error("Batch.add: an operand was not prepared");
+    return try_add(tensors, index, t);
 }
 
 py::object Batch::settle() {

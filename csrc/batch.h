@@ -54,7 +54,8 @@ class Batch {
 
     // Adds one prepared parameter, the one at `index`, of the group of the last take(). `owner` is the
     // optimizer's parameter where `param` is a dense stand-in for it; `t` counts where the group does not.
-    void add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
+    // Returns false where an operand is not as the engine takes it.
+    bool add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
              const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
 
     // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
@@ -86,6 +87,7 @@ class Batch {
     };
 
     bool try_add(const Held& borrowed, int64_t index, int64_t t);
+    bool read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars);
     bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
     bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
     const Constants* constants(int64_t t, const double* carried);
@@ -111,7 +113,6 @@ class Batch {
     std::vector<std::pair<int64_t, int64_t>> places_;  // (group, index): sums go in this order
 
     std::deque<Constants> constants_;
-    std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };

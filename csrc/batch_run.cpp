@@ -1,5 +1,6 @@
 // What a gathered Batch does: sums over gradients, clipping, the update.
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "batch.h"
@@ -83,8 +84,8 @@ void Batch::clip(double norm) {
 void Batch::run(int threads) {
     size_t doubles = 0;
     for (const Task& task : tasks_) doubles += scratch_size(task);
-    scratch_.resize(doubles);
-    double* next = scratch_.data();
+    const std::unique_ptr<double[]> scratch(doubles > 0 ? new double[doubles] : nullptr);
+    double* next = scratch.get();
     for (Task& task : tasks_) {
         task.scratch = next;
         next += scratch_size(task);

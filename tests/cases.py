@@ -23,7 +23,9 @@ class Case:
 
     @property
     def id(self) -> str:
-        options = ",".join(f"{k}={v}" for k, v in {**self.kwargs, **self.extra}.items() if k != "lr" or v != self.row.lr)
+        options = ",".join(
+            f"{k}={v}" for k, v in {**self.kwargs, **self.extra}.items() if k != "lr" or v != self.row.lr
+        )
         return f"{self.ours.__name__}({options})"
 
     @property

@@ -206,6 +206,12 @@ def test_bad_gradients_are_named_and_nothing_is_written(backend: str) -> None:
     params[1].grad = torch.ones(1).expand(3)
     with running(backend), pytest.raises(RuntimeError, match=r"gradient 1 .* is an expanded"):
         fastopt.clip_grad_norm_(params, 1.0)
+    whole = torch.full((2, 3), 5.0)
+    pair = [torch.ones(2, 2, requires_grad=True) for _ in range(2)]
+    pair[0].grad, pair[1].grad = whole[:, :2], whole[:, 1:]
+    with running(backend), pytest.raises(RuntimeError, match=r"gradient . .* shares memory with gradient"):
+        fastopt.clip_grad_norm_(pair, 1.0)
+    assert (whole == 5).all()
     params[1].grad, params[2].grad = None, params[0].grad
     with running(backend), pytest.raises(RuntimeError, match=r"gradient . .* shares memory with gradient"):
         fastopt.clip_grad_norm_(params, 1.0)
@@ -303,6 +309,30 @@ def test_bad_clipping_options(case: Case, option: str) -> None:
     for value in (-1.0, math.nan):
         with pytest.raises(ValueError, match=f"Invalid {option} value: {value}"):
             case.make([torch.ones(3, requires_grad=True)], **{option: value})
+
+
+def test_edited_options_are_checked_at_the_step() -> None:
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizer = fastopt.SGD([param], lr=1.0, max_grad_norm=1.0)
+    for option in ("max_grad_norm", "max_grad_value", "l1"):
+        before = optimizer.param_groups[0][option]
+        optimizer.param_groups[0][option] = -1.0
+        with pytest.raises(ValueError, match=f"Invalid {option} value: -1.0"):
+            optimizer.step()
+        optimizer.param_groups[0][option] = before
+    assert (param == 1).all()
+
+
+def test_the_norm_is_that_of_the_last_step() -> None:
+    param = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    param.grad = torch.ones(3, dtype=torch.float64)
+    optimizer = fastopt.SGD([param], lr=1.0, max_grad_norm=1.0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.grad_norm, torch.tensor(3.0, dtype=torch.float64).sqrt())
+    optimizer.param_groups[0]["max_grad_norm"] = None
+    optimizer.step()
+    assert optimizer.grad_norm is None
 
 
 def test_an_error_after_the_norm_leaves_everything() -> None:

@@ -99,8 +99,24 @@ def test_what_cannot_be_converted() -> None:
         fastopt.Lion([param]).to_torch()
     with pytest.raises(ValueError, match=r"torch.optim.SGD has no lr_in_momentum: True"):
         fastopt.SGD([param], momentum=0.9, lr_in_momentum=True).to_torch()
-    with pytest.raises(ValueError, match=r"torch.optim.Adam has no max_grad_norm: 1.0"):
-        fastopt.Adam([param], max_grad_norm=1.0).to_torch()
+    for limit in (1.0, 0.0):
+        with pytest.raises(ValueError, match=rf"torch.optim.Adam has no max_grad_norm: {limit}"):
+            fastopt.Adam([param], max_grad_norm=limit).to_torch()
+
+
+def test_initial_sums_of_adagrad_are_those_of_the_group() -> None:
+    """At construction, for groups that come later, and on the way to torch."""
+    params = [torch.ones(3, requires_grad=True) for _ in range(3)]
+    ours = fastopt.Adagrad(
+        [{"params": params[0]}, {"params": params[1], "initial_accumulator_value": 2.0}], initial_accumulator_value=0.5
+    )
+    ours.add_param_group({"params": params[2]})
+    theirs = ours.to_torch()
+    assert [theirs.state[p]["sum"][0].item() for p in params] == [0.5, 2.0, 0.5]
+    for param in params:
+        param.grad = torch.ones(3)
+    ours.step()
+    assert [ours.state[p]["sum"][0].item() for p in params] == [1.5, 3.0, 1.5]
 
 
 @CASES
@@ -113,6 +129,8 @@ def test_switch_is_a_fresh_optimizer_from_there_on(case: Case, row) -> None:
     with torch.no_grad():
         for a, b in zip(params, expected, strict=True):
             b.copy_(a)
+    if "weight_decay" in optimizer.defaults and row.ours is fastopt.Rprop:
+        optimizer.param_groups[0]["weight_decay"] = 0  # it has none
     switched = fastopt.switch(optimizer, row.ours, lr=row.lr, **row.plain)
     assert switched is optimizer
     assert type(switched) is row.ours
@@ -133,7 +151,7 @@ def test_switch_keeps_groups_schedulers_hooks_and_scaler() -> None:
     params = some_params()
     optimizer = fastopt.AdamW(
         [
-            {"params": params[:1], "weight_decay": 0.1, "tag": "first"},
+            {"params": params[:1], "weight_decay": 0.1, "tag": "first", "max_lr": 4e-3},
             {"params": params[1:], "weight_decay": 0.0, "lr": 1e-4, "max_grad_norm": 2.0},
         ],
         lr=1e-3,
@@ -160,6 +178,8 @@ def test_switch_keeps_groups_schedulers_hooks_and_scaler() -> None:
     assert (second["weight_decay"], second["max_grad_norm"]) == (0.0, 2.0)
     assert first["initial_lr"] == pytest.approx(0.2)
     assert "betas" not in first
+    assert first["tag"] == "first"
+    assert first["max_lr"] == pytest.approx(0.1 / 5e-4 * 4e-3)
     step(10)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005])
     assert calls == ["AdamW", "AdamW", "AdamW", "SGD"]
@@ -194,7 +214,7 @@ def test_switch_during_a_warm_up_from_zero() -> None:
 
 def test_switch_errors_change_nothing() -> None:
     param = torch.ones(3, requires_grad=True)
-    optimizer = fastopt.Adam([param], lr=0.1)
+    optimizer = fastopt.Adam([param], lr=0.1, weight_decay=0.1)
     CosineAnnealingLR(optimizer, 5)
     param.grad = torch.ones(3)
     optimizer.step()
@@ -206,6 +226,7 @@ def test_switch_errors_change_nothing() -> None:
         (TypeError, (optimizer, fastopt.SGD), {"lr": 0.1, "betas": (0.9, 0.9)}),
         (TypeError, (optimizer, fastopt.SGD), {}),
         (ValueError, (optimizer, fastopt.SGD), {"lr": -0.1}),
+        (ValueError, (optimizer, fastopt.Rprop), {"lr": 0.1}),
     ]:
         with pytest.raises(error):
             fastopt.switch(*arguments, **options)

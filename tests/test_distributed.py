@@ -37,6 +37,19 @@ def work(rank, file):
                 results.append(param.full_tensor().detach())
             torch.testing.assert_close(*results)
             assert not torch.equal(results[0], whole)
+    # What needs sums over the whole parameter takes replicated ones only.
+    for make in (fastopt.Adafactor, lambda p: fastopt.SGD(p, lr=0.1, max_grad_norm=1.0)):
+        for shape in ((6, 4), (24,)):
+            for placement in (Replicate(), Shard(0)):
+                param = torch.nn.Parameter(distribute_tensor(whole.clone().view(shape), mesh, [placement]))
+                param.grad = distribute_tensor(whole.view(shape) - 9.0, mesh, [placement])
+                before = param.full_tensor().detach().clone()
+                try:
+                    make([param]).step()
+                    assert placement.is_replicate() and not torch.equal(param.full_tensor(), before)
+                except RuntimeError as error:
+                    assert placement.is_shard() and "of which this process has a part" in str(error), error
+                    assert torch.equal(param.full_tensor(), before)
     dist.destroy_process_group()
 
 if __name__ == "__main__":

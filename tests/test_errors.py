@@ -279,6 +279,23 @@ def test_error_in_a_hyperparameter_leaves_everything() -> None:
     assert (param < 1).all()
 
 
+def test_errors_of_the_user_are_the_users() -> None:
+    """Not taken for a tensor that cannot be read."""
+
+    class Own(fastopt.Adam):
+        def _scalars(self, group, t, *carried):
+            raise ValueError("my own message")
+
+        def __init__(self, params, depth=1, **kwargs):
+            super().__init__(params, **kwargs)
+
+    param = _param()
+    param.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="my own message"):
+        Own([param]).step()
+    assert list(inspect.signature(Own).parameters) == ["params", "depth", "kwargs"]
+
+
 @BACKENDS
 def test_subclasses_are_refused_before_they_are_asked_anything(backend: str) -> None:
     """One that cannot answer gets our error, not its own."""

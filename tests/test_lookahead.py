@@ -235,6 +235,64 @@ def test_closure_and_strided_parameters() -> None:
     assert torch.equal(whole.detach()[:, 5:], before[:, 5:])
 
 
+def test_the_inner_optimizer_may_be_loaded_and_switched() -> None:
+    """There is one list of groups, whatever happens to the inner optimizer."""
+    params = some_params()
+    optimizer = fastopt.Lookahead(fastopt.Adam(params, lr=0.1), k=2)
+    scheduler = StepLR(optimizer, 1, gamma=0.5)
+    optimizer.optimizer.load_state_dict(optimizer.optimizer.state_dict())
+    step_on_some_grads(optimizer, params, 0)
+    scheduler.step()
+    assert optimizer.param_groups is optimizer.optimizer.param_groups
+    assert optimizer.optimizer.param_groups[0]["lr"] == 0.05
+    fastopt.switch(optimizer.optimizer, fastopt.SGD, lr=0.1, momentum=0.9)
+    assert "betas" not in optimizer.defaults
+    step_on_some_grads(optimizer, params, 1)
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
+    params = some_params()
+    optimizer = fastopt.Lookahead(fastopt.SGD(params, lr=0.1), k=2)
+    step_on_some_grads(optimizer, params, 0)
+    for part in ("optimizer", None):
+        bad = copy.deepcopy(optimizer.state_dict())
+        (bad[part] if part else bad)["param_groups"] *= 2
+        bad["optimizer"]["param_groups"][0]["lr"] = 77.0
+        bad["state"][0]["slow_param"] += 1
+        slow = optimizer.state[params[0]]["slow_param"].clone()
+        with pytest.raises(ValueError, match="different number of parameter groups"):
+            optimizer.load_state_dict(bad)
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert torch.equal(optimizer.state[params[0]]["slow_param"], slow)
+
+
+def test_a_step_that_fails_starts_no_slow_weights() -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = fastopt.Lookahead(fastopt.SGD([param], lr=0.1), k=1, alpha=0.5)
+    optimizer.optimizer.param_groups[0]["l1"] = -1.0
+    param.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="Invalid l1 value"):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer.optimizer.param_groups[0]["l1"] = 0.0
+    param.data.fill_(10.0)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((3,), 9.95))
+
+
+def test_frozen_integers_and_replaced_parameters() -> None:
+    """Integers beside the parameters are left alone; one that takes another's place starts where it is."""
+    param, other = torch.zeros(1, requires_grad=True), torch.full((1,), 4.0, requires_grad=True)
+    frozen = torch.nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+    optimizer = fastopt.Lookahead(torch.optim.SGD([param, frozen], lr=1.0), k=2, alpha=0.5)
+    for p in (param, param, other, other):
+        optimizer.param_groups[0]["params"][0] = p
+        p.grad = torch.ones(1)
+        optimizer.step()
+    assert (param.item(), other.item()) == (-1.0, 3.0)
+    assert torch.equal(frozen, torch.ones(2, dtype=torch.int64))
+
+
 ERRORS = [
     (lambda o: fastopt.Lookahead([torch.ones(1)]), TypeError, "goes around an optimizer, not a list"),
     (lambda o: fastopt.Lookahead(o, k=0), ValueError, "Invalid k value: 0"),

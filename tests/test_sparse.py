@@ -141,6 +141,15 @@ def test_momentum_of_a_torch_checkpoint() -> None:
     torch.testing.assert_close(p, q)
 
 
+def test_expanded_parameters_are_an_error() -> None:
+    param = torch.zeros(1, 3).expand(4, 3).detach().requires_grad_()
+    optimizer = fastopt.SGD([param], lr=1.0)
+    param.grad = torch.sparse_coo_tensor(torch.tensor([[0, 2]]), torch.ones(2, 3), (4, 3))
+    with pytest.raises(RuntimeError, match=r"parameter 0 .* is an expanded or overlapping tensor"):
+        optimizer.step()
+    assert (param == 0).all()
+
+
 @pytest.mark.parametrize("option", ["weight_decay", "l1"])
 @pytest.mark.parametrize("make", [fastopt.SGD, fastopt.Adagrad])
 def test_penalties_are_an_error(make, option: str) -> None:

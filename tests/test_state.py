@@ -96,6 +96,10 @@ def test_own_options_survive_a_torch_checkpoint() -> None:
     optimizer.load_state_dict(source.state_dict())
     group = optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["lr_in_momentum"], group["l1"]) == (0.3, 0.5, True, 0.25)
+    optimizer = fastopt.SGD([{"params": params, "max_grad_norm": 2.0, "state_dtype": torch.float32}])
+    optimizer.load_state_dict(source.state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["max_grad_norm"], group["state_dtype"]) == (2.0, torch.float32)
 
 
 # Adagrad of older torch fails on groups that are added.

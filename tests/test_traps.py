@@ -151,6 +151,14 @@ def test_trap_6_base_lr_survives() -> None:
     assert [g["base_lr"] for g in loaded.param_groups] == [1e-3, 1e-2]
 
 
+def test_trap_6_checkpoint_of_an_implementation_that_keeps_base_lr_elsewhere() -> None:
+    optimizer = fastopt.AdaBound([torch.ones(3, requires_grad=True)], lr=1e-3)
+    foreign = optimizer.state_dict()
+    del foreign["param_groups"][0]["base_lr"]
+    optimizer.load_state_dict(foreign)
+    assert optimizer.param_groups[0]["base_lr"] == 1e-3
+
+
 @pytest.mark.parametrize("built_with", [0.0, 1e-2])
 def test_trap_6_warm_up_from_zero(built_with: float) -> None:
     """lr = 0 does nothing, whether it is the schedule's or the constructor's."""

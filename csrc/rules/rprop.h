@@ -18,8 +18,9 @@ struct Rprop {
         const T grown = step_size * c.eta_plus, shrunk = step_size * c.eta_minus;
         const T moved = agreement > T(0) ? grown : step_size;
         step_size = clamp(agreement < T(0) ? shrunk : moved, c.step_size_min, c.step_size_max);
-        prev = agreement < T(0) ? T(0) : grad;  // after a change of sign, wait for a step
-        param -= sign(prev) * step_size;
+        prev = agreement < T(0) ? T(0) : grad;                                // after a change of sign, wait for a step
+        const T direction = prev > T(0) ? T(1) : prev < T(0) ? T(-1) : T(0);  // NaN: rest, as in torch
+        param -= direction * step_size;
     }
 };
 

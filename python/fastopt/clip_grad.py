@@ -12,18 +12,12 @@ import torch
 from torch import Tensor
 
 from . import _runtime
-from .optim._dense import StandIns, dense_layout, plain
+from .optim._dense import StandIns, dense_layout, norm_tensor, plain
+from .optim._layout import shared_pair
+from .optim._update import OFF
 from .reference.power import power
 
 _CLIP = ("clip", (), False, ())  # an update of the gradients themselves
-_OFF = {
-    "loss_scale": 1.0,
-    "grad_factor": 1.0,
-    "max_grad_value": math.inf,
-    "weight_decay": 0.0,
-    "l1": 0.0,
-    "decay": 1.0,
-}
 _REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
 
 
@@ -34,14 +28,18 @@ class _Gradients:
         self._tensors = tensors
         self._stand_ins = StandIns()
         self.batch = _runtime.Batch()
-        rest = self.batch.take(_CLIP, {**_OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
+        rest = self.batch.take(_CLIP, {**OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
         for i in rest:
             tensor, name = tensors[i], self._name(tensors[i])
             if hasattr(tensor, "to_local"):
                 raise RuntimeError(f"{name} is a DTensor, of which this process has a part only; clip with torch's")
             tensor = plain(tensor, name)
             dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
-            self.batch.add(i, tensors[i], dense, None, (), None, (), 1)
+            if not self.batch.add(i, tensors[i], dense, None, (), None, (), 1):
+                raise RuntimeError(f"{name}: its memory cannot be reached ({type(tensors[i]).__name__})")
+        pair = shared_pair(tensors) if written and rest else None
+        if pair is not None:
+            raise RuntimeError(f"{self._name(pair[0])} shares memory with {self._name(pair[1])}")
 
     def _name(self, tensor: Tensor) -> str:
         i = next(i for i, other in enumerate(self._tensors) if other is tensor)
@@ -65,11 +63,6 @@ def _norm(tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool) -> 
             "`error_if_nonfinite=False`"
         )
     return norm
-
-
-def _as_tensor(norm: float, tensors: list[Tensor]) -> Tensor:
-    wide = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
-    return torch.tensor(norm, dtype=torch.float64 if wide else torch.float32)
 
 
 def _finite_or_not(tensors: list[Tensor], norm_type: float) -> float:
@@ -117,7 +110,7 @@ def get_total_norm(
             ``error_if_nonfinite``.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return _as_tensor(_norm(tensors, float(norm_type), error_if_nonfinite), tensors)
+    return norm_tensor(_norm(tensors, float(norm_type), error_if_nonfinite), tensors)
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -153,7 +146,8 @@ def clip_grad_norm_(
 
     Raises:
         ValueError: ``max_norm`` is negative or NaN.
-        RuntimeError: see :func:`get_total_norm`; nothing has been written then.
+        RuntimeError: see :func:`get_total_norm`; or gradients share memory, as when a parameter is given
+            twice. Nothing has been written then.
     """
     max_norm = float(max_norm)
     if not max_norm >= 0:
@@ -163,7 +157,7 @@ def clip_grad_norm_(
     coefficient = max_norm / (norm + 1e-6)
     if grads and not coefficient >= 1:  # NaN passes
         _Gradients(grads, written=True, grad_factor=coefficient).write()
-    return _as_tensor(norm, grads)
+    return norm_tensor(norm, grads)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]

@@ -45,6 +45,21 @@ def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
     return torch.empty_like(tensor, memory_format=memory_format, device="meta")
 
 
+def refuse_overlap(tensor: Tensor, name: object) -> None:
+    """An error for a tensor that is to be written and has two elements in one place."""
+    if overlaps_itself(tensor):
+        raise RuntimeError(
+            f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
+            "element refers to a single memory location; clone() it first"
+        )
+
+
+def norm_tensor(norm: float, tensors: list[Tensor]) -> Tensor:
+    """A norm of the tensors: float64 where one of them is, otherwise float32."""
+    wide = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+    return torch.tensor(norm, dtype=torch.float64 if wide else torch.float32)
+
+
 class StandIns:
     """The stand-ins of one step."""
 
@@ -53,11 +68,8 @@ class StandIns:
 
     def take(self, tensor: Tensor, layout: Tensor, name: object, *, written: bool) -> Tensor:
         """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
-        if written and overlaps_itself(tensor):
-            raise RuntimeError(
-                f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
-                "element refers to a single memory location; clone() it first"
-            )
+        if written:
+            refuse_overlap(tensor, name)
         if lies_like(tensor, layout):
             return tensor
         stand_in = copy_like(tensor, layout)

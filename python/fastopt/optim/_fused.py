@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _runtime
+from ._dense import norm_tensor
 from ._hooked import hooked
 from ._load import uncast
 from ._prepare import Preparation
@@ -40,11 +41,12 @@ class FusedOptimizer(Optimizer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
         super().__init_subclass__(**kwargs)
-        own = inspect.signature(cls.__init__).parameters
-        if "common" in own and "__init__" in cls.__dict__:
-            keyword_only = inspect.Parameter.KEYWORD_ONLY
-            shown = [p for p in own.values() if p.name not in ("self", "common")]
-            shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
+        if "__init__" in cls.__dict__:
+            own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+            shown = [p for p in own if p.name != "common"]
+            if len(shown) < len(own):
+                keyword_only = inspect.Parameter.KEYWORD_ONLY
+                shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
             cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def _update(self, group: Group) -> Update:
@@ -83,19 +85,27 @@ class FusedOptimizer(Optimizer):
         return None
 
     def _max_norm(self, group: Group) -> float | None:
-        max_grad_norm = group.get("max_grad_norm")
-        return None if max_grad_norm is None else float(max_grad_norm)
+        return self._limit(group, "max_grad_norm")
+
+    def _limit(self, group: Group, option: str) -> float | None:
+        """Groups may be edited: checked at every step."""
+        value = group.get(option)
+        if value is None:
+            return None
+        if not value >= 0:
+            raise ValueError(f"Invalid {option} value: {value}")
+        return float(value)
 
     def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
         weight_decay = float(group.get("weight_decay", 0.0))
         decoupled = self._decoupled(group)
-        max_grad_value = group.get("max_grad_value")
+        max_grad_value = self._limit(group, "max_grad_value")
         return {
             "loss_scale": loss_scale,
             "grad_factor": -1.0 if group.get("maximize") else 1.0,
-            "max_grad_value": math.inf if max_grad_value is None else float(max_grad_value),
+            "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
             "weight_decay": 0.0 if decoupled else weight_decay,
-            "l1": float(group.get("l1", 0.0)),
+            "l1": self._limit(group, "l1") or 0.0,
             "decay": 1.0 - float(group["lr"]) * weight_decay if decoupled else 1.0,
         }
 
@@ -115,9 +125,7 @@ class FusedOptimizer(Optimizer):
         """What torch's constructor does not check."""
         self._check_flags(group)
         for option in ("l1", "max_grad_norm", "max_grad_value"):
-            value = group.get(option)
-            if value is not None and not value >= 0:
-                raise ValueError(f"Invalid {option} value: {value}")
+            self._limit(group, option)
         if group.get("state_dtype") not in (None, torch.float32):
             raise ValueError(f"Invalid state_dtype: {group['state_dtype']}, not None or torch.float32")
 
@@ -133,12 +141,13 @@ class FusedOptimizer(Optimizer):
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What a checkpoint of torch's optimizer does not have stays as this optimizer was built.
+        # What a checkpoint of torch's optimizer does not have stays as it is in this optimizer's groups.
         defaults = state.get("defaults", self.__dict__.get("defaults", {}))
-        for group in state["param_groups"]:
+        before = self.__dict__.get("param_groups", [])
+        for i, group in enumerate(state["param_groups"]):
             self._check_flags(group)
             for key, value in defaults.items():
-                group.setdefault(key, value)
+                group.setdefault(key, before[i].get(key, value) if i < len(before) else value)
         super().__setstate__(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -152,7 +161,10 @@ class FusedOptimizer(Optimizer):
     @property
     def grad_norm(self) -> Tensor | None:
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
-        return None if self._grad_norm is None else torch.tensor(self._grad_norm, dtype=torch.float32)
+        if self._grad_norm is None:
+            return None
+        grads = [p.grad for g in self.param_groups if g.get("max_grad_norm") is not None for p in g["params"]]
+        return norm_tensor(self._grad_norm, [grad for grad in grads if grad is not None])
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -229,6 +241,8 @@ class FusedOptimizer(Optimizer):
         if clips:
             self._grad_norm = math.sqrt(batch.measure("squares", 2.0, threads)) / loss_scale
             batch.clip(self._grad_norm)
+        elif self._grad_norm is not None:
+            self._grad_norm = None
         batch.run(threads)
         if preparation is not None:
             preparation.write_back()

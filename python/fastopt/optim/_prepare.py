@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._dense import StandIns, copy_like, dense_layout, lies_like, plain
+from ._dense import StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class Preparation:
         if grad is not None and grad.is_sparse:
             self._add_rows(index, owner, param, grad, name, group, update)
             return
-        if hasattr(owner, "to_local") and self._optimizer._max_norm(group) is not None:
-            raise RuntimeError(f"{name} is a DTensor, whose norm this process cannot know: no max_grad_norm")
+        if (update.sums or self._optimizer._max_norm(group) is not None) and not _whole(owner):
+            needs = type(self._optimizer).__name__ if update.sums else "max_grad_norm"
+            raise RuntimeError(f"{name} is a DTensor of which this process has a part; {needs} needs all of it")
         layout = dense_layout(param, contiguous=update.factored)
         dense = self._stand_ins.take(param, layout, name, written=True)
         self._views |= dense is not param
@@ -61,10 +62,8 @@ class Preparation:
         self._to_batch(name, index, owner, dense, grad, states, step, carried, t)
 
     def _to_batch(self, name: str, index: int, owner: Tensor, *operands: Any) -> None:
-        try:
-            self._batch.add(index, owner, *operands)
-        except ValueError as error:
-            raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})") from error
+        if not self._batch.add(index, owner, *operands):
+            raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})")
 
     def _check_grad_layout(self, grad: Tensor | None, group: Group, name: str) -> None:
         assert grad is not None
@@ -107,6 +106,8 @@ class Preparation:
         where = tuple(grad._indices())
         layout = dense_layout(param)
         states, step, carried, t = self._states(owner, group, update, layout, name)
+        for tensor in (param, *states):
+            refuse_overlap(tensor, name)
 
         def rows(tensor: Tensor) -> Tensor:
             taken = tensor[where].contiguous()
@@ -225,6 +226,11 @@ def _scalar(value: Any, entries: dict[str, Any], key: str) -> Tensor:
     if not _is_scalar(value):
         entries[key] = value = torch.tensor(float(value), dtype=_counter_type())
     return value  # type: ignore[no-any-return]
+
+
+def _whole(param: Tensor) -> bool:
+    """Whether this process has all of a parameter."""
+    return all(placement.is_replicate() for placement in getattr(param, "placements", ()))
 
 
 def _placed_like(param: Tensor, grad: Tensor) -> Tensor:

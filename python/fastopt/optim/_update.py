@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
@@ -18,6 +19,7 @@ class Update(NamedTuple):
     counts: bool = True  # whether the state has a 'step'
     carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
     factored: bool = False  # whether the states are rows and columns of matrices
+    sums: bool = False  # whether the rule needs sums over the whole parameter
     reads_grad: bool = True
 
 
@@ -42,3 +44,13 @@ class Common(TypedDict, total=False):
 
 
 COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
+
+# The prologue's scalars where it does nothing.
+OFF = {
+    "loss_scale": 1.0,
+    "grad_factor": 1.0,
+    "max_grad_value": math.inf,
+    "weight_decay": 0.0,
+    "l1": 0.0,
+    "decay": 1.0,
+}

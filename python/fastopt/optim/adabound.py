@@ -97,6 +97,11 @@ class AdaBound(FusedOptimizer):
         group = self.param_groups[-1]
         group.setdefault("base_lr", float(group["lr"]))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of an implementation that keeps it elsewhere
+            group.setdefault("base_lr", float(group["lr"]))
+
     def _update(self, group: Group) -> Update:
         return _AMSBOUND if group["amsbound"] else _ADABOUND
 

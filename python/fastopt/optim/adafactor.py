@@ -14,8 +14,8 @@ from ._update import Common, Group, Part, Update
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_VECTOR = Update("adafactor", ("variance",))
-_MATRIX = Update("adafactor_factored", ("row_var", "col_var"), factored=True)
+_VECTOR = Update("adafactor", ("variance",), sums=True)
+_MATRIX = Update("adafactor_factored", ("row_var", "col_var"), factored=True, sums=True)
 
 
 class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
@@ -27,7 +27,8 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         p \leftarrow p - \frac{\max(\epsilon_2, \text{RMS}(p))\, \rho_t}{\max(1, \text{RMS}(u) / d)}\, u
 
     with :math:`\rho_t = \min(\text{lr}, 1/\sqrt t)`. Factored over the last two dimensions; vectors and
-    scalars keep the whole second moment. Beside its states, a step needs scratch memory of about 4 % of the gradients.
+    scalars keep the whole second moment. A step takes scratch memory for sums, and frees it: 4 % of a large
+    float32 matrix, but up to 4 times a tensor of 3 x 3 kernels, or of a single row or column.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adafactor``; float32,
@@ -76,7 +77,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         for i, param in enumerate(group["params"]):
             if param.grad is not None:
                 if param.is_complex():
-                    raise RuntimeError("Adafactor does not support complex parameters")
+                    raise RuntimeError(f"Adafactor does not support complex parameters ({self._name(param)})")
                 indices.setdefault((_MATRIX if param.dim() > 1 else _VECTOR, param.dtype), []).append(i)
         return [
             (update, functools.partial(self._scalars_for, group, dtype), chosen)

@@ -14,7 +14,7 @@ from ._update import Common, Group
 Fused = TypeVar("Fused", bound=FusedOptimizer)
 
 # What means the same to every optimizer.
-_KEPT = ("params", "param_names", "weight_decay", "maximize", "foreach", "fused", *Common.__annotations__)
+_KEPT = ("weight_decay", "maximize", "foreach", "fused", *Common.__annotations__)
 
 
 def from_torch(optimizer: Optimizer) -> FusedOptimizer:
@@ -53,12 +53,19 @@ def to_torch(optimizer: FusedOptimizer) -> Optimizer:
     if cls is None:
         raise TypeError(f"torch has no {type(optimizer).__name__}")
     known = set(cls([torch.empty(0)]).defaults)
+    ours: Any = type(optimizer)
+    neutral = ours([torch.empty(0)]).defaults
     own = [key for key in optimizer.defaults if key not in known]
     for group in optimizer.param_groups:
         for key in own:
-            if key != "state_dtype" and group.get(key):
+            if key != "state_dtype" and group.get(key, neutral[key]) != neutral[key]:
                 raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
     theirs = _rebuilt(cls, optimizer, dropped=own)
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            for key in theirs.state.get(param, {}):  # Adagrad's, made from the defaults
+                if key != "step":
+                    theirs.state[param][key] = _in_type_of(param, optimizer._new_state(param, group, key))
     for param, state in optimizer.state.items():
         theirs.state[param] = {
             key: value if key == "step" or key in optimizer._carried else _in_type_of(param, value)
@@ -90,8 +97,9 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     of ``cls``. States start anew.
 
     A scheduler that goes on from the current learning rate (StepLR, CosineAnnealingLR, ExponentialLR, ...) goes on
-    from ``lr``. One that starts from its base rates (LambdaLR, OneCycleLR) is told of the new ones by
-    ``scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]``.
+    from ``lr``. One that starts from its base rates (LambdaLR) is told of the new ones by
+    ``scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]``. What a scheduler or you keep
+    in a group stays there. OneCycleLR and CyclicLR, which also cycle the momentum of one class, are to be made anew.
 
     Args:
         optimizer: one of fastopt's; of a Lookahead, its ``optimizer``.
@@ -104,7 +112,8 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
 
     Raises:
         TypeError: ``optimizer`` or ``cls`` is not fastopt's, or ``cls`` has no such option.
-        ValueError: an option is out of range. Nothing has changed then.
+        ValueError: an option is out of range, or a group has a ``weight_decay`` and ``cls`` has none.
+            Nothing has changed then.
 
     Example:
         >>> fastopt.switch(optimizer, fastopt.SGD, lr=0.05, momentum=0.9)  # was Adam
@@ -112,14 +121,19 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     from . import ALL
 
     if type(optimizer) not in ALL:
-        raise TypeError(f"{type(optimizer).__name__} is not one of fastopt's optimizers")
+        hint = "; switch its .optimizer" if hasattr(optimizer, "optimizer") else ""
+        raise TypeError(f"switch cannot start from {type(optimizer).__name__}{hint}")
     if cls not in ALL:
-        raise TypeError(f"{getattr(cls, '__name__', cls)} is not one of fastopt's optimizers")
-    defaults = cls([torch.empty(0)], lr=lr, **options).defaults  # type: ignore[call-arg]
-    groups = [_switched(group, optimizer.param_groups[0], defaults, lr, options) for group in optimizer.param_groups]
+        raise TypeError(f"switch cannot go to {getattr(cls, '__name__', cls)}")
     probe = cls([torch.empty(0)], lr=lr, **options)  # type: ignore[call-arg]
+    defaults = probe.defaults
+    groups = [_switched(group, optimizer, defaults, lr, options) for group in optimizer.param_groups]
     for group in groups:
         probe._check_group(group)
+        if group.get("weight_decay", 0) != 0 and "weight_decay" not in defaults:
+            raise ValueError(f"{cls.__name__} has no weight_decay: {group['weight_decay']}; set the groups' to 0")
+        if "weight_decay" not in defaults:
+            group.pop("weight_decay", None)
 
     optimizer.__class__ = cls
     optimizer.defaults = defaults
@@ -131,17 +145,21 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     return optimizer  # type: ignore[return-value]
 
 
-def _switched(group: Group, first: Group, defaults: Group, lr: Any, options: Group) -> Group:
+def _switched(group: Group, optimizer: FusedOptimizer, defaults: Group, lr: Any, options: Group) -> Group:
     def base(of: Group) -> float:
         return float(of["initial_lr"] if "initial_lr" in of else of["lr"])
 
+    first = optimizer.param_groups[0]
     ratio = base(group) / base(first) if base(first) else 1.0
-    kept = {key: group[key] for key in _KEPT if key in group and (key in defaults or key.startswith("param"))}
+    dropped = {*optimizer.defaults, "base_lr"} - {*_KEPT}
+    kept = {key: value for key, value in group.items() if key not in dropped}
+    kept = {key: value for key, value in kept.items() if key not in ("foreach", "fused") or key in defaults}
     new = {**defaults, **kept, **options}
     new["lr"] = lr if ratio == 1.0 else float(lr) * ratio
-    if "initial_lr" in group:
-        now = float(group["lr"])
-        new["initial_lr"] = float(new["lr"]) * (base(group) / now if now else 1.0)
+    now = float(group["lr"])
+    for key in ("initial_lr", "max_lr", "min_lr"):  # a scheduler's
+        if key in group:
+            new[key] = float(new["lr"]) * (float(group[key]) / now if now else 1.0)
     if "final_lr" in defaults:
         new["base_lr"] = float(new["lr"])  # AdaBound's
     return new

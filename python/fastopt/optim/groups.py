@@ -16,7 +16,7 @@ _NORMS: tuple[type[nn.Module], ...] = (
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: matrices and kernels with weight decay, everything else without.
 
-    Without are biases (parameters called ``bias`` or ``..._bias``), the parameters of normalisation layers,
+    Without are biases (parameters called ``bias...`` or ``...bias``), the parameters of normalisation layers,
     and all other vectors and scalars, such as the scales of home-made normalisations. Parameters that do not
     require a gradient are left out; shared ones appear once.
 
@@ -41,7 +41,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        bias = name.rsplit(".", 1)[-1].endswith("bias")
-        free = bias or param.ndim <= 1 or id(param) in normalising
+        leaf = name.rsplit(".", 1)[-1]
+        free = leaf.startswith("bias") or leaf.endswith("bias") or param.ndim <= 1 or id(param) in normalising
         (others if free else decayed).append(param)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from .. import _runtime
 from ._checks import check_range
 from ._fused import FusedOptimizer
 from ._hooked import hooked
-from ._update import Group, Update
+from ._update import OFF, Group, Part, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False, reads_grad=False)
 
@@ -60,16 +61,19 @@ class Lookahead(FusedOptimizer):
             raise ValueError(f"Invalid state_dtype: {state_dtype}, not None or torch.float32")
         self.optimizer = optimizer
         self.k, self.alpha, self.steps, self.state_dtype = int(k), alpha, 0, state_dtype
-        self._remembered = 0
-        self._building = True
-        Optimizer.__init__(self, [{"params": group["params"]} for group in optimizer.param_groups], {})
-        del self._building
-        self._share()
+        self._known: list[int] = []  # the parameters that have slow weights, by id
+        self.state = defaultdict(dict)
+        self.__setstate__({})  # torch's constructor would make groups of its own
 
-    def _share(self) -> None:
-        """One list of groups for both optimizers."""
-        self.param_groups = self.optimizer.param_groups
-        self.defaults = self.optimizer.defaults
+    @property
+    def param_groups(self) -> list[Group]:  # type: ignore[override]
+        """The inner optimizer's."""
+        return self.optimizer.param_groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The inner optimizer's."""
+        return self.optimizer.defaults
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
@@ -81,10 +85,7 @@ class Lookahead(FusedOptimizer):
         return getattr(self.optimizer, "grad_norm", None)
 
     def add_param_group(self, param_group: Group) -> None:
-        if "_building" in self.__dict__:
-            Optimizer.add_param_group(self, param_group)
-        else:
-            self.optimizer.add_param_group(param_group)
+        self.optimizer.add_param_group(param_group)
 
     def _check_group(self, group: Group) -> None:
         """The groups are the inner optimizer's affair."""
@@ -92,11 +93,12 @@ class Lookahead(FusedOptimizer):
     def _check_flags(self, group: Group) -> None:
         """As are their flags."""
 
-    def _update(self, group: Group) -> Update:
-        return _SYNC
+    def _parts(self, group: Group) -> list[Part]:
+        slow = [i for i, param in enumerate(group["params"]) if param in self.state]
+        return [(_SYNC, lambda t: {"alpha": self.alpha}, slow)]
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
-        return {"alpha": self.alpha}
+    def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
+        return OFF
 
     def _max_norm(self, group: Group) -> float | None:
         return None
@@ -110,16 +112,18 @@ class Lookahead(FusedOptimizer):
         return super()._new_state(param, group, key).copy_(param)
 
     @torch.no_grad()
-    def _remember(self) -> None:
-        """Slow weights for parameters that have none, before they are first updated."""
-        count = sum(len(group["params"]) for group in self.param_groups)
-        if count == self._remembered:
-            return
-        for group in self.param_groups:
-            for param in group["params"]:
-                if not self.state.get(param):
-                    self.state[param] = {"slow_param": self._new_state(param, group, "slow_param")}
-        self._remembered = count
+    def _first_weights(self) -> dict[Tensor, dict[str, Tensor]]:
+        """Slow weights for parameters that have none, as they are before their first update."""
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        ids = [id(param) for param, _ in params]
+        if ids == self._known:
+            return {}
+        self._known = []  # until the step has succeeded
+        return {
+            param: {"slow_param": self._new_state(param, group, "slow_param")}
+            for param, group in params
+            if not self.state.get(param) and (param.is_floating_point() or param.is_complex())
+        }
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -134,7 +138,7 @@ class Lookahead(FusedOptimizer):
         Raises:
             RuntimeError: as the inner optimizer; or a slow weight cannot be updated.
         """
-        self._remember()
+        fresh = self._first_weights()
         scaling = {key: getattr(self, key) for key in ("grad_scale", "found_inf") if key in self.__dict__}
         for key, value in scaling.items():
             setattr(self.optimizer, key, value)
@@ -146,6 +150,9 @@ class Lookahead(FusedOptimizer):
         found_inf = scaling.get("found_inf")
         if found_inf is not None and found_inf.item() != 0:
             return loss
+        self.state.update(fresh)
+        if not self._known:
+            self._known = [id(param) for group in self.param_groups for param in group["params"]]
         self.steps += 1
         if self.steps % self.k == 0:
             self._run(_runtime.Batch(), 1.0)
@@ -160,18 +167,23 @@ class Lookahead(FusedOptimizer):
         """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew."""
         if "lookahead" not in state_dict:
             self.optimizer.load_state_dict(state_dict)
-            self.state.clear()
-            self.steps = self._remembered = 0
-        else:
-            self.optimizer.load_state_dict(state_dict["optimizer"])
+            self.state = defaultdict(dict)
+            self.steps, self._known = 0, []
+            return
+        own = {key: state_dict["lookahead"][key] for key in ("k", "alpha", "steps")}
+        before = self.state
+        try:
             super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-            self.__dict__.update(state_dict["lookahead"])
-            self._remembered = 0
-        self._share()
+            self.optimizer.load_state_dict(state_dict["optimizer"])
+        except BaseException:
+            self.state = before
+            raise
+        self.__dict__.update(own, _known=[])
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("optimizer", "k", "alpha", "steps", "state_dtype", "_remembered")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}}
+        keys = ("optimizer", "state", "k", "alpha", "steps", "state_dtype")
+        return {key: self.__dict__[key] for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Optimizer.__setstate__(self, state)
+        groups = ("param_groups", "defaults")  # those of the inner optimizer are the only ones
+        Optimizer.__setstate__(self, {"_known": [], **{k: v for k, v in state.items() if k not in groups}})

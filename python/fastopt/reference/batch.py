@@ -71,7 +71,7 @@ class Batch:
         step: Tensor | None,
         carried: tuple[Tensor, ...],
         t: int,
-    ) -> None:
+    ) -> bool:
         assert self._scalars is not None, "add() follows a take()"
         counters: list[tuple[Tensor, float, str]] = []
         if step is not None:
@@ -83,6 +83,7 @@ class Batch:
         self._tasks.append(
             _Task(self._rule, owner, param, grad, states, counters, self._prologue, scalars, self._max_grad_norm)
         )
+        return True
 
     def _ranges(self) -> list[tuple[int, int, bool, Tensor, str]]:
         """(begin, end, written, owner, role) of every operand that has memory, by address."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .half import Array
-from .math import clamp, sign
+from .math import clamp
 from .pipeline import rule
 
 
@@ -28,4 +28,5 @@ def rprop(
     moved = np.where(agreement < 0, step_size * eta_minus, moved)
     step_size = clamp(moved, step_size_min, step_size_max)
     prev = np.where(agreement < 0, param.dtype.type(0), grad)
-    return param - sign(prev) * step_size, prev, step_size
+    direction = np.where(prev > 0, param.dtype.type(1), np.where(prev < 0, param.dtype.type(-1), param.dtype.type(0)))
+    return param - direction * step_size, prev, step_size
