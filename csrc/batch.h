@@ -113,6 +113,7 @@ class Batch {
     std::vector<std::pair<int64_t, int64_t>> places_;  // (group, index): sums go in this order
 
     std::deque<Constants> constants_;
+    std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };

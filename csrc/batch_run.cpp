@@ -1,6 +1,5 @@
 // What a gathered Batch does: sums over gradients, clipping, the update.
 #include <algorithm>
-#include <memory>
 #include <numeric>
 
 #include "batch.h"
@@ -20,6 +19,9 @@ void write_scalar(const Array& where, double value) {
     else
         *static_cast<double*>(where.data) = value;
 }
+
+// Doubles of scratch memory an optimizer keeps between steps (4 MiB); more goes back after each step.
+constexpr size_t kKeptScratch = 1 << 19;
 
 // Doubles of scratch memory a task needs: none, unless it has several passes.
 size_t scratch_size(const Task& task) {
@@ -84,8 +86,8 @@ void Batch::clip(double norm) {
 void Batch::run(int threads) {
     size_t doubles = 0;
     for (const Task& task : tasks_) doubles += scratch_size(task);
-    const std::unique_ptr<double[]> scratch(doubles > 0 ? new double[doubles] : nullptr);
-    double* next = scratch.get();
+    if (scratch_.size() < doubles) scratch_.resize(doubles);
+    double* next = scratch_.data();
     for (Task& task : tasks_) {
         task.scratch = next;
         next += scratch_size(task);
@@ -104,6 +106,7 @@ void Batch::run(int threads) {
         for (const Job& job : jobs)
             if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
     }
+    if (scratch_.size() > kKeptScratch) scratch_ = {};
     for (size_t i = 0; i < counters_.size(); ++i) {
         const Counter& counter = counters_[i];
         write_scalar(counter.step, static_cast<double>(counter.t));

@@ -71,7 +71,7 @@ struct Task {
     Array param, grad;  // grad: no data where the rule reads none
     Array states[kMaxStates];
     Matrices shape;    // of a factored rule; otherwise no matrices
-    double* scratch;   // of a rule with several passes: lives as long as the step
+    double* scratch;   // of a rule with several passes
     double* partials;  // of a reduction: one per kTile elements
 };
 

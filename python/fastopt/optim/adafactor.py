@@ -27,8 +27,8 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         p \leftarrow p - \frac{\max(\epsilon_2, \text{RMS}(p))\, \rho_t}{\max(1, \text{RMS}(u) / d)}\, u
 
     with :math:`\rho_t = \min(\text{lr}, 1/\sqrt t)`. Factored over the last two dimensions; vectors and
-    scalars keep the whole second moment. A step takes scratch memory for sums, and frees it: 4 % of a large
-    float32 matrix, but up to 4 times a tensor of 3 x 3 kernels, or of a single row or column.
+    scalars keep the whole second moment. A step takes scratch memory for sums: 4 % of a large float32 matrix,
+    but up to 4 times a tensor of 3 x 3 kernels, or of a single row or column; beyond 4 MiB it is freed.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adafactor``; float32,
