@@ -293,6 +293,26 @@ def test_groups_that_clip_share_one_norm(backend: str) -> None:
     torch.testing.assert_close(optimizer.grad_norm, torch.tensor(norm))
 
 
+def test_the_order_of_a_sum_is_that_of_the_parameters() -> None:
+    """Not that in which they are prepared, at their first gradient. To the last bit of float64."""
+
+    def norms() -> list[float]:
+        params = [torch.zeros(3 + i % 5, dtype=torch.float64, requires_grad=True) for i in range(80)]
+        optimizer = fastopt.Adam([{"params": params[:50]}, {"params": params[50:]}], max_grad_norm=1.0)
+        seen = []
+        for step in range(8):
+            for i, param in enumerate(params):
+                if i % 8 <= step:
+                    param.grad = some_values(param.shape, torch.float64, seed=100 * step + i)
+            optimizer.step()
+            seen.append(optimizer._grad_norm)
+        return seen
+
+    with running("reference"):
+        expected = norms()
+    assert norms() == expected
+
+
 def test_clipping_options_can_be_edited() -> None:
     param = torch.zeros(4, requires_grad=True)
     param.grad = torch.full((4,), 2.0)
