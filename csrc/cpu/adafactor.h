@@ -98,9 +98,9 @@ struct AdafactorVector : Adafactor {
         }
     }
 
-    template <class T>
-    static constexpr Pass passes[] = {{measure<T>, combine}, {apply<T>, nullptr}};
     static constexpr int pass_count = 2;
+    template <class T>
+    static constexpr Pass passes[pass_count] = {{measure<T>, combine}, {apply<T>, nullptr}};
 };
 
 // Matrices, and stacks of them: the second moment is kept by row and by column.
@@ -235,10 +235,10 @@ struct AdafactorMatrix : Adafactor {
         }
     }
 
-    template <class T>
-    static constexpr Pass passes[] = {
-        {measure<T>, combine_means<T>}, {measure_update<T>, combine_squares}, {apply<T>, nullptr}};
     static constexpr int pass_count = 3;
+    template <class T>
+    static constexpr Pass passes[pass_count] = {
+        {measure<T>, combine_means<T>}, {measure_update<T>, combine_squares}, {apply<T>, nullptr}};
 };
 
 }  // namespace
