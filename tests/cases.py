@@ -51,6 +51,7 @@ class Row:
     ours: type[torch.optim.Optimizer]
     theirs: type[torch.optim.Optimizer] | None  # None: this torch does not have it
     lr: float
+    rates: tuple[float, float, dict[str, Any]]  # learning rates down a parabola and Rosenbrock's valley; what it takes
     flags: list[dict[str, Any]]
     errors: list[dict[str, Any]]  # of the constructor
     plain: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +76,7 @@ ROWS = [
         fastopt.SGD,
         torch.optim.SGD,
         lr=0.1,
+        rates=(0.03, 1e-3, {}),
         flags=[
             *_DECAY,
             {"momentum": 0.9},
@@ -100,6 +102,7 @@ ROWS = [
         fastopt.Adam,
         torch.optim.Adam,
         lr=0.05,
+        rates=(0.1, 0.1, {}),
         flags=[*_ADAM, *_AMSGRAD],
         errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
         plain={"amsgrad": True},
@@ -108,6 +111,7 @@ ROWS = [
         fastopt.AdamW,
         torch.optim.AdamW,
         lr=0.05,
+        rates=(0.1, 0.03, {}),
         flags=[*_ADAM, *_AMSGRAD],
         errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
     ),
@@ -115,6 +119,7 @@ ROWS = [
         fastopt.Adagrad,
         torch.optim.Adagrad,
         lr=0.1,
+        rates=(1.0, 1.0, {}),
         flags=[*_DECAY, {"lr_decay": 0.1}, {"initial_accumulator_value": 0.5, "eps": 1e-3, **_BOTH}],
         own=[({"eps": 1e-6}, {"eps_inside_sqrt": True})],
         errors=[
@@ -130,6 +135,7 @@ ROWS = [
         fastopt.RMSprop,
         torch.optim.RMSprop,
         lr=0.02,
+        rates=(0.01, 1e-3, {}),
         flags=[
             *_DECAY,
             {"alpha": 0.9, "eps": 1e-4},
@@ -149,14 +155,16 @@ ROWS = [
         fastopt.Adadelta,
         torch.optim.Adadelta,
         lr=5.0,
+        rates=(5.0, 1.0, {}),
         flags=[*_DECAY, {"rho": 0.95, "eps": 1e-3}, {"rho": 0.95, **_BOTH}],
         errors=[dict(rho=1.1), dict(rho=-0.1), dict(eps=-1.0), dict(weight_decay=-1.0)],
     ),
-    Row(fastopt.Adamax, torch.optim.Adamax, lr=0.05, flags=[*_ADAM, _BOTH], errors=_ADAM_ERRORS),
+    Row(fastopt.Adamax, torch.optim.Adamax, lr=0.05, rates=(0.1, 0.3, {}), flags=[*_ADAM, _BOTH], errors=_ADAM_ERRORS),
     Row(
         fastopt.NAdam,
         torch.optim.NAdam,
         lr=0.05,
+        rates=(0.1, 0.03, {}),
         flags=[*_ADAM, {"momentum_decay": 0.01, **_BOTH}, *_DECOUPLED],
         errors=[*_ADAM_ERRORS, dict(momentum_decay=-0.2)],
     ),
@@ -164,6 +172,7 @@ ROWS = [
         fastopt.RAdam,
         torch.optim.RAdam,
         lr=0.05,
+        rates=(0.1, 0.1, {"max_grad_norm": 1.0}),
         flags=[*_ADAM, _BOTH, *_DECOUPLED],
         errors=_ADAM_ERRORS,
     ),
@@ -171,6 +180,7 @@ ROWS = [
         fastopt.AdaBound,
         papers.AdaBound,
         lr=0.05,
+        rates=(0.01, 0.03, {"final_lr": 3e-3}),
         flags=[
             *_ADAM,
             {"amsbound": True},
@@ -185,6 +195,7 @@ ROWS = [
         fastopt.Adafactor,
         getattr(torch.optim, "Adafactor", None),
         lr=0.05,
+        rates=(0.1, 0.03, {}),
         base={"eps": (1e-5, 1e-3)},  # not None: the default depends on the type
         flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, _BOTH],
         errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
@@ -195,6 +206,7 @@ ROWS = [
         fastopt.Rprop,
         torch.optim.Rprop,
         lr=0.02,
+        rates=(0.01, 0.01, {}),
         flags=[{}, {"maximize": True}, {"etas": (0.25, 1.5)}, {"step_sizes": (0.01, 0.1)}],
         errors=[dict(etas=(1.0, 0.5)), dict(etas=(0.5, 0.9))],
     ),
@@ -202,6 +214,7 @@ ROWS = [
         fastopt.ASGD,
         torch.optim.ASGD,
         lr=0.05,
+        rates=(0.03, 3e-3, {"t0": 1e6, "lambd": 1e-4}),
         flags=[*_DECAY, {"t0": 5}, {"lambd": 0.05, "alpha": 0.5, "t0": 2, **_BOTH}],
         errors=[dict(weight_decay=-0.5)],
         plain={"t0": 1, "lambd": 1e-3},
@@ -210,6 +223,7 @@ ROWS = [
         fastopt.Lion,
         papers.Lion,
         lr=0.01,
+        rates=(0.03, 3e-3, {}),
         flags=[*_DECAY, {"betas": (0.5, 0.9)}, _BOTH],
         errors=[*_BETA_ERRORS, dict(weight_decay=-1.0)],
         by_sign=True,

@@ -38,29 +38,10 @@ def _descend(f: Callable[..., torch.Tensor], start: list[float], steps: int, mak
     return f(x).item()
 
 
-# Learning rates for the parabola and for Rosenbrock's valley, and what else the valley takes.
-RATES: dict[type, tuple[float, float, dict[str, Any]]] = {
-    fastopt.SGD: (0.03, 1e-3, {}),
-    fastopt.Adam: (0.1, 0.1, {}),
-    fastopt.AdamW: (0.1, 0.03, {}),
-    fastopt.Adagrad: (1.0, 1.0, {}),
-    fastopt.RMSprop: (0.01, 1e-3, {}),
-    fastopt.Adadelta: (5.0, 1.0, {}),
-    fastopt.Adamax: (0.1, 0.3, {}),
-    fastopt.NAdam: (0.1, 0.03, {}),
-    fastopt.RAdam: (0.1, 0.1, {"max_grad_norm": 1.0}),  # its first steps are SGD's
-    fastopt.AdaBound: (0.01, 0.03, {"final_lr": 3e-3}),
-    fastopt.Adafactor: (0.1, 0.03, {}),
-    fastopt.Rprop: (0.01, 0.01, {}),
-    fastopt.ASGD: (0.03, 3e-3, {"t0": 1e6, "lambd": 1e-4}),
-    fastopt.Lion: (0.03, 3e-3, {}),
-}
-
-
 @pytest.mark.parametrize("inside", ["alone", "in Lookahead"])
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_converges(row: Row, inside: str) -> None:
-    parabola_lr, rosenbrock_lr, more = RATES[row.ours]
+    parabola_lr, rosenbrock_lr, more = row.rates
 
     def make(params: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
         options = {**row.plain, **(more if len(params[0]) == 2 else {})}
