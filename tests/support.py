@@ -148,3 +148,10 @@ def step_on_some_grads(optimizer: torch.optim.Optimizer, params: list[torch.Tens
     for i, param in enumerate(params):
         param.grad = some_values(param.shape, param.dtype, 100 * seed + i)
     optimizer.step()
+
+
+def params_with_grads(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> list[torch.Tensor]:
+    params = [torch.zeros(n, dtype=dtype, requires_grad=True) for n in (*SIZES[1:], 50_001)]
+    for i, param in enumerate(params):
+        param.grad = some_values(param.shape, dtype, seed=i) * scale
+    return params
