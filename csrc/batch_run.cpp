@@ -26,8 +26,7 @@ constexpr size_t kKeptScratch = 1 << 19;
 // Doubles of scratch memory a task needs: none, unless it has several passes.
 size_t scratch_size(const Task& task) {
     if (task.pass_count == 1) return 0;
-    const int64_t chunks = (task.n + kTile - 1) / kTile;
-    return static_cast<size_t>(task.shape.count > 0 ? FactoredScratch::size(task.shape) : 2 * chunks + 1);
+    return static_cast<size_t>(task.shape.count > 0 ? FactoredScratch::size(task.shape) : VectorScratch::size(task.n));
 }
 
 // Without the GIL, unless the work is over before another Python thread could make use of it.
@@ -46,7 +45,6 @@ void run_released(const std::vector<Job>& jobs, int threads) {
 
 double Batch::measure(const std::string& reduction, double exponent, int threads) {
     const ReductionEntry& entry = find_reduction(reduction);
-    const auto chunks = [](const Task& task) { return (task.n + kTile - 1) / kTile; };
     Constants constants{};
     constants.rule[0] = exponent;
     std::vector<size_t> order(tasks_.size());  // not that of tasks_: prepared parameters come later there
@@ -59,14 +57,14 @@ double Batch::measure(const std::string& reduction, double exponent, int threads
         if (task.constants->max_grad_norm < 0) continue;
         measured.push_back(task);
         measured.back().constants = &constants;
-        total_chunks += chunks(task);
+        total_chunks += tiles_along(task.n, kTile);
     }
     std::vector<double> partials(static_cast<size_t>(total_chunks));
     std::vector<Job> jobs;
     double* next = partials.data();
     for (Task& task : measured) {
         task.partials = next;
-        next += chunks(task);
+        next += tiles_along(task.n, kTile);
         jobs.push_back({task.param.type == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
     }
     run_released(jobs, threads);

@@ -15,6 +15,10 @@ auto adafactor_scalars(const Task& task) {
     return round_scalars<Adafactor::Scalars, T>(task.constants->rule);
 }
 
+FASTOPT_HD void prefetch_ahead(const Array& array, const MatrixTile& tile, int row) {
+    if (row + kRowsAhead < tile.rows) prefetch(array, tile.at(row + kRowsAhead), tile.columns);
+}
+
 // The sum of the partial results of a task, in their order.
 FASTOPT_HD double sum(const double* partials, int64_t n) {
     double total = 0;
@@ -32,22 +36,11 @@ struct AdafactorVector : Adafactor {
         return lerp(variance, grad * grad, c.one_minus_beta2);
     }
 
-    // Where a task's sums are: one of the parameter's squares and one of the update's per chunk, the result.
-    struct Scratch {
-        int64_t chunks;
-        double *param_squares, *update_squares, *step_size;
-        explicit Scratch(const Task& task)
-            : chunks((task.n + kTile - 1) / kTile),
-              param_squares(task.scratch),
-              update_squares(param_squares + chunks),
-              step_size(update_squares + chunks) {}
-    };
-
     template <class T>
     static void measure(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
         const auto c = adafactor_scalars<T>(task);
-        const Scratch scratch(task);
+        const VectorScratch scratch(task);
         alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock], update_buffer[kBlock];
         alignas(64) double param_lanes[kLanes], update_lanes[kLanes];
         for (int64_t chunk = begin; chunk < end; chunk += kTile) {
@@ -70,7 +63,7 @@ struct AdafactorVector : Adafactor {
     }
 
     static void combine(const Task& task) {
-        const Scratch scratch(task);
+        const VectorScratch scratch(task);
         *scratch.step_size =
             step_size(sum(scratch.param_squares, scratch.chunks), sum(scratch.update_squares, scratch.chunks), task.n,
                       adafactor_scalars<double>(task));
@@ -80,7 +73,7 @@ struct AdafactorVector : Adafactor {
     static void apply(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
         const auto c = adafactor_scalars<T>(task);
-        const T step = T(*Scratch(task).step_size);
+        const T step = T(*VectorScratch(task).step_size);
         alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock];
         for (int64_t at = begin; at < end; at += kBlock) {
             const int n = int(end - at < kBlock ? end - at : kBlock);
@@ -120,10 +113,8 @@ struct AdafactorMatrix : Adafactor {
             for (double& column : columns) column = 0;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
-                if (row + kRowsAhead < tile.rows) {
-                    prefetch(task.param, tile.at(row + kRowsAhead), tile.columns);
-                    prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
-                }
+                prefetch_ahead(task.param, tile, row);
+                prefetch_ahead(task.grad, tile, row);
                 const T* param = load(task.param, at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                 for (double& lane : row_lanes) lane = 0;
@@ -187,7 +178,7 @@ struct AdafactorMatrix : Adafactor {
             for (double& lane : lanes) lane = 0;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
-                if (row + kRowsAhead < tile.rows) prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
+                prefetch_ahead(task.grad, tile, row);
                 const T* param = penalizes ? load(task.param, at, tile.columns, param_buffer) : nullptr;
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                 const T row_factor = row_factors[row];
@@ -219,10 +210,8 @@ struct AdafactorMatrix : Adafactor {
             const T* const column_factors = scratch.column_factors<T>(tile.matrix) + tile.first_column;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
-                if (row + kRowsAhead < tile.rows) {
-                    prefetch(task.param, tile.at(row + kRowsAhead), tile.columns);
-                    prefetch(task.grad, tile.at(row + kRowsAhead), tile.columns);
-                }
+                prefetch_ahead(task.param, tile, row);
+                prefetch_ahead(task.grad, tile, row);
                 T* const param = load(task.param, at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
                 const T row_factor = row_factors[row];

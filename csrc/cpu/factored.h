@@ -38,7 +38,23 @@ struct MatrixTile {
     const Matrices& shape_;
 };
 
-// A task's scratch memory. Per matrix: partial sums of every row (one per tile across) and column (one
+// The scratch memory of a task without matrices: a sum of the parameter's squares and one of the update's
+// per chunk, and the result.
+struct VectorScratch {
+    int64_t chunks;
+    double *param_squares, *update_squares, *step_size;
+
+    explicit VectorScratch(const Task& task)
+        : chunks(tiles_along(task.n, kTile)),
+          param_squares(task.scratch),
+          update_squares(param_squares + chunks),
+          step_size(update_squares + chunks) {}
+
+    // In doubles.
+    static int64_t size(int64_t n) { return 2 * tiles_along(n, kTile) + 1; }
+};
+
+// That of a task with matrices. Per matrix: partial sums of every row (one per tile across) and column (one
 // per tile down), added up into the first of them; and a factor for each row and column.
 struct FactoredScratch {
     int64_t across, down, tiles;

@@ -12,13 +12,19 @@ import torch
 from torch import Tensor
 
 from . import _runtime
+from .optim._checks import check_range
 from .optim._dense import StandIns, dense_layout, norm_tensor, plain
 from .optim._layout import shared_pair
 from .optim._update import OFF
+from .reference.pipeline import clip_coefficient
 from .reference.power import power
 
 _CLIP = ("clip", (), False, ())  # an update of the gradients themselves
 _REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
+
+
+def _name(index: int, gradient: Tensor) -> str:
+    return f"gradient {index} (shape {tuple(gradient.shape)})"
 
 
 class _Gradients:
@@ -30,7 +36,7 @@ class _Gradients:
         self.batch = _runtime.Batch()
         rest = self.batch.take(_CLIP, {**OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
         for i in rest:
-            tensor, name = tensors[i], self._name(tensors[i])
+            tensor, name = tensors[i], _name(i, tensors[i])
             if hasattr(tensor, "to_local"):
                 raise RuntimeError(f"{name} is a DTensor, of which this process has a part only; clip with torch's")
             tensor = plain(tensor, name)
@@ -42,8 +48,7 @@ class _Gradients:
             raise RuntimeError(f"{self._name(pair[0])} shares memory with {self._name(pair[1])}")
 
     def _name(self, tensor: Tensor) -> str:
-        i = next(i for i, other in enumerate(self._tensors) if other is tensor)
-        return f"gradient {i} (shape {tuple(tensor.shape)})"
+        return _name(next(i for i, other in enumerate(self._tensors) if other is tensor), tensor)
 
     def write(self) -> None:
         conflict = self.batch.settle()
@@ -150,12 +155,11 @@ def clip_grad_norm_(
             twice. Nothing has been written then.
     """
     max_norm = float(max_norm)
-    if not max_norm >= 0:
-        raise ValueError(f"Invalid max_norm value: {max_norm}")
+    check_range("max_norm value", max_norm)
     grads = _gradients(parameters)
     norm = _norm(grads, float(norm_type), error_if_nonfinite)
-    coefficient = max_norm / (norm + 1e-6)
-    if grads and not coefficient >= 1:  # NaN passes
+    coefficient = clip_coefficient(max_norm, norm)
+    if grads and coefficient != 1:
         _Gradients(grads, written=True, grad_factor=coefficient).write()
     return norm_tensor(norm, grads)
 
@@ -175,8 +179,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
         RuntimeError: a gradient is complex, sparse, distributed or not on the CPU; nothing has been written then.
     """
     clip_value = float(clip_value)
-    if not clip_value >= 0:
-        raise ValueError(f"Invalid clip_value value: {clip_value}")
+    check_range("clip_value value", clip_value)
     grads = _gradients(parameters)
     if any(grad.is_complex() for grad in grads):
         raise RuntimeError("clamp is not supported for complex types")

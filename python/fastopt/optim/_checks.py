@@ -1,15 +1,21 @@
-"""Range checks of optimizers that torch does not have, with its error texts."""
+"""Checks of arguments that torch does not make, with its error texts."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def check_range(what: str, value: Any, below: float | None = None) -> None:
     if not (value >= 0 and (below is None or value < below)):
         raise ValueError(f"Invalid {what}: {value}")
+
+
+def check_state_dtype(state_dtype: Any) -> None:
+    if state_dtype not in (None, torch.float32):
+        raise ValueError(f"Invalid state_dtype: {state_dtype}, not None or torch.float32")
 
 
 def check_lr(lr: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _runtime
+from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor
 from ._hooked import hooked
 from ._load import uncast
@@ -92,8 +93,7 @@ class FusedOptimizer(Optimizer):
         value = group.get(option)
         if value is None:
             return None
-        if not value >= 0:
-            raise ValueError(f"Invalid {option} value: {value}")
+        check_range(f"{option} value", value)
         return float(value)
 
     def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
@@ -126,8 +126,7 @@ class FusedOptimizer(Optimizer):
         self._check_flags(group)
         for option in ("l1", "max_grad_norm", "max_grad_value"):
             self._limit(group, option)
-        if group.get("state_dtype") not in (None, torch.float32):
-            raise ValueError(f"Invalid state_dtype: {group['state_dtype']}, not None or torch.float32")
+        check_state_dtype(group.get("state_dtype"))
 
     def _check_flags(self, group: Group) -> None:
         """At every step: groups may be edited, and a flag is never ignored."""

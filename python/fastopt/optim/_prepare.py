@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..reference import RULES
 from ._dense import StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
 
@@ -43,17 +44,18 @@ class Preparation:
     @torch.no_grad()
     def add(self, index: int, owner: Tensor, name: str, group: Group, update: Update) -> None:
         """Adds the parameter at ``index`` of what the batch took last, or raises an error that calls it ``name``."""
-        if update.reads_grad:
+        rule = RULES[update.rule]
+        if rule.reads_grad:
             self._check_grad_layout(owner.grad, group, name)
         param = plain(owner, name)
-        grad = self._gradient(owner, param, group, name) if update.reads_grad else None
+        grad = self._gradient(owner, param, group, name) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
             self._add_rows(index, owner, param, grad, name, group, update)
             return
         if (update.sums or self._optimizer._max_norm(group) is not None) and not _whole(owner):
             needs = type(self._optimizer).__name__ if update.sums else "max_grad_norm"
             raise RuntimeError(f"{name} is a DTensor of which this process has a part; {needs} needs all of it")
-        layout = dense_layout(param, contiguous=update.factored)
+        layout = dense_layout(param, contiguous=rule.factored)
         dense = self._stand_ins.take(param, layout, name, written=True)
         self._views |= dense is not param
         if grad is not None:

@@ -18,9 +18,7 @@ class Update(NamedTuple):
     states: tuple[str, ...]  # the keys of its states in the optimizer's state, in the rule's order
     counts: bool = True  # whether the state has a 'step'
     carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
-    factored: bool = False  # whether the states are rows and columns of matrices
     sums: bool = False  # whether the rule needs sums over the whole parameter
-    reads_grad: bool = True
 
 
 # Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _VECTOR = Update("adafactor", ("variance",), sums=True)
-_MATRIX = Update("adafactor_factored", ("row_var", "col_var"), factored=True, sums=True)
+_MATRIX = Update("adafactor_factored", ("row_var", "col_var"), sums=True)
 
 
 class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]

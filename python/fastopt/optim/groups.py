@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from ._checks import check_range
+
 _NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -33,8 +35,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     Example:
         >>> optimizer = fastopt.AdamW(fastopt.param_groups(model, weight_decay=0.05), lr=1e-3)
     """
-    if not weight_decay >= 0:
-        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+    check_range("weight_decay value", weight_decay)
     normalising = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _runtime
-from ._checks import check_range
+from ._checks import check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
 from ._update import OFF, Group, Part, Update
 
-_SYNC = Update("lookahead", ("slow_param",), counts=False, reads_grad=False)
+_SYNC = Update("lookahead", ("slow_param",), counts=False)
 
 
 class Lookahead(FusedOptimizer):
@@ -57,8 +57,7 @@ class Lookahead(FusedOptimizer):
         check_range("alpha value", alpha)
         if alpha > 1:
             raise ValueError(f"Invalid alpha value: {alpha}")
-        if state_dtype not in (None, torch.float32):
-            raise ValueError(f"Invalid state_dtype: {state_dtype}, not None or torch.float32")
+        check_state_dtype(state_dtype)
         self.optimizer = optimizer
         self.k, self.alpha, self.steps, self.state_dtype = int(k), alpha, 0, state_dtype
         self._known: list[int] = []  # the parameters that have slow weights, by id

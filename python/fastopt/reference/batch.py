@@ -13,7 +13,7 @@ from torch import Tensor
 from .._compat import increment_version
 from . import half
 from .half import Array
-from .pipeline import RULES, update
+from .pipeline import RULES, clip_coefficient, update
 from .reductions import reduce
 
 
@@ -119,9 +119,8 @@ class Batch:
 
     def clip(self, norm: float) -> None:
         for i, task in enumerate(self._tasks):
-            coefficient = task.max_grad_norm / (norm + 1e-6)
-            if task.max_grad_norm >= 0 and not coefficient >= 1:
-                factor = task.prologue["grad_factor"] * coefficient
+            if task.max_grad_norm >= 0:
+                factor = task.prologue["grad_factor"] * clip_coefficient(task.max_grad_norm, norm)
                 self._tasks[i] = task._replace(prologue={**task.prologue, "grad_factor": factor})
 
     def run(self, threads: int) -> None:

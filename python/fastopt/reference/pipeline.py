@@ -53,6 +53,12 @@ def unscale(grad: Array, *, loss_scale: Any) -> Array:
     return grad / loss_scale if loss_scale != 1 else grad
 
 
+def clip_coefficient(max_norm: float, norm: float) -> float:
+    """What brings gradients of a norm down to ``max_norm``; at most 1, NaN where the norm is."""
+    coefficient = max_norm / (norm + 1e-6)
+    return 1.0 if coefficient >= 1 else coefficient
+
+
 def clip(grad: Array, *, grad_factor: Any, max_grad_value: Any) -> Array:
     """Clipping by norm and by value, and maximize; a part that is off changes no bit."""
     if grad_factor != 1:
