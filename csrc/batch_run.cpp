@@ -5,7 +5,7 @@
 #include "batch.h"
 #include "cpu/dispatch.h"
 #include "cpu/factored.h"
-#include "cpu/run.h"
+#include "run_released.h"
 
 namespace py = pybind11;
 
@@ -29,18 +29,6 @@ size_t scratch_size(const Task& task) {
     return static_cast<size_t>(task.shape.count > 0 ? FactoredScratch::size(task.shape) : VectorScratch::size(task.n));
 }
 
-// Without the GIL, unless the work is over before another Python thread could make use of it.
-void run_released(const std::vector<Job>& jobs, int threads) {
-    int64_t total = 0;
-    for (const Job& job : jobs) total += job.units * job.elements_per_unit;
-    if (total < kGrain) {
-        run(jobs, 1);
-    } else {
-        const py::gil_scoped_release released;
-        run(jobs, threads);
-    }
-}
-
 }  // namespace
 
 double Batch::measure(const std::string& reduction, double exponent, int threads) {
@@ -60,7 +48,7 @@ double Batch::measure(const std::string& reduction, double exponent, int threads
         total_chunks += tiles_along(task.n, kTile);
     }
     std::vector<double> partials(static_cast<size_t>(total_chunks));
-    std::vector<Job> jobs;
+    std::vector<Job<Task>> jobs;
     double* next = partials.data();
     for (Task& task : measured) {
         task.partials = next;
@@ -90,7 +78,7 @@ void Batch::run(int threads) {
         task.scratch = next;
         next += scratch_size(task);
     }
-    std::vector<Job> jobs;
+    std::vector<Job<Task>> jobs;
     for (int pass = 0; pass < kMaxPasses; ++pass) {
         jobs.clear();
         for (const Task& task : tasks_) {
@@ -101,7 +89,7 @@ void Batch::run(int threads) {
         }
         if (jobs.empty()) break;
         run_released(jobs, threads);
-        for (const Job& job : jobs)
+        for (const Job<Task>& job : jobs)
             if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
     }
     if (scratch_.size() > kKeptScratch) scratch_ = {};

@@ -104,6 +104,8 @@ struct ReductionEntry {
     Kernel f64;
 };
 
+struct DropoutTable;  // random/task.h
+
 struct KernelTable {
     const char* isa;  // what this table was compiled as
     const RuleEntry* rules;
@@ -111,6 +113,7 @@ struct KernelTable {
     const ReductionEntry* reductions;
     int reduction_count;
     const char* prologue_names;
+    const DropoutTable* dropout;
 };
 
 }  // namespace fastopt

@@ -5,6 +5,7 @@
 #include "batch.h"
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
+#include "dropout.h"
 #include "rule_table.h"
 #include "tensor.h"
 
@@ -55,6 +56,19 @@ void register_batch(py::module_& m) {
         .def("clear", &Batch::clear);
 }
 
+void register_dropout(py::module_& m) {
+    m.def("dropouts", &describe_dropouts);
+    m.def("drop", &drop, py::arg("rule"), py::arg("out"), py::arg("input"), py::arg("residual"), py::arg("bias"),
+          py::arg("mask_dims"), py::arg("seed"), py::arg("offset"), py::arg("threshold"), py::arg("scalars"),
+          py::arg("threads"));
+    m.def("drop_and_sum", &drop_and_sum, py::arg("grad_input"), py::arg("grad_bias"), py::arg("grad"), py::arg("seed"),
+          py::arg("offset"), py::arg("threshold"), py::arg("scale"), py::arg("threads"));
+    m.def("write_mask", &write_mask, py::arg("out"), py::arg("n"), py::arg("packed"), py::arg("seed"),
+          py::arg("offset"), py::arg("threshold"), py::arg("threads"));
+    m.def("write_bits", &write_bits, py::arg("out"), py::arg("first"), py::arg("count"), py::arg("seed"),
+          py::arg("offset"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -62,4 +76,5 @@ PYBIND11_MODULE(_core, m) {
     register_runtime(m);
     register_tensors(m);
     register_batch(m);
+    register_dropout(m);
 }

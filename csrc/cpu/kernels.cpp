@@ -5,6 +5,7 @@
 
 #include "../rules/list.h"
 #include "adafactor.h"
+#include "dropout.h"
 #include "elementwise.h"
 #include "reductions.h"
 
@@ -64,6 +65,23 @@ constexpr ReductionEntry reductions[] = {
     reduction<Powers>("powers"),   reduction<Largest>("largest"),       reduction<Smallest>("smallest"),
 };
 
+#define FASTOPT_DROPOUT(name, ...) \
+    {name,                         \
+     __VA_ARGS__::scalar_names,    \
+     __VA_ARGS__::residual,        \
+     __VA_ARGS__::bias,            \
+     drop<__VA_ARGS__, float>,     \
+     drop<__VA_ARGS__, double>},
+
+constexpr DropoutEntry dropouts[] = {FASTOPT_DROPOUTS(FASTOPT_DROPOUT)};
+constexpr DropoutTable dropout = {dropouts,
+                                  sizeof dropouts / sizeof dropouts[0],
+                                  drop_and_sum<float>,
+                                  drop_and_sum<double>,
+                                  write_mask,
+                                  write_packed_mask,
+                                  write_bits};
+
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)
 #define FASTOPT_JOIN_(a, b) a##b
@@ -74,7 +92,8 @@ constexpr KernelTable table = {FASTOPT_TEXT(FASTOPT_ISA),
                                sizeof rules / sizeof rules[0],
                                reductions,
                                sizeof reductions / sizeof reductions[0],
-                               Prologue::scalar_names};
+                               Prologue::scalar_names,
+                               &dropout};
 
 }  // namespace
 }  // namespace fastopt

@@ -1,9 +1,13 @@
 // Runs a kernel over many tensors: one parallel region over the tiles of all of them.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "../common.h"
+#include "threads.h"
 
 namespace fastopt {
 
@@ -11,13 +15,91 @@ namespace fastopt {
 constexpr int64_t kGrain = 16384;
 
 // One kernel over all units of one task.
+template <class Task>
 struct Job {
-    Kernel kernel;
+    void (*kernel)(const Task&, int64_t begin, int64_t end);
     const Task* task;
     int64_t units;
     int64_t elements_per_unit;
 };
 
-void run(const std::vector<Job>& jobs, int threads);
+namespace detail {
+
+template <class Task>
+struct Tile {
+    const Job<Task>* job;
+    int64_t begin, end;
+};
+
+// A worker's own share of the tiles; padded so that two counters never share a cache line.
+struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+};
+
+template <class Task>
+struct Work {
+    const std::vector<Tile<Task>>& tiles;
+    Share* shares;
+    int workers;
+};
+
+// Each worker takes its own share first, the same one every step, which is then still in its cache;
+// whoever ends early helps the others.
+template <class Task>
+void work(void* context, int worker) {
+    const Work<Task>& w = *static_cast<Work<Task>*>(context);
+    for (int turn = 0; turn < w.workers; ++turn) {
+        Share& share = w.shares[(worker + turn) % w.workers];
+        int64_t i;
+        while ((i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end) {
+            const Tile<Task>& tile = w.tiles[static_cast<size_t>(i)];
+            tile.job->kernel(*tile.job->task, tile.begin, tile.end);
+        }
+    }
+}
+
+}  // namespace detail
+
+template <class Task>
+int64_t elements(const std::vector<Job<Task>>& jobs) {
+    int64_t total = 0;
+    for (const Job<Task>& job : jobs) total += job.units * job.elements_per_unit;
+    return total;
+}
+
+template <class Task>
+void run(const std::vector<Job<Task>>& jobs, int threads) {
+    const int64_t total = elements(jobs);
+    const int workers = static_cast<int>(std::clamp<int64_t>(total / kGrain, 1, std::max(threads, 1)));
+    if (workers == 1) {
+        for (const Job<Task>& job : jobs) job.kernel(*job.task, 0, job.units);
+        return;
+    }
+
+    std::vector<detail::Tile<Task>> tiles;
+    tiles.reserve(jobs.size() + static_cast<size_t>(total / kTile));
+    for (const Job<Task>& job : jobs) {
+        const int64_t step = std::max<int64_t>(kTile / job.elements_per_unit, 1);
+        for (int64_t at = 0; at < job.units; at += step) tiles.push_back({&job, at, std::min(at + step, job.units)});
+    }
+
+    // Shares of equally many elements, cut at tiles.
+    const auto shares = std::make_unique<detail::Share[]>(static_cast<size_t>(workers));
+    int64_t tile = 0, done = 0;
+    const int64_t tile_count = static_cast<int64_t>(tiles.size());
+    for (int k = 0; k < workers; ++k) {
+        detail::Share& share = shares[static_cast<size_t>(k)];
+        share.next.store(tile, std::memory_order_relaxed);
+        const int64_t until = k + 1 == workers ? total : total / workers * (k + 1);
+        while (tile < tile_count && done < until) {
+            const detail::Tile<Task>& t = tiles[static_cast<size_t>(tile++)];
+            done += (t.end - t.begin) * t.job->elements_per_unit;
+        }
+        share.end = tile;
+    }
+    detail::Work<Task> w{tiles, shares.get(), workers};
+    parallel(workers, detail::work<Task>, &w);
+}
 
 }  // namespace fastopt

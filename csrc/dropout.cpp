@@ -1,0 +1,144 @@
+#include "dropout.h"
+
+#include <vector>
+
+#include "cpu/convert.h"
+#include "cpu/dispatch.h"
+#include "mask_layout.h"
+#include "pages.h"
+#include "rule_table.h"
+#include "run_released.h"
+#include "tensor.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+// What Python passed in place of a tensor that the rule does not read.
+bool absent(py::handle tensor) { return tensor.is_none(); }
+
+bool take(py::handle tensor, TensorView& out) {
+    return view(tensor.ptr(), out) && !is_negated(tensor.ptr()) && is_dense(out);
+}
+
+bool take_like(py::handle tensor, const TensorView& like, TensorView& out) {
+    return take(tensor, out) && out.type == like.type && same_layout(out, like);
+}
+
+bool is_contiguous(const TensorView& t) {
+    int64_t expected = 1;
+    for (int d = t.ndim - 1; d >= 0; --d) {
+        if (t.sizes[d] != 1 && t.strides[d] != expected) return false;
+        expected *= t.sizes[d];
+    }
+    return true;
+}
+
+// The bias of a contiguous tensor: one element per column, that is per index of the last dimension.
+bool take_bias(py::handle tensor, const TensorView& like, TensorView& out) {
+    return take(tensor, out) && out.type == like.type && !out.complex && !like.complex && like.ndim > 0 &&
+           is_contiguous(like) && out.ndim == 1 && out.sizes[0] == like.sizes[like.ndim - 1];
+}
+
+void run_one(DropoutKernel kernel, const DropoutTask& task, int64_t units, int64_t elements_per_unit, int threads) {
+    run_released<DropoutTask>({{kernel, &task, units, elements_per_unit}}, threads);
+}
+
+void round_to(const Array& where, int64_t i, double value) {
+    switch (where.type) {
+        case DType::f32: static_cast<float*>(where.data)[i] = static_cast<float>(value); break;
+        case DType::f64: static_cast<double*>(where.data)[i] = value; break;
+        case DType::bf16: static_cast<uint16_t*>(where.data)[i] = BFloat16::store(static_cast<float>(value)); break;
+        case DType::f16: static_cast<uint16_t*>(where.data)[i] = Float16::store(static_cast<float>(value)); break;
+    }
+}
+
+}  // namespace
+
+py::dict describe_dropouts() {
+    py::dict all;
+    const DropoutTable& table = *kernels().dropout;
+    for (int i = 0; i < table.count; ++i) {
+        const DropoutEntry& entry = table.entries[i];
+        all[py::str(entry.name)] =
+            py::make_tuple(i, ScalarNames(entry.scalar_names).as_tuple(), entry.residual, entry.bias);
+    }
+    return all;
+}
+
+bool drop(int rule, py::handle out, py::handle input, py::handle residual, py::handle bias, int mask_dims,
+          uint64_t seed, uint64_t offset, uint64_t threshold, const py::tuple& scalars, int threads) {
+    const DropoutEntry& entry = kernels().dropout->entries[rule];
+    TensorView x, y, r, b;
+    if (!take(input, x) || !take_like(out, x, y)) return false;
+    if (entry.residual && !take_like(residual, x, r)) return false;
+    if (entry.bias && !take_bias(bias, x, b)) return false;
+    if (x.numel == 0) return true;
+
+    MaskLayout layout;
+    lay_out_mask(x, mask_dims, layout);
+    DropoutTask task{};
+    task.mask = {seed, offset, threshold};
+    task.layout = &layout;
+    task.input = {x.data, x.type};
+    task.out = {y.data, y.type};
+    if (entry.residual) task.residual = {r.data, r.type};
+    if (entry.bias) {
+        task.bias = {b.data, b.type};
+        task.columns = b.numel;
+    }
+    for (size_t i = 0; i < scalars.size(); ++i) task.scalars[i] = scalars[i].cast<double>();
+    if (x.data != y.data) expect_first_write(y.data, static_cast<size_t>(y.numel * element_size(y.type)));
+    run_one(x.type == DType::f64 ? entry.f64 : entry.f32, task, layout.units, layout.elements_per_unit, threads);
+    return true;
+}
+
+bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, uint64_t seed, uint64_t offset,
+                  uint64_t threshold, double scale, int threads) {
+    TensorView g, x, b;
+    if (!take(grad, g) || !take_bias(grad_bias, g, b)) return false;
+    if (!absent(grad_input) && !take_like(grad_input, g, x)) return false;
+
+    DropoutTask task{};
+    task.mask = {seed, offset, threshold};
+    task.input = {g.data, g.type};
+    task.out = {absent(grad_input) ? nullptr : x.data, g.type};
+    task.columns = b.numel;
+    task.rows = task.columns == 0 ? 0 : g.numel / task.columns;
+    task.scalars[0] = scale;
+    const int64_t blocks = (task.rows + kSumRows - 1) / kSumRows;
+    const int64_t across = (task.columns + kSumColumns - 1) / kSumColumns;
+    std::vector<double> sums(static_cast<size_t>(blocks * task.columns));
+    task.column_sums = sums.data();
+    if (task.out.data != nullptr)
+        expect_first_write(task.out.data, static_cast<size_t>(g.numel * element_size(g.type)));
+    const DropoutTable& table = *kernels().dropout;
+    if (g.numel > 0)
+        run_one(g.type == DType::f64 ? table.sum_f64 : table.sum_f32, task, blocks * across,
+                std::min(task.rows, kSumRows) * std::min(task.columns, kSumColumns), threads);
+    for (int64_t c = 0; c < task.columns; ++c) {
+        double sum = 0;
+        for (int64_t block = 0; block < blocks; ++block) sum += sums[static_cast<size_t>(block * task.columns + c)];
+        round_to({b.data, b.type}, c, sum);
+    }
+    return true;
+}
+
+void write_mask(uintptr_t out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold,
+                int threads) {
+    DropoutTask task{};
+    task.mask = {seed, offset, threshold};
+    task.out.data = reinterpret_cast<void*>(out);
+    const DropoutTable& table = *kernels().dropout;
+    run_one(packed ? table.packed : table.flags, task, n, 1, threads);
+}
+
+void write_bits(uintptr_t out, uint64_t first, int64_t count, uint64_t seed, uint64_t offset) {
+    DropoutTask task{};
+    task.mask = {seed, offset, 0};
+    task.out.data = reinterpret_cast<void*>(out);
+    kernels().dropout->bits(task, static_cast<int64_t>(first), static_cast<int64_t>(first) + count);
+}
+
+}  // namespace fastopt

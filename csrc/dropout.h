@@ -1,0 +1,32 @@
+// The dropout family as Python calls it. Tensors that the kernels cannot take as they are make a
+// function return false, and nothing has been written then; the caller brings them into shape.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "random/task.h"
+
+namespace fastopt {
+
+// {name: (index, names of its scalars, reads a residual, reads a bias)}
+pybind11::dict describe_dropouts();
+
+// out = rule(input, residual, bias), dense and of one layout and type; the bias runs along the last
+// dimension of a contiguous input. `out` may be `input`. The mask's elements are those of the first
+// `mask_dims` dimensions in C order, each for all of the dimensions that follow.
+bool drop(int rule, pybind11::handle out, pybind11::handle input, pybind11::handle residual, pybind11::handle bias,
+          int mask_dims, uint64_t seed, uint64_t offset, uint64_t threshold, const pybind11::tuple& scalars,
+          int threads);
+
+// grad_input (or None) = dropout(grad); grad_bias = its sum over all dimensions but the last. All
+// contiguous, of one type.
+bool drop_and_sum(pybind11::handle grad_input, pybind11::handle grad_bias, pybind11::handle grad, uint64_t seed,
+                  uint64_t offset, uint64_t threshold, double scale, int threads);
+
+// The first `n` flags of a mask, to memory at the address `out`: a byte each, or, `packed`, a bit.
+void write_mask(uintptr_t out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold, int threads);
+
+// The bits of `count` blocks from counter `first` on, eight 16-bit numbers each, to memory at `out`.
+void write_bits(uintptr_t out, uint64_t first, int64_t count, uint64_t seed, uint64_t offset);
+
+}  // namespace fastopt

@@ -1,0 +1,36 @@
+// Philox4x32-10 of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): a counter
+// and a key in, 128 random bits out. Nothing is carried from call to call.
+#pragma once
+
+#include "../common.h"
+
+namespace fastopt {
+namespace {
+
+struct Philox {
+    static constexpr int rounds = 10;
+    static constexpr uint32_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;
+    static constexpr uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;  // added to the key from round to round
+
+    uint32_t word[4];
+
+    // The counter in 64-bit halves, low words first; likewise the key.
+    FASTOPT_HD static Philox block(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
+        uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+        uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
+        uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
+        for (int round = 0; round < rounds; ++round) {
+            const uint64_t p0 = uint64_t(multiplier0) * c0, p1 = uint64_t(multiplier1) * c2;
+            c0 = uint32_t(p1 >> 32) ^ c1 ^ k0;
+            c1 = uint32_t(p1);
+            c2 = uint32_t(p0 >> 32) ^ c3 ^ k1;
+            c3 = uint32_t(p0);
+            k0 += weyl0;
+            k1 += weyl1;
+        }
+        return {{c0, c1, c2, c3}};
+    }
+};
+
+}  // namespace
+}  // namespace fastopt

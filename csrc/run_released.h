@@ -1,0 +1,21 @@
+// The way from Python to the workers.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "cpu/run.h"
+
+namespace fastopt {
+
+// Without the GIL, unless the work is over before another Python thread could make use of it.
+template <class Task>
+void run_released(const std::vector<Job<Task>>& jobs, int threads) {
+    if (elements(jobs) < kGrain) {
+        run(jobs, 1);
+    } else {
+        const pybind11::gil_scoped_release released;
+        run(jobs, threads);
+    }
+}
+
+}  // namespace fastopt
