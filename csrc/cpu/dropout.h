@@ -50,13 +50,24 @@ void apply_span(const DropoutTask& task, int64_t at, int64_t n, const uint8_t* f
         apply_block<Rule, T>(task, at + done, int(n - done < kBlock ? n - done : kBlock), flags + done, scalars);
 }
 
+// While the flags of one step are made, memory brings what the steps after it need: without it the two
+// take turns, and a tensor in DRAM takes 1.4 times as long.
+constexpr int kStep = 256;
+constexpr int kStepsAhead = 4;
+
 // Elements [begin, end) of memory.
 template <class Rule, class T>
 void drop_along(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.scalars);
     Flags flags(task.mask, *task.layout, begin);
-    for (int64_t at = begin; at < end; at += kBlock) {
-        const int n = int(end - at < kBlock ? end - at : kBlock);
+    for (int64_t at = begin; at < end; at += kStep) {
+        const int64_t ahead = at + kStepsAhead * kStep;
+        if (ahead + kStep <= end) {
+            prefetch(task.input, ahead, kStep);
+            if (Rule::residual) prefetch(task.residual, ahead, kStep);
+            prefetch(task.out, ahead, kStep);
+        }
+        const int n = int(end - at < kStep ? end - at : kStep);
         apply_block<Rule, T>(task, at, n, flags.next(n), scalars);
     }
 }
