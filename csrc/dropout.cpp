@@ -1,5 +1,7 @@
 #include "dropout.h"
 
+#include <cstring>
+#include <string>
 #include <vector>
 
 #include "cpu/convert.h"
@@ -26,6 +28,11 @@ bool take_like(py::handle tensor, const TensorView& like, TensorView& out) {
     return take(tensor, out) && out.type == like.type && same_layout(out, like);
 }
 
+// The result: the input, or a fresh tensor, which nobody negates.
+bool take_out(py::handle tensor, const TensorView& like, TensorView& out) {
+    return view(tensor.ptr(), out) && out.type == like.type && same_layout(out, like);
+}
+
 bool is_contiguous(const TensorView& t) {
     int64_t expected = 1;
     for (int d = t.ndim - 1; d >= 0; --d) {
@@ -39,6 +46,13 @@ bool is_contiguous(const TensorView& t) {
 bool take_bias(py::handle tensor, const TensorView& like, TensorView& out) {
     return take(tensor, out) && out.type == like.type && !out.complex && !like.complex && like.ndim > 0 &&
            is_contiguous(like) && out.ndim == 1 && out.sizes[0] == like.sizes[like.ndim - 1];
+}
+
+const DropoutEntry& find(const char* rule) {
+    const DropoutTable& table = *kernels().dropout;
+    for (int i = 0; i < table.count; ++i)
+        if (std::strcmp(table.entries[i].name, rule) == 0) return table.entries[i];
+    throw py::key_error(std::string("no rule '") + rule + "'");
 }
 
 void run_one(DropoutKernel kernel, const DropoutTask& task, int64_t units, int64_t elements_per_unit, int threads) {
@@ -62,16 +76,16 @@ py::dict describe_dropouts() {
     for (int i = 0; i < table.count; ++i) {
         const DropoutEntry& entry = table.entries[i];
         all[py::str(entry.name)] =
-            py::make_tuple(i, ScalarNames(entry.scalar_names).as_tuple(), entry.residual, entry.bias);
+            py::make_tuple(ScalarNames(entry.scalar_names).as_tuple(), entry.residual, entry.bias);
     }
     return all;
 }
 
-bool drop(int rule, py::handle out, py::handle input, py::handle residual, py::handle bias, int mask_dims,
+bool drop(const char* rule, py::handle out, py::handle input, py::handle residual, py::handle bias, int mask_dims,
           uint64_t seed, uint64_t offset, uint64_t threshold, const py::tuple& scalars, int threads) {
-    const DropoutEntry& entry = kernels().dropout->entries[rule];
+    const DropoutEntry& entry = find(rule);
     TensorView x, y, r, b;
-    if (!take(input, x) || !take_like(out, x, y)) return false;
+    if (!take(input, x) || !take_out(out, x, y)) return false;
     if (entry.residual && !take_like(residual, x, r)) return false;
     if (entry.bias && !take_bias(bias, x, b)) return false;
     if (x.numel == 0) return true;
@@ -98,7 +112,7 @@ bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, 
                   uint64_t threshold, double scale, int threads) {
     TensorView g, x, b;
     if (!take(grad, g) || !take_bias(grad_bias, g, b)) return false;
-    if (!absent(grad_input) && !take_like(grad_input, g, x)) return false;
+    if (!absent(grad_input) && !take_out(grad_input, g, x)) return false;
 
     DropoutTask task{};
     task.mask = {seed, offset, threshold};
@@ -125,20 +139,22 @@ bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, 
     return true;
 }
 
-void write_mask(uintptr_t out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold,
+void write_mask(const py::object& out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold,
                 int threads) {
     DropoutTask task{};
     task.mask = {seed, offset, threshold};
-    task.out.data = reinterpret_cast<void*>(out);
+    task.out.data = reinterpret_cast<void*>(out.attr("data_ptr")().cast<uintptr_t>());
     const DropoutTable& table = *kernels().dropout;
     run_one(packed ? table.packed : table.flags, task, n, 1, threads);
 }
 
-void write_bits(uintptr_t out, uint64_t first, int64_t count, uint64_t seed, uint64_t offset) {
+py::bytes philox_blocks(uint64_t key, uint64_t first, uint64_t counter_high, int64_t count) {
+    std::vector<uint32_t> words(static_cast<size_t>(count) * 4);
     DropoutTask task{};
-    task.mask = {seed, offset, 0};
-    task.out.data = reinterpret_cast<void*>(out);
-    kernels().dropout->bits(task, static_cast<int64_t>(first), static_cast<int64_t>(first) + count);
+    task.mask = {key, counter_high, 0};
+    task.out.data = words.data();
+    kernels().dropout->blocks(task, static_cast<int64_t>(first), static_cast<int64_t>(first) + count);
+    return py::bytes(reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uint32_t));
 }
 
 }  // namespace fastopt

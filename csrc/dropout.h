@@ -8,25 +8,26 @@
 
 namespace fastopt {
 
-// {name: (index, names of its scalars, reads a residual, reads a bias)}
+// {name: (names of its scalars, reads a residual, reads a bias)}
 pybind11::dict describe_dropouts();
 
 // out = rule(input, residual, bias), dense and of one layout and type; the bias runs along the last
 // dimension of a contiguous input. `out` may be `input`. The mask's elements are those of the first
 // `mask_dims` dimensions in C order, each for all of the dimensions that follow.
-bool drop(int rule, pybind11::handle out, pybind11::handle input, pybind11::handle residual, pybind11::handle bias,
-          int mask_dims, uint64_t seed, uint64_t offset, uint64_t threshold, const pybind11::tuple& scalars,
-          int threads);
+bool drop(const char* rule, pybind11::handle out, pybind11::handle input, pybind11::handle residual,
+          pybind11::handle bias, int mask_dims, uint64_t seed, uint64_t offset, uint64_t threshold,
+          const pybind11::tuple& scalars, int threads);
 
 // grad_input (or None) = dropout(grad); grad_bias = its sum over all dimensions but the last. All
 // contiguous, of one type.
 bool drop_and_sum(pybind11::handle grad_input, pybind11::handle grad_bias, pybind11::handle grad, uint64_t seed,
                   uint64_t offset, uint64_t threshold, double scale, int threads);
 
-// The first `n` flags of a mask, to memory at the address `out`: a byte each, or, `packed`, a bit.
-void write_mask(uintptr_t out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold, int threads);
+// The first `n` flags of a mask into a contiguous tensor: a byte each, or, `packed`, a bit.
+void write_mask(const pybind11::object& out, int64_t n, bool packed, uint64_t seed, uint64_t offset, uint64_t threshold,
+                int threads);
 
-// The bits of `count` blocks from counter `first` on, eight 16-bit numbers each, to memory at `out`.
-void write_bits(uintptr_t out, uint64_t first, int64_t count, uint64_t seed, uint64_t offset);
+// What masks are made of: the blocks of `count` counters from `first` on, four 32-bit words each.
+pybind11::bytes philox_blocks(uint64_t key, uint64_t first, uint64_t counter_high, int64_t count);
 
 }  // namespace fastopt

@@ -79,7 +79,7 @@ void drop_across(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.scalars);
     const MaskLayout& layout = *task.layout;
     const int inner = layout.ndim - 1;
-    alignas(64) uint8_t along_mask[kAcross * kAlong], along_memory[kAcross * kAlong];
+    alignas(64) uint8_t along_mask[kAcross * kAlong], space[kAcross * kAlong];
     for (int64_t tile = begin; tile < end; ++tile) {
         const TilePosition t = tile_position(layout, tile);
         const int64_t step = layout.mask[inner];
@@ -88,7 +88,7 @@ void drop_across(const DropoutTask& task, int64_t begin, int64_t end) {
         else
             for (int64_t k = 0; k < t.along; ++k)
                 fill_flags(task.mask, uint64_t(t.element + k * step), t.across, along_mask + k * t.across);
-        transpose(along_mask, t.across, t.along, along_memory);
+        const uint8_t* const along_memory = transpose(along_mask, t.across, t.along, space);
         const int64_t row = layout.memory[layout.across];
         if (row == t.along)
             apply_span<Rule, T>(task, t.at, t.across * t.along, along_memory, scalars);
@@ -159,7 +159,7 @@ inline void write_packed_mask(const DropoutTask& task, int64_t begin, int64_t en
     }
 }
 
-inline void write_bits(const DropoutTask& task, int64_t begin, int64_t end) {
+inline void write_blocks(const DropoutTask& task, int64_t begin, int64_t end) {
     uint16_t* const out = static_cast<uint16_t*>(task.out.data);
     alignas(64) uint16_t blocks[kInterleaved * kCounters * kElementsPerBlock];
     constexpr int64_t step = kInterleaved * kCounters;

@@ -80,7 +80,7 @@ constexpr DropoutTable dropout = {dropouts,
                                   drop_and_sum<double>,
                                   write_mask,
                                   write_packed_mask,
-                                  write_bits};
+                                  write_blocks};
 
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)

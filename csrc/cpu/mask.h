@@ -55,18 +55,23 @@ class Walk {
         }
     }
     int64_t element() const { return element_; }
-    int64_t run() const {
-        return layout_.size[layout_.ndim - 1] - index_[layout_.ndim - 1];
-    }  // to the end of the innermost
-    void advance(int64_t n) {  // at most run()
+    int64_t along() const { return index_[layout_.ndim - 1]; }  // the position in the innermost run
+    void advance(int64_t n) {
         int d = layout_.ndim - 1;
         index_[d] += n;
         element_ += n * layout_.mask[d];
-        for (; d > 0 && index_[d] == layout_.size[d]; --d) {
-            element_ += layout_.mask[d - 1] - index_[d] * layout_.mask[d];
-            index_[d] = 0;
-            ++index_[d - 1];
+        for (; d > 0 && index_[d] >= layout_.size[d]; --d) {
+            const int64_t runs = index_[d] / layout_.size[d];
+            index_[d] -= runs * layout_.size[d];
+            index_[d - 1] += runs;
+            element_ += runs * (layout_.mask[d - 1] - layout_.size[d] * layout_.mask[d]);
         }
+    }
+    // Elements until dimension `d` is through.
+    int64_t left(int d) const {
+        int64_t count = layout_.size[d] - index_[d];
+        while (++d < layout_.ndim) count = count * layout_.size[d] - index_[d];
+        return count;
     }
 
    private:
@@ -78,26 +83,26 @@ class Walk {
 // Flags along memory, where the mask runs along it or the innermost dimension shares one element.
 class Flags {
    public:
-    Flags(const Mask& mask, const MaskLayout& layout, int64_t at) : mask_(mask), layout_(layout), walk_(layout, at) {}
+    Flags(const Mask& mask, const MaskLayout& layout, int64_t at)
+        : mask_(mask), layout_(layout), walk_(layout, at), inner_(layout.ndim - 1) {
+        const int64_t run = layout.size[inner_];
+        repeats_ = inner_ > 0 && layout.mask[inner_ - 1] == 0 && run <= kWindow;
+        if (repeats_) window_size_ = kWindow / run * run;
+    }
 
     // The next `n` of them, at most kBlock.
     const uint8_t* next(int n) {
-        const int inner = layout_.ndim - 1;
-        int64_t last_element = -1;
-        int last_count = 0;
         for (int done = 0; done < n;) {
-            const int64_t element = walk_.element();
-            const int count = int(walk_.run() < n - done ? walk_.run() : n - done);
-            if (layout_.mask[inner] == 0)
-                __builtin_memset(flags_ + done, shared(element), size_t(count));
-            else if (element == last_element && count == last_count)  // an outer dimension shares the run
-                __builtin_memcpy(flags_ + done, flags_ + done - count, size_t(count));
+            int64_t count = walk_.left(repeats_ ? inner_ - 1 : inner_);
+            if (count > n - done) count = n - done;
+            if (layout_.mask[inner_] == 0)
+                __builtin_memset(flags_ + done, shared(walk_.element()), size_t(count));
+            else if (repeats_)
+                count = repeated(flags_ + done, count);
             else
-                fill_flags(mask_, uint64_t(element), count, flags_ + done);
-            last_element = element;
-            last_count = count;
+                fill_flags(mask_, uint64_t(walk_.element()), count, flags_ + done);
             walk_.advance(count);
-            done += count;
+            done += int(count);
         }
         return flags_;
     }
@@ -105,18 +110,35 @@ class Flags {
    private:
     // One flag, from a window that serves its neighbours too.
     uint8_t shared(int64_t element) {
-        if (window_ != element / kWindow) {
-            window_ = element / kWindow;
-            fill_flags(mask_, uint64_t(window_ * kWindow), kWindow, window_flags_);
-        }
-        return window_flags_[element % kWindow];
+        constexpr int64_t few = 256;
+        const int64_t first = element / few * few;
+        if (window_ != first) fill_flags(mask_, uint64_t(first), few, window_flags_);
+        window_ = first;
+        return window_flags_[element - first];
     }
 
-    static constexpr int kWindow = 256;
+    // Runs that an outer dimension shares, from a window filled with copies of one. Returns how many
+    // flags it gave.
+    int64_t repeated(uint8_t* flags, int64_t count) {
+        const int64_t run = layout_.size[inner_], first = walk_.element() - walk_.along();
+        if (window_ != first) {
+            fill_flags(mask_, uint64_t(first), run, window_flags_);
+            for (int64_t i = run; i < window_size_; ++i) window_flags_[i] = window_flags_[i - run];
+            window_ = first;
+        }
+        if (count > window_size_ - walk_.along()) count = window_size_ - walk_.along();
+        __builtin_memcpy(flags, window_flags_ + walk_.along(), size_t(count));
+        return count;
+    }
+
+    static constexpr int kWindow = 2048;
     const Mask& mask_;
     const MaskLayout& layout_;
     Walk walk_;
-    int64_t window_ = -1;
+    const int inner_;
+    bool repeats_;
+    int64_t window_ = -1;  // its first element
+    int64_t window_size_ = 0;
     alignas(64) uint8_t flags_[kBlock];
     uint8_t window_flags_[kWindow];
 };
@@ -144,10 +166,30 @@ FASTOPT_HD TilePosition tile_position(const MaskLayout& layout, int64_t tile) {
     return t;
 }
 
-// [along][across] flags as [across][along].
-inline void transpose(const uint8_t* __restrict from, int64_t across, int64_t along, uint8_t* __restrict to) {
-    for (int64_t i = 0; i < across; ++i)
-        for (int64_t k = 0; k < along; ++k) to[i * along + k] = from[k * across + i];
+// Riffles two halves of a deck, as with cards.
+inline void riffle(const uint8_t* __restrict from, int64_t half, uint8_t* __restrict to) {
+    FASTOPT_VECTORIZE
+    for (int64_t i = 0; i < half; ++i) {
+        to[2 * i] = from[i];
+        to[2 * i + 1] = from[half + i];
+    }
+}
+
+// [along][across] flags as [across][along]; what lies in `flags` is lost. A matrix of 2^k rows is turned
+// by k riffles, which vectors do well: 4 times as fast as element by element.
+inline const uint8_t* transpose(uint8_t* flags, int64_t across, int64_t along, uint8_t* space) {
+    if ((along & (along - 1)) != 0) {
+        for (int64_t i = 0; i < across; ++i)
+            for (int64_t k = 0; k < along; ++k) space[i * along + k] = flags[k * across + i];
+        return space;
+    }
+    for (int64_t k = 1; k < along; k *= 2) {
+        riffle(flags, across * along / 2, space);
+        uint8_t* const turned = space;
+        space = flags;
+        flags = turned;
+    }
+    return flags;
 }
 
 }  // namespace

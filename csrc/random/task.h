@@ -22,7 +22,7 @@ struct MaskLayout {
 
 // Elements of a tile: `kAcross` along the mask times `kAlong` along memory.
 constexpr int64_t kAcross = 256;
-constexpr int64_t kAlong = 128;
+constexpr int64_t kAlong = 64;
 
 // Rows and columns of a block of column sums: their shape depends on nothing else.
 constexpr int64_t kSumRows = 256;
@@ -52,7 +52,7 @@ struct DropoutTable {
     int count;
     DropoutKernel sum_f32, sum_f64;  // the gradients of x and of the bias
     DropoutKernel flags, packed;     // the mask itself
-    DropoutKernel bits;              // the blocks of counters [begin, end) that masks are made of
+    DropoutKernel blocks;            // the blocks of counters [begin, end) that masks are made of
 };
 
 }  // namespace fastopt

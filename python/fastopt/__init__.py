@@ -4,7 +4,7 @@ Every optimizer is a drop-in for its namesake in ``torch.optim``: same arguments
 state and checkpoints. ``fastopt.info()`` tells what runs underneath.
 """
 
-from . import optim
+from . import nn, optim
 from ._runtime import info
 from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, get_total_norm
@@ -51,6 +51,7 @@ __all__ = [
     "from_torch",
     "get_total_norm",
     "info",
+    "nn",
     "optim",
     "param_groups",
     "switch",

@@ -46,3 +46,30 @@ class Batch:
     def clip(self, norm: float) -> None: ...
     def run(self, threads: int) -> None: ...
     def clear(self) -> None: ...
+
+def dropouts() -> dict[str, tuple[tuple[str, ...], bool, bool]]: ...
+def drop(
+    rule: str,
+    out: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    bias: Tensor | None,
+    mask_dims: int,
+    seed: int,
+    offset: int,
+    threshold: int,
+    scalars: tuple[float, ...],
+    threads: int,
+) -> bool: ...
+def drop_and_sum(
+    grad_input: Tensor | None,
+    grad_bias: Tensor,
+    grad: Tensor,
+    seed: int,
+    offset: int,
+    threshold: int,
+    scale: float,
+    threads: int,
+) -> bool: ...
+def write_mask(out: Tensor, n: int, packed: bool, seed: int, offset: int, threshold: int, threads: int) -> None: ...
+def philox_blocks(key: int, first: int, counter_high: int, count: int) -> bytes: ...

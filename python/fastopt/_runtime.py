@@ -33,29 +33,30 @@ try:
 except ImportError as error:
     _missing = str(error)
 
-BACKENDS: dict[str, Any] = {"reference": reference.Batch}
+# Modules with the same functions.
+BACKENDS: dict[str, Any] = {"reference": reference}
 if not _missing:
-    BACKENDS["native"] = _core.Batch
+    BACKENDS["native"] = _core
 
-Batch: type[_core.Batch] = BACKENDS.get("native", reference.Batch)
+kernels: Any = BACKENDS.get("native", reference)
 
 
 def use_backend(name: str) -> None:
-    """Lets all optimizers run on ``native`` or ``reference`` from their next step on.
+    """Lets all optimizers and functions run on ``native`` or ``reference`` from their next call on.
 
     Raises:
         ImportError: the backend is unknown, or it is native and the extension cannot be imported.
     """
-    global Batch
+    global kernels
     if name not in BACKENDS:
         why = f": {_missing}" if name == "native" else f", known: {', '.join(BACKENDS)}"
         raise ImportError(f"FASTOPT_BACKEND: no backend '{name}'{why}")
-    Batch = BACKENDS[name]
+    kernels = BACKENDS[name]
 
 
 def backend() -> str:
     """The name of the backend in use."""
-    return next(name for name, batch in BACKENDS.items() if batch is Batch)
+    return next(name for name, module in BACKENDS.items() if module is kernels)
 
 
 def _libtorch() -> str:

@@ -33,7 +33,7 @@ class _Gradients:
     def __init__(self, tensors: list[Tensor], *, written: bool, **prologue: float) -> None:
         self._tensors = tensors
         self._stand_ins = StandIns()
-        self.batch = _runtime.Batch()
+        self.batch = _runtime.kernels.Batch()
         rest = self.batch.take(_CLIP, {**OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
         for i in rest:
             tensor, name = tensors[i], _name(i, tensors[i])
@@ -77,7 +77,7 @@ def _finite_or_not(tensors: list[Tensor], norm_type: float) -> float:
     if norm_type != 2:
         tensors = [t.abs() if t.is_complex() else t for t in tensors]
     reduction = _REDUCTIONS.get(norm_type, "powers")
-    total = _Gradients(tensors, written=False).batch.measure(reduction, norm_type, torch.get_num_threads())
+    total: float = _Gradients(tensors, written=False).batch.measure(reduction, norm_type, torch.get_num_threads())
     if reduction == "squares":
         return math.sqrt(total)
     if reduction == "powers":

@@ -195,8 +195,8 @@ class FusedOptimizer(Optimizer):
 
         # Taken out while in use: a second thread in the same step gets a batch of its own.
         batch = self.__dict__.pop("_batch", None)
-        if type(batch) is not _runtime.Batch:
-            batch = _runtime.Batch()
+        if type(batch) is not _runtime.kernels.Batch:
+            batch = _runtime.kernels.Batch()
         try:
             self._run(batch, loss_scale)
         except BaseException:

@@ -154,7 +154,7 @@ class Lookahead(FusedOptimizer):
             self._known = [id(param) for group in self.param_groups for param in group["params"]]
         self.steps += 1
         if self.steps % self.k == 0:
-            self._run(_runtime.Batch(), 1.0)
+            self._run(_runtime.kernels.Batch(), 1.0)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

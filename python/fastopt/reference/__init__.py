@@ -19,6 +19,7 @@ from . import (
     sgd,
 )
 from .batch import Batch
+from .dropout import drop, drop_and_sum, write_mask
 from .pipeline import RULES
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
     "adam",
     "adamax",
     "asgd",
+    "drop",
+    "drop_and_sum",
+    "dropout",
     "lion",
     "lookahead",
     "nadam",
@@ -38,4 +42,5 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "write_mask",
 ]

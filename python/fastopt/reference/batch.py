@@ -29,7 +29,7 @@ class _Task(NamedTuple):
     max_grad_norm: float
 
 
-def _flat(tensor: Tensor) -> Array:
+def flat(tensor: Tensor) -> Array:
     """The memory of a dense CPU tensor as a 1-D array; complex numbers as pairs."""
     tensor = tensor.detach()
     if tensor.is_complex():
@@ -115,7 +115,7 @@ class Batch:
 
     def measure(self, reduction: str, exponent: float, threads: int) -> float:
         measured = [task.param if task.grad is None else task.grad for task in self._tasks if task.max_grad_norm >= 0]
-        return reduce(reduction, [half.load(_flat(tensor)) for tensor in measured], exponent)
+        return reduce(reduction, [half.load(flat(tensor)) for tensor in measured], exponent)
 
     def clip(self, norm: float) -> None:
         for i, task in enumerate(self._tasks):
@@ -125,8 +125,8 @@ class Batch:
 
     def run(self, threads: int) -> None:
         for task in self._tasks:
-            param, *states = map(_flat, (task.param, *task.states))
-            grad = None if task.grad is None else _flat(task.grad)
+            param, *states = map(flat, (task.param, *task.states))
+            grad = None if task.grad is None else flat(task.grad)
             shape = None
             if task.rule in RULES and RULES[task.rule].factored:
                 rows, columns = task.param.shape[-2:]

@@ -1,0 +1,92 @@
+"""One application of a member of the dropout family, without autograd: from tensors of any layout to a kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _runtime
+from . import _mask
+
+
+class Call:
+    """One application of one rule: everything but its tensors. All that is kept for the backward pass."""
+
+    __slots__ = ("dims", "kernel", "offset", "p", "rule", "scalars", "seed", "threshold")
+
+    def __init__(self, rule: str, p: float, dims: int, seed: int, offset: int) -> None:
+        self.rule, self.p, self.dims, self.seed, self.offset = rule, p, dims, seed, offset
+        self.kernel, self.threshold, self.scalars = _mask.constants(rule, p)
+
+    def gradient(self) -> Call:
+        """The application to a gradient that is the derivative of this one with respect to its input."""
+        if self.rule == "dropout":
+            return self
+        return Call(_mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
+
+    def over(self, dims: int) -> Call:
+        """The same with a mask of ``dims`` dimensions."""
+        return Call(self.rule, self.p, dims, self.seed, self.offset)
+
+
+def check_type(rule: str, dtype: torch.dtype) -> None:
+    if not (dtype.is_floating_point or (dtype.is_complex and rule in ("dropout", "dropout_add"))):
+        raise RuntimeError(
+            f"{rule}: takes floating-point or complex tensors, complex ones not in all rules; got {dtype}"
+        )
+
+
+def _like(input: Tensor, other: Tensor) -> Tensor:
+    """``other`` as a dense plain tensor with the layout of ``input``."""
+    return torch.empty_like(input).copy_(other)
+
+
+def compute(
+    call: Call, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """The kernel, without autograd, on any strided tensors of one type. ``out`` may be ``input``."""
+    result = torch.empty_like(input) if out is None else out
+    if _drop(call, result, input, residual, bias):
+        return result
+    check_type(call.rule, input.dtype)
+    with torch.no_grad():
+        plain = input.as_subclass(Tensor)
+        if bias is None:
+            dense = _like(plain, plain)
+        else:
+            dense, bias = plain.contiguous().clone(), bias.contiguous().resolve_neg()
+        if residual is not None:
+            residual = _like(dense, residual)
+        if not _drop(call, dense, dense, residual, bias):
+            raise RuntimeError(f"{call.rule}: cannot take a tensor of type {input.type()}, layout {input.layout}")
+        return dense if out is None else out.copy_(dense)
+
+
+def _drop(call: Call, out: Tensor, input: Tensor, residual: Tensor | None, bias: Tensor | None) -> bool:
+    taken: bool = _runtime.kernels.drop(
+        call.kernel,
+        out,
+        input,
+        residual,
+        bias,
+        call.dims,
+        call.seed,
+        call.offset,
+        call.threshold,
+        call.scalars,
+        torch.get_num_threads(),
+    )
+    return taken
+
+
+def compute_sums(call: Call, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
+    """The gradients of input and bias of ``bias_dropout_add``, without autograd."""
+    grad = grad.contiguous().resolve_neg()
+    grad_input = torch.empty_like(grad) if wants_input else None
+    grad_bias = grad.new_empty(grad.shape[-1:])
+    taken = _runtime.kernels.drop_and_sum(
+        grad_input, grad_bias, grad, call.seed, call.offset, call.threshold, call.scalars[0], torch.get_num_threads()
+    )
+    if not taken:
+        raise RuntimeError(f"{call.rule}: cannot take a gradient of type {grad.type()}, layout {grad.layout}")
+    return grad_input, grad_bias
