@@ -34,6 +34,7 @@ bool take_out(py::handle tensor, const TensorView& like, TensorView& out) {
 }
 
 bool is_contiguous(const TensorView& t) {
+    if (t.numel == 0) return true;
     int64_t expected = 1;
     for (int d = t.ndim - 1; d >= 0; --d) {
         if (t.sizes[d] != 1 && t.strides[d] != expected) return false;

@@ -29,11 +29,13 @@ class Call:
         return Call(self.rule, self.p, dims, self.seed, self.offset)
 
 
-def check_type(rule: str, dtype: torch.dtype) -> None:
-    if not (dtype.is_floating_point or (dtype.is_complex and rule in ("dropout", "dropout_add"))):
-        raise RuntimeError(
-            f"{rule}: takes floating-point or complex tensors, complex ones not in all rules; got {dtype}"
-        )
+def check_type(rule: str, tensor: Tensor) -> None:
+    complex_too = rule in ("dropout", "dropout_add")
+    if not (tensor.is_floating_point() or (complex_too and tensor.is_complex())):
+        kinds = "floating point or complex" if complex_too else "floating point"
+        raise RuntimeError(f"{rule}: input has to be {kinds}, but got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise RuntimeError(f"{rule}: input has to be strided, but got {tensor.layout}")
 
 
 def _like(input: Tensor, other: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ def compute(
     result = torch.empty_like(input) if out is None else out
     if _drop(call, result, input, residual, bias):
         return result
-    check_type(call.rule, input.dtype)
+    check_type(call.rule, input)
     with torch.no_grad():
         plain = input.as_subclass(Tensor)
         if bias is None:
@@ -58,7 +60,7 @@ def compute(
         if residual is not None:
             residual = _like(dense, residual)
         if not _drop(call, dense, dense, residual, bias):
-            raise RuntimeError(f"{call.rule}: cannot take a tensor of type {input.type()}, layout {input.layout}")
+            raise RuntimeError(f"{call.rule}: cannot take tensors of type {input.dtype} on {input.device}")
         return dense if out is None else out.copy_(dense)
 
 
@@ -88,5 +90,5 @@ def compute_sums(call: Call, grad: Tensor, wants_input: bool) -> tuple[Tensor | 
         grad_input, grad_bias, grad, call.seed, call.offset, call.threshold, call.scalars[0], torch.get_num_threads()
     )
     if not taken:
-        raise RuntimeError(f"{call.rule}: cannot take a gradient of type {grad.type()}, layout {grad.layout}")
+        raise RuntimeError(f"{call.rule}: cannot take a gradient of type {grad.dtype} on {grad.device}")
     return grad_input, grad_bias

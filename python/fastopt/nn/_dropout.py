@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from .._compat import increment_version
 from . import _mask, _operators, _transforms
-from ._call import Call, compute, compute_sums
+from ._call import Call, check_type, compute, compute_sums
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -133,6 +133,18 @@ def _call(rule: str, p: float, dims: int, seed: int | None, offset: int, generat
     return Call(rule, p, dims, seed, offset)
 
 
+def _dispatched(tensor: Tensor) -> bool:
+    """Whether somebody besides autograd is to see what becomes of it: a compiler, a tracer, a dispatch mode, a
+    subclass, or another device than the CPU."""
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) not in _PLAIN
+        or not tensor.is_cpu
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+    )
+
+
 def drop(
     rule: str,
     input: Tensor,
@@ -149,9 +161,13 @@ def drop(
     """
     if seed is not None or offset != 0:
         _check_seed(seed, offset, generator)
-    if torch.compiler.is_compiling() or type(input) not in _PLAIN:
+    if rule != "dropout":
+        check_type(rule, input)
+    if _dispatched(input):
         result = _operators.draw_and_drop(rule, p, dims, seed, offset, generator, input)
         return input.copy_(result) if inplace else result
+    if input.numel() == 0:
+        return input
     if _transforms_active():
         result = _transforms.drop(_call(rule, p, dims, seed, offset, generator), seed is None, input)
         return input.copy_(result) if inplace else result
@@ -180,7 +196,7 @@ def drop_and_add(
     """The same for a rule with a residual."""
     _check_seed(seed, offset, generator)
     tensors = (input, residual) if bias is None else (input, residual, bias)
-    if torch.compiler.is_compiling() or any(type(tensor) not in _PLAIN for tensor in tensors):
+    if any(map(_dispatched, tensors)):
         return _operators.draw_and_drop(rule, p, input.dim(), seed, offset, generator, *tensors)
     call = _call(rule, p, input.dim(), seed, offset, generator)
     if _transforms_active():

@@ -17,9 +17,10 @@ _WORD = 1 << 64
 _SELU_LIMIT = 1.7580993408473766
 
 
-def check_p(p: float) -> None:
+def check_p(p: float) -> float:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    return float(p)
 
 
 def threshold(p: float) -> int:

@@ -62,7 +62,7 @@ def _(site: int) -> Tensor:
 
 @torch.library.register_fake("fastopt::dropout")
 def _(input: Tensor, seed: Tensor, rule: str, *_: Any) -> Tensor:
-    check_type(rule, input.dtype)
+    check_type(rule, input)
     return torch.empty_like(input)
 
 

@@ -4,8 +4,8 @@ Common to all functions that drop:
 
 - ``seed`` and ``offset`` (ints from 0 to 2**64 - 1) choose the mask: the same ones give the same mask on every
   machine (docs/dropout_mask.md). Without ``seed``, one is drawn from ``generator``, or from torch's own generator of
-  the CPU, which ``torch.manual_seed`` governs. Nothing is drawn where nothing is dropped: ``p`` of 0 or 1, not
-  ``training``, an empty input.
+  the CPU, which ``torch.manual_seed`` governs. Nothing is drawn where it would decide nothing: ``p`` of 0 or
+  1, not ``training``.
 - Nothing but seed and offset is kept for the backward pass, which makes the mask again.
 - Dropped elements are 0, infinite and NaN ones too, and so are their gradients.
 - float32, float64, bfloat16 and float16 tensors on the CPU, complex ones where it is not said otherwise; any strides.
@@ -76,8 +76,8 @@ def dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
-    if not training or p == 0 or input.numel() == 0:
+    p = _mask.check_p(p)
+    if not training or p == 0:
         return input
     return _dropout.drop("dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
@@ -111,14 +111,14 @@ def dropout1d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(dropout1d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
+    p = _mask.check_p(p)
     if input.dim() not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. Note that dropout1d exists to "
             "provide channel-wise dropout on inputs with 1 spatial dimension, a channel dimension, and an optional "
             "batch dimension (i.e. 2D or 3D inputs)."
         )
-    if not training or p == 0 or input.numel() == 0:
+    if not training or p == 0:
         return input
     return _dropout.drop("dropout", input, p, input.dim() - 1, inplace, seed, offset, generator)
 
@@ -153,7 +153,7 @@ def dropout2d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(dropout2d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
+    p = _mask.check_p(p)
     if input.dim() not in (3, 4):
         _warn_of_dims("dropout2d", 2, "3D or 4D", input)
     if input.dim() == 3:
@@ -163,7 +163,7 @@ def dropout2d(
             "please use dropout1d instead.",
             stacklevel=2,
         )
-    if not training or p == 0 or input.numel() == 0:
+    if not training or p == 0:
         return input
     return _dropout.drop("dropout", input, p, _channels("dropout2d", input), inplace, seed, offset, generator)
 
@@ -195,18 +195,23 @@ def dropout3d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(dropout3d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
+    p = _mask.check_p(p)
     if input.dim() not in (4, 5):
         _warn_of_dims("dropout3d", 3, "4D or 5D", input)
-    dims = 1 if input.dim() == 4 else _channels("dropout3d", input)
-    if not training or p == 0 or input.numel() == 0:
+    batched = input.dim() == 5
+    if input.dim() == 0:
+        raise RuntimeError(_NO_CHANNELS.format("dropout3d"))
+    if not training or p == 0:
         return input
-    return _dropout.drop("dropout", input, p, dims, inplace, seed, offset, generator)
+    return _dropout.drop("dropout", input, p, 2 if batched else 1, inplace, seed, offset, generator)
+
+
+_NO_CHANNELS = "{}: Feature dropout requires at least 2 dimensions in the input"
 
 
 def _channels(name: str, input: Tensor) -> int:
     if input.dim() < 2:
-        raise RuntimeError(f"{name}: Feature dropout requires at least 2 dimensions in the input")
+        raise RuntimeError(_NO_CHANNELS.format(name))
     return 2
 
 
@@ -249,8 +254,8 @@ def alpha_dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
-    if not training or p == 0 or input.numel() == 0:
+    p = _mask.check_p(p)
+    if not training or p == 0:
         return input
     return _dropout.drop("alpha_dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
@@ -281,8 +286,8 @@ def feature_alpha_dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return _handed_over(feature_alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    _mask.check_p(p)
-    if not training or p == 0 or input.numel() == 0:
+    p = _mask.check_p(p)
+    if not training or p == 0:
         return input
     return _dropout.drop(
         "alpha_dropout", input, p, _channels("feature_alpha_dropout", input), inplace, seed, offset, generator
@@ -321,7 +326,7 @@ def drop_connect(
 def _added(
     rule: str, input: Tensor, residual: Tensor, bias: Tensor | None, p: float, training: bool, **how: Any
 ) -> Tensor:
-    _mask.check_p(p)
+    p = _mask.check_p(p)
     if residual.shape != input.shape:
         raise RuntimeError(
             f"{rule}: residual has shape {tuple(residual.shape)}, which differs from the input's {tuple(input.shape)}"
@@ -424,7 +429,7 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
     Raises:
         ValueError: ``p``, ``seed`` or ``offset`` is out of range.
     """
-    _mask.check_p(p)
+    p = _mask.check_p(p)
     _mask.check_word("seed", seed)
     _mask.check_word("offset", offset)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)

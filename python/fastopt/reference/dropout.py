@@ -77,11 +77,23 @@ RULES: dict[str, Callable[..., Array]] = {
 }
 
 
+def _known(tensor: Tensor) -> bool:
+    """Whether the memory holds the values, and of a type, that the engine takes."""
+    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+    plain = tensor.layout == torch.strided and tensor.is_cpu and tensor.dtype in types
+    return plain and not (tensor.is_neg() or tensor.is_conj())
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Those that matter."""
+    return tuple(
+        stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1 and tensor.numel()
+    )
+
+
 def _dense(tensor: Tensor) -> bool:
-    """Without gaps, shared elements or lazy signs; and what the engine knows."""
-    same = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-    known = tensor.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16) or tensor.is_complex()
-    return same and known and tensor.is_cpu and not (tensor.is_neg() or tensor.is_conj())
+    """Without gaps and shared elements."""
+    return _strides(torch.empty_like(tensor, device="meta")) == _strides(tensor)
 
 
 def drop(
@@ -98,10 +110,12 @@ def drop(
     threads: int,
 ) -> bool:
     operands = [tensor for tensor in (out, input, residual) if tensor is not None]
-    if input.layout != torch.strided or not all(_dense(t) and t.stride() == input.stride() for t in operands):
+    if not (all(map(_known, operands)) and _dense(input) and (bias is None or input.is_contiguous())):
         return False
-    if any(t.dtype != input.dtype for t in operands) or (bias is not None and not input.is_contiguous()):
+    if any(t.dtype != input.dtype or _strides(t) != _strides(input) for t in operands):
         return False
+    if input.numel() == 0:
+        return True
     kept = _flags_like(input, mask_dims, seed, offset, threshold)
     values = [None if t is None else half.load(flat(t)) for t in (residual, bias)]
     with np.errstate(all="ignore"):
@@ -119,7 +133,7 @@ def drop_and_sum(
     scale: float,
     threads: int,
 ) -> bool:
-    if not (grad.layout == torch.strided and _dense(grad) and grad.is_contiguous() and grad_bias.is_contiguous()):
+    if not (_known(grad) and grad.is_contiguous() and grad_bias.is_contiguous()):
         return False
     kept = _flags_like(grad, grad.ndim, seed, offset, threshold)
     columns = grad_bias.numel()
