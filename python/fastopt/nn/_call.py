@@ -56,7 +56,7 @@ def compute(
         if bias is None:
             dense = _like(plain, plain)
         else:
-            dense, bias = plain.contiguous().clone(), bias.contiguous().resolve_neg()
+            dense, bias = plain.contiguous().clone(), bias.as_subclass(Tensor).contiguous().resolve_neg()
         if residual is not None:
             residual = _like(dense, residual)
         if not _drop(call, dense, dense, residual, bias):

@@ -16,13 +16,14 @@ from ._call import Call, check_type, compute, compute_sums
 
 _library = torch.library.Library("fastopt", "FRAGMENT")
 # `site` tells calls apart, so that no compiler takes two of them for one.
-_library.define("draw_seed(int site) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_library.define("draw_seed(int site, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 _library.define(
-    "dropout(Tensor input, Tensor seed, str rule, float p, int offset, int dims, Tensor? residual=None, "
-    "Tensor? bias=None) -> Tensor"
+    "dropout(Tensor input, Tensor seed, str rule, float p, int offset, int dims, Tensor? residual, "
+    "Tensor? bias) -> Tensor"
 )
 _library.define("dropout_gradients(Tensor grad, Tensor seed, str rule, float p, int offset) -> (Tensor, Tensor)")
 _ops = torch.ops.fastopt
+_CPU = torch.device("cpu")
 
 
 def _call(rule: str, p: float, dims: int, seed: Tensor, offset: int) -> Call:
@@ -30,7 +31,7 @@ def _call(rule: str, p: float, dims: int, seed: Tensor, offset: int) -> Call:
 
 
 @torch.library.impl(_library, "draw_seed", "CompositeExplicitAutograd")
-def _draw_seed(site: int) -> Tensor:
+def _draw_seed(site: int, *, device: torch.device) -> Tensor:
     return _mask.draw_seed_tensor(None)
 
 
@@ -42,8 +43,8 @@ def _cpu_dropout(
     p: float,
     offset: int,
     dims: int,
-    residual: Tensor | None = None,
-    bias: Tensor | None = None,
+    residual: Tensor | None,
+    bias: Tensor | None,
 ) -> Tensor:
     return compute(_call(rule, p, dims, seed, offset), input, residual, bias)
 
@@ -56,8 +57,8 @@ def _cpu_gradients(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int)
 
 
 @torch.library.register_fake("fastopt::draw_seed")
-def _(site: int) -> Tensor:
-    return torch.empty((), dtype=torch.int64, device="cpu")
+def _(site: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
 
 
 @torch.library.register_fake("fastopt::dropout")
@@ -85,7 +86,7 @@ def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if wants_bias:
         grad_input, grad_bias = _ops.dropout_gradients(grad, seed, rule, p, offset)
     elif wants_input:
-        grad_input = _ops.dropout(grad, seed, rule, p, offset, dims)
+        grad_input = _ops.dropout(grad, seed, rule, p, offset, dims, None, None)
     return grad_input, None, None, None, None, None, grad if wants_residual else None, grad_bias
 
 
@@ -93,7 +94,7 @@ def _gradients_backward(ctx: Any, of_input: Tensor, of_bias: Tensor) -> tuple[Te
     (seed,) = ctx.saved_tensors
     rule, p, offset = ctx.how
     of_both = of_input + of_bias
-    return _ops.dropout(of_both, seed, rule, p, offset, of_both.ndim), None, None, None, None
+    return _ops.dropout(of_both, seed, rule, p, offset, of_both.ndim, None, None), None, None, None, None
 
 
 torch.library.register_autograd("fastopt::dropout", _dropout_backward, setup_context=_keep_seed)
@@ -107,7 +108,7 @@ def _as_tensor(seed: int) -> Tensor:
 def dropout(call: Call, input: Tensor) -> Tensor:
     """``call``, of a rule without residual and bias."""
     offset = _mask.signed(call.offset)
-    return _ops.dropout(input, _as_tensor(call.seed), call.rule, call.p, offset, call.dims)
+    return _ops.dropout(input, _as_tensor(call.seed), call.rule, call.p, offset, call.dims, None, None)
 
 
 def drop_and_sum(call: Call, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,8 @@ def draw_and_drop(
         drawn = _as_tensor(seed)
     elif p in (0, 1):
         drawn = _as_tensor(0)
+    elif torch.jit.is_tracing():
+        raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
     else:
-        drawn = _ops.draw_seed(_site()) if generator is None else _mask.draw_seed_tensor(generator)
+        drawn = _ops.draw_seed(_site(), device=_CPU) if generator is None else _mask.draw_seed_tensor(generator)
     return _ops.dropout(input, drawn, rule, p, _mask.signed(offset), dims, residual, bias)

@@ -427,12 +427,14 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
         ``ceil(n / 8)`` bytes for the n elements in C order.
 
     Raises:
-        ValueError: ``p``, ``seed`` or ``offset`` is out of range.
+        ValueError: ``shape``, ``p``, ``seed`` or ``offset`` is out of range.
     """
     p = _mask.check_p(p)
     _mask.check_word("seed", seed)
     _mask.check_word("offset", offset)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape has a negative dimension: {shape}")
     n = math.prod(shape)
     out = torch.empty((n + 7) // 8, dtype=torch.uint8) if packed else torch.empty(shape, dtype=torch.bool)
     if n > 0:
