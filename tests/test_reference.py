@@ -21,6 +21,15 @@ def test_every_kernel_has_its_twin() -> None:
     assert rules == kernels
 
 
+def test_every_dropout_has_its_twin() -> None:
+    """Same rules, names of scalars, and operands."""
+    rules = {}
+    for name, rule in reference.dropout.RULES.items():
+        _, _, residual, bias, *scalars = inspect.signature(rule).parameters.values()
+        rules[name] = (tuple(s.name for s in scalars), residual.annotation == "Array", bias.annotation == "Array")
+    assert rules == _core.dropouts()
+
+
 def test_the_prologue_has_the_same_scalars() -> None:
     functions = (pipeline.unscale, pipeline.clip, pipeline.penalize)
     names = [p.name for f in functions for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -1,7 +1,8 @@
 """fastopt: fused native kernels for training neural networks with PyTorch.
 
 Every optimizer is a drop-in for its namesake in ``torch.optim``: same arguments, defaults, errors,
-state and checkpoints. ``fastopt.info()`` tells what runs underneath.
+state and checkpoints. ``fastopt.nn`` has drop-ins for modules of ``torch.nn``. ``fastopt.info()`` tells what runs
+underneath.
 """
 
 from . import nn, optim

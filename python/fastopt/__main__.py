@@ -1,14 +1,16 @@
-"""``python -m fastopt``: what runs underneath, and one step of every rule against the reference."""
+"""``python -m fastopt``: what runs underneath, and every operation once against the reference."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from . import _runtime
+from .nn import functional as F
 from .optim import ALL, SGD, Lookahead
 
 
@@ -30,8 +32,7 @@ def _lookahead(params: list[torch.Tensor], **options: Any) -> Lookahead:
 TESTED: dict[str, Callable[..., torch.optim.Optimizer]] = {cls.__name__: cls for cls in ALL} | {"Lookahead": _lookahead}
 
 
-def _one_step(backend: str, make: Callable[..., torch.optim.Optimizer], dtype: torch.dtype) -> torch.Tensor:
-    _runtime.use_backend(backend)
+def _one_step(make: Callable[..., torch.optim.Optimizer], dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     param = torch.randn(77, 13, generator=generator).to(dtype).requires_grad_()
     param.grad = torch.randn(77, 13, generator=generator).to(dtype)
@@ -39,14 +40,37 @@ def _one_step(backend: str, make: Callable[..., torch.optim.Optimizer], dtype: t
     return param.detach()
 
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+DROPPED: dict[str, Callable[..., torch.Tensor]] = {
+    "dropout": lambda x: F.dropout(x, 0.3, seed=1),
+    "dropout of channels": lambda x: F.dropout1d(x, 0.3, seed=1),
+    "dropout, transposed": lambda x: F.dropout(x.T, 0.3, seed=1),
+    "alpha_dropout": lambda x: F.alpha_dropout(x, 0.3, True, seed=1),
+    "bias_dropout_add": lambda x: F.bias_dropout_add(x, x[0], x, 0.3, seed=1),
+}
+
+
+def _dropped(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    return function(torch.randn(77, 130, generator=torch.Generator().manual_seed(0)).to(dtype))
+
+
 def self_test() -> bool:
-    """One step of every optimizer and type: equal to the reference, to the bit."""
+    """One step of every optimizer and every kind of dropout, in every type: equal to the reference, to the bit."""
+    operations: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
+        **{name: partial(_one_step, make) for name, make in TESTED.items()},
+        **{name: partial(_dropped, function) for name, function in DROPPED.items()},
+    }
     chosen = _runtime.backend()
     good = True
     try:
-        for name, make in TESTED.items():
-            for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-                if not torch.equal(_one_step(chosen, make, dtype), _one_step("reference", make, dtype)):
+        for name, operation in operations.items():
+            for dtype in DTYPES:
+                results = []
+                for backend in (chosen, "reference"):
+                    _runtime.use_backend(backend)
+                    results.append(operation(dtype))
+                if not torch.equal(*results):
                     print(f"self-test: {name} {dtype} differs from the reference")
                     good = False
     finally:
@@ -57,7 +81,8 @@ def self_test() -> bool:
 def main() -> int:
     _show(_runtime.info())
     good = self_test()
-    print(f"self-test: {'passed' if good else 'FAILED'} ({len(TESTED)} optimizers, 4 types, against the reference)")
+    tested = f"{len(TESTED)} optimizers, {len(DROPPED)} dropouts, {len(DTYPES)} types, against the reference"
+    print(f"self-test: {'passed' if good else 'FAILED'} ({tested})")
     return 0 if good else 1
 
 
