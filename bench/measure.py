@@ -21,6 +21,15 @@ def repeated(step: Step) -> Burst:
     return burst
 
 
+def keep_heap() -> None:
+    """Has small tensors use their memory again at each step, as in a process that has run for a while.
+
+    glibc raises what it takes from the system and gives back at once to the largest such block that was freed, and
+    never above 32 MiB. Without this, a MiB costs anything from 0 to 256 page faults at each step, as chance has it.
+    """
+    bytearray(31 << 20)
+
+
 @dataclass(frozen=True)
 class Result:
     """Seconds per step of each peer, by round."""

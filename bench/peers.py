@@ -6,16 +6,12 @@ import importlib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from .case import Maker, Peers, Tensors
 from .measure import Step
-
-Params = list[torch.Tensor]
-Maker = Callable[[Params], Step]  # builds an optimizer and returns its step
-Peers = dict[str, Maker]
 
 # "default" is what a user gets without flags; which of the others is fastest differs from row to row.
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -54,7 +50,7 @@ def clipped(peers: Peers, max_norm: float) -> Peers:
     """Each with ``clip_grad_norm_`` before its step. It scales the gradients at every step, by 1 after the first."""
 
     def maker(make: Maker) -> Maker:
-        def build(params: Params) -> Step:
+        def build(params: Tensors) -> Step:
             step = make(params)
 
             def clip_and_step() -> None:

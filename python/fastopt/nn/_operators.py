@@ -142,7 +142,7 @@ def draw_and_drop(
         drawn = _as_tensor(seed)
     elif p in (0, 1):
         drawn = _as_tensor(0)
-    elif torch._C._is_tracing():
+    elif not torch.compiler.is_compiling() and torch._C._is_tracing():
         raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
     else:
         drawn = _ops.draw_seed(_site(), device=_CPU) if generator is None else _mask.draw_seed_tensor(generator)
