@@ -17,7 +17,10 @@ from support import assert_same_bits, some_values
 
 # What inductor, gradcheck and the tracer say of themselves.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning", "ignore::FutureWarning", "ignore:.*isinstance.*LeafSpec:DeprecationWarning"
+    "ignore:.*torch.jit:DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:At pre-dispatch tracing:UserWarning",
+    "ignore:.*isinstance.*LeafSpec:DeprecationWarning",
 )
 BACKENDS = ["eager", "aot_eager", "inductor"]
 

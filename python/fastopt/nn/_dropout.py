@@ -40,7 +40,7 @@ class _Drop(torch.autograd.Function):
 
 
 class _DropInPlace(_Drop):
-    """Writes nothing: the caller does, when torch has refused what it refuses."""
+    """Writes nothing: the caller does, when torch has agreed."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, call: Call) -> Tensor:
@@ -175,6 +175,8 @@ def drop(
     if _watched(input):
         if not inplace:
             return _record(input, call)
+        if input.is_leaf or input._is_view():  # what may not be written, and how views are told, is for torch to say
+            return input.copy_(_record(input, call))
         out: Tensor = _record_in_place(input, call)
         return compute(call, out, out=out)
     if inplace:
