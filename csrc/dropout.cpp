@@ -57,6 +57,7 @@ const DropoutEntry& find(const char* rule) {
 }
 
 void run_one(DropoutKernel kernel, const DropoutTask& task, int64_t units, int64_t elements_per_unit, int threads) {
+    if (units * elements_per_unit < kGrain) return kernel(task, 0, units);
     run_released<DropoutTask>({{kernel, &task, units, elements_per_unit}}, threads);
 }
 

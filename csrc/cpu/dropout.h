@@ -27,20 +27,52 @@ const T* load_bias(const DropoutTask& task, int64_t at, int n, T* buffer) {
     return buffer;
 }
 
-template <class Rule, class T>
-void apply_block(const DropoutTask& task, int64_t at, int n, const uint8_t* __restrict flags,
-                 const typename Rule::template Scalars<T>& scalars) {
-    alignas(64) T x_buffer[kBlock], residual_buffer[kBlock], bias_buffer[kBlock], out_buffer[kBlock];
-    const T* const x = load_const(task.input, at, n, x_buffer);
-    const T* const residual = Rule::residual ? load_const(task.residual, at, n, residual_buffer) : nullptr;
-    const T* const bias = Rule::bias ? load_bias(task, at, n, bias_buffer) : nullptr;
-    const bool native = task.out.type == kNative<T>;
-    T* const out = native ? static_cast<T*>(task.out.data) + at : out_buffer;
+// Storage that loops convert on the way; float16 has instructions of its own, and a pass of its own.
+template <class T>
+struct Plain {
+    using Storage = T;
+    FASTOPT_HD static T load(T x) { return x; }
+    FASTOPT_HD static T store(T x) { return x; }
+};
+
+template <class Rule, class T, class Format>
+void apply_loop(const typename Format::Storage* __restrict x, const typename Format::Storage* __restrict residual,
+                const T* __restrict bias, const uint8_t* __restrict flags, typename Format::Storage* out, int n,
+                const typename Rule::template Scalars<T>& scalars) {
     FASTOPT_VECTORIZE
-    for (int i = 0; i < n; ++i)
-        out[i] = Rule::apply(Operands<T>{x[i], Rule::residual ? residual[i] : T(0), Rule::bias ? bias[i] : T(0)},
-                             flags[i], scalars);
-    if (!native) store(task.out, at, n, out);
+    for (int i = 0; i < n; ++i) {
+        const Operands<T> in{Format::load(x[i]), Rule::residual ? Format::load(residual[i]) : T(0),
+                             Rule::bias ? bias[i] : T(0)};
+        out[i] = Format::store(Rule::apply(in, flags[i], scalars));
+    }
+}
+
+template <class Storage>
+Storage* at_element(const Array& array, int64_t at) {
+    return array.data == nullptr ? nullptr : static_cast<Storage*>(array.data) + at;
+}
+
+template <class Rule, class T>
+void apply_block(const DropoutTask& task, int64_t at, int n, const uint8_t* flags,
+                 const typename Rule::template Scalars<T>& scalars) {
+    alignas(64) T x_buffer[kBlock], residual_buffer[kBlock], bias_buffer[kBlock];
+    const T* const bias = Rule::bias ? load_bias(task, at, n, bias_buffer) : nullptr;
+    if (task.out.type == kNative<T>) {
+        apply_loop<Rule, T, Plain<T>>(at_element<T>(task.input, at), at_element<T>(task.residual, at), bias, flags,
+                                      at_element<T>(task.out, at), n, scalars);
+        return;
+    }
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (task.out.type == DType::bf16) {
+            apply_loop<Rule, T, BFloat16>(at_element<uint16_t>(task.input, at), at_element<uint16_t>(task.residual, at),
+                                          bias, flags, at_element<uint16_t>(task.out, at), n, scalars);
+            return;
+        }
+        const T* const x = load_const(task.input, at, n, x_buffer);
+        const T* const residual = Rule::residual ? load_const(task.residual, at, n, residual_buffer) : nullptr;
+        apply_loop<Rule, T, Plain<T>>(x, residual, bias, flags, x_buffer, n, scalars);
+        store(task.out, at, n, x_buffer);
+    }
 }
 
 template <class Rule, class T>
