@@ -13,7 +13,7 @@ from torch import Tensor
 import fastopt.nn.functional as F
 from dropouts import FAMILY, IN_PLACE, Family
 from fastopt import _core, reference
-from fastopt.nn import _mask
+from fastopt.nn._dropout import mask
 from support import DTYPES, ISAS, SIZES, Guarded, assert_same_bits, running, some_values
 
 PROBABILITIES = [1e-6, 0.1, 1 / 3, 0.5, 0.999, 1.0]
@@ -164,7 +164,7 @@ def test_any_layout_and_mask(call: dict[str, Any]) -> None:
     order = call["order"]
     memory = some_values([call["shape"][d] for d in order], torch.float32, 1).to(call["dtype"])
     x = memory.permute([order.index(d) for d in range(len(order))])
-    kernel, threshold, scalars = _mask.constants(call["rule"], call["p"])
+    kernel, threshold, scalars = mask.constants(call["rule"], call["p"])
     rest = call["dims"], call["seed"], call["offset"], threshold, scalars, call["threads"]
     ours, theirs = torch.empty_like(x), torch.empty_like(x)
     with running(isa=call["isa"], threads=call["threads"]):

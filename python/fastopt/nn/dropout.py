@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import functional as F
-from ._mask import check_p
+from ._dropout.mask import check_p
 
 
 class Dropout(torch.nn.Dropout):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _runtime
-from . import _mask
+from ... import _runtime
+from . import mask
 
 
 class Call:
@@ -16,13 +16,13 @@ class Call:
 
     def __init__(self, rule: str, p: float, dims: int, seed: int, offset: int) -> None:
         self.rule, self.p, self.dims, self.seed, self.offset = rule, p, dims, seed, offset
-        self.kernel, self.threshold, self.scalars = _mask.constants(rule, p)
+        self.kernel, self.threshold, self.scalars = mask.constants(rule, p)
 
     def gradient(self) -> Call:
         """The application to a gradient that is the derivative of this one with respect to its input."""
         if self.rule == "dropout":
             return self
-        return Call(_mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
+        return Call(mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
 
     def over(self, dims: int) -> Call:
         """The same with a mask of ``dims`` dimensions."""

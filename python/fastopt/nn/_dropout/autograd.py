@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._compat import increment_version
-from . import _mask, _operators, _transforms
-from ._call import Call, check_type, compute, compute_sums
+from ..._compat import increment_version
+from . import mask, operators, transforms
+from .call import Call, check_type, compute, compute_sums
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -105,23 +105,23 @@ _record_in_place = super(torch.autograd.Function, _DropInPlace).apply
 def linear(call: Call, input: Tensor) -> Tensor:
     """A rule of one tensor, differentiably."""
     if type(input) not in _PLAIN or _is_legacy_batch(input):
-        return _operators.dropout(call, input)
+        return operators.dropout(call, input)
     if _transforms_active():
-        return _transforms.drop(call, False, input)
+        return transforms.drop(call, False, input)
     return _record(input, call) if _watched(input) else compute(call, input)
 
 
 def _summed(call: Call, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
     if type(grad) not in _PLAIN or _is_legacy_batch(grad) or _transforms_active():
-        return _operators.drop_and_sum(call, grad)
+        return operators.drop_and_sum(call, grad)
     return _DropAndSum.apply(grad, call) if _watched(grad) else compute_sums(call, grad, wants_input)
 
 
 def _check_seed(seed: int | None, offset: int, generator: torch.Generator | None) -> None:
     if offset != 0:
-        _mask.check_word("offset", offset)
+        mask.check_word("offset", offset)
     if seed is not None:
-        _mask.check_word("seed", seed)
+        mask.check_word("seed", seed)
         if generator is not None:
             raise ValueError("seed and generator exclude each other")
 
@@ -129,7 +129,7 @@ def _check_seed(seed: int | None, offset: int, generator: torch.Generator | None
 def _call(rule: str, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None) -> Call:
     """With a seed drawn where none is given; nothing is drawn where it would decide nothing."""
     if seed is None:
-        seed = _mask.draw_seed(generator) if 0 < p < 1 else 0
+        seed = mask.draw_seed(generator) if 0 < p < 1 else 0
     return Call(rule, p, dims, seed, offset)
 
 
@@ -164,12 +164,12 @@ def drop(
     if rule != "dropout":
         check_type(rule, input)
     if _dispatched(input):
-        result = _operators.draw_and_drop(rule, p, dims, seed, offset, generator, input)
+        result = operators.draw_and_drop(rule, p, dims, seed, offset, generator, input)
         return input.copy_(result) if inplace else result
     if input.numel() == 0:
         return input
     if _transforms_active():
-        result = _transforms.drop(_call(rule, p, dims, seed, offset, generator), seed is None, input)
+        result = transforms.drop(_call(rule, p, dims, seed, offset, generator), seed is None, input)
         return input.copy_(result) if inplace else result
     call = _call(rule, p, dims, seed, offset, generator)
     if _watched(input):
@@ -199,10 +199,10 @@ def drop_and_add(
     _check_seed(seed, offset, generator)
     tensors = (input, residual) if bias is None else (input, residual, bias)
     if any(map(_dispatched, tensors)):
-        return _operators.draw_and_drop(rule, p, input.dim(), seed, offset, generator, *tensors)
+        return operators.draw_and_drop(rule, p, input.dim(), seed, offset, generator, *tensors)
     call = _call(rule, p, input.dim(), seed, offset, generator)
     if _transforms_active():
-        return _transforms.drop(call, seed is None, *tensors)
+        return transforms.drop(call, seed is None, *tensors)
     if any(map(_watched, tensors)):
         return _DropAndAdd.apply(input, residual, bias, call)
     return compute(call, input, residual, bias)

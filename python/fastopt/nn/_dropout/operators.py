@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _mask
-from ._call import Call, check_type, compute, compute_sums
+from . import mask
+from .call import Call, check_type, compute, compute_sums
 
 _library = torch.library.Library("fastopt", "FRAGMENT")
 # `site` tells calls apart, so that no compiler takes two of them for one.
@@ -27,12 +27,12 @@ _CPU = torch.device("cpu")
 
 
 def _call(rule: str, p: float, dims: int, seed: Tensor, offset: int) -> Call:
-    return Call(rule, p, dims, _mask.unsigned(int(seed.item())), _mask.unsigned(offset))
+    return Call(rule, p, dims, mask.unsigned(int(seed.item())), mask.unsigned(offset))
 
 
 @torch.library.impl(_library, "draw_seed", "CompositeExplicitAutograd")
 def _draw_seed(site: int, *, device: torch.device) -> Tensor:
-    return _mask.draw_seed_tensor(None)
+    return mask.draw_seed_tensor(None)
 
 
 @torch.library.impl(_library, "dropout", "CPU")
@@ -80,7 +80,7 @@ def _keep_seed(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (seed,) = ctx.saved_tensors
     rule, p, offset, dims, *_ = ctx.how
-    rule = _mask.gradient(rule)
+    rule = mask.gradient(rule)
     wants_input, *_, wants_residual, wants_bias = ctx.needs_input_grad
     grad_input = grad_bias = None
     if wants_bias:
@@ -102,18 +102,18 @@ torch.library.register_autograd("fastopt::dropout_gradients", _gradients_backwar
 
 
 def _as_tensor(seed: int) -> Tensor:
-    return torch.full((), _mask.signed(seed), dtype=torch.int64, device="cpu")
+    return torch.full((), mask.signed(seed), dtype=torch.int64, device="cpu")
 
 
 def dropout(call: Call, input: Tensor) -> Tensor:
     """``call``, of a rule without residual and bias."""
-    offset = _mask.signed(call.offset)
+    offset = mask.signed(call.offset)
     return _ops.dropout(input, _as_tensor(call.seed), call.rule, call.p, offset, call.dims, None, None)
 
 
 def drop_and_sum(call: Call, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of input and bias."""
-    offset = _mask.signed(call.offset)
+    offset = mask.signed(call.offset)
     return _ops.dropout_gradients(grad, _as_tensor(call.seed), call.rule, call.p, offset)
 
 
@@ -145,5 +145,5 @@ def draw_and_drop(
     elif not torch.compiler.is_compiling() and torch._C._is_tracing():
         raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
     else:
-        drawn = _ops.draw_seed(_site(), device=_CPU) if generator is None else _mask.draw_seed_tensor(generator)
-    return _ops.dropout(input, drawn, rule, p, _mask.signed(offset), dims, residual, bias)
+        drawn = _ops.draw_seed(_site(), device=_CPU) if generator is None else mask.draw_seed_tensor(generator)
+    return _ops.dropout(input, drawn, rule, p, mask.signed(offset), dims, residual, bias)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._call import Call, compute
+from .call import Call, compute
 
 
 class _Drop(torch.autograd.Function):

@@ -1,0 +1,32 @@
+"""Functional twins of ``fastopt.nn``: drop-in for their namesakes in ``torch.nn.functional``.
+
+Common to all functions that drop:
+
+- ``seed`` and ``offset`` (ints from 0 to 2**64 - 1) choose the mask: the same ones give the same mask on every
+  machine (docs/dropout_mask.md). Without ``seed``, one is drawn from ``generator``, or from torch's own generator of
+  the CPU, which ``torch.manual_seed`` governs. Nothing is drawn where it would decide nothing: ``p`` of 0 or
+  1, not ``training``.
+- Nothing but seed and offset is kept for the backward pass, which makes the mask again.
+- Dropped elements are 0, infinite and NaN ones too, and so are their gradients.
+- float32, float64, bfloat16 and float16 tensors on the CPU, complex ones where it is not said otherwise; any strides.
+- The result has the probability's exact expectation: kept elements are scaled by the probability that is
+  drawn in fact, ``p`` rounded to a multiple of 2**-48.
+"""
+
+from ._added import bias_dropout_add, dropout_add
+from ._alpha import alpha_dropout, feature_alpha_dropout
+from ._channels import dropout1d, dropout2d, dropout3d
+from ._elements import drop_connect, dropout, dropout_mask
+
+__all__ = [
+    "alpha_dropout",
+    "bias_dropout_add",
+    "drop_connect",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_add",
+    "dropout_mask",
+    "feature_alpha_dropout",
+]

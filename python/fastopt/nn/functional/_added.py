@@ -1,0 +1,102 @@
+"""Dropout and the additions around it in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function
+
+from .._dropout import autograd, mask
+from ._overrides import handed_over
+
+
+def _added(
+    rule: str, input: Tensor, residual: Tensor, bias: Tensor | None, p: float, training: bool, **how: Any
+) -> Tensor:
+    p = mask.check_p(p)
+    if residual.shape != input.shape:
+        raise RuntimeError(
+            f"{rule}: residual has shape {tuple(residual.shape)}, which differs from the input's {tuple(input.shape)}"
+        )
+    dtype = torch.promote_types(input.dtype, residual.dtype)
+    if bias is not None:
+        if bias.shape != input.shape[-1:] or input.dim() == 0:
+            raise RuntimeError(
+                f"{rule}: bias has shape {tuple(bias.shape)}, expected one element for each of the last dimension of "
+                f"the input's {tuple(input.shape)}"
+            )
+        dtype = torch.promote_types(dtype, bias.dtype)
+        bias = bias.to(dtype)
+    p = p if training else 0.0
+    return autograd.drop_and_add(rule, input.to(dtype), residual.to(dtype), bias, p, **how)
+
+
+def dropout_add(
+    input: Tensor,
+    residual: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int | None = None,
+    offset: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``residual + dropout(input, p)`` in one pass, rounded once: the end of a transformer's block.
+
+    Args:
+        input: any shape.
+        residual: the same shape. Where types differ, all are converted as torch promotes them.
+        p: probability of an element of ``input`` to be zeroed.
+        training: otherwise the sum without dropout is returned.
+        seed, offset, generator: see :func:`dropout`.
+
+    Returns:
+        A new tensor of the shape and layout of ``input``.
+
+    Raises:
+        RuntimeError: shapes differ; see also :func:`dropout`.
+        ValueError: see :func:`dropout`.
+    """
+    how = {"seed": seed, "offset": offset, "generator": generator}
+    if has_torch_function((input, residual)):
+        return handed_over(dropout_add, (input, residual), p=p, training=training, **how)  # type: ignore[no-any-return]
+    return _added("dropout_add", input, residual, None, p, training, **how)
+
+
+def bias_dropout_add(
+    input: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    seed: int | None = None,
+    offset: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``residual + dropout(input + bias, p)`` in one pass, rounded once; the backward pass sums the bias's gradient
+    on its way.
+
+    Args:
+        input: shape (..., H), not complex.
+        bias: shape (H,).
+        residual: the shape of ``input``. Where types differ, all are converted as torch promotes them.
+        p: probability of an element of ``input + bias`` to be zeroed.
+        training: otherwise the sum without dropout is returned.
+        seed, offset, generator: see :func:`dropout`.
+
+    Returns:
+        A new tensor of the shape of ``input``.
+
+    Raises:
+        RuntimeError: shapes do not match; see also :func:`dropout`.
+        ValueError: see :func:`dropout`.
+    """
+    how = {"seed": seed, "offset": offset, "generator": generator}
+    if has_torch_function((input, bias, residual)):
+        return handed_over(  # type: ignore[no-any-return]
+            bias_dropout_add, (input, bias, residual), p=p, training=training, **how
+        )
+    return _added("bias_dropout_add", input, residual, bias, p, training, **how)
