@@ -138,6 +138,23 @@ def test_complex(family: Family) -> None:
         assert_same_bits(family(lazy.imag), family(lazy.imag.resolve_neg()))
 
 
+@pytest.mark.parametrize("family", FAMILY, ids=str)
+def test_lazily_negated(family: Family) -> None:
+    """Dense tensors whose memory holds the opposite of their values."""
+    inputs = family.inputs(torch.float32)
+    for k, x in enumerate(inputs):
+        changed = [*inputs[:k], torch._neg_view(x), *inputs[k + 1 :]]
+        expected = [*inputs[:k], -x, *inputs[k + 1 :]]
+        for result in everywhere(lambda changed=changed: family(*changed)):
+            assert_same_bits(result, family(*expected))
+    x = inputs[0].requires_grad_()
+    y = family(x, *inputs[1:])
+    grad = some_values(y.shape, y.dtype, 9)
+    (lazy,) = torch.autograd.grad(y, x, torch._neg_view(grad), retain_graph=True)
+    (eager,) = torch.autograd.grad(y, x, -grad)
+    assert_same_bits(lazy, eager)
+
+
 @st.composite
 def calls(draw: st.DrawFn) -> dict[str, Any]:
     shape = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 17, 64, 70, 257]), min_size=0, max_size=5))
