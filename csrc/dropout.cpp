@@ -155,7 +155,8 @@ py::bytes philox_blocks(uint64_t key, uint64_t first, uint64_t counter_high, int
     DropoutTask task{};
     task.mask = {key, counter_high, 0};
     task.out.data = words.data();
-    kernels().dropout->blocks(task, static_cast<int64_t>(first), static_cast<int64_t>(first) + count);
+    kernels().dropout->blocks(task, static_cast<int64_t>(first),
+                              static_cast<int64_t>(first + static_cast<uint64_t>(count)));
     return py::bytes(reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uint32_t));
 }
 

@@ -195,9 +195,10 @@ inline void write_blocks(const DropoutTask& task, int64_t begin, int64_t end) {
     uint16_t* const out = static_cast<uint16_t*>(task.out.data);
     alignas(64) uint16_t blocks[kInterleaved * kCounters * kElementsPerBlock];
     constexpr int64_t step = kInterleaved * kCounters;
-    for (int64_t at = 0; at < end - begin; at += step) {
-        const int64_t count = end - begin - at < step ? end - begin - at : step;
-        random_blocks<kInterleaved>(task.mask, uint64_t(begin + at), blocks);
+    const int64_t all = int64_t(uint64_t(end) - uint64_t(begin));  // counters have 64 bits and no sign
+    for (int64_t at = 0; at < all; at += step) {
+        const int64_t count = all - at < step ? all - at : step;
+        random_blocks<kInterleaved>(task.mask, uint64_t(begin) + uint64_t(at), blocks);
         __builtin_memcpy(out + at * kElementsPerBlock, blocks, size_t(count * kElementsPerBlock) * sizeof(uint16_t));
     }
 }
