@@ -148,7 +148,7 @@ bool view(PyObject* tensor, TensorView& out) {
     if (out.complex && ask(is_conj_method, tensor)) return false;
     out.numel = out.complex ? 2 : 1;
     for (int d = 0; d < out.ndim; ++d) out.numel *= out.sizes[d];
-    return true;
+    return out.data != nullptr || out.numel == 0;  // torch has tensors of zeros without memory
 }
 
 bool is_dense(const TensorView& t) {

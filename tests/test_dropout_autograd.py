@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import fastopt.nn.functional as F
 from dropouts import FAMILY, IN_PLACE, ONE_TENSOR, Family
@@ -33,7 +34,7 @@ def doubles(family: Family) -> list[Tensor]:
 def test_gradients_of_first_and_second_order(family: Family) -> None:
     inputs = doubles(family)
     assert torch.autograd.gradcheck(family, inputs, check_forward_ad=True, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(family, inputs, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(family, inputs, check_batched_grad=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILY if f.complex], ids=str)
@@ -50,6 +51,22 @@ def test_gradients_in_place(family: Family) -> None:
 
     assert torch.autograd.gradcheck(in_place, doubles(family), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(in_place, doubles(family))
+
+
+@pytest.mark.parametrize("family", FAMILY, ids=str)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_reverse_over_forward(family: Family, inplace: bool) -> None:
+    """The gradient of a tangent that depends on the input itself."""
+    how = {"inplace": True} if inplace and family in IN_PLACE else {}
+    inputs = doubles(family)
+
+    def tangents(*inputs: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(x * 1, x * x) for x in inputs]
+            y = family(*duals, **how)
+            return forward_ad.unpack_dual(y * y).tangent
+
+    assert torch.autograd.gradcheck(tangents, inputs)
 
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)
@@ -144,6 +161,17 @@ def test_in_place_where_torch_refuses(family: Family) -> None:
     with pytest.raises(RuntimeError, match="more than one element"):
         family(before[:1].expand(3, *before.shape[1:]), inplace=True)
     assert_same_bits(x.detach(), before)
+
+
+@pytest.mark.parametrize("family", IN_PLACE, ids=str)
+def test_in_place_on_an_inference_tensor(family: Family) -> None:
+    with torch.inference_mode():
+        x = family.inputs(torch.float32)[0].clone()
+        assert_same_bits(family(x.clone(), inplace=True), family(x))
+    before = x.clone()
+    with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside InferenceMode"):
+        family(x, inplace=True)
+    assert_same_bits(x, before)
 
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastopt.nn.functional as F
-from dropouts import FAMILY, IN_PLACE, ONE_TENSOR, Family
+from dropouts import FAMILY, IN_PLACE, Family
 from fastopt import nn
-from support import assert_same_bits, some_values
+from support import DTYPES, assert_same_bits, some_values
 
 # What inductor, gradcheck and the tracer say of themselves.
 pytestmark = pytest.mark.filterwarnings(
@@ -93,6 +97,10 @@ def test_operators() -> None:
     rows = [("dropout", 2, None, None), ("alpha_dropout", 1, None, None), ("dropout_add", 2, residual, None)]
     for rule, *rest in [*rows, ("bias_dropout_add", 2, residual, bias)]:
         torch.library.opcheck(torch.ops.fastopt.dropout.default, (x, seed, rule, 0.3, 0, *rest))
+    turned = [x.t().detach().t().requires_grad_(), torch.empty(5, 4).t().double().requires_grad_()]
+    for other in turned:
+        rest = (seed, "bias_dropout_add", 0.3, 0, 2, residual, bias)
+        torch.library.opcheck(torch.ops.fastopt.dropout.default, (other, *rest))
     torch.library.opcheck(torch.ops.fastopt.dropout_gradients.default, (x, seed, "dropout", 0.3, 0))
 
 
@@ -122,53 +130,103 @@ def test_jit_traced() -> None:
     assert torch.equal(torch.jit.trace(nn.Dropout(0.5).eval(), (x,))(x), x)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILY, ids=str)
-def test_func(family: Family) -> None:
-    """grad, jvp and a Hessian."""
-    inputs = family.inputs(torch.float64, family.shape[:1] + (4,) * (len(family.shape) - 1))
-    expected = with_gradients(family, inputs)[1:]
-    every = tuple(range(len(inputs)))
-    found = torch.func.grad(lambda *x: family(*x).square().sum(), argnums=every)(*inputs)
-    for ours, eager in zip(found, expected, strict=True):
+def test_func(family: Family, dtype: torch.dtype) -> None:
+    """The bits of eager mode, both directions."""
+    inputs = family.inputs(dtype, family.shape[:1] + (4,) * (len(family.shape) - 1))
+    expected = family.gradients(*inputs)
+    direction = some_values(inputs[-1].shape, dtype, 99)
+    y, pull = torch.func.vjp(family, *inputs)
+    assert_same_bits(y, family(*inputs))
+    for ours, eager in zip(pull(direction), expected, strict=True):
         assert_same_bits(ours, eager)
-    _, tangent = torch.func.jvp(lambda x: family(x, *inputs[1:]).square().sum(), (inputs[0],), (inputs[0],))
-    torch.testing.assert_close(tangent, (expected[0] * inputs[0]).sum())
-    flat = inputs[0].flatten()[:4]
-    hessian = torch.func.hessian(lambda x: F.dropout(x, 0.5, seed=2).pow(3).sum())(flat)
-    kept = F.dropout_mask(flat.shape, 0.5, seed=2)
-    torch.testing.assert_close(hessian, torch.diag(48 * flat * kept))
+    x, *rest = inputs
+    _, tangent = torch.func.jvp(lambda x: family(x, *rest), (x,), (direction,))
+    assert_same_bits(tangent, expected[0])
+
+
+def cubes(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, seed=2).pow(3).sum()
+
+
+@pytest.mark.parametrize("outer", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.jacrev])
+def test_func_twice(inner: Callable[..., Any], outer: Callable[..., Any]) -> None:
+    x = torch.arange(1.0, 9)
+    torch.testing.assert_close(outer(inner(cubes))(x), torch.diag(48 * x * F.dropout_mask(x.shape, 0.5, seed=2)))
 
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_vmap_with_a_seed(family: Family) -> None:
-    """A seed means the same mask for every sample."""
-    samples = [torch.stack([x, x * 2, x + 1]) for x in family.inputs(torch.float32)]
-    batched = torch.vmap(family)(*samples)
-    for i, result in enumerate(batched):
-        assert_same_bits(result, family(*[x[i] for x in samples]))
+    """A seed means the same mask for every sample, and each has the bits it has alone."""
+    for dtype in (torch.float32, torch.bfloat16):
+        samples = [torch.stack([x, x * 2, x + 1]) for x in family.inputs(dtype)]
+        for i, result in enumerate(torch.vmap(family)(*samples)):
+            assert_same_bits(result, family(*[x[i] for x in samples]))
+        first, *rest = samples
+        for k in range(len(rest)):  # one operand is the same for all samples
+            some = [x if i != k else x[0] for i, x in enumerate(rest)]
+            dims = [0 if i != k else None for i in range(len(rest))]
+            for i, result in enumerate(torch.vmap(family, in_dims=(0, *dims))(first, *some)):
+                assert_same_bits(
+                    result, family(first[i], *[x if d is None else x[i] for x, d in zip(some, dims, strict=True)])
+                )
 
 
-@pytest.mark.parametrize("family", ONE_TENSOR, ids=str)
-def test_vmap_with_drawn_masks(family: Family) -> None:
-    x = torch.ones(3, *family.shape)
-    draw = lambda x: family(x, p=0.5, seed=None)  # noqa: E731
-    with pytest.raises(RuntimeError, match="vmap: called random operation while in randomness error mode"):
-        torch.vmap(draw)(x)
-    same = torch.vmap(draw, randomness="same")(x)
-    assert torch.equal(same[0], same[1])
-    assert torch.equal(same[0], same[2])
-    torch.manual_seed(1)
-    different = torch.vmap(draw, randomness="different")(x)
-    assert not torch.equal(different[0], different[1])
-    torch.manual_seed(1)
-    per_sample = torch.vmap(torch.func.grad(lambda x: draw(x).sum()), randomness="different")(x)
-    if "alpha" not in family.name:
-        assert_same_bits(per_sample, different)
-    torch.manual_seed(1)
-    one = torch.vmap(draw, randomness="same")(x)
-    torch.manual_seed(1)
-    other = torch.vmap(draw, in_dims=-1, out_dims=-1, randomness="same")(x.movedim(0, -1))
-    assert_same_bits(other.movedim(-1, 0), one)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vmap_with_drawn_masks(compiled: bool) -> None:
+    """Also where what is dropped from is the same for every sample."""
+    x, constant = torch.ones(3, 50), torch.ones(50)
+    draws = {
+        "batched": lambda x: F.dropout(x, 0.5),
+        "unbatched": lambda x: F.dropout(constant, 0.5) * x,
+        "added": lambda x: F.dropout_add(constant, x, 0.5),
+        "gradient": torch.func.grad(lambda x: F.dropout(x, 0.5).sum()),
+    }
+    for draw in draws.values():
+        torch._dynamo.reset()
+
+        def batch(randomness: str, draw: Callable[[Tensor], Tensor] = draw) -> Tensor:
+            mapped = lambda x: torch.vmap(draw, randomness=randomness)(x)  # noqa: E731
+            return (torch.compile(mapped, backend="aot_eager") if compiled else mapped)(x)
+
+        with pytest.raises(Exception, match="called random operation while in randomness error mode"):
+            batch("error")
+        same, different = batch("same"), batch("different")
+        assert torch.equal(same[0], same[1])
+        assert torch.equal(same[0], same[2])
+        assert not torch.equal(different[0], different[1])
+        assert not torch.equal(different[1], different[2])
+
+
+def test_vmap_within_vmap() -> None:
+    inner = torch.vmap(lambda x: F.dropout(x, 0.5), randomness="different")
+    seen = torch.vmap(inner, randomness="different")(torch.ones(2, 3, 64)).flatten(0, 1)
+    assert len({tuple(row.tolist()) for row in seen}) == 6
+    seen = torch.vmap(inner, randomness="same")(torch.ones(2, 3, 64))
+    assert_same_bits(seen[0], seen[1])
+    assert not torch.equal(seen[0, 0], seen[0, 1])
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_transforms(backend: str) -> None:
+    x = torch.arange(1.0, 9)
+    jvp = lambda x: torch.func.jvp(cubes, (x,), (x,))[1]  # noqa: E731
+    for transformed in (jvp, torch.func.grad(cubes)):
+        torch._dynamo.reset()
+        found = torch.compile(lambda x, f=transformed: f(x), fullgraph=True, backend=backend)(x)
+        assert_same_bits(found, transformed(x))
+
+
+def test_forward_mode_where_somebody_looks_on() -> None:
+    x = torch.ones(20)
+    with forward_ad.dual_level():
+        expected = forward_ad.unpack_dual(F.dropout(forward_ad.make_dual(x, x), 0.5, seed=1)).tangent
+        with FlopCounterMode(display=False):
+            seen = forward_ad.unpack_dual(F.dropout(forward_ad.make_dual(x, x), 0.5, seed=1)).tangent
+    assert_same_bits(seen, expected)
+    assert expected.any()
 
 
 class Sub(torch.Tensor):
@@ -198,6 +256,46 @@ def test_overridden() -> None:
         assert function is (F.dropout if family.name == "drop_connect" else family.function)
         assert kwargs["p"] == 0.25
         assert kwargs["seed"] == 5
+
+
+def test_masks_where_tensors_have_no_memory() -> None:
+    expected = F.dropout_mask((5, 3), 0.5, seed=2**63)
+    with torch.device("meta"):
+        seen = F.dropout_mask((5, 3), 0.5, seed=2**63)
+    assert torch.equal(seen, expected)
+    with FakeTensorMode():
+        assert F.dropout_mask((5, 3), 0.5, seed=1).shape == (5, 3)
+        assert F.dropout_mask((5, 3), 0.5, seed=1, packed=True).shape == (2,)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda: F.dropout_mask((5, 3), 0.5, seed=2**63), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(), expected)
+
+
+def test_nothing_is_drawn_for_an_empty_tensor() -> None:
+    state = torch.get_rng_state()
+    for family in FAMILY:
+        torch._dynamo.reset()
+        empty = [x[:0] if x.dim() > 1 else x for x in family.inputs(torch.float32)]
+        function = lambda *x, family=family: family(*x, seed=None)  # noqa: E731
+        assert function(*empty).numel() == 0
+        assert torch.compile(function, fullgraph=True, backend="eager")(*empty).numel() == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_is_kept_where_somebody_looks_on() -> None:
+    x, residual = (torch.ones(5, requires_grad=True).as_subclass(Sub) for _ in range(2))
+    kept = weakref.ref(residual)
+    y = F.dropout_add(x, residual * 1, 0.5)
+    del residual
+    assert y.requires_grad
+    assert kept() is None
+
+
+def test_compiled_channels_with_a_warning() -> None:
+    torch._dynamo.reset()
+    x = torch.ones(2, 3, 4)
+    compiled = torch.compile(lambda x: F.dropout2d(x, 0.5, seed=1), fullgraph=True, backend="eager")
+    assert_same_bits(compiled(x), F.dropout1d(x, 0.5, seed=1))
 
 
 def test_tensors_without_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -92,8 +93,19 @@ def test_refused_seeds(family: Family) -> None:
             family(*inputs, seed=wrong)
         with pytest.raises(ValueError, match=r"offset has to be an int from 0 to 2\*\*64 - 1, but got"):
             family(*inputs, offset=wrong)
+        with pytest.raises(ValueError, match="seed has to be"):
+            family(*inputs, p=0.0, seed=wrong)
+    with pytest.raises(TypeError, match=r"generator has to be a torch\.Generator, but got 3"):
+        family(*inputs, seed=None, generator=3)
     with pytest.raises(ValueError, match="seed and generator exclude each other"):
         family(*inputs, seed=1, generator=torch.Generator())
+
+
+def test_integers_of_numpy() -> None:
+    expected = F.dropout_mask((4, 5), 0.5, seed=3, offset=1)
+    assert torch.equal(F.dropout_mask((np.int64(4), 5), 0.5, seed=np.uint64(3), offset=np.int32(1)), expected)
+    assert torch.equal(F.dropout(torch.ones(4, 5), 0.5, seed=np.int64(3), offset=np.int64(1)) != 0, expected)
+    assert F.dropout_mask(np.int64(4), 0.5, seed=1).shape == (4,)
 
 
 def test_the_mask_is_the_one_applied() -> None:

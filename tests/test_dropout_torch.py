@@ -120,6 +120,25 @@ def test_refused_residuals_and_biases() -> None:
         F.bias_dropout_add(torch.ones(()), torch.ones(()), torch.ones(()))
 
 
+def test_refused_devices() -> None:
+    x, there = torch.ones(3, 4), torch.ones(3, 4, device="meta")
+    with pytest.raises(RuntimeError, match="residual is on meta, but the input on cpu"):
+        F.dropout_add(x, there)
+    with pytest.raises(RuntimeError, match="bias is on meta, but the input on cpu"):
+        F.bias_dropout_add(x, there[0], x)
+
+
+def test_zeros_without_memory() -> None:
+    """torch's own trick for gradients that are zero: taken or refused, never read."""
+    for family in FAMILY:
+        inputs = [torch._efficientzerotensor(x.shape) for x in family.inputs(torch.float32)]
+        if family.bias:
+            with pytest.raises(RuntimeError, match="cannot take tensors"):
+                family(*inputs)
+        else:
+            assert_same_bits(family(*inputs) + 0, family(*[torch.zeros(x.shape) for x in inputs]))
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_added_types_are_promoted_as_torch_does(training: bool) -> None:
     x, bias = some_values((6, 8), torch.bfloat16, 1), some_values(8, torch.float32, 2)

@@ -108,12 +108,15 @@ class Flags {
     }
 
    private:
-    // One flag, from a window that serves its neighbours too.
+    // One flag, from a window if it is next in line, as channels are, and by itself otherwise.
     uint8_t shared(int64_t element) {
         constexpr int64_t few = 256;
         const int64_t first = element / few * few;
-        if (window_ != first) fill_flags(mask_, uint64_t(first), few, window_flags_);
-        window_ = first;
+        if (window_ != first) {
+            if (window_ >= 0 && first != window_ + few) return kept(mask_, uint64_t(element));
+            fill_flags(mask_, uint64_t(first), few, window_flags_);
+            window_ = first;
+        }
         return window_flags_[element - first];
     }
 

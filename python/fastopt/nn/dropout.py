@@ -51,14 +51,15 @@ class Dropout3d(torch.nn.Dropout3d):
 
 
 class AlphaDropout(torch.nn.AlphaDropout):
-    """:func:`fastopt.nn.functional.alpha_dropout` as a module, for SELU networks. See :class:`Dropout`."""
+    """:func:`fastopt.nn.functional.alpha_dropout` as a module, for SELU networks. See :class:`Dropout`. ``inplace`` is
+    heeded; torch's module ignores it."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.alpha_dropout(input, self.p, self.training, self.inplace)
 
 
 class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
-    """:func:`fastopt.nn.functional.feature_alpha_dropout` as a module. See :class:`Dropout`."""
+    """:func:`fastopt.nn.functional.feature_alpha_dropout` as a module. See :class:`AlphaDropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.feature_alpha_dropout(input, self.p, self.training, self.inplace)

@@ -111,7 +111,9 @@ def drop(
 ) -> bool:
     operands = [tensor for tensor in (out, input, residual) if tensor is not None]
     if not (
-        all(map(_known, operands)) and _dense(input) and (bias is None or (_known(bias) and input.is_contiguous()))
+        all(map(_known, operands))
+        and _dense(input)
+        and (bias is None or (_known(bias) and bias.is_contiguous() and input.is_contiguous()))
     ):
         return False
     if any(t.dtype != input.dtype or _strides(t) != _strides(input) for t in operands):

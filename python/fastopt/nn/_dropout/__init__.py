@@ -2,7 +2,7 @@
 
 - ``mask``: what chooses a mask: probability, seed, offset; and the scalars that follow from them
 - ``call``: one application, without autograd, of a kernel to tensors of any layout
-- ``autograd``: the way in; gradients; which of the ways below a call takes
-- ``operators``: the same as operators of torch's dispatcher, for compilers and everybody else who looks on
-- ``transforms``: the same for ``torch.func`` and ``torch.vmap``
+- ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and everybody else who looks on
+- ``autograd``: the gradients of both
+- ``entry``: the way in, and which of the two a call takes
 """

@@ -1,4 +1,7 @@
-"""The dropout family between its public functions and the kernels: autograd, seeds, and which way to go."""
+"""Gradients of the dropout family, of every order and in both directions, for kernels and operators alike.
+
+A call is a ``Call`` or an ``operators.OperatorCall``: both run, and both know the call that is their gradient.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +9,62 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from ..._compat import increment_version
-from . import mask, operators, transforms
-from .call import Call, check_type, compute, compute_sums
+from . import operators
+from .call import Call
+from .operators import AnyCall, OperatorCall
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-_transforms_active = torch._C._are_functorch_transforms_active
-_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
+PLAIN = (Tensor, torch.nn.Parameter)
+transforms_active = torch._C._are_functorch_transforms_active
+_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor  # gradients of a backward pass with is_grads_batched
 
 
 def _watched(tensor: Tensor) -> bool:
-    """Whether autograd, in either direction, is to know what becomes of it."""
-    return (tensor.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0
+    """Whether autograd, in either direction, is to know what becomes of it. A level of ``torch.func`` does not tell."""
+    return (tensor.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0 or transforms_active()
 
 
 class _Drop(torch.autograd.Function):
     """The rules of one tensor. Each is linear, up to a constant."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, call: Call) -> Tensor:
+    def forward(ctx: Any, input: Tensor, call: AnyCall) -> Tensor:
         ctx.call = call
-        return compute(call, input)
+        return call.run(input)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return linear(ctx.call.gradient(), grad), None
+        return _linear(ctx.call.gradient(), grad), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return compute(ctx.call.gradient(), tangent)
+        return _linear(ctx.call.gradient(), tangent)
 
 
 class _DropInPlace(_Drop):
     """Writes nothing: the caller does, when torch has agreed."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, call: Call) -> Tensor:
+    def forward(ctx: Any, input: Tensor, call: AnyCall) -> Tensor:
         ctx.call = call
         ctx.mark_dirty(input)
         return input
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        increment_version([tangent])
-        return compute(ctx.call.gradient(), tangent, out=tangent)
+        return tangent.copy_(_linear(ctx.call.gradient(), tangent))
 
 
 class _DropAndAdd(torch.autograd.Function):
     """The rules with a residual."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, residual: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+    def forward(ctx: Any, input: Tensor, residual: Tensor, bias: Tensor | None, call: AnyCall) -> Tensor:
         ctx.call, ctx.shape = call, input.shape
-        return compute(call, input, residual, bias)
+        return call.run(input, residual, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,7 +73,7 @@ class _DropAndAdd(torch.autograd.Function):
         if wants_bias:
             grad_input, grad_bias = _summed(ctx.call.gradient(), grad, wants_input)
         elif wants_input:
-            grad_input = linear(ctx.call.gradient(), grad)
+            grad_input = _linear(ctx.call.gradient(), grad)
         return grad_input, grad if wants_residual else None, grad_bias, None
 
     @staticmethod
@@ -78,7 +82,7 @@ class _DropAndAdd(torch.autograd.Function):
             input = bias.expand(ctx.shape) if input is None else input + bias
         if input is None:
             return residual
-        dropped = compute(ctx.call.gradient(), input)
+        dropped = _linear(ctx.call.gradient(), input)
         return dropped if residual is None else dropped + residual
 
 
@@ -86,123 +90,87 @@ class _DropAndSum(torch.autograd.Function):
     """``grad -> (gradient of the input, gradient of the bias)``, for double backward."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, grad: Tensor, call: AnyCall) -> tuple[Tensor | None, Tensor]:
         ctx.call = call
-        grad_input, grad_bias = compute_sums(call, grad, True)
-        assert grad_input is not None
-        return grad_input, grad_bias
+        return call.sums(grad, True)
 
     @staticmethod
     def backward(ctx: Any, of_input: Tensor, of_bias: Tensor) -> tuple[Tensor, None]:
-        return linear(ctx.call, of_input + of_bias), None
+        return _linear(ctx.call, of_input + of_bias), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor | None, Tensor]:
+        return _summed(ctx.call, tangent, True)
 
 
-# Past the wrapper in Python, which asks for what has been asked already (functorch) and is not used: 1.5 us.
+# Past apply() itself, which asks for what is known by then (functorch) and takes 1.5 us to do so.
 _record = super(torch.autograd.Function, _Drop).apply
 _record_in_place = super(torch.autograd.Function, _DropInPlace).apply
+_record_added = super(torch.autograd.Function, _DropAndAdd).apply
+_record_sums = super(torch.autograd.Function, _DropAndSum).apply
 
 
-def linear(call: Call, input: Tensor) -> Tensor:
-    """A rule of one tensor, differentiably."""
-    if type(input) not in _PLAIN or _is_legacy_batch(input):
-        return operators.dropout(call, input)
-    if _transforms_active():
-        return transforms.drop(call, False, input)
-    return _record(input, call) if _watched(input) else compute(call, input)
+def _through_operators(call: AnyCall, tensor: Tensor) -> bool:
+    wrapped = type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
+    return wrapped or not isinstance(call, Call)
 
 
-def _summed(call: Call, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
-    if type(grad) not in _PLAIN or _is_legacy_batch(grad) or _transforms_active():
-        return operators.drop_and_sum(call, grad)
-    return _DropAndSum.apply(grad, call) if _watched(grad) else compute_sums(call, grad, wants_input)
+def _linear(call: AnyCall, input: Tensor) -> Tensor:
+    """The gradient of a rule, itself differentiable."""
+    return operators.dropout(call, input) if _through_operators(call, input) else apply(call, input)
 
 
-def _check_seed(seed: int | None, offset: int, generator: torch.Generator | None) -> None:
-    if offset != 0:
-        mask.check_word("offset", offset)
-    if seed is not None:
-        mask.check_word("seed", seed)
-        if generator is not None:
-            raise ValueError("seed and generator exclude each other")
+def _summed(call: AnyCall, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
+    if _through_operators(call, grad):
+        return operators.dropout_gradients(call, grad)
+    return apply_sums(call, grad, wants_input)
 
 
-def _call(rule: str, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None) -> Call:
-    """With a seed drawn where none is given; nothing is drawn where it would decide nothing."""
-    if seed is None:
-        seed = mask.draw_seed(generator) if 0 < p < 1 else 0
-    return Call(rule, p, dims, seed, offset)
+def apply(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Runs ``call``, on record where autograd watches."""
+    if residual is None:
+        return _record(input, call) if _watched(input) else call.run(input)
+    if _watched(input) or _watched(residual) or (bias is not None and _watched(bias)):
+        return _record_added(input, residual, bias, call)
+    return call.run(input, residual, bias)
 
 
-def _dispatched(tensor: Tensor) -> bool:
-    """Whether somebody besides autograd is to see what becomes of it: a compiler, a tracer, a dispatch mode, a
-    subclass, or another device than the CPU."""
-    return (
-        torch.compiler.is_compiling()
-        or type(tensor) not in _PLAIN
-        or not tensor.is_cpu
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-    )
+def apply_sums(call: AnyCall, grad: Tensor, wants_input: bool = True) -> tuple[Tensor | None, Tensor]:
+    return _record_sums(grad, call) if _watched(grad) else call.sums(grad, wants_input)
 
 
-def drop(
-    rule: str,
-    input: Tensor,
-    p: float,
-    dims: int,
-    inplace: bool,
-    seed: int | None,
-    offset: int,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Applies a rule of one tensor in the cheapest way that the tensor allows; draws a seed where none is given.
-
-    The mask has the first ``dims`` dimensions of ``input``; ``p`` is checked and not 0.
-    """
-    if seed is not None or offset != 0:
-        _check_seed(seed, offset, generator)
-    if rule != "dropout":
-        check_type(rule, input)
-    if _dispatched(input):
-        result = operators.draw_and_drop(rule, p, dims, seed, offset, generator, input)
-        return input.copy_(result) if inplace else result
-    if input.numel() == 0:
-        return input
-    if _transforms_active():
-        result = transforms.drop(_call(rule, p, dims, seed, offset, generator), seed is None, input)
-        return input.copy_(result) if inplace else result
-    call = _call(rule, p, dims, seed, offset, generator)
+def apply_in_place(call: Call, input: Tensor) -> Tensor:
+    """Writes to ``input`` where torch would."""
     if _watched(input):
-        if not inplace:
-            return _record(input, call)
         if input.is_leaf or input._is_view():  # what may not be written, and how views are told, is for torch to say
             return input.copy_(_record(input, call))
-        out: Tensor = _record_in_place(input, call)
-        return compute(call, out, out=out)
-    if inplace:
+        _record_in_place(input, call)
+    elif input.is_inference() and not torch.is_inference_mode_enabled():
+        return input.copy_(input)  # torch's own refusal
+    else:
         increment_version([input])
-        return compute(call, input, out=input)
-    return compute(call, input)
+    return call.run(input, out=input)
 
 
-def drop_and_add(
-    rule: str,
+# torch.library.register_autograd knows neither forward mode nor torch.func, whose levels are recorded one at a time.
+
+
+@torch.library.impl(operators.library, "dropout", "Autograd")
+def _(
     input: Tensor,
-    residual: Tensor,
-    bias: Tensor | None,
+    seed: Tensor,
+    rule: str,
     p: float,
-    seed: int | None,
     offset: int,
-    generator: torch.Generator | None,
+    dims: int,
+    residual: Tensor | None,
+    bias: Tensor | None,
 ) -> Tensor:
-    """The same for a rule with a residual."""
-    _check_seed(seed, offset, generator)
-    tensors = (input, residual) if bias is None else (input, residual, bias)
-    if any(map(_dispatched, tensors)):
-        return operators.draw_and_drop(rule, p, input.dim(), seed, offset, generator, *tensors)
-    call = _call(rule, p, input.dim(), seed, offset, generator)
-    if _transforms_active():
-        return transforms.drop(call, seed is None, *tensors)
-    if any(map(_watched, tensors)):
-        return _DropAndAdd.apply(input, residual, bias, call)
-    return compute(call, input, residual, bias)
+    with enable_single_level_autograd_function():
+        return apply(OperatorCall(rule, p, dims, seed, offset), input, residual, bias)
+
+
+@torch.library.impl(operators.library, "dropout_gradients", "Autograd")
+def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
+    with enable_single_level_autograd_function():
+        return apply_sums(OperatorCall(rule, p, grad.ndim, seed, offset), grad)

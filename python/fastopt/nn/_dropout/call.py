@@ -1,4 +1,4 @@
-"""One application of a member of the dropout family, without autograd: from tensors of any layout to a kernel."""
+"""One application of a member of the dropout family: from tensors of any layout to a kernel, without autograd."""
 
 from __future__ import annotations
 
@@ -24,9 +24,60 @@ class Call:
             return self
         return Call(mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
 
-    def over(self, dims: int) -> Call:
-        """The same with a mask of ``dims`` dimensions."""
-        return Call(self.rule, self.p, dims, self.seed, self.offset)
+    def run(
+        self, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """On any strided tensors of one type; ``out`` may be ``input``. With a bias the result is contiguous."""
+        result = torch.empty_like(input) if out is None else out
+        if self._run_dense(result, input, residual, bias):
+            return result
+        check_type(self.rule, input)
+        with torch.no_grad():
+            plain = input.as_subclass(Tensor)
+            if bias is None:
+                dense = _like(plain, plain)
+            else:
+                dense, bias = plain.contiguous().clone(), bias.as_subclass(Tensor).contiguous().resolve_neg()
+            if residual is not None:
+                residual = _like(dense, residual)
+            if not self._run_dense(dense, dense, residual, bias):
+                raise RuntimeError(f"{self.rule}: cannot take tensors of type {input.dtype} on {input.device}")
+            return dense if out is None else out.copy_(dense)
+
+    def _run_dense(self, out: Tensor, input: Tensor, residual: Tensor | None, bias: Tensor | None) -> bool:
+        taken: bool = _runtime.kernels.drop(
+            self.kernel,
+            out,
+            input,
+            residual,
+            bias,
+            self.dims,
+            self.seed,
+            self.offset,
+            self.threshold,
+            self.scalars,
+            torch.get_num_threads(),
+        )
+        return taken
+
+    def sums(self, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
+        """The gradients of input and bias of ``bias_dropout_add``; the first only where it is wanted."""
+        grad = grad.as_subclass(Tensor).contiguous().resolve_neg()
+        grad_input = torch.empty_like(grad) if wants_input else None
+        grad_bias = grad.new_empty(grad.shape[-1:])
+        taken = _runtime.kernels.drop_and_sum(
+            grad_input,
+            grad_bias,
+            grad,
+            self.seed,
+            self.offset,
+            self.threshold,
+            self.scalars[0],
+            torch.get_num_threads(),
+        )
+        if not taken:
+            raise RuntimeError(f"{self.rule}: cannot take a gradient of type {grad.dtype} on {grad.device}")
+        return grad_input, grad_bias
 
 
 def check_type(rule: str, tensor: Tensor) -> None:
@@ -41,54 +92,3 @@ def check_type(rule: str, tensor: Tensor) -> None:
 def _like(input: Tensor, other: Tensor) -> Tensor:
     """``other`` as a dense plain tensor with the layout of ``input``."""
     return torch.empty_like(input).copy_(other)
-
-
-def compute(
-    call: Call, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
-    """The kernel, without autograd, on any strided tensors of one type. ``out`` may be ``input``."""
-    result = torch.empty_like(input) if out is None else out
-    if _drop(call, result, input, residual, bias):
-        return result
-    check_type(call.rule, input)
-    with torch.no_grad():
-        plain = input.as_subclass(Tensor)
-        if bias is None:
-            dense = _like(plain, plain)
-        else:
-            dense, bias = plain.contiguous().clone(), bias.as_subclass(Tensor).contiguous().resolve_neg()
-        if residual is not None:
-            residual = _like(dense, residual)
-        if not _drop(call, dense, dense, residual, bias):
-            raise RuntimeError(f"{call.rule}: cannot take tensors of type {input.dtype} on {input.device}")
-        return dense if out is None else out.copy_(dense)
-
-
-def _drop(call: Call, out: Tensor, input: Tensor, residual: Tensor | None, bias: Tensor | None) -> bool:
-    taken: bool = _runtime.kernels.drop(
-        call.kernel,
-        out,
-        input,
-        residual,
-        bias,
-        call.dims,
-        call.seed,
-        call.offset,
-        call.threshold,
-        call.scalars,
-        torch.get_num_threads(),
-    )
-    return taken
-
-
-def compute_sums(call: Call, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
-    """The gradients of input and bias of ``bias_dropout_add``, without autograd."""
-    grad = grad.contiguous().resolve_neg()
-    grad_input = torch.empty_like(grad) if wants_input else None
-    grad_bias = grad.new_empty(grad.shape[-1:])
-    taken = _runtime.kernels.drop_and_sum(
-        grad_input, grad_bias, grad, call.seed, call.offset, call.threshold, call.scalars[0], torch.get_num_threads()
-    )
-    if not taken:
-        raise RuntimeError(f"{call.rule}: cannot take a gradient of type {grad.dtype} on {grad.device}")
-    return grad_input, grad_bias

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from ... import _runtime
 
 CERTAIN = 1 << 48
 _WORD = 1 << 64
@@ -21,6 +24,20 @@ def check_p(p: float) -> float:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     return float(p)
+
+
+def check(p: float, seed: int | None, offset: int, generator: torch.Generator | None) -> float:
+    """What all functions that drop take; returns ``p``."""
+    if seed is not None or generator is not None:
+        if seed is not None:
+            check_word("seed", seed)
+            if generator is not None:
+                raise ValueError("seed and generator exclude each other")
+        elif not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator has to be a torch.Generator, but got {generator!r}")
+    if offset != 0:
+        check_word("offset", offset)
+    return check_p(p)
 
 
 def threshold(p: float) -> int:
@@ -70,14 +87,14 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return int((seed.random_() if generator is None else seed.random_(generator=generator)).item())
 
 
-def draw_seed_tensor(generator: torch.Generator | None) -> Tensor:
-    """The same as a 0-dim int64 tensor."""
-    return torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
-
-
-def check_word(name: str, value: int) -> None:
-    if not isinstance(value, int) or not 0 <= value < _WORD:
+def check_word(name: str, value: int) -> int:
+    try:
+        word = operator.index(value)
+    except TypeError:
+        word = -1
+    if not 0 <= word < _WORD:
         raise ValueError(f"{name} has to be an int from 0 to 2**64 - 1, but got {value!r}")
+    return word
 
 
 def signed(word: int) -> int:
@@ -88,3 +105,19 @@ def signed(word: int) -> int:
 def unsigned(number: int) -> int:
     """The word with the same bits."""
     return number & (_WORD - 1)
+
+
+def empty(shape: tuple[int, ...], packed: bool) -> Tensor:
+    """Memory for a mask."""
+    if packed:
+        return torch.empty((math.prod(shape) + 7) // 8, dtype=torch.uint8, device="cpu")
+    return torch.empty(shape, dtype=torch.bool, device="cpu")
+
+
+def write(shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool) -> Tensor:
+    """The mask itself."""
+    out = empty(shape, packed)
+    if out.numel() > 0:
+        n = math.prod(shape)
+        _runtime.kernels.write_mask(out, n, packed, seed, offset, threshold(p), torch.get_num_threads())
+    return out

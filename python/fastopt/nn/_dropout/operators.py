@@ -1,120 +1,94 @@
-"""The dropout family as operators of torch's dispatcher: for ``torch.compile``, export, functorch and tensor
-subclasses. Drawing is one operator, the only random one; what it draws makes the others pure functions, which
-may be recomputed, split or moved. The seed travels as a 0-dim int64 tensor.
+"""The dropout family as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``, dispatch modes
+and tensor subclasses. Drawing is one operator, the only random one; what it draws makes the others pure functions,
+which may be recomputed, split or moved. The seed travels as a 0-dim int64 tensor. Their gradients are in ``autograd``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch.autograd import forward_ad
 
 from . import mask
-from .call import Call, check_type, compute, compute_sums
+from .call import Call, check_type
 
-_library = torch.library.Library("fastopt", "FRAGMENT")
+library = torch.library.Library("fastopt", "FRAGMENT")
 # `site` tells calls apart, so that no compiler takes two of them for one.
-_library.define("draw_seed(int site, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-_library.define(
-    "dropout(Tensor input, Tensor seed, str rule, float p, int offset, int dims, Tensor? residual, "
-    "Tensor? bias) -> Tensor"
+library.define("draw_seed(int site, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+library.define(
+    "dropout(Tensor input, Tensor seed, str rule, float p, int offset, int dims, Tensor? residual, Tensor? bias)"
+    " -> Tensor"
 )
-_library.define("dropout_gradients(Tensor grad, Tensor seed, str rule, float p, int offset) -> (Tensor, Tensor)")
+library.define("dropout_gradients(Tensor grad, Tensor seed, str rule, float p, int offset) -> (Tensor, Tensor)")
+library.define("dropout_mask(SymInt[] shape, Tensor seed, float p, int offset, bool packed) -> Tensor")
 _ops = torch.ops.fastopt
 _CPU = torch.device("cpu")
 
 
-def _call(rule: str, p: float, dims: int, seed: Tensor, offset: int) -> Call:
-    return Call(rule, p, dims, mask.unsigned(int(seed.item())), mask.unsigned(offset))
+@contextlib.contextmanager
+def _below_autograd() -> Iterator[None]:
+    """Where an autograd function's forward goes on: past this level's autograd, with that of the levels of
+    ``torch.func`` below it, which torch turned off with it."""
+    with contextlib.ExitStack() as stack:
+        if torch._C._are_functorch_transforms_active():
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
+        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+        yield
 
 
-@torch.library.impl(_library, "draw_seed", "CompositeExplicitAutograd")
-def _draw_seed(site: int, *, device: torch.device) -> Tensor:
-    return mask.draw_seed_tensor(None)
+class OperatorCall:
+    """A ``Call`` whose seed is a tensor, and whose kernel is an operator."""
+
+    __slots__ = ("dims", "offset", "p", "rule", "seed")
+
+    def __init__(self, rule: str, p: float, dims: int, seed: Tensor, offset: int) -> None:
+        self.rule, self.p, self.dims, self.seed, self.offset = rule, p, dims, seed, offset
+
+    def gradient(self) -> OperatorCall:
+        return OperatorCall(mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
+
+    def run(self, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        with _below_autograd():
+            return _ops.dropout(input, self.seed, self.rule, self.p, self.offset, self.dims, residual, bias)
+
+    def sums(self, grad: Tensor, wants_input: bool) -> tuple[Tensor, Tensor]:
+        with _below_autograd():
+            return _ops.dropout_gradients(grad, self.seed, self.rule, self.p, self.offset)
 
 
-@torch.library.impl(_library, "dropout", "CPU")
-def _cpu_dropout(
-    input: Tensor,
-    seed: Tensor,
-    rule: str,
-    p: float,
-    offset: int,
-    dims: int,
-    residual: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    return compute(_call(rule, p, dims, seed, offset), input, residual, bias)
+AnyCall: TypeAlias = Call | OperatorCall
 
 
-@torch.library.impl(_library, "dropout_gradients", "CPU")
-def _cpu_gradients(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor, Tensor]:
-    grad_input, grad_bias = compute_sums(_call(rule, p, grad.ndim, seed, offset), grad, True)
-    assert grad_input is not None
-    return grad_input, grad_bias
+def _as_operator(call: AnyCall) -> OperatorCall:
+    if isinstance(call, OperatorCall):
+        return call
+    return OperatorCall(call.rule, call.p, call.dims, as_tensor(call.seed), mask.signed(call.offset))
 
 
-@torch.library.register_fake("fastopt::draw_seed")
-def _(site: int, *, device: torch.device) -> Tensor:
-    return torch.empty((), dtype=torch.int64, device=device)
+def dropout(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """``call`` through the dispatcher, from its top."""
+    of = _as_operator(call)
+    return _ops.dropout(input, of.seed, of.rule, of.p, of.offset, of.dims, residual, bias)
 
 
-@torch.library.register_fake("fastopt::dropout")
-def _(input: Tensor, seed: Tensor, rule: str, *_: Any) -> Tensor:
-    check_type(rule, input)
-    return torch.empty_like(input)
+def dropout_gradients(call: AnyCall, grad: Tensor) -> tuple[Tensor, Tensor]:
+    of = _as_operator(call)
+    return _ops.dropout_gradients(grad, of.seed, of.rule, of.p, of.offset)
 
 
-@torch.library.register_fake("fastopt::dropout_gradients")
-def _(grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(grad, memory_format=torch.contiguous_format), grad.new_empty(grad.shape[-1:])
+def dropout_mask(shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool) -> Tensor:
+    return _ops.dropout_mask(shape, as_tensor(seed), p, mask.signed(offset), packed)
 
 
-def _keep_seed(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _, seed, *ctx.how = inputs
-    ctx.save_for_backward(seed)
-
-
-def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (seed,) = ctx.saved_tensors
-    rule, p, offset, dims, *_ = ctx.how
-    rule = mask.gradient(rule)
-    wants_input, *_, wants_residual, wants_bias = ctx.needs_input_grad
-    grad_input = grad_bias = None
-    if wants_bias:
-        grad_input, grad_bias = _ops.dropout_gradients(grad, seed, rule, p, offset)
-    elif wants_input:
-        grad_input = _ops.dropout(grad, seed, rule, p, offset, dims, None, None)
-    return grad_input, None, None, None, None, None, grad if wants_residual else None, grad_bias
-
-
-def _gradients_backward(ctx: Any, of_input: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
-    (seed,) = ctx.saved_tensors
-    rule, p, offset = ctx.how
-    of_both = of_input + of_bias
-    return _ops.dropout(of_both, seed, rule, p, offset, of_both.ndim, None, None), None, None, None, None
-
-
-torch.library.register_autograd("fastopt::dropout", _dropout_backward, setup_context=_keep_seed)
-torch.library.register_autograd("fastopt::dropout_gradients", _gradients_backward, setup_context=_keep_seed)
-
-
-def _as_tensor(seed: int) -> Tensor:
-    return torch.full((), mask.signed(seed), dtype=torch.int64, device="cpu")
-
-
-def dropout(call: Call, input: Tensor) -> Tensor:
-    """``call``, of a rule without residual and bias."""
-    offset = mask.signed(call.offset)
-    return _ops.dropout(input, _as_tensor(call.seed), call.rule, call.p, offset, call.dims, None, None)
-
-
-def drop_and_sum(call: Call, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of input and bias."""
-    offset = mask.signed(call.offset)
-    return _ops.dropout_gradients(grad, _as_tensor(call.seed), call.rule, call.p, offset)
+def as_tensor(seed: int) -> Tensor:
+    return torch.full((), mask.signed(seed), dtype=torch.int64, device=_CPU)
 
 
 _sites = itertools.count()
@@ -126,24 +100,106 @@ def _site() -> int:
     return next(_sites)
 
 
-def draw_and_drop(
+def draw_seed(generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return _ops.draw_seed(_site(), device=_CPU)
+    if not torch.compiler.is_compiling():  # the dispatcher cannot carry a generator, and vmap has an opinion of its own
+        return as_tensor(mask.draw_seed(generator))
+    return torch.empty((), dtype=torch.int64, device=_CPU).random_(generator=generator)
+
+
+# Kernels.
+
+
+@torch.library.impl(library, "draw_seed", "CompositeExplicitAutograd")
+def _(site: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device).random_()
+
+
+@torch.library.impl(library, "dropout", "CPU")
+def _(
+    input: Tensor,
+    seed: Tensor,
     rule: str,
     p: float,
-    dims: int,
-    seed: int | None,
     offset: int,
-    generator: torch.Generator | None,
-    input: Tensor,
-    residual: Tensor | None = None,
-    bias: Tensor | None = None,
+    dims: int,
+    residual: Tensor | None,
+    bias: Tensor | None,
 ) -> Tensor:
-    """Draws a seed where none is given, and applies ``rule``."""
-    if seed is not None:
-        drawn = _as_tensor(seed)
-    elif p in (0, 1):
-        drawn = _as_tensor(0)
-    elif not torch.compiler.is_compiling() and torch._C._is_tracing():
-        raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
-    else:
-        drawn = _ops.draw_seed(_site(), device=_CPU) if generator is None else mask.draw_seed_tensor(generator)
-    return _ops.dropout(input, drawn, rule, p, mask.signed(offset), dims, residual, bias)
+    return Call(rule, p, dims, mask.unsigned(int(seed.item())), mask.unsigned(offset)).run(input, residual, bias)
+
+
+@torch.library.impl(library, "dropout_gradients", "CPU")
+def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
+    return Call(rule, p, grad.ndim, mask.unsigned(int(seed.item())), mask.unsigned(offset)).sums(grad, True)
+
+
+@torch.library.impl(library, "dropout_mask", "CPU")
+def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
+    return mask.write(tuple(shape), p, mask.unsigned(int(seed.item())), mask.unsigned(offset), packed)
+
+
+# What they return, for those who only look at shapes.
+
+
+@torch.library.register_fake("fastopt::draw_seed")
+def _(site: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastopt::dropout")
+def _(input: Tensor, seed: Tensor, rule: str, p: float, offset: int, dims: int, residual: Any, bias: Any) -> Tensor:
+    check_type(rule, input)
+    return torch.empty_like(input, memory_format=torch.preserve_format if bias is None else torch.contiguous_format)
+
+
+@torch.library.register_fake("fastopt::dropout_gradients")
+def _(grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format), grad.new_empty(grad.shape[-1:])
+
+
+@torch.library.register_fake("fastopt::dropout_mask")
+def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
+    return mask.empty(tuple(shape), packed)
+
+
+# vmap: sample by sample, so that each has the bits it would have alone. torch before 2.5 does so by itself, and warns.
+
+
+def _by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> list[Any]:
+    def sample(i: int) -> Any:
+        return operator(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+
+    return [sample(i) for i in range(info.batch_size)]
+
+
+def _vmap_dropout(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    return torch.stack(_by_samples(_ops.dropout, info, in_dims, *args)), 0
+
+
+def _vmap_gradients(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+    samples = _by_samples(_ops.dropout_gradients, info, in_dims, *args)
+    return tuple(map(torch.stack, zip(*samples, strict=True))), (0, 0)
+
+
+if hasattr(torch.library, "register_vmap"):
+    torch.library.register_vmap("fastopt::dropout", _vmap_dropout)
+    torch.library.register_vmap("fastopt::dropout_gradients", _vmap_gradients)
+
+
+@torch.library.impl(library, "draw_seed", "FuncTorchVmapMode")
+def _(site: int, *, device: torch.device) -> Tensor:
+    interpreter = _functorch.peek_interpreter_stack()  # to be kept while the next line's object is used
+    vmap = _functorch.CVmapInterpreterPtr(interpreter)
+    level, samples, randomness = vmap.level(), vmap.batchSize(), vmap.randomness()
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):
+        if randomness == _functorch.RandomnessType.Error:
+            raise RuntimeError(
+                "vmap: called random operation while in randomness error mode. Please either use the 'same' or "
+                "'different' randomness flags on vmap or perform the randomness operation out of vmap"
+            )
+        if randomness == _functorch.RandomnessType.Same:
+            return _ops.draw_seed(site, device=device)
+        seeds = torch.stack([_ops.draw_seed(site, device=device) for _ in range(samples)])
+        return _functorch._add_batch_dim(seeds, 0, level)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from .._dropout import autograd, mask
+from .._dropout import entry, mask
 from ._overrides import handed_over
 
 
 def _added(
     rule: str, input: Tensor, residual: Tensor, bias: Tensor | None, p: float, training: bool, **how: Any
 ) -> Tensor:
-    p = mask.check_p(p)
+    p = mask.check(p, **how)
+    for name, other in (("residual", residual), ("bias", bias)):
+        if other is not None and other.device != input.device:
+            raise RuntimeError(f"{rule}: {name} is on {other.device}, but the input on {input.device}")
     if residual.shape != input.shape:
         raise RuntimeError(
             f"{rule}: residual has shape {tuple(residual.shape)}, which differs from the input's {tuple(input.shape)}"
@@ -30,7 +33,7 @@ def _added(
         dtype = torch.promote_types(dtype, bias.dtype)
         bias = bias.to(dtype)
     p = p if training else 0.0
-    return autograd.drop_and_add(rule, input.to(dtype), residual.to(dtype), bias, p, **how)
+    return entry.drop_and_add(rule, input.to(dtype), residual.to(dtype), bias, p, **how)
 
 
 def dropout_add(

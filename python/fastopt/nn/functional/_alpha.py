@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from .._dropout import autograd, mask
+from .._dropout import entry, mask
 from ._channels import two_dims
 from ._overrides import handed_over
 
@@ -40,10 +40,10 @@ def alpha_dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return autograd.drop("alpha_dropout", input, p, input.dim(), inplace, seed, offset, generator)
+    return entry.drop("alpha_dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
 
 def feature_alpha_dropout(
@@ -72,9 +72,9 @@ def feature_alpha_dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(feature_alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return autograd.drop(
+    return entry.drop(
         "alpha_dropout", input, p, two_dims("feature_alpha_dropout", input), inplace, seed, offset, generator
     )

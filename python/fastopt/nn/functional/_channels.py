@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from .._dropout import autograd, mask
+from .._dropout import entry, mask
 from ._overrides import handed_over
 
 _NO_CHANNELS = "{}: Feature dropout requires at least 2 dimensions in the input"
@@ -21,6 +21,8 @@ def two_dims(name: str, input: Tensor) -> int:
 
 
 def _warn_of_dims(name: str, spatial: int, expected: str, input: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
     warnings.warn(
         f"{name}: Received a {input.dim()}-D input to {name}, which is deprecated and will result in an error in a "
         "future release. To retain the behavior and silence this warning, please use dropout instead. Note that "
@@ -59,7 +61,7 @@ def dropout1d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(dropout1d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if input.dim() not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. Note that dropout1d exists to "
@@ -68,7 +70,7 @@ def dropout1d(
         )
     if not training or p == 0:
         return input
-    return autograd.drop("dropout", input, p, input.dim() - 1, inplace, seed, offset, generator)
+    return entry.drop("dropout", input, p, input.dim() - 1, inplace, seed, offset, generator)
 
 
 def dropout2d(
@@ -101,10 +103,10 @@ def dropout2d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(dropout2d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if input.dim() not in (3, 4):
         _warn_of_dims("dropout2d", 2, "3D or 4D", input)
-    if input.dim() == 3:
+    if input.dim() == 3 and not torch.compiler.is_compiling():
         warnings.warn(
             "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout behavior is "
             "desired - input is interpreted as shape (N, C, L), where C is the channel dim. To silence this warning, "
@@ -113,7 +115,7 @@ def dropout2d(
         )
     if not training or p == 0:
         return input
-    return autograd.drop("dropout", input, p, two_dims("dropout2d", input), inplace, seed, offset, generator)
+    return entry.drop("dropout", input, p, two_dims("dropout2d", input), inplace, seed, offset, generator)
 
 
 def dropout3d(
@@ -143,7 +145,7 @@ def dropout3d(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(dropout3d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if input.dim() not in (4, 5):
         _warn_of_dims("dropout3d", 3, "4D or 5D", input)
     batched = input.dim() == 5
@@ -151,4 +153,4 @@ def dropout3d(
         raise RuntimeError(_NO_CHANNELS.format("dropout3d"))
     if not training or p == 0:
         return input
-    return autograd.drop("dropout", input, p, 2 if batched else 1, inplace, seed, offset, generator)
+    return entry.drop("dropout", input, p, 2 if batched else 1, inplace, seed, offset, generator)

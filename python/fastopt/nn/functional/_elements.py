@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from ... import _runtime
-from .._dropout import autograd, mask
+from .._dropout import entry, mask, operators
 from ._overrides import handed_over
 
 
@@ -45,10 +43,10 @@ def dropout(
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
         return handed_over(dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
-    p = mask.check_p(p)
+    p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return autograd.drop("dropout", input, p, input.dim(), inplace, seed, offset, generator)
+    return entry.drop("dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
 
 def drop_connect(
@@ -97,13 +95,9 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
         ValueError: ``shape``, ``p``, ``seed`` or ``offset`` is out of range.
     """
     p = mask.check_p(p)
-    mask.check_word("seed", seed)
-    mask.check_word("offset", offset)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if min(shape, default=0) < 0:
-        raise ValueError(f"shape has a negative dimension: {shape}")
-    n = math.prod(shape)
-    out = torch.empty((n + 7) // 8, dtype=torch.uint8) if packed else torch.empty(shape, dtype=torch.bool)
-    if n > 0:
-        _runtime.kernels.write_mask(out, n, packed, seed, offset, mask.threshold(p), torch.get_num_threads())
-    return out
+    seed, offset = mask.check_word("seed", seed), mask.check_word("offset", offset)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"shape has a negative dimension: {sizes}")
+    make = operators.dropout_mask if entry.observed() else mask.write
+    return make(sizes, p, seed, offset, packed)

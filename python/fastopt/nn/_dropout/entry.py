@@ -1,0 +1,93 @@
+"""The way in from the public functions: which way a call takes, and where its seed comes from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import autograd, mask, operators
+from .autograd import PLAIN, transforms_active
+from .call import Call, check_type
+from .operators import OperatorCall
+
+
+def _jit_tracing() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
+def observed() -> bool:
+    """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
+    return (
+        torch.compiler.is_compiling()
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+    )
+
+
+def _foreign(tensor: Tensor) -> bool:
+    """A subclass, or on another device than the CPU."""
+    return type(tensor) not in PLAIN or not tensor.is_cpu
+
+
+def _seed(p: float, seed: int | None, generator: torch.Generator | None) -> int:
+    """The one given, or one drawn; nothing is drawn where it would decide nothing."""
+    if seed is None:
+        return mask.draw_seed(generator) if 0 < p < 1 else 0
+    return int(seed)
+
+
+def _operator_call(
+    rule: str, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None
+) -> OperatorCall:
+    if seed is None and 0 < p < 1:
+        if _jit_tracing():
+            raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
+        drawn = operators.draw_seed(generator)
+    else:
+        drawn = operators.as_tensor(int(seed or 0))
+    return OperatorCall(rule, p, dims, drawn, mask.signed(int(offset)))
+
+
+def drop(
+    rule: str,
+    input: Tensor,
+    p: float,
+    dims: int,
+    inplace: bool,
+    seed: int | None,
+    offset: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Applies a rule of one tensor in the cheapest way that the tensor allows; draws a seed where none is given.
+
+    The mask has the first ``dims`` dimensions of ``input``. All arguments are checked, and ``p`` is not 0.
+    """
+    if rule != "dropout":
+        check_type(rule, input)
+    if not _jit_tracing() and input.numel() == 0:
+        return input
+    if observed() or _foreign(input):
+        result = operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input)
+        return input.copy_(result) if inplace else result
+    call = Call(rule, p, dims, _seed(p, seed, generator), offset)
+    return autograd.apply_in_place(call, input) if inplace else autograd.apply(call, input)
+
+
+def drop_and_add(
+    rule: str,
+    input: Tensor,
+    residual: Tensor,
+    bias: Tensor | None,
+    p: float,
+    seed: int | None,
+    offset: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The same for a rule with a residual; ``p`` may be 0."""
+    dims = input.dim()
+    if not _jit_tracing() and input.numel() == 0:
+        p = 0.0
+    if observed() or _foreign(input) or _foreign(residual) or (bias is not None and _foreign(bias)):
+        return operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input, residual, bias)
+    return autograd.apply(Call(rule, p, dims, _seed(p, seed, generator), offset), input, residual, bias)
