@@ -58,6 +58,27 @@ def test_refused_and_doubtful_dimensions(name: str, dims: int) -> None:
     assert seen[0] == seen[1]
 
 
+def mask_dims(y: torch.Tensor) -> int:
+    """How many leading dimensions it takes to tell the elements of `y` apart."""
+    for dims in range(y.dim()):
+        shared = y.flatten(dims)
+        if torch.equal(shared, shared[..., :1].expand_as(shared)):
+            return dims
+    return y.dim()
+
+
+@pytest.mark.filterwarnings("ignore:dropout.d. Received:UserWarning")
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("dims", range(2, 6))
+def test_what_is_dropped_together(name: str, dims: int) -> None:
+    if name == "dropout1d" and dims > 3:
+        return
+    x = torch.ones((9, 8, 7, 6, 5)[:dims])
+    torch.manual_seed(1)
+    ours, theirs = (mask_dims(function(x, 0.5, True)) for function in both(name))
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_without_effect_the_input_comes_back(name: str, inplace: bool) -> None:
