@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning",
     "ignore::FutureWarning",
     "ignore:At pre-dispatch tracing:UserWarning",
+    "ignore:There is a performance drop:UserWarning",
     "ignore:.*isinstance.*LeafSpec:DeprecationWarning",
 )
 BACKENDS = ["eager", "aot_eager", "inductor"]
