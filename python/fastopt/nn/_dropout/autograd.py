@@ -111,8 +111,7 @@ _record_sums = super(torch.autograd.Function, _DropAndSum).apply
 
 
 def _through_operators(call: AnyCall, tensor: Tensor) -> bool:
-    wrapped = type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
-    return wrapped or not isinstance(call, Call)
+    return type(call) is OperatorCall or type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
 
 
 def _linear(call: AnyCall, input: Tensor) -> Tensor:

@@ -65,11 +65,13 @@ def drop(
     """
     if rule != "dropout":
         check_type(rule, input)
-    if not _jit_tracing() and input.numel() == 0:
-        return input
     if observed() or _foreign(input):
+        if not _jit_tracing() and input.numel() == 0:
+            return input
         result = operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input)
         return input.copy_(result) if inplace else result
+    if input.numel() == 0:
+        return input
     call = Call(rule, p, dims, _seed(p, seed, generator), offset)
     return autograd.apply_in_place(call, input) if inplace else autograd.apply(call, input)
 

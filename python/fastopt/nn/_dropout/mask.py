@@ -28,13 +28,12 @@ def check_p(p: float) -> float:
 
 def check(p: float, seed: int | None, offset: int, generator: torch.Generator | None) -> float:
     """What all functions that drop take; returns ``p``."""
-    if seed is not None or generator is not None:
-        if seed is not None:
-            check_word("seed", seed)
-            if generator is not None:
-                raise ValueError("seed and generator exclude each other")
-        elif not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator has to be a torch.Generator, but got {generator!r}")
+    if seed is not None:
+        check_word("seed", seed)
+        if generator is not None:
+            raise ValueError("seed and generator exclude each other")
+    elif generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator has to be a torch.Generator, but got {generator!r}")
     if offset != 0:
         check_word("offset", offset)
     return check_p(p)
