@@ -7,19 +7,14 @@
 namespace fastopt {
 namespace {
 
-template <class T>
-const T* load_const(const Array& array, int64_t at, int n, T* buffer) {
-    return load(array, at, n, buffer);
-}
-
 // Elements [at, at + n) of the bias repeated over its rows; n is at most kBlock.
 template <class T>
 const T* load_bias(const DropoutTask& task, int64_t at, int n, T* buffer) {
     int64_t column = at % task.columns;
-    if (column + n <= task.columns) return load_const(task.bias, column, n, buffer);
+    if (column + n <= task.columns) return load(task.bias, column, n, buffer);
     for (int done = 0; done < n;) {
         const int count = int(task.columns - column < n - done ? task.columns - column : n - done);
-        const T* row = load_const(task.bias, column, count, buffer + done);
+        const T* row = load(task.bias, column, count, buffer + done);
         if (row != buffer + done) __builtin_memcpy(buffer + done, row, size_t(count) * sizeof(T));
         done += count;
         column = 0;
@@ -35,8 +30,9 @@ struct Plain {
     FASTOPT_HD static T store(T x) { return x; }
 };
 
+// `x` may be `out`.
 template <class Rule, class T, class Format>
-void apply_loop(const typename Format::Storage* __restrict x, const typename Format::Storage* __restrict residual,
+void apply_loop(const typename Format::Storage* x, const typename Format::Storage* __restrict residual,
                 const T* __restrict bias, const uint8_t* __restrict flags, typename Format::Storage* out, int n,
                 const typename Rule::template Scalars<T>& scalars) {
     FASTOPT_VECTORIZE
@@ -68,8 +64,8 @@ void apply_block(const DropoutTask& task, int64_t at, int n, const uint8_t* flag
                                           bias, flags, at_element<uint16_t>(task.out, at), n, scalars);
             return;
         }
-        const T* const x = load_const(task.input, at, n, x_buffer);
-        const T* const residual = Rule::residual ? load_const(task.residual, at, n, residual_buffer) : nullptr;
+        const T* const x = load(task.input, at, n, x_buffer);
+        const T* const residual = Rule::residual ? load(task.residual, at, n, residual_buffer) : nullptr;
         apply_loop<Rule, T, Plain<T>>(x, residual, bias, flags, x_buffer, n, scalars);
         store(task.out, at, n, x_buffer);
     }
@@ -156,7 +152,7 @@ void drop_and_sum(const DropoutTask& task, int64_t begin, int64_t end) {
         for (int64_t r = first; r < last; ++r) {
             const int64_t at = r * task.columns + column;
             fill_flags(task.mask, uint64_t(at), n, flags);
-            const T* const grad = load_const(task.input, at, n, buffer);
+            const T* const grad = load(task.input, at, n, buffer);
             T* const out =
                 task.out.data != nullptr && task.out.type == kNative<T> ? static_cast<T*>(task.out.data) + at : buffer;
             FASTOPT_VECTORIZE
