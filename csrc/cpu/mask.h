@@ -108,12 +108,14 @@ class Flags {
     }
 
    private:
-    // One flag, from a window if it is next in line, as channels are, and by itself otherwise.
+    // One flag: from a window if it follows the last one, as channels do, and by itself otherwise.
     uint8_t shared(int64_t element) {
         constexpr int64_t few = 256;
         const int64_t first = element / few * few;
+        const bool follows = element == last_ + 1;
+        last_ = element;
         if (window_ != first) {
-            if (window_ >= 0 && first != window_ + few) return kept(mask_, uint64_t(element));
+            if (!follows) return kept(mask_, uint64_t(element));
             fill_flags(mask_, uint64_t(first), few, window_flags_);
             window_ = first;
         }
@@ -140,6 +142,7 @@ class Flags {
     Walk walk_;
     const int inner_;
     bool repeats_;
+    int64_t last_ = -1;    // the last element that was shared
     int64_t window_ = -1;  // its first element
     int64_t window_size_ = 0;
     alignas(64) uint8_t flags_[kBlock];
