@@ -33,16 +33,6 @@ bool take_out(py::handle tensor, const TensorView& like, TensorView& out) {
     return view(tensor.ptr(), out) && out.type == like.type && same_layout(out, like);
 }
 
-bool is_contiguous(const TensorView& t) {
-    if (t.numel == 0) return true;
-    int64_t expected = 1;
-    for (int d = t.ndim - 1; d >= 0; --d) {
-        if (t.sizes[d] != 1 && t.strides[d] != expected) return false;
-        expected *= t.sizes[d];
-    }
-    return true;
-}
-
 // The bias of a contiguous tensor: one element per column, that is per index of the last dimension.
 bool take_bias(py::handle tensor, const TensorView& like, TensorView& out) {
     return take(tensor, out) && out.type == like.type && !out.complex && !like.complex && like.ndim > 0 &&
@@ -57,7 +47,6 @@ const DropoutEntry& find(const char* rule) {
 }
 
 void run_one(DropoutKernel kernel, const DropoutTask& task, int64_t units, int64_t elements_per_unit, int threads) {
-    if (units * elements_per_unit < kGrain) return kernel(task, 0, units);
     run_released<DropoutTask>({{kernel, &task, units, elements_per_unit}}, threads);
 }
 

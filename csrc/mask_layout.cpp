@@ -40,8 +40,7 @@ void divide(MaskLayout& layout) {
     }
 }
 
-}  // namespace
-
+// Elements that lie in memory one after the other.
 void lay_out_flat(int64_t n, MaskLayout& out) {
     out.ndim = 1;
     out.size[0] = n;
@@ -50,6 +49,8 @@ void lay_out_flat(int64_t n, MaskLayout& out) {
     out.units = n;
     out.elements_per_unit = 1;
 }
+
+}  // namespace
 
 void lay_out_mask(const TensorView& tensor, int mask_dims, MaskLayout& out) {
     const int64_t parts = tensor.complex ? 2 : 1;

@@ -151,21 +151,24 @@ bool view(PyObject* tensor, TensorView& out) {
     return out.data != nullptr || out.numel == 0;  // torch has tensors of zeros without memory
 }
 
-bool is_dense(const TensorView& t) {
+bool is_contiguous(const TensorView& t) {
     if (t.numel == 0) return true;
     int64_t expected = 1;
-    int d = t.ndim - 1;
-    for (; d >= 0; --d) {
-        if (t.sizes[d] != 1 && t.strides[d] != expected) break;
+    for (int d = t.ndim - 1; d >= 0; --d) {
+        if (t.sizes[d] != 1 && t.strides[d] != expected) return false;
         expected *= t.sizes[d];
     }
-    if (d < 0) return true;
+    return true;
+}
+
+bool is_dense(const TensorView& t) {
+    if (is_contiguous(t)) return true;
     // Not in C order: dense if, from the innermost outwards, each stride is the span of those before.
     bool placed[kMaxDims] = {};
-    expected = 1;
+    int64_t expected = 1;
     for (int k = 0; k < t.ndim; ++k) {
         int next = -1;
-        for (d = 0; d < t.ndim; ++d) {
+        for (int d = 0; d < t.ndim; ++d) {
             if (placed[d]) continue;
             if (t.sizes[d] == 1 || t.strides[d] == expected) {
                 next = d;

@@ -46,6 +46,9 @@ bool view(PyObject* tensor, TensorView& out);
 // as two views, so states, which the optimizer made itself, are not asked.
 bool is_negated(PyObject* tensor);
 
+// In C order: the last dimension runs along memory, and so on.
+bool is_contiguous(const TensorView& tensor);
+
 // No two indices share an element and no gap lies between them.
 bool is_dense(const TensorView& tensor);
 

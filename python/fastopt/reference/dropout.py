@@ -15,7 +15,7 @@ from .batch import flat
 from .half import Array
 from .philox import philox
 
-CERTAIN = 1 << 48
+CERTAIN = 1 << 48  # the threshold of a probability of 1
 _SUM_ROWS = 256  # rows whose sums are taken before they are added to the others'
 
 

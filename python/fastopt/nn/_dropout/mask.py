@@ -9,11 +9,10 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ... import _runtime
+from ...reference.dropout import CERTAIN
 
-CERTAIN = 1 << 48
 _WORD = 1 << 64
 
 # SELU's scale * alpha, the negative of its limit at minus infinity (Klambauer et al., 2017).
@@ -80,9 +79,6 @@ _drawn = _Drawn()
 def draw_seed(generator: torch.Generator | None) -> int:
     """63 bits from torch's generator of the CPU, or from ``generator``."""
     seed = _drawn.seed
-    if torch._C._are_functorch_transforms_active():
-        with temporarily_clear_interpreter_stack():  # vmap has its own idea of a generator
-            return int(seed.random_(generator=generator).item())
     return int((seed.random_() if generator is None else seed.random_(generator=generator)).item())
 
 

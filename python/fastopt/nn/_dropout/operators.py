@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 from . import mask
@@ -56,11 +57,11 @@ class OperatorCall:
 
     def run(self, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         with _below_autograd():
-            return _ops.dropout(input, self.seed, self.rule, self.p, self.offset, self.dims, residual, bias)
+            return dropout(self, input, residual, bias)
 
     def sums(self, grad: Tensor, wants_input: bool) -> tuple[Tensor, Tensor]:
         with _below_autograd():
-            return _ops.dropout_gradients(grad, self.seed, self.rule, self.p, self.offset)
+            return dropout_gradients(self, grad)
 
 
 AnyCall: TypeAlias = Call | OperatorCall
@@ -73,7 +74,7 @@ def _as_operator(call: AnyCall) -> OperatorCall:
 
 
 def dropout(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """``call`` through the dispatcher, from its top."""
+    """``call`` through the dispatcher."""
     of = _as_operator(call)
     return _ops.dropout(input, of.seed, of.rule, of.p, of.offset, of.dims, residual, bias)
 
@@ -103,12 +104,19 @@ def _site() -> int:
 def draw_seed(generator: torch.Generator | None) -> Tensor:
     if generator is None:
         return _ops.draw_seed(_site(), device=_CPU)
-    if not torch.compiler.is_compiling():  # the dispatcher cannot carry a generator, and vmap has an opinion of its own
-        return as_tensor(mask.draw_seed(generator))
+    if not torch.compiler.is_compiling():
+        with temporarily_clear_interpreter_stack():  # operators cannot carry a generator, and vmap refuses it
+            drawn = mask.draw_seed(generator)
+        return as_tensor(drawn)
     return torch.empty((), dtype=torch.int64, device=_CPU).random_(generator=generator)
 
 
 # Kernels.
+
+
+def _words(seed: Tensor, offset: int) -> tuple[int, int]:
+    """Seed and offset, which operators carry as signed numbers."""
+    return mask.unsigned(int(seed.item())), mask.unsigned(offset)
 
 
 @torch.library.impl(library, "draw_seed", "CompositeExplicitAutograd")
@@ -127,17 +135,17 @@ def _(
     residual: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    return Call(rule, p, dims, mask.unsigned(int(seed.item())), mask.unsigned(offset)).run(input, residual, bias)
+    return Call(rule, p, dims, *_words(seed, offset)).run(input, residual, bias)
 
 
 @torch.library.impl(library, "dropout_gradients", "CPU")
 def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
-    return Call(rule, p, grad.ndim, mask.unsigned(int(seed.item())), mask.unsigned(offset)).sums(grad, True)
+    return Call(rule, p, grad.ndim, *_words(seed, offset)).sums(grad, True)
 
 
 @torch.library.impl(library, "dropout_mask", "CPU")
 def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
-    return mask.write(tuple(shape), p, mask.unsigned(int(seed.item())), mask.unsigned(offset), packed)
+    return mask.write(tuple(shape), p, *_words(seed, offset), packed)
 
 
 # What they return, for those who only look at shapes.
