@@ -30,6 +30,9 @@ constexpr int kMaxPasses = 3;
 // that its shape, and with it its bits, depends on nothing else.
 constexpr int64_t kTile = 16384;
 
+// Elements of a block that stays in L1, with the buffers of five half-precision operands in 32 KiB.
+constexpr int kBlock = 1024;
+
 enum class DType : uint8_t { f32, f64, bf16, f16 };
 
 // A flat, dense run of elements of one tensor.
@@ -105,6 +108,7 @@ struct ReductionEntry {
 };
 
 struct DropoutTable;  // random/task.h
+struct NormTable;     // norm/task.h
 
 struct KernelTable {
     const char* isa;  // what this table was compiled as
@@ -114,6 +118,7 @@ struct KernelTable {
     int reduction_count;
     const char* prologue_names;
     const DropoutTable* dropout;
+    const NormTable* norm;
 };
 
 }  // namespace fastopt

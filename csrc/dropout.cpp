@@ -4,34 +4,17 @@
 #include <string>
 #include <vector>
 
-#include "cpu/convert.h"
 #include "cpu/dispatch.h"
+#include "cpu/element.h"
 #include "mask_layout.h"
-#include "pages.h"
+#include "operands.h"
 #include "rule_table.h"
 #include "run_released.h"
-#include "tensor.h"
 
 namespace py = pybind11;
 
 namespace fastopt {
 namespace {
-
-// What Python passed in place of a tensor that the rule does not read.
-bool absent(py::handle tensor) { return tensor.is_none(); }
-
-bool take(py::handle tensor, TensorView& out) {
-    return view(tensor.ptr(), out) && !is_negated(tensor.ptr()) && is_dense(out);
-}
-
-bool take_like(py::handle tensor, const TensorView& like, TensorView& out) {
-    return take(tensor, out) && out.type == like.type && same_layout(out, like);
-}
-
-// The result: the input, or a fresh tensor, which nobody negates.
-bool take_out(py::handle tensor, const TensorView& like, TensorView& out) {
-    return view(tensor.ptr(), out) && out.type == like.type && same_layout(out, like);
-}
 
 // The bias of a contiguous tensor: one element per column, that is per index of the last dimension.
 bool take_bias(py::handle tensor, const TensorView& like, TensorView& out) {
@@ -48,15 +31,6 @@ const DropoutEntry& find(const char* rule) {
 
 void run_one(DropoutKernel kernel, const DropoutTask& task, int64_t units, int64_t elements_per_unit, int threads) {
     run_released<DropoutTask>({{kernel, &task, units, elements_per_unit}}, threads);
-}
-
-void round_to(const Array& where, int64_t i, double value) {
-    switch (where.type) {
-        case DType::f32: static_cast<float*>(where.data)[i] = static_cast<float>(value); break;
-        case DType::f64: static_cast<double*>(where.data)[i] = value; break;
-        case DType::bf16: static_cast<uint16_t*>(where.data)[i] = BFloat16::store(static_cast<float>(value)); break;
-        case DType::f16: static_cast<uint16_t*>(where.data)[i] = Float16::store(static_cast<float>(value)); break;
-    }
 }
 
 }  // namespace
@@ -86,15 +60,15 @@ bool drop(const char* rule, py::handle out, py::handle input, py::handle residua
     DropoutTask task{};
     task.mask = {seed, offset, threshold};
     task.layout = &layout;
-    task.input = {x.data, x.type};
-    task.out = {y.data, y.type};
-    if (entry.residual) task.residual = {r.data, r.type};
+    task.input = array_of(x);
+    task.out = array_of(y);
+    if (entry.residual) task.residual = array_of(r);
     if (entry.bias) {
-        task.bias = {b.data, b.type};
+        task.bias = array_of(b);
         task.columns = b.numel;
     }
     for (size_t i = 0; i < scalars.size(); ++i) task.scalars[i] = scalars[i].cast<double>();
-    if (x.data != y.data) expect_first_write(y.data, static_cast<size_t>(y.numel * element_size(y.type)));
+    if (x.data != y.data) expect_first_write(y);
     run_one(x.type == DType::f64 ? entry.f64 : entry.f32, task, layout.units, layout.elements_per_unit, threads);
     return true;
 }
@@ -107,7 +81,7 @@ bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, 
 
     DropoutTask task{};
     task.mask = {seed, offset, threshold};
-    task.input = {g.data, g.type};
+    task.input = array_of(g);
     task.out = {absent(grad_input) ? nullptr : x.data, g.type};
     task.columns = b.numel;
     task.rows = task.columns == 0 ? 0 : g.numel / task.columns;
@@ -116,8 +90,7 @@ bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, 
     const int64_t across = (task.columns + kSumColumns - 1) / kSumColumns;
     std::vector<double> sums(static_cast<size_t>(blocks * task.columns));
     task.column_sums = sums.data();
-    if (task.out.data != nullptr)
-        expect_first_write(task.out.data, static_cast<size_t>(g.numel * element_size(g.type)));
+    if (!absent(grad_input)) expect_first_write(x);
     const DropoutTable& table = *kernels().dropout;
     if (g.numel > 0)
         run_one(g.type == DType::f64 ? table.sum_f64 : table.sum_f32, task, blocks * across,
@@ -125,7 +98,7 @@ bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, 
     for (int64_t c = 0; c < task.columns; ++c) {
         double sum = 0;
         for (int64_t block = 0; block < blocks; ++block) sum += sums[static_cast<size_t>(block * task.columns + c)];
-        round_to({b.data, b.type}, c, sum);
+        set_element(array_of(b), c, sum);
     }
     return true;
 }

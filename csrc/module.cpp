@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "batch.h"
+#include "batch_norm.h"
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
 #include "dropout.h"
@@ -68,6 +69,29 @@ void register_dropout(py::module_& m) {
     m.def("philox_blocks", &philox_blocks, py::arg("key"), py::arg("first"), py::arg("counter_high"), py::arg("count"));
 }
 
+void register_batch_norm(py::module_& m) {
+    m.def("activations", &activations);
+    m.def("batch_norm", &batch_norm, py::arg("out"), py::arg("input"), py::arg("residual"), py::arg("weight"),
+          py::arg("bias"), py::arg("running_mean"), py::arg("running_var"), py::arg("statistics"), py::arg("training"),
+          py::arg("momentum"), py::arg("eps"), py::arg("activation"), py::arg("negative_slope"), py::arg("threads"));
+    m.def("batch_norm_backward", &batch_norm_backward, py::arg("grad_input"), py::arg("grad_residual"),
+          py::arg("grad_weight"), py::arg("grad_bias"), py::arg("grad"), py::arg("input"), py::arg("residual"),
+          py::arg("weight"), py::arg("bias"), py::arg("statistics"), py::arg("batch"), py::arg("activation"),
+          py::arg("negative_slope"), py::arg("threads"));
+    m.def("batch_norm_moments", &batch_norm_moments, py::arg("moments"), py::arg("input"), py::arg("threads"));
+    m.def("batch_norm_settle", &batch_norm_settle, py::arg("statistics"), py::arg("moments"), py::arg("count"),
+          py::arg("running_mean"), py::arg("running_var"), py::arg("momentum"), py::arg("eps"));
+    m.def("batch_norm_apply", &batch_norm_apply, py::arg("out"), py::arg("input"), py::arg("residual"),
+          py::arg("weight"), py::arg("bias"), py::arg("statistics"), py::arg("activation"), py::arg("negative_slope"),
+          py::arg("threads"));
+    m.def("batch_norm_sums", &batch_norm_sums, py::arg("sums"), py::arg("grad"), py::arg("input"), py::arg("residual"),
+          py::arg("weight"), py::arg("bias"), py::arg("statistics"), py::arg("activation"), py::arg("negative_slope"),
+          py::arg("threads"));
+    m.def("batch_norm_gradient", &batch_norm_gradient, py::arg("grad_input"), py::arg("grad_residual"), py::arg("grad"),
+          py::arg("input"), py::arg("residual"), py::arg("weight"), py::arg("bias"), py::arg("statistics"),
+          py::arg("sums"), py::arg("count"), py::arg("activation"), py::arg("negative_slope"), py::arg("threads"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -76,4 +100,5 @@ PYBIND11_MODULE(_core, m) {
     register_tensors(m);
     register_batch(m);
     register_dropout(m);
+    register_batch_norm(m);
 }

@@ -14,9 +14,6 @@
 namespace fastopt {
 namespace {
 
-// Elements per block: the buffers of five half-precision operands stay in a 32 KiB L1.
-constexpr int kBlock = 1024;
-
 template <class T>
 constexpr DType kNative = DType::f32;
 template <>
@@ -63,11 +60,12 @@ void store(const Array& array, int64_t at, int n, const T* values) {
     }
 }
 
-// Asks for elements that are needed soon: hardware prefetchers stop at every 4 KiB page.
+// Asks for elements that are needed soon, or, `kWrite`, written: hardware prefetchers stop at every 4 KiB page.
+template <bool kWrite = false>
 FASTOPT_HD void prefetch(const Array& array, int64_t at, int n) {
     const int size = array.type == DType::f64 ? 8 : array.type == DType::f32 ? 4 : 2;
     const char* const begin = static_cast<const char*>(array.data) + at * size;
-    for (int byte = 0; byte < n * size; byte += 64) __builtin_prefetch(begin + byte);
+    for (int byte = 0; byte < n * size; byte += 64) __builtin_prefetch(begin + byte, kWrite);
 }
 
 // Gradients after the prologue, block by block.

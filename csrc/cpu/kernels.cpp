@@ -7,6 +7,8 @@
 #include "adafactor.h"
 #include "dropout.h"
 #include "elementwise.h"
+#include "norm_columns.h"
+#include "norm_planes.h"
 #include "reductions.h"
 
 namespace fastopt {
@@ -82,6 +84,10 @@ constexpr DropoutTable dropout = {dropouts,
                                   write_packed_mask,
                                   write_blocks};
 
+constexpr NormTable norm = {activation_names, sizeof activation_names / sizeof activation_names[0],
+                            planes<float>,    planes<double>,
+                            columns<float>,   columns<double>};
+
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)
 #define FASTOPT_JOIN_(a, b) a##b
@@ -93,7 +99,8 @@ constexpr KernelTable table = {FASTOPT_TEXT(FASTOPT_ISA),
                                reductions,
                                sizeof reductions / sizeof reductions[0],
                                Prologue::scalar_names,
-                               &dropout};
+                               &dropout,
+                               &norm};
 
 }  // namespace
 }  // namespace fastopt

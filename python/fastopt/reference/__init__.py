@@ -19,6 +19,15 @@ from . import (
     sgd,
 )
 from .batch import Batch
+from .batch_norm import (
+    batch_norm,
+    batch_norm_apply,
+    batch_norm_backward,
+    batch_norm_gradient,
+    batch_norm_moments,
+    batch_norm_settle,
+    batch_norm_sums,
+)
 from .dropout import drop, drop_and_sum, write_mask
 from .pipeline import RULES
 
@@ -32,6 +41,13 @@ __all__ = [
     "adam",
     "adamax",
     "asgd",
+    "batch_norm",
+    "batch_norm_apply",
+    "batch_norm_backward",
+    "batch_norm_gradient",
+    "batch_norm_moments",
+    "batch_norm_settle",
+    "batch_norm_sums",
     "drop",
     "drop_and_sum",
     "dropout",

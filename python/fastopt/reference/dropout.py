@@ -13,6 +13,7 @@ from torch import Tensor
 from . import half
 from .batch import flat
 from .half import Array
+from .operands import dense, known, strides
 from .philox import philox
 
 CERTAIN = 1 << 48  # the threshold of a probability of 1
@@ -77,25 +78,6 @@ RULES: dict[str, Callable[..., Array]] = {
 }
 
 
-def _known(tensor: Tensor) -> bool:
-    """Whether the memory holds the values, and of a type, that the engine takes."""
-    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-    plain = tensor.layout == torch.strided and tensor.is_cpu and tensor.dtype in types
-    return plain and not (tensor.is_neg() or tensor.is_conj())
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    """Those that matter."""
-    return tuple(
-        stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1 and tensor.numel()
-    )
-
-
-def _dense(tensor: Tensor) -> bool:
-    """Without gaps and shared elements."""
-    return _strides(torch.empty_like(tensor, device="meta")) == _strides(tensor)
-
-
 def drop(
     rule: str,
     out: Tensor,
@@ -111,12 +93,12 @@ def drop(
 ) -> bool:
     operands = [tensor for tensor in (out, input, residual) if tensor is not None]
     if not (
-        all(map(_known, operands))
-        and _dense(input)
-        and (bias is None or (_known(bias) and bias.is_contiguous() and input.is_contiguous()))
+        all(map(known, operands))
+        and dense(input)
+        and (bias is None or (known(bias) and bias.is_contiguous() and input.is_contiguous()))
     ):
         return False
-    if any(t.dtype != input.dtype or _strides(t) != _strides(input) for t in operands):
+    if any(t.dtype != input.dtype or strides(t) != strides(input) for t in operands):
         return False
     if input.numel() == 0:
         return True
@@ -137,7 +119,7 @@ def drop_and_sum(
     scale: float,
     threads: int,
 ) -> bool:
-    if not (_known(grad) and grad.is_contiguous() and grad_bias.is_contiguous()):
+    if not (known(grad) and grad.is_contiguous() and grad_bias.is_contiguous()):
         return False
     kept = _flags_like(grad, grad.ndim, seed, offset, threshold)
     columns = grad_bias.numel()

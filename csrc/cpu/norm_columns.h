@@ -1,0 +1,326 @@
+// Batch normalization where a channel's elements are columns (channels-last, (N, C)): all columns of a row side by
+// side.
+#pragma once
+
+#include "norm_channel.h"
+#include "norm_loops.h"
+#include "norm_sums.h"
+
+namespace fastopt {
+namespace {
+
+// The coefficients of all columns, one array of `repeat` after the other; `at`: the first column.
+template <class T>
+ManyChannels<T> columns_from(const NormTask& task, int64_t at) {
+    const T* const all = static_cast<const T*>(task.coefficients) + at;
+    const int64_t n = task.layout.repeat;
+    return {all, all + n, all + 2 * n, all + 3 * n, all + 4 * n};
+}
+
+template <class T>
+void columns_spread(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    T* const all = static_cast<T*>(task.coefficients);
+    const int64_t period = l.channels * l.inner;
+    for (int64_t c = begin; c < end; ++c) {
+        const Coefficients<T> of = coefficients_of<T>(task, c);
+        const Projection<T> less = task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{T(0), T(0)};
+        const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
+        for (int k = 0; k < 5; ++k)
+            for (int64_t i = 0; i < l.inner; ++i) all[k * l.repeat + c * l.inner + i] = values[k];
+    }
+    for (int k = 0; k < 5; ++k) {
+        T* const first = all + k * l.repeat + begin * l.inner;
+        for (int64_t at = period; at < l.repeat; at += period)
+            __builtin_memcpy(first + at, first, size_t((end - begin) * l.inner) * sizeof(T));
+    }
+}
+
+// The gradient of what went into the activation, at `n` elements from `at` on, whose coefficients begin at `column`.
+template <class T>
+const T* entering(const NormTask& task, int64_t at, int n, int64_t column, const T* x, T* grad_buffer,
+                  T* residual_buffer) {
+    const T* const grad = load(task.grad, at, n, grad_buffer);
+    if (passes(task)) return grad;
+    const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
+    enter(task, grad, x, residual, grad_buffer, n, columns_from<T>(task, column));
+    return grad_buffer;
+}
+
+// Some rows of 32 columns, `stride` elements apart: in registers.
+template <class T, class Add>
+FASTOPT_HD void gather_rows(T* __restrict first, T* __restrict second, int rows, int width, Add add) {
+    if (width == kLanes) {
+        T sums[kLanes], others[kLanes];
+        __builtin_memcpy(sums, first, sizeof sums);
+        __builtin_memcpy(others, second, sizeof others);
+        for (int r = 0; r < rows; ++r)
+            for (int l = 0; l < kLanes; ++l) add(r, l, sums[l], others[l]);
+        __builtin_memcpy(first, sums, sizeof sums);
+        __builtin_memcpy(second, others, sizeof others);
+    } else {
+        for (int r = 0; r < rows; ++r)
+            for (int l = 0; l < width; ++l) add(r, l, first[l], second[l]);
+    }
+}
+
+// Of x - shift, and of their squares.
+template <class T>
+void gather_moment_rows(T* __restrict sums, T* __restrict squares, const T* __restrict x, int64_t stride, int rows,
+                        const T* __restrict shift, int width) {
+    gather_rows(sums, squares, rows, width, [=](int r, int l, T& sum, T& square) {
+        const T delta = x[r * stride + l] - shift[l];
+        sum += delta;
+        square += delta * delta;
+    });
+}
+
+// Of gradients, and of their products with x - center.
+template <class T>
+void gather_product_rows(T* __restrict sums, T* __restrict products, const T* __restrict grad, int64_t grad_stride,
+                         const T* __restrict x, int64_t stride, int rows, const T* __restrict center, int width) {
+    gather_rows(sums, products, rows, width, [=](int r, int l, T& sum, T& product) {
+        const T g = grad[r * grad_stride + l];
+        sum += g;
+        product += g * (x[r * stride + l] - center[l]);
+    });
+}
+
+// Unit: one span of columns in one chunk of rows.
+struct Span {
+    int64_t chunk, first_row, end_row, column;
+    int width;
+};
+
+Span span_of(const NormLayout& l, int64_t unit) {
+    const int64_t across = (l.columns + kSpan - 1) / kSpan;
+    const int64_t chunk = unit / across, column = unit % across * kSpan;
+    const int64_t first = chunk * l.chunk, end = first + l.chunk;
+    const int64_t left = l.columns - column;
+    return {chunk, first, end < l.rows ? end : l.rows, column, int(left < kSpan ? left : kSpan)};
+}
+
+// Rows taken at once. `direct`, from the tensor's memory: so many that sums stay in registers for a while, so few that
+// they are read as streams. Otherwise those that fit into a block; 1 where rows are longer than their span.
+int64_t rows_at_once(const NormLayout& l, bool direct) {
+    if (!direct) return l.columns <= kBlock ? kBlock / l.columns : 1;
+    const int64_t rows = 8 * kBlock / l.columns;
+    return rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows;
+}
+
+// What is subtracted before squares are taken: the mean of the first rows, about.
+constexpr int64_t kShiftRows = 16;
+
+template <class T>
+void rough_means(const NormTask& task, const Span& span, T* __restrict shift) {
+    alignas(64) T buffer[kBlock];
+    const int64_t rows = span.end_row - span.first_row, n = rows < kShiftRows ? rows : kShiftRows;
+    for (int l = 0; l < span.width; ++l) shift[l] = 0;
+    for (int64_t r = span.first_row; r < span.first_row + n; ++r) {
+        const T* const x = load(task.input, r * task.layout.columns + span.column, span.width, buffer);
+        for (int l = 0; l < span.width; ++l) shift[l] += x[l];
+    }
+    for (int l = 0; l < span.width; ++l) shift[l] = shift[l] / T(n);
+}
+
+template <class T>
+void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    const bool direct = task.input.type == kNative<T>;
+    alignas(64) T buffer[kBlock], shift[kSpan], sums[kSpan], squares[kSpan];
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const Span span = span_of(l, unit);
+        double* const means = task.partials + 2 * span.chunk * l.columns + span.column;
+        double* const deviations = means + l.columns;
+        rough_means(task, span, shift);
+        for (int k = 0; k < span.width; ++k) means[k] = deviations[k] = 0;
+        double count = 0;
+        for (int64_t row = span.first_row; row < span.end_row; row += kFlushRows) {
+            const int64_t rows = span.end_row - row < kFlushRows ? span.end_row - row : kFlushRows;
+            for (int k = 0; k < span.width; ++k) sums[k] = squares[k] = 0;
+            const int64_t step = rows_at_once(l, direct);
+            for (int64_t r = 0; r < rows; r += step) {
+                const int some = int(rows - r < step ? rows - r : step);
+                const int64_t at = (row + r) * l.columns + span.column;
+                const T* const x = direct ? static_cast<const T*>(task.input.data) + at
+                                          : load(task.input, at, (some - 1) * int(l.columns) + span.width, buffer);
+                for (int k = 0; k < span.width; k += kLanes)
+                    gather_moment_rows(sums + k, squares + k, x + k, l.columns, some, shift + k,
+                                       span.width - k < kLanes ? span.width - k : kLanes);
+            }
+            const double n = double(rows);
+            const Share of = share(count, n);
+            for (int k = 0; k < span.width; ++k) {
+                const double sum = double(sums[k]), spread = double(squares[k]) - sum * sum / n;
+                const double mean = double(shift[k]) + sum / n;
+                join(means[k], deviations[k], mean, spread < 0 ? 0 : spread, of);
+                shift[k] = T(mean);
+            }
+            count += n;
+        }
+    }
+}
+
+template <class T>
+void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    const bool direct = task.input.type == kNative<T> && passes(task);
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock], sums[kSpan], products[kSpan];
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const Span span = span_of(l, unit);
+        double* const total = task.partials + 2 * span.chunk * l.columns + span.column;
+        double* const total_products = total + l.columns;
+        for (int k = 0; k < span.width; ++k) total[k] = total_products[k] = 0;
+        for (int64_t row = span.first_row; row < span.end_row; row += kFlushRows) {
+            const int64_t rows = span.end_row - row < kFlushRows ? span.end_row - row : kFlushRows;
+            for (int k = 0; k < span.width; ++k) sums[k] = products[k] = 0;
+            const int64_t step = rows_at_once(l, direct);
+            for (int64_t r = 0; r < rows; r += step) {
+                const int some = int(rows - r < step ? rows - r : step);
+                const int64_t at = (row + r) * l.columns + span.column;
+                const T *x, *grad;
+                if (direct) {
+                    x = static_cast<const T*>(task.input.data) + at;
+                    grad = static_cast<const T*>(task.grad.data) + at;
+                } else {
+                    const int n = (some - 1) * int(l.columns) + span.width;
+                    x = load(task.input, at, n, x_buffer);
+                    grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer);
+                }
+                for (int k = 0; k < span.width; k += kLanes)
+                    gather_product_rows(sums + k, products + k, grad + k, l.columns, x + k, l.columns, some,
+                                        columns_from<T>(task, span.column + k).centers,
+                                        span.width - k < kLanes ? span.width - k : kLanes);
+            }
+            for (int k = 0; k < span.width; ++k) {
+                total[k] += double(sums[k]);
+                total_products[k] += double(products[k]);
+            }
+        }
+    }
+}
+
+// Calls join(lanes, first column, its neighbour's distance, n) for what makes up the channels from `first` on, in
+// order. Columns of a channel: `inner` neighbours, again after each period.
+template <class Visit>
+FASTOPT_HD void for_columns(const NormLayout& l, int64_t columns, int64_t first, Visit visit) {
+    for (int64_t period = 0; period < columns; period += l.channels * l.inner)
+        for (int64_t i = 0; i < l.inner; ++i) visit(period + first * l.inner + i);
+}
+
+template <class T>
+void columns_join_moments(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    alignas(64) T buffer[kBlock];
+    const T* const rest = l.rest > 0 ? load(task.input, l.rows * l.columns, int(l.rest), buffer) : nullptr;
+    for (int64_t c = begin; c < end; c += kLanes) {
+        const int width = int(end - c < kLanes ? end - c : kLanes);
+        double mean[kLanes] = {}, squares[kLanes] = {}, count = 0;
+        for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
+            const double* const means = task.partials + 2 * chunk * l.columns;
+            const int64_t left = l.rows - chunk * l.chunk;
+            const double n = double(left < l.chunk ? left : l.chunk);
+            for_columns(l, l.columns, c, [&](int64_t at) {
+                const Share of = share(count, n);
+                for (int k = 0; k < width; ++k) {
+                    const double* const theirs = means + at + k * l.inner;
+                    join(mean[k], squares[k], theirs[0], theirs[l.columns], of);
+                }
+                count += n;
+            });
+        }
+        for_columns(l, l.rest, c, [&](int64_t at) {
+            const Share of = share(count, 1);
+            for (int k = 0; k < width; ++k) join(mean[k], squares[k], double(rest[at + k * l.inner]), 0, of);
+            count += 1;
+        });
+        for (int k = 0; k < width; ++k) {
+            task.pairs[c + k] = mean[k];
+            task.pairs[l.channels + c + k] = squares[k];
+        }
+    }
+}
+
+template <class T>
+void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    const T *x = nullptr, *grad = nullptr, *center = columns_from<T>(task, 0).centers;
+    if (l.rest > 0) {
+        x = load(task.input, l.rows * l.columns, int(l.rest), x_buffer);
+        grad = entering(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer);
+    }
+    for (int64_t c = begin; c < end; c += kLanes) {
+        const int width = int(end - c < kLanes ? end - c : kLanes);
+        double sum[kLanes] = {}, products[kLanes] = {};
+        for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
+            const double* const sums = task.partials + 2 * chunk * l.columns;
+            for_columns(l, l.columns, c, [&](int64_t at) {
+                for (int k = 0; k < width; ++k) {
+                    sum[k] += sums[at + k * l.inner];
+                    products[k] += sums[l.columns + at + k * l.inner];
+                }
+            });
+        }
+        for_columns(l, l.rest, c, [&](int64_t at) {
+            for (int k = 0; k < width; ++k) {
+                const int64_t i = at + k * l.inner;
+                sum[k] += double(grad[i]);
+                products[k] += double(grad[i] * (x[i] - center[i]));
+            }
+        });
+        for (int k = 0; k < width; ++k) {
+            task.pairs[c + k] = sum[k];
+            task.pairs[l.channels + c + k] = products[k];
+            settle_sums<T>(task, c + k);
+        }
+    }
+}
+
+// Calls visit(element, its column, n) for blocks of [begin, end) whose coefficients lie side by side.
+template <class Visit>
+FASTOPT_HD void for_blocks(const NormLayout& l, int64_t begin, int64_t end, Visit visit) {
+    for (int64_t at = begin; at < end;) {
+        const int64_t column = at % l.repeat, left = l.repeat - column;
+        int64_t n = end - at < left ? end - at : left;
+        if (n > kBlock) n = kBlock;
+        visit(at, column, int(n));
+        at += n;
+    }
+}
+
+template <class T>
+void columns_apply(const NormTask& task, int64_t begin, int64_t end) {
+    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
+    const bool direct = task.out.type == kNative<T>;
+    for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
+        const T* const x = load(task.input, at, n, buffer);
+        const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
+        T* const out = direct ? static_cast<T*>(task.out.data) + at : buffer;
+        normalize(task, x, residual, out, n, columns_from<T>(task, column));
+        store(task.out, at, n, out);
+    });
+}
+
+template <class T>
+void columns_gradient(const NormTask& task, int64_t begin, int64_t end) {
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    const bool direct = task.grad_input.type == kNative<T>;
+    for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
+        const T* const x = load(task.input, at, n, x_buffer);
+        const T* const grad = entering(task, at, n, column, x, grad_buffer, residual_buffer);
+        if (task.grad_residual.data != nullptr) store(task.grad_residual, at, n, grad);
+        if (task.grad_input.data == nullptr) return;
+        T* const out = direct ? static_cast<T*>(task.grad_input.data) + at : x_buffer;
+        project(task, grad, x, out, n, columns_from<T>(task, column));
+        store(task.grad_input, at, n, out);
+    });
+}
+
+template <class T>
+constexpr NormKernels columns = {columns_moments<T>,   columns_sums<T>,   columns_join_moments<T>,
+                                 columns_join_sums<T>, columns_spread<T>, columns_apply<T>,
+                                 columns_gradient<T>,  nullptr,           nullptr};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,114 @@
+// Activations: the value at z, and the gradient that passes through it.
+#pragma once
+
+#include "exponential.h"
+
+namespace fastopt {
+namespace {
+
+struct Identity {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z;
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T, T grad, T) {
+        return grad;
+    }
+};
+
+struct ReLU {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z <= T(0) ? T(0) : z;
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        return z <= T(0) ? T(0) : grad;
+    }
+};
+
+struct ReLU6 {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return clamp(z, T(0), T(6));
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        const T below = z <= T(0) ? T(0) : grad;
+        return z >= T(6) ? T(0) : below;
+    }
+};
+
+struct LeakyReLU {
+    template <class T>
+    FASTOPT_HD static T value(T z, T negative_slope) {
+        return z > T(0) ? z : z * negative_slope;
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T negative_slope) {
+        return z > T(0) ? grad : grad * negative_slope;
+    }
+};
+
+struct ELU {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z > T(0) ? z : exponential_less_1(z);
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        return z > T(0) ? grad : grad * exponential(z);
+    }
+};
+
+struct SiLU {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z / (T(1) + exponential(-z));
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        const T sigmoid = T(1) / (T(1) + exponential(-z));
+        return grad * (sigmoid * (T(1) + z * (T(1) - sigmoid)));
+    }
+};
+
+struct GELU {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z * normal(z).below;
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        const Normal<T> at = normal(z);
+        return grad * (at.below + clamp(z, T(-1e4), T(1e4)) * at.density);
+    }
+};
+
+struct Hardswish {
+    template <class T>
+    FASTOPT_HD static T value(T z, T) {
+        return z * clamp(z + T(3), T(0), T(6)) * (T(1) / T(6));
+    }
+    template <class T>
+    FASTOPT_HD static T gradient(T z, T grad, T) {
+        const T inside = grad * (z * (T(1) / T(3)) + T(0.5));
+        const T below = z <= T(-3) ? T(0) : inside;
+        return z >= T(3) ? grad : below;
+    }
+};
+
+// name in Python, struct. The first is what there is without an activation.
+#define FASTOPT_ACTIVATIONS(ACTIVATION) \
+    ACTIVATION("identity", Identity)    \
+    ACTIVATION("relu", ReLU)            \
+    ACTIVATION("relu6", ReLU6)          \
+    ACTIVATION("leaky_relu", LeakyReLU) \
+    ACTIVATION("elu", ELU)              \
+    ACTIVATION("silu", SiLU)            \
+    ACTIVATION("gelu", GELU)            \
+    ACTIVATION("hardswish", Hardswish)
+
+}  // namespace
+}  // namespace fastopt

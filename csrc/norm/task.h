@@ -1,0 +1,74 @@
+// One call of batch normalization, as the engine hands it to the kernels: plain data.
+#pragma once
+
+#include "../common.h"
+
+namespace fastopt {
+
+// A dense tensor as [outer][channels][inner], whatever its dimensions are. The shape of all sums depends on this alone.
+//
+// Planes (long inner): the elements of a channel are pieces that fit into L1: parts of a segment of `inner` elements,
+// or several segments. Columns (short inner, channels-last): rows of `columns` elements, several periods of channels *
+// inner.
+struct NormLayout {
+    int64_t outer, channels, inner, total;
+    bool planes;
+
+    int64_t pieces;                                  // of a channel
+    int64_t pieces_per_segment, segments_per_piece;  // one of them is 1
+    int64_t piece;                                   // elements, where segments are parted
+
+    int64_t columns, rows, rest;  // rest: elements behind the last full row
+    int64_t repeat;               // elements after which the coefficients of channels repeat: whole periods
+
+    int64_t chunk, chunks;  // pieces or rows whose sums are taken by one worker, and their number
+};
+
+// Pieces and rows between two flushes of float32 sums into float64 ones: at most 128 terms in a lane.
+constexpr int64_t kFlushPieces = 4;
+constexpr int64_t kFlushRows = 128;
+
+constexpr int64_t kChunk = 65536;  // elements of a chunk, about
+constexpr int64_t kSpan = 1024;    // columns that are summed side by side
+constexpr int64_t kPlane = 16;     // from this `inner` on a tensor is taken as planes
+
+// Pairs of numbers per channel or per column and chunk: [mean][sum of squared deviations], or the sums of the gradient
+// and of its products with x - mean.
+struct NormTask {
+    NormLayout layout;
+    Array input, residual, out;                     // forward
+    Array grad, grad_input, grad_residual;          // backward
+    Array weight, bias, running_mean, running_var;  // no data where there is none
+    double* partials;                               // [chunk][2][column], or [channel][chunk][2]
+    double* pairs;                                  // [2][channels]
+    double* statistics;                             // [2][channels]: mean, 1 / standard deviation
+    void* coefficients;                             // columns: [5][repeat] in the compute type
+    int activation;
+    double negative_slope;
+    bool batch;    // normalized by the batch's own statistics
+    double count;  // elements of a channel, in all processes
+    double momentum, eps;
+};
+
+using NormKernel = void (*)(const NormTask&, int64_t begin, int64_t end);
+
+struct NormKernels {
+    // Units: (channel, chunk) of planes; (chunk, span of columns).
+    NormKernel moments, sums;
+    // Units: channels. What was gathered is joined in order.
+    NormKernel join_moments, join_sums;
+    // Units: channels. Columns only: the coefficients of all channels.
+    NormKernel spread;
+    // Units: (channel, chunk) of planes; elements.
+    NormKernel apply, gradient;
+    // Units: channels. All of it, while a channel is in the cache. Planes only.
+    NormKernel forward, backward;
+};
+
+struct NormTable {
+    const char* const* activations;
+    int activation_count;
+    NormKernels planes_f32, planes_f64, columns_f32, columns_f64;
+};
+
+}  // namespace fastopt

@@ -1,0 +1,64 @@
+#include "norm_layout.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fastopt {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void lay_out_planes(NormLayout& l) {
+    constexpr int64_t lanes = 32;  // parts of a segment end between full rows of lanes
+    l.pieces_per_segment = l.segments_per_piece = 1;
+    l.piece = l.inner;
+    if (l.inner > kBlock) {
+        l.piece = ceil_div(ceil_div(l.inner, ceil_div(l.inner, kBlock)), lanes) * lanes;
+        l.pieces_per_segment = ceil_div(l.inner, l.piece);
+    } else {
+        l.segments_per_piece = std::min(kBlock / l.inner, l.outer);
+    }
+    l.pieces = l.segments_per_piece > 1 ? ceil_div(l.outer, l.segments_per_piece) : l.outer * l.pieces_per_segment;
+    l.chunk = kChunk / kBlock;
+    l.chunks = ceil_div(l.pieces, l.chunk);
+}
+
+void lay_out_columns(NormLayout& l) {
+    constexpr int64_t lanes = 32;  // rows are folded so that columns fill them
+    const int64_t period = l.channels * l.inner;
+    const int64_t fold = lanes / std::gcd(period, lanes);
+    l.columns = period * fold <= kBlock ? period * fold : period;
+    l.rows = l.total / l.columns;
+    l.rest = l.total % l.columns;
+    l.repeat = l.columns * std::max<int64_t>(kBlock / l.columns, 1);
+    l.chunk = std::max(kChunk / l.columns / kFlushRows, int64_t{1}) * kFlushRows;
+    l.chunks = ceil_div(l.rows, l.chunk);
+}
+
+}  // namespace
+
+NormLayout lay_out_channels(const TensorView& t) {
+    NormLayout l{};
+    l.channels = t.sizes[1];
+    l.total = t.numel;
+    l.inner = l.channels == 1 ? l.total : t.strides[1];
+    l.outer = l.total / (l.channels * l.inner);
+    l.planes = l.inner >= kPlane;
+    if (l.planes)
+        lay_out_planes(l);
+    else
+        lay_out_columns(l);
+    return l;
+}
+
+Units units_of_sums(const NormLayout& l) {
+    if (l.planes) return {l.channels * l.chunks, std::min(l.total / l.channels, kChunk)};
+    return {l.chunks * ceil_div(l.columns, kSpan), std::min(l.rows, l.chunk) * std::min(l.columns, kSpan)};
+}
+
+Units units_of_elements(const NormLayout& l) {
+    if (l.planes) return units_of_sums(l);
+    return {l.total, 1};
+}
+
+}  // namespace fastopt

@@ -1,0 +1,290 @@
+"""Batch normalization on NumPy, behind the functions of the engine (``csrc/batch_norm.h``)."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from . import half
+from .activations import ACTIVATIONS
+from .batch import flat
+from .half import Array
+from .norm_sums import Channels, Pairs, moments, sums
+from .operands import alike, dense, known
+
+
+def _taken(input: Tensor, operands: list[Tensor | None], parameters: list[Tensor | None]) -> bool:
+    """Whether the engine takes these tensors as they are."""
+    if not (known(input) and dense(input) and not input.is_complex() and input.ndim >= 2):
+        return False
+    types = {"torch.float32", str(input.dtype)}
+    return all(alike(tensor, input) for tensor in operands) and all(
+        p is None or (known(p) and p.is_contiguous() and p.shape == input.shape[1:2] and str(p.dtype) in types)
+        for p in parameters
+    )
+
+
+def _numbers(tensor: Tensor | None, default: float, channels: int) -> Array:
+    """A parameter's or statistic's elements in float64."""
+    if tensor is None:
+        return np.full(channels, default)
+    return half.load(flat(tensor)).astype(np.float64)
+
+
+def _round_into(tensor: Tensor | None, values: Array) -> None:
+    if tensor is not None:
+        out = flat(tensor)
+        half.store(values.astype(np.float64 if out.dtype == np.float64 else np.float32), out)
+
+
+class _Call:
+    """One call: the channels of its input, what they are normalized with, and its other operands."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        activation: str,
+        negative_slope: float,
+    ) -> None:
+        self.channels = Channels(input)
+        self.x = self.channels.load(input)
+        self.residual = None if residual is None else self.channels.load(residual)
+        self.weight = _numbers(weight, 1.0, self.channels.count)
+        self.bias = _numbers(bias, 0.0, self.channels.count)
+        self.activation, self.negative_slope = ACTIVATIONS[activation], negative_slope
+
+    def use(self, statistics: Tensor) -> None:
+        """Coefficients in the compute type. The mean does not fit: the offset makes up for what the center lacks."""
+        self.mean, self.inverse_std = statistics.numpy()
+        number = self.x.dtype.type
+        scale = self.weight * self.inverse_std
+        self.center = self.mean.astype(number)
+        self.scale = scale.astype(number)
+        self.offset = (self.bias - (self.mean - self.center.astype(np.float64)) * scale).astype(number)
+
+    def z(self) -> Array:
+        spread = self.channels.spread
+        z = (self.x - spread(self.center)) * spread(self.scale) + spread(self.offset)
+        return z if self.residual is None else z + self.residual
+
+    def apply(self, out: Tensor) -> None:
+        self.channels.store(self.activation.value(self.z(), self.negative_slope), out)
+
+    def entering(self, grad: Tensor) -> Array:
+        """The gradient of z."""
+        loaded = self.channels.load(grad)
+        if self.activation is ACTIVATIONS["identity"]:
+            return loaded
+        return self.activation.gradient(self.z(), loaded, self.negative_slope)
+
+    def sums(self, entering: Array) -> Pairs:
+        """Of the gradient of z, and of its products with x - mean."""
+        total, products = sums(self.channels, entering, self.x, self.center)
+        return total, products - (self.mean - self.center.astype(np.float64)) * total
+
+    def gradient(
+        self,
+        entering: Array,
+        sums: Pairs | None,
+        count: float,
+        grad_input: Tensor | None,
+        grad_residual: Tensor | None,
+    ) -> None:
+        if grad_residual is not None:
+            self.channels.store(entering, grad_residual)
+        if grad_input is None:
+            return
+        spread = self.channels.spread
+        if sums is None:
+            self.channels.store(entering * spread(self.scale), grad_input)
+            return
+        number = self.x.dtype.type
+        slope = self.inverse_std * self.inverse_std * sums[1] / count
+        mean = (sums[0] / count - (self.mean - self.center.astype(np.float64)) * slope).astype(number)
+        along = (self.x - spread(self.center)) * spread(slope.astype(number))
+        self.channels.store(((entering - spread(mean)) - along) * spread(self.scale), grad_input)
+
+
+def _settle(
+    statistics: Tensor,
+    pairs: Pairs,
+    count: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> None:
+    mean, squares = pairs
+    statistics[0].numpy()[...] = mean
+    statistics[1].numpy()[...] = 1 / np.sqrt(squares / count + eps)
+    channels = len(mean)
+    with np.errstate(all="ignore"):
+        unbiased = squares / np.float64(count - 1)
+    for running, now in ((running_mean, mean), (running_var, unbiased)):
+        if running is not None:
+            _round_into(running, momentum * now + (1 - momentum) * _numbers(running, 0.0, channels))
+
+
+@np.errstate(all="ignore")
+def batch_norm(
+    out: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    statistics: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool:
+    if not _taken(input, [residual, out], [weight, bias, running_mean, running_var]):
+        return False
+    channels = input.shape[1]
+    if not training:
+        statistics[0].numpy()[...] = _numbers(running_mean, 0.0, channels)
+        statistics[1].numpy()[...] = 1 / np.sqrt(_numbers(running_var, 1.0, channels) + eps)
+    if input.numel() == 0:
+        return True
+    call = _Call(input, residual, weight, bias, activation, negative_slope)
+    if training:
+        pairs = moments(call.channels, call.x)
+        _settle(statistics, pairs, call.channels.elements, running_mean, running_var, momentum, eps)
+    call.use(statistics)
+    call.apply(out)
+    return True
+
+
+@np.errstate(all="ignore")
+def batch_norm_backward(
+    grad_input: Tensor | None,
+    grad_residual: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    batch: bool,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool:
+    operands = [grad, residual, grad_input, grad_residual]
+    if not _taken(input, operands, [weight, bias, grad_weight, grad_bias]):
+        return False
+    totals: Pairs = (np.zeros(input.shape[1]), np.zeros(input.shape[1]))
+    if input.numel():
+        call = _Call(input, residual, weight, bias, activation, negative_slope)
+        call.use(statistics)
+        entering = call.entering(grad)
+        if batch or grad_weight is not None or grad_bias is not None:
+            totals = call.sums(entering)
+        call.gradient(entering, totals if batch else None, call.channels.elements, grad_input, grad_residual)
+    _round_into(grad_bias, totals[0])
+    _round_into(grad_weight, totals[1] * statistics[1].numpy())
+    return True
+
+
+@np.errstate(all="ignore")
+def batch_norm_moments(moments_out: Tensor, input: Tensor, threads: int) -> bool:
+    if not _taken(input, [], []):
+        return False
+    moments_out.zero_()
+    if input.numel():
+        channels = Channels(input)
+        moments_out.numpy()[...] = moments(channels, channels.load(input))
+    return True
+
+
+def batch_norm_settle(
+    statistics: Tensor,
+    moments: Tensor,
+    count: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> bool:
+    mean, squares = moments.numpy()
+    _settle(statistics, (mean, squares), count, running_mean, running_var, momentum, eps)
+    return True
+
+
+@np.errstate(all="ignore")
+def batch_norm_apply(
+    out: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool:
+    if not _taken(input, [residual, out], [weight, bias]):
+        return False
+    if input.numel():
+        call = _Call(input, residual, weight, bias, activation, negative_slope)
+        call.use(statistics)
+        call.apply(out)
+    return True
+
+
+@np.errstate(all="ignore")
+def batch_norm_sums(
+    sums_out: Tensor,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool:
+    if not _taken(input, [grad, residual], [weight, bias]):
+        return False
+    sums_out.zero_()
+    if input.numel():
+        call = _Call(input, residual, weight, bias, activation, negative_slope)
+        call.use(statistics)
+        sums_out.numpy()[...] = call.sums(call.entering(grad))
+    return True
+
+
+@np.errstate(all="ignore")
+def batch_norm_gradient(
+    grad_input: Tensor | None,
+    grad_residual: Tensor | None,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    sums: Tensor | None,
+    count: float,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool:
+    if not _taken(input, [grad, residual, grad_input, grad_residual], [weight, bias]):
+        return False
+    if input.numel():
+        call = _Call(input, residual, weight, bias, activation, negative_slope)
+        call.use(statistics)
+        totals: Pairs | None = None if sums is None else (sums[0].numpy(), sums[1].numpy())
+        call.gradient(call.entering(grad), totals, count, grad_input, grad_residual)
+    return True

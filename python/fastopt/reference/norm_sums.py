@@ -1,0 +1,236 @@
+"""The shape of batch normalization's sums (``csrc/norm_layout.cpp``, ``csrc/cpu/norm_planes.h``, ``norm_columns.h``): lanes
+of the compute type, emptied into float64, joined in order. All channels at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from . import half
+from .batch import flat
+from .half import Array
+
+Pairs: TypeAlias = tuple[Array, Array]  # two float64 numbers per channel
+
+LANES = 32
+BLOCK = 1024  # elements of a piece, at most
+CHUNK = 65536  # elements of a chunk, about
+PLANE = 16  # from this `inner` on a tensor is taken as planes
+FLUSH_PIECES = 4
+FLUSH_ROWS = 128
+SHIFT_ROWS = 16
+
+
+class Channels:
+    """A dense tensor's memory as [outer][channels][inner]."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.count = tensor.shape[1]
+        total = tensor.numel()
+        self.inner = total if self.count == 1 else tensor.stride(1)
+        self.outer = total // (self.count * self.inner)
+        self.elements = total // self.count
+        self.planes = self.inner >= PLANE
+
+    def load(self, tensor: Tensor) -> Array:
+        """(outer, channels, inner) in the compute type."""
+        return half.load(flat(tensor)).reshape(self.outer, self.count, self.inner)
+
+    def store(self, values: Array, out: Tensor) -> None:
+        half.store(values.reshape(-1), flat(out))
+
+    @staticmethod
+    def spread(numbers: Array) -> Array:
+        """One per channel, along the memory."""
+        return numbers[:, None]
+
+
+def _join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
+    """Mean and sum of squared deviations of ``count`` elements, joined with those of ``others``: Chan, Golub and
+    LeVeque, 1979."""
+    fraction = others / (count + others)
+    delta = other[0] - pairs[0]
+    mean = pairs[0] + delta * fraction
+    squares = pairs[1] + (other[1] + delta * delta * (count * fraction))
+    return mean, squares
+
+
+def _from_shifted(shift: Array, total: Array, squares: Array, n: int) -> Pairs:
+    deviations = squares - total * total / n
+    return shift.astype(np.float64) + total / n, np.where(deviations < 0, 0.0, deviations)
+
+
+# Planes: (channels, elements).
+
+
+def _merged(lanes: Array) -> Array:
+    wide = lanes.astype(np.float64)
+    while wide.shape[1] > 1:
+        middle = wide.shape[1] // 2
+        wide = wide[:, :middle] + wide[:, middle:]
+    merged: Array = wide[:, 0]
+    return merged
+
+
+def _rows(values: Array, filler: Array) -> Array:
+    """(rows, channels, lanes), the last row made up with ``filler``."""
+    missing = -values.shape[1] % LANES
+    full = np.concatenate([values, np.repeat(filler[:, None], missing, axis=1)], axis=1)
+    rows: Array = full.reshape(len(values), -1, LANES).transpose(1, 0, 2)
+    return rows
+
+
+def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
+    """Chunks of groups of pieces, as (channels, elements)."""
+    inner, outer = channels.inner, channels.outer
+    by_channel = x.transpose(1, 0, 2)
+    if inner > BLOCK:
+        piece = -(-(-(-inner // -(-inner // BLOCK))) // LANES) * LANES
+        pieces = [by_channel[:, s, i : i + piece] for s in range(outer) for i in range(0, inner, piece)]
+    else:
+        segments = min(BLOCK // inner, outer)
+        starts = range(0, outer, segments)
+        pieces = [by_channel[:, s : s + segments].reshape(channels.count, -1) for s in starts]
+    per_chunk = CHUNK // BLOCK
+    for first in range(0, len(pieces), per_chunk):
+        yield pieces[first : first + per_chunk]
+
+
+def _plane_moments(channels: Channels, x: Array) -> Pairs:
+    zeros = np.zeros(channels.count, x.dtype)
+    pairs, count = (np.zeros(channels.count), np.zeros(channels.count)), 0
+    for chunk in _chunks_of_pieces(channels, x):
+        rough = np.zeros((channels.count, LANES), x.dtype)
+        for row in _rows(chunk[0], zeros):
+            rough += row
+        shift = (_merged(rough) / chunk[0].shape[1]).astype(x.dtype)
+        own, gathered = (np.zeros(channels.count), np.zeros(channels.count)), 0
+        for first in range(0, len(chunk), FLUSH_PIECES):
+            group = chunk[first : first + FLUSH_PIECES]
+            total = np.zeros((channels.count, LANES), x.dtype)
+            squares = np.zeros_like(total)
+            for piece in group:
+                for row in _rows(piece, shift):
+                    delta = row - shift[:, None]
+                    total += delta
+                    squares += delta * delta
+            n = sum(piece.shape[1] for piece in group)
+            theirs = _from_shifted(shift, _merged(total), _merged(squares), n)
+            own = _join(own, gathered, theirs, n)
+            gathered += n
+            shift = theirs[0].astype(x.dtype)
+        pairs = _join(pairs, count, own, gathered)
+        count += gathered
+    return pairs
+
+
+def _plane_sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pairs:
+    zeros = np.zeros(channels.count, x.dtype)
+    total, products = np.zeros(channels.count), np.zeros(channels.count)
+    both = zip(_chunks_of_pieces(channels, grad), _chunks_of_pieces(channels, x), strict=True)
+    for grad_chunk, chunk in both:
+        own, own_products = np.zeros(channels.count), np.zeros(channels.count)
+        for first in range(0, len(chunk), FLUSH_PIECES):
+            lanes = np.zeros((channels.count, LANES), x.dtype)
+            product_lanes = np.zeros_like(lanes)
+            group = slice(first, first + FLUSH_PIECES)
+            for grad_piece, piece in zip(grad_chunk[group], chunk[group], strict=True):
+                for g, row in zip(_rows(grad_piece, zeros), _rows(piece, center), strict=True):
+                    lanes += g
+                    product_lanes += g * (row - center[:, None])
+            own = own + _merged(lanes)
+            own_products = own_products + _merged(product_lanes)
+        total, products = total + own, products + own_products
+    return total, products
+
+
+# Columns: (rows, columns), and what is behind the last full row.
+
+
+def _columns(channels: Channels, x: Array) -> tuple[Array, Array]:
+    period = channels.count * channels.inner
+    folded = period * (LANES // math.gcd(period, LANES))
+    columns = folded if folded <= BLOCK else period
+    memory = x.reshape(-1)
+    rows = memory.size // columns
+    return memory[: rows * columns].reshape(rows, columns), memory[rows * columns :]
+
+
+def _chunk_of_rows(columns: int) -> int:
+    return max(CHUNK // columns // FLUSH_ROWS, 1) * FLUSH_ROWS
+
+
+def _of_channels(channels: Channels, columns: Array) -> Iterator[Array]:
+    """What makes up the channels, one column of each at a time."""
+    for period in columns.reshape(-1, channels.count, channels.inner):
+        yield from period.T
+
+
+def _column_moments(channels: Channels, x: Array) -> Pairs:
+    rows, rest = _columns(channels, x)
+    pairs, count = (np.zeros(channels.count), np.zeros(channels.count)), 0
+    step = _chunk_of_rows(rows.shape[1])
+    for first in range(0, len(rows), step):
+        chunk = rows[first : first + step]
+        shift = np.zeros(rows.shape[1], x.dtype)
+        for row in chunk[:SHIFT_ROWS]:
+            shift += row
+        shift = shift / x.dtype.type(min(len(chunk), SHIFT_ROWS))
+        own, gathered = (np.zeros(rows.shape[1]), np.zeros(rows.shape[1])), 0
+        for begin in range(0, len(chunk), FLUSH_ROWS):
+            block = chunk[begin : begin + FLUSH_ROWS]
+            total, squares = np.zeros_like(shift), np.zeros_like(shift)
+            for row in block:
+                delta = row - shift
+                total += delta
+                squares += delta * delta
+            n = len(block)
+            theirs = _from_shifted(shift, total.astype(np.float64), squares.astype(np.float64), n)
+            own = _join(own, gathered, theirs, n)
+            gathered += n
+            shift = theirs[0].astype(x.dtype)
+        for theirs in zip(_of_channels(channels, own[0]), _of_channels(channels, own[1]), strict=True):
+            pairs = _join(pairs, count, theirs, gathered)
+            count += gathered
+    for single in _of_channels(channels, rest):
+        pairs = _join(pairs, count, (single.astype(np.float64), np.zeros(channels.count)), 1)
+        count += 1
+    return pairs
+
+
+def _column_sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pairs:
+    grad_rows, grad_rest = _columns(channels, grad)
+    deviations, rest = _columns(channels, x - Channels.spread(center))
+    total, products = np.zeros(channels.count), np.zeros(channels.count)
+    columns = grad_rows.shape[1]
+    step = _chunk_of_rows(columns)
+    for first in range(0, len(grad_rows), step):
+        own, own_products = np.zeros(columns), np.zeros(columns)
+        for begin in range(first, min(first + step, len(grad_rows)), FLUSH_ROWS):
+            end = min(begin + FLUSH_ROWS, first + step)
+            lanes, product_lanes = np.zeros(columns, x.dtype), np.zeros(columns, x.dtype)
+            for g, deviation in zip(grad_rows[begin:end], deviations[begin:end], strict=True):
+                lanes += g
+                product_lanes += g * deviation
+            own, own_products = own + lanes, own_products + product_lanes
+        for theirs, their_products in zip(
+            _of_channels(channels, own), _of_channels(channels, own_products), strict=True
+        ):
+            total, products = total + theirs, products + their_products
+    for g, product in zip(_of_channels(channels, grad_rest), _of_channels(channels, grad_rest * rest), strict=True):
+        total, products = total + g, products + product
+    return total, products
+
+
+def moments(channels: Channels, x: Array) -> Pairs:
+    """Mean and sum of squared deviations."""
+    return (_plane_moments if channels.planes else _column_moments)(channels, x)
+
+
+def sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pairs:
+    """Of ``grad``, and of its products with ``x - center``."""
+    return (_plane_sums if channels.planes else _column_sums)(channels, grad, x, center)

@@ -1,0 +1,30 @@
+"""Which tensors the engine takes as they are (``csrc/operands.h``)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def known(tensor: Tensor) -> bool:
+    """Whether the memory holds the values, and of a type, that the engine takes."""
+    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+    plain = tensor.layout == torch.strided and tensor.is_cpu and tensor.dtype in types
+    return plain and not (tensor.is_neg() or tensor.is_conj())
+
+
+def strides(tensor: Tensor) -> tuple[int, ...]:
+    """Those that matter."""
+    return tuple(
+        stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1 and tensor.numel()
+    )
+
+
+def dense(tensor: Tensor) -> bool:
+    """Without gaps and shared elements."""
+    return strides(torch.empty_like(tensor, device="meta")) == strides(tensor)
+
+
+def alike(tensor: Tensor | None, like: Tensor) -> bool:
+    """Known, of the type and layout of ``like``; or not there."""
+    return tensor is None or (known(tensor) and tensor.dtype == like.dtype and strides(tensor) == strides(like))
