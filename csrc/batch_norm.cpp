@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -60,22 +61,24 @@ class Call {
     }
 
     // A number per channel, of the input's type or float32.
-    bool take_parameter(py::handle tensor, Array& operand) {
-        TensorView view;
+    bool take_per_channel(py::handle tensor, Array& operand) {
+        TensorView own;
         if (absent(tensor)) return true;
-        if (!take(tensor, view) || view.complex || view.ndim != 1 || view.sizes[0] != task.layout.channels ||
-            (view.type != input_.type && view.type != DType::f32))
+        if (!view(tensor.ptr(), own) || own.complex || own.ndim != 1 || own.sizes[0] != task.layout.channels ||
+            !is_contiguous(own) || (own.type != input_.type && own.type != DType::f32))
             return false;
-        operand = array_of(view);
+        operand = array_of(own);
         return true;
     }
 
     bool take_parameters(py::handle weight, py::handle bias) {
-        return take_parameter(weight, task.weight) && take_parameter(bias, task.bias);
+        for (py::handle tensor : {weight, bias})
+            if (!absent(tensor) && is_negated(tensor.ptr())) return false;
+        return take_per_channel(weight, task.weight) && take_per_channel(bias, task.bias);
     }
 
     bool take_running(py::handle mean, py::handle var) {
-        return take_parameter(mean, task.running_mean) && take_parameter(var, task.running_var);
+        return take_per_channel(mean, task.running_mean) && take_per_channel(var, task.running_var);
     }
 
     // Two float64 numbers per channel.
@@ -142,7 +145,7 @@ class Call {
    private:
     TensorView input_;
     int threads_;
-    std::vector<double> partials_, coefficients_;
+    std::unique_ptr<double[]> partials_, coefficients_;  // not initialised
 
     const NormKernels& of_layout() const {
         const NormTable& table = *kernels().norm;
@@ -167,15 +170,15 @@ class Call {
 
     void spread() {
         if (task.layout.planes) return;
-        coefficients_.resize(static_cast<size_t>(5 * task.layout.repeat));  // room for either type
-        task.coefficients = coefficients_.data();
+        if (!coefficients_) coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
+        task.coefficients = coefficients_.get();
         of_layout().spread(task, 0, task.layout.channels);
     }
 
     void reserve_partials() {
         const NormLayout& l = task.layout;
-        partials_.resize(static_cast<size_t>(2 * l.chunks * (l.planes ? l.channels : l.columns)));
-        task.partials = partials_.data();
+        partials_.reset(new double[static_cast<size_t>(2 * l.chunks * (l.planes ? l.channels : l.columns))]);
+        task.partials = partials_.get();
     }
 };
 
@@ -239,7 +242,7 @@ bool batch_norm_backward(py::handle grad_input, py::handle grad_residual, py::ha
     Array of_weight{}, of_bias{};
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
         !call.take_parameters(weight, bias) || !call.take_pairs(statistics, task.statistics) ||
-        !call.take_parameter(grad_weight, of_weight) || !call.take_parameter(grad_bias, of_bias) ||
+        !call.take_per_channel(grad_weight, of_weight) || !call.take_per_channel(grad_bias, of_bias) ||
         !call.take_result(grad_residual, task.grad_residual) || !call.take_result(grad_input, task.grad_input))
         return false;
     task.batch = batch;

@@ -30,7 +30,8 @@ void lay_out_columns(NormLayout& l) {
     l.columns = period * fold <= kBlock ? period * fold : period;
     l.rows = l.total / l.columns;
     l.rest = l.total % l.columns;
-    l.repeat = l.columns * std::max<int64_t>(kBlock / l.columns, 1);
+    // As often as fits into a block; less for small tensors, which would spend their time on it.
+    l.repeat = l.columns * std::max<int64_t>(std::min<int64_t>(kBlock, l.total / 8) / l.columns, 1);
     l.chunk = std::max(kChunk / l.columns / kFlushRows, int64_t{1}) * kFlushRows;
     l.chunks = ceil_div(l.rows, l.chunk);
 }

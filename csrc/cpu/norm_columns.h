@@ -103,7 +103,7 @@ Span span_of(const NormLayout& l, int64_t unit) {
 // Rows taken at once. `direct`, from the tensor's memory: so many that sums stay in registers for a while, so few that
 // they are read as streams. Otherwise those that fit into a block; 1 where rows are longer than their span.
 int64_t rows_at_once(const NormLayout& l, bool direct) {
-    if (!direct) return l.columns <= kBlock ? kBlock / l.columns : 1;
+    if (!direct) return l.columns <= kBlock ? l.repeat / l.columns : 1;
     const int64_t rows = 8 * kBlock / l.columns;
     return rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows;
 }

@@ -1,15 +1,24 @@
 """Modules, drop-in for their namesakes in ``torch.nn``, and ``functional``, their functional twins."""
 
 from . import functional
+from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .convert import convert, revert
 from .dropout import AlphaDropout, DropConnect, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "AlphaDropout",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "DropConnect",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "SyncBatchNorm",
+    "convert",
     "functional",
+    "revert",
 ]

@@ -100,12 +100,14 @@ def _parts(x: Array) -> tuple[Array, Array, Array]:
 
 def exponential(x: Array) -> Array:
     scale, rest, series = _parts(x)
-    return (series * rest + x.dtype.type(1)) * scale
+    value: Array = (series * rest + x.dtype.type(1)) * scale
+    return value
 
 
 def exponential_less_1(x: Array) -> Array:
     scale, rest, series = _parts(x)
-    return series * rest * scale + (scale - x.dtype.type(1))
+    value: Array = series * rest * scale + (scale - x.dtype.type(1))
+    return value
 
 
 def normal(z: Array) -> tuple[Array, Array]:

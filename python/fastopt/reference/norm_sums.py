@@ -1,5 +1,5 @@
-"""The shape of batch normalization's sums (``csrc/norm_layout.cpp``, ``csrc/cpu/norm_planes.h``, ``norm_columns.h``): lanes
-of the compute type, emptied into float64, joined in order. All channels at once."""
+"""The shape of batch normalization's sums (``csrc/norm_layout.cpp``, ``csrc/cpu/norm_planes.h``, ``norm_columns.h``):
+lanes of the compute type, emptied into float64, joined in order. All channels at once."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
     inner, outer = channels.inner, channels.outer
     by_channel = x.transpose(1, 0, 2)
     if inner > BLOCK:
-        piece = -(-(-(-inner // -(-inner // BLOCK))) // LANES) * LANES
+        parts = math.ceil(inner / BLOCK)
+        piece = math.ceil(math.ceil(inner / parts) / LANES) * LANES
         pieces = [by_channel[:, s, i : i + piece] for s in range(outer) for i in range(0, inner, piece)]
     else:
         segments = min(BLOCK // inner, outer)

@@ -10,21 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
 
 from ..._compat import increment_version
+from .._dispatch import library, recorder, through_operators, watched
 from . import operators
 from .call import Call
 from .operators import AnyCall, OperatorCall
-
-PLAIN = (Tensor, torch.nn.Parameter)
-transforms_active = torch._C._are_functorch_transforms_active
-_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor  # gradients of a backward pass with is_grads_batched
-
-
-def _watched(tensor: Tensor) -> bool:
-    """Whether autograd, in either direction, is to know what becomes of it. A level of ``torch.func`` does not tell."""
-    return (tensor.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0 or transforms_active()
 
 
 class _Drop(torch.autograd.Function):
@@ -103,15 +94,12 @@ class _DropAndSum(torch.autograd.Function):
         return _summed(ctx.call, tangent, True)
 
 
-# Past apply() itself, which asks for what is known by then (functorch) and takes 1.5 us to do so.
-_record = super(torch.autograd.Function, _Drop).apply
-_record_in_place = super(torch.autograd.Function, _DropInPlace).apply
-_record_added = super(torch.autograd.Function, _DropAndAdd).apply
-_record_sums = super(torch.autograd.Function, _DropAndSum).apply
+_record, _record_in_place = recorder(_Drop), recorder(_DropInPlace)
+_record_added, _record_sums = recorder(_DropAndAdd), recorder(_DropAndSum)
 
 
 def _through_operators(call: AnyCall, tensor: Tensor) -> bool:
-    return type(call) is OperatorCall or type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
+    return type(call) is OperatorCall or through_operators(tensor)
 
 
 def _linear(call: AnyCall, input: Tensor) -> Tensor:
@@ -128,19 +116,19 @@ def _summed(call: AnyCall, grad: Tensor, wants_input: bool) -> tuple[Tensor | No
 def apply(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Runs ``call``, on record where autograd watches."""
     if residual is None:
-        return _record(input, call) if _watched(input) else call.run(input)
-    if _watched(input) or _watched(residual) or (bias is not None and _watched(bias)):
+        return _record(input, call) if watched(input) else call.run(input)
+    if watched(input) or watched(residual) or (bias is not None and watched(bias)):
         return _record_added(input, residual, bias, call)
     return call.run(input, residual, bias)
 
 
 def apply_sums(call: AnyCall, grad: Tensor, wants_input: bool = True) -> tuple[Tensor | None, Tensor]:
-    return _record_sums(grad, call) if _watched(grad) else call.sums(grad, wants_input)
+    return _record_sums(grad, call) if watched(grad) else call.sums(grad, wants_input)
 
 
 def apply_in_place(call: Call, input: Tensor) -> Tensor:
     """Writes to ``input`` where torch would."""
-    if _watched(input):
+    if watched(input):
         if input.is_leaf or input._is_view():  # what may not be written, and how views are told, is for torch to say
             return input.copy_(_record(input, call))
         _record_in_place(input, call)
@@ -154,7 +142,7 @@ def apply_in_place(call: Call, input: Tensor) -> Tensor:
 # torch.library.register_autograd knows neither forward mode nor torch.func, whose levels are recorded one at a time.
 
 
-@torch.library.impl(operators.library, "dropout", "Autograd")
+@torch.library.impl(library, "dropout", "Autograd")
 def _(
     input: Tensor,
     seed: Tensor,
@@ -169,7 +157,7 @@ def _(
         return apply(OperatorCall(rule, p, dims, seed, offset), input, residual, bias)
 
 
-@torch.library.impl(operators.library, "dropout_gradients", "Autograd")
+@torch.library.impl(library, "dropout_gradients", "Autograd")
 def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
     with enable_single_level_autograd_function():
         return apply_sums(OperatorCall(rule, p, grad.ndim, seed, offset), grad)

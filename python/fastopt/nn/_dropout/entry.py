@@ -5,29 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._dispatch import foreign, observed
 from . import autograd, mask, operators
-from .autograd import PLAIN, transforms_active
 from .call import Call, check_type
 from .operators import OperatorCall
 
 
 def _jit_tracing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
-
-
-def observed() -> bool:
-    """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
-    return (
-        torch.compiler.is_compiling()
-        or transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-    )
-
-
-def _foreign(tensor: Tensor) -> bool:
-    """A subclass, or on another device than the CPU."""
-    return type(tensor) not in PLAIN or not tensor.is_cpu
 
 
 def _seed(p: float, seed: int | None, generator: torch.Generator | None) -> int:
@@ -65,7 +50,7 @@ def drop(
     """
     if rule != "dropout":
         check_type(rule, input)
-    if observed() or _foreign(input):
+    if observed() or foreign(input):
         if not _jit_tracing() and input.numel() == 0:
             return input
         result = operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input)
@@ -90,6 +75,6 @@ def drop_and_add(
     dims = input.dim()
     if not _jit_tracing() and input.numel() == 0:
         p = 0.0
-    if observed() or _foreign(input) or _foreign(residual) or (bias is not None and _foreign(bias)):
+    if observed() or foreign(input) or foreign(residual) or (bias is not None and foreign(bias)):
         return operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input, residual, bias)
     return autograd.apply(Call(rule, p, dims, _seed(p, seed, generator), offset), input, residual, bias)

@@ -5,21 +5,18 @@ which may be recomputed, split or moved. The seed travels as a 0-dim int64 tenso
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.autograd import forward_ad
 
+from .._dispatch import below_autograd, by_samples, library
 from . import mask
 from .call import Call, check_type
 
-library = torch.library.Library("fastopt", "FRAGMENT")
 # `site` tells calls apart, so that no compiler takes two of them for one.
 library.define("draw_seed(int site, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 library.define(
@@ -30,18 +27,6 @@ library.define("dropout_gradients(Tensor grad, Tensor seed, str rule, float p, i
 library.define("dropout_mask(SymInt[] shape, Tensor seed, float p, int offset, bool packed) -> Tensor")
 _ops = torch.ops.fastopt
 _CPU = torch.device("cpu")
-
-
-@contextlib.contextmanager
-def _below_autograd() -> Iterator[None]:
-    """Where an autograd function's forward goes on: past this level's autograd, with that of the levels of
-    ``torch.func`` below it, which torch turned off with it."""
-    with contextlib.ExitStack() as stack:
-        if torch._C._are_functorch_transforms_active():
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
-        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        yield
 
 
 class OperatorCall:
@@ -56,11 +41,11 @@ class OperatorCall:
         return OperatorCall(mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
 
     def run(self, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        with _below_autograd():
+        with below_autograd():
             return dropout(self, input, residual, bias)
 
     def sums(self, grad: Tensor, wants_input: bool) -> tuple[Tensor, Tensor]:
-        with _below_autograd():
+        with below_autograd():
             return dropout_gradients(self, grad)
 
 
@@ -172,22 +157,15 @@ def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Te
     return mask.empty(tuple(shape), packed)
 
 
-# vmap: sample by sample, so that each has the bits it would have alone. torch before 2.5 does so by itself, and warns.
-
-
-def _by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> list[Any]:
-    def sample(i: int) -> Any:
-        return operator(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
-
-    return [sample(i) for i in range(info.batch_size)]
+# vmap. torch before 2.5 does the same by itself, and warns.
 
 
 def _vmap_dropout(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-    return torch.stack(_by_samples(_ops.dropout, info, in_dims, *args)), 0
+    return torch.stack(by_samples(_ops.dropout, info, in_dims, *args)), 0
 
 
 def _vmap_gradients(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
-    samples = _by_samples(_ops.dropout_gradients, info, in_dims, *args)
+    samples = by_samples(_ops.dropout_gradients, info, in_dims, *args)
     return tuple(map(torch.stack, zip(*samples, strict=True))), (0, 0)
 
 

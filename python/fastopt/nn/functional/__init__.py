@@ -15,11 +15,13 @@ Common to all functions that drop:
 
 from ._added import bias_dropout_add, dropout_add
 from ._alpha import alpha_dropout, feature_alpha_dropout
+from ._batch_norm import batch_norm
 from ._channels import dropout1d, dropout2d, dropout3d
 from ._elements import drop_connect, dropout, dropout_mask
 
 __all__ = [
     "alpha_dropout",
+    "batch_norm",
     "bias_dropout_add",
     "drop_connect",
     "dropout",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
+from .._dispatch import observed
 from .._dropout import entry, mask, operators
 from ._overrides import handed_over
 
@@ -99,5 +100,5 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
     sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if min(sizes, default=0) < 0:
         raise ValueError(f"shape has a negative dimension: {sizes}")
-    make = operators.dropout_mask if entry.observed() else mask.write
+    make = operators.dropout_mask if observed() else mask.write
     return make(sizes, p, seed, offset, packed)

@@ -1,0 +1,11 @@
+"""Batch normalization behind ``fastopt.nn``.
+
+- ``call``: one application, without autograd, of the kernels to tensors of any layout
+- ``checks``: what is wrong with arguments that the kernels refuse
+- ``composite``: the same in torch's own operations, for derivatives beyond the first backward pass
+- ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and everybody else who looks on
+- ``autograd``: the gradients of both
+- ``sync``: statistics over several processes
+- ``entry``: the way in, and which of them a call takes
+- ``modules``: what the modules have in common
+"""

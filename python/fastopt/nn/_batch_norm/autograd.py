@@ -1,0 +1,155 @@
+"""Gradients of batch normalization, for kernels and operators alike: the first ones by kernels, further ones by torch's
+operations (``composite``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from .._dispatch import any_watched, library, recorder, through_operators, transforms_active
+from . import composite, operators
+from .call import Call, Gradients, Maybe, Wanted
+from .operators import OperatorCall, Results, joined, parted
+
+AnyCall = Call | OperatorCall
+
+
+class _BatchNorm(torch.autograd.Function):
+    """``input, residual, weight, bias, running_mean, running_var, call -> result``"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        residual: Maybe,
+        weight: Maybe,
+        bias: Maybe,
+        running_mean: Maybe,
+        running_var: Maybe,
+        call: AnyCall,
+    ) -> Any:
+        out, statistics = call.forward(input, residual, weight, bias, running_mean, running_var)
+        _keep(ctx, call, input, residual, weight, bias, statistics)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Maybe, ...]:
+        wants = ctx.needs_input_grad[:4]
+        of_input, of_residual, of_weight, of_bias = gradients(ctx.call, wants, grad, *ctx.saved_tensors)
+        return of_input, of_residual, of_weight, of_bias, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Maybe) -> Any:
+        *primals, statistics = ctx.saved_tensors
+        return composite.tangent(parted(ctx.call), statistics, primals, tangents[:4])
+
+
+class _BatchNormOperator(_BatchNorm):
+    """The same with all that the operator returns: ``-> result, statistics, new running mean, new running variance``"""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        *tensors, call = args
+        results = call.forward(*tensors)
+        out, statistics, *running = results
+        _keep(ctx, call, *tensors[:4], statistics)
+        ctx.mark_non_differentiable(statistics, *running)
+        return out, statistics, *running
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Maybe) -> Any:
+        return _BatchNorm.jvp(ctx, *tangents), None, None, None
+
+
+def _keep(ctx: Any, call: AnyCall, *tensors: Maybe) -> None:
+    ctx.call = call
+    ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0 or transforms_active():
+        ctx.save_for_forward(*tensors)
+
+
+class _Gradients(torch.autograd.Function):
+    """``grad, input, residual, weight, bias, statistics, call, wants -> gradients``"""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Gradients:
+        *tensors, statistics, ctx.call, ctx.wants = args
+        ctx.save_for_backward(*tensors, statistics)
+        found: Gradients = ctx.call.backward(ctx.wants, *tensors, statistics)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
+        if transforms_active():
+            raise RuntimeError("batch_norm: torch.func has its first derivatives only; torch.autograd has all")
+        *tensors, statistics = ctx.saved_tensors
+        call, needs = parted(ctx.call), ctx.needs_input_grad[:5]
+        found = composite.second_gradients(call, statistics, ctx.wants, needs, tensors, grads)
+        return (*found, None, None, None)
+
+
+_record, _record_operator, _record_gradients = recorder(_BatchNorm), recorder(_BatchNormOperator), recorder(_Gradients)
+
+
+def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradients:
+    """The first gradients, on record where autograd watches."""
+    if type(call) is OperatorCall or through_operators(grad):
+        return operators.batch_norm_backward(joined(call), wants, grad, *others)
+    if any_watched((grad, *others)):
+        found: Gradients = _record_gradients(grad, *others, call, wants)
+        return found
+    return call.backward(wants, grad, *others)
+
+
+def apply(call: Call, *tensors: Any) -> Tensor:
+    """Runs ``call`` on input, residual, weight, bias and running statistics, on record where autograd watches."""
+    if any_watched(tensors[:4]):
+        out: Tensor = _record(*tensors, call)
+        return out
+    return call.forward(*tensors)[0]
+
+
+# torch.library.register_autograd knows neither forward mode nor torch.func, whose levels are recorded one at a time.
+
+
+@torch.library.impl(library, "batch_norm", "Autograd")
+def _(
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    running_mean: Maybe,
+    running_var: Maybe,
+    *options: Any,
+) -> Results:
+    call = OperatorCall(*options)
+    tensors = (input, residual, weight, bias, running_mean, running_var)
+    with enable_single_level_autograd_function():
+        if any_watched(tensors[:4]):
+            results: Results = _record_operator(*tensors, call)
+            return results
+        return call.forward(*tensors)
+
+
+@torch.library.impl(library, "batch_norm_backward", "Autograd")
+def _(
+    wants: list[bool],
+    grad: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    statistics: Tensor,
+    *options: Any,
+) -> Gradients:
+    call = OperatorCall(*options)
+    tensors = (grad, input, residual, weight, bias)
+    with enable_single_level_autograd_function():
+        if any_watched(tensors):
+            found: Gradients = _record_gradients(*tensors, statistics, call, tuple(wants))
+            return found
+        return call.backward(tuple(wants), *tensors, statistics)

@@ -1,0 +1,110 @@
+"""One application of batch normalization: from tensors of any layout to the kernels, without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ... import _runtime
+from ..._compat import increment_version
+from .checks import check
+
+Maybe: TypeAlias = Tensor | None
+Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
+Gradients: TypeAlias = tuple[Maybe, ...]  # of the same
+
+
+class Call(NamedTuple):
+    """Everything but the tensors.
+
+    Attributes:
+        batch: the statistics are those of the input, otherwise the running ones.
+    """
+
+    batch: bool
+    momentum: float
+    eps: float
+    activation: str
+    negative_slope: float
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Maybe,
+        weight: Maybe,
+        bias: Maybe,
+        running_mean: Maybe,
+        running_var: Maybe,
+    ) -> tuple[Tensor, Tensor]:
+        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. The running ones
+        are written in training."""
+        out = torch.empty_like(input)
+        statistics = torch.empty((2, channels(input)), dtype=torch.float64)
+        options = (*self, torch.get_num_threads())
+        run = _runtime.kernels.batch_norm
+        if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):
+            check(self.batch, input, residual, weight, bias, running_mean, running_var)
+            dense = like(input, input)
+            running = (dense_parameter(running_mean), dense_parameter(running_var))
+            parameters = (dense_parameter(weight), dense_parameter(bias))
+            residual = None if residual is None else like(dense, residual)
+            if not run(out.as_subclass(Tensor), dense, residual, *parameters, *running, statistics, *options):
+                raise RuntimeError(f"batch_norm: cannot take an input of type {input.dtype} on {input.device}")
+            for own, changed in zip((running_mean, running_var), running, strict=True):
+                if own is not changed and own is not None and changed is not None and self.batch:
+                    own.detach().copy_(changed)
+        if self.batch:
+            if running_mean is not None:
+                increment_version([running_mean] if running_var is None else [running_mean, running_var])
+            elif running_var is not None:
+                increment_version([running_var])
+        return out, statistics
+
+    def backward(
+        self,
+        wants: Wanted,
+        grad: Tensor,
+        input: Tensor,
+        residual: Maybe,
+        weight: Maybe,
+        bias: Maybe,
+        statistics: Tensor,
+    ) -> Gradients:
+        """The gradients that are wanted, None for the others."""
+        wants_input, wants_residual, wants_weight, wants_bias = wants
+        passes = self.activation == "identity"
+        grad_input = torch.empty_like(input) if wants_input else None
+        grad_residual = torch.empty_like(input) if wants_residual and not passes else None
+        grad_weight = torch.empty_like(weight) if wants_weight and weight is not None else None
+        grad_bias = torch.empty_like(bias) if wants_bias and bias is not None else None
+        if wants_input or wants_weight or wants_bias or grad_residual is not None:
+            options = (self.batch, self.activation, self.negative_slope, torch.get_num_threads())
+            run = _runtime.kernels.batch_norm_backward
+            results = (grad_input, grad_residual, grad_weight, grad_bias)
+            if not run(*results, grad, input, residual, weight, bias, statistics, *options):
+                grad_weight, grad_bias = dense_parameter(grad_weight), dense_parameter(grad_bias)
+                results = (grad_input, grad_residual, grad_weight, grad_bias)
+                dense = like(input, input)
+                operands = (like(dense, grad), dense, None if residual is None else like(dense, residual))
+                parameters = (dense_parameter(weight), dense_parameter(bias))
+                if not run(*results, *operands, *parameters, statistics, *options):
+                    raise RuntimeError(f"batch_norm: cannot take a gradient of type {grad.dtype} on {grad.device}")
+        return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
+
+
+def channels(input: Tensor) -> int:
+    return input.shape[1] if input.ndim > 1 else 0
+
+
+def like(input: Tensor, other: Tensor) -> Tensor:
+    """``other`` as a dense plain tensor with the layout of ``input``."""
+    with torch.no_grad():
+        return torch.empty_like(input.as_subclass(Tensor)).copy_(other.as_subclass(Tensor))
+
+
+def dense_parameter(tensor: Maybe) -> Maybe:
+    """One number per channel, side by side."""
+    return None if tensor is None else tensor.detach().as_subclass(Tensor).contiguous().resolve_neg()

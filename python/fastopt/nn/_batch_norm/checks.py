@@ -1,0 +1,76 @@
+"""What is wrong with arguments that the kernels refuse, in torch's words where it has them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish")
+
+
+def check_activation(name: str | None) -> None:
+    if name is not None and name not in ACTIVATIONS:
+        known = ", ".join(f'"{known}"' for known in ACTIVATIONS)
+        raise ValueError(f"activation has to be None or one of {known}, but got {name!r}")
+
+
+def check_sizes(input: Tensor) -> None:
+    """In training, a channel needs two values."""
+    shape = input.shape
+    if shape[0] * math.prod(shape[2:]) == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {shape}: their variance is zero. "
+            "Use larger batches (a DataLoader's drop_last=True leaves out a single last sample), or eval()"
+        )
+
+
+def check_eps(eps: float, training: bool) -> None:
+    if training and eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def check(
+    batch: bool,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+) -> None:
+    """Raises where the arguments are wrong; otherwise only their layout is unusual."""
+    if input.ndim < 2:
+        raise RuntimeError(f"batch_norm: input has to have the shape (N, C, ...), but got {tuple(input.shape)}")
+    if not input.is_floating_point():
+        raise RuntimeError(f"batch_norm: input has to be floating point, but got {input.dtype}")
+    if input.layout != torch.strided:
+        raise RuntimeError(f"batch_norm: input has to be strided, but got {input.layout}")
+    if not batch and (running_mean is None or running_var is None):
+        raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+    parameters = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    types = (torch.float32, input.dtype) if input.dtype in HALF else (input.dtype,)
+    for name, tensor in parameters.items():
+        if tensor is None:
+            continue
+        if tensor.numel() != input.shape[1]:
+            raise RuntimeError(f"{name} should contain {input.shape[1]} elements not {tensor.numel()}")
+        if tensor.ndim != 1:
+            raise RuntimeError(f"{name} should have one dimension, but got the shape {tuple(tensor.shape)}")
+        if tensor.dtype not in types:
+            kinds = " or ".join(map(str, types))
+            raise RuntimeError(
+                f"batch_norm: {name} has to be {kinds} for an input of {input.dtype}, got {tensor.dtype}"
+            )
+        if tensor.device != input.device:
+            raise RuntimeError(f"batch_norm: {name} is on {tensor.device}, input on {input.device}")
+    if residual is None:
+        return
+    for what in ("shape", "dtype", "device"):
+        theirs, ours = getattr(residual, what), getattr(input, what)
+        if theirs != ours:
+            raise RuntimeError(f"batch_norm: residual has to have the {what} of input, {ours}, but got {theirs}")

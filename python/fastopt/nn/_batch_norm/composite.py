@@ -1,0 +1,139 @@
+"""Batch normalization in torch's own operations and float64: not fast, but differentiable any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .call import Call, Maybe, Wanted
+
+Sum = Callable[[Tensor], Tensor]  # over processes
+
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda z, _: z,
+    "relu": lambda z, _: F.relu(z),
+    "relu6": lambda z, _: F.relu6(z),
+    "leaky_relu": F.leaky_relu,
+    "elu": lambda z, _: F.elu(z),
+    "silu": lambda z, _: F.silu(z),
+    "gelu": lambda z, _: F.gelu(z),
+    "hardswish": lambda z, _: F.hardswish(z),
+}
+
+
+def _along(numbers: Tensor, input: Tensor) -> Tensor:
+    """One number per channel as a tensor that broadcasts."""
+    return numbers.double().reshape(1, -1, *[1] * (input.ndim - 2))
+
+
+def _others(input: Tensor) -> list[int]:
+    return [d for d in range(input.ndim) if d != 1]
+
+
+def _normalized(call: Call, statistics: Tensor, input: Tensor, sum_all: Sum | None) -> Tensor:
+    if not call.batch:
+        return (input - _along(statistics[0], input)) * _along(statistics[1], input)
+    dims = _others(input)
+
+    def mean(values: Tensor) -> Tensor:
+        total = values.sum(dims, keepdim=True)
+        count = torch.full((1,), values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
+        if sum_all is None:
+            return total / count
+        both = sum_all(torch.cat([total.reshape(-1), count]))
+        return both[:-1].reshape(total.shape) / both[-1]
+
+    deviation = input - mean(input)
+    return deviation * torch.rsqrt(mean(deviation * deviation) + call.eps)
+
+
+def forward(
+    call: Call,
+    statistics: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    sum_all: Sum | None = None,
+) -> Tensor:
+    z = _normalized(call, statistics, input.double(), sum_all)
+    if weight is not None:
+        z = z * _along(weight, input)
+    if bias is not None:
+        z = z + _along(bias, input)
+    if residual is not None:
+        z = z + residual
+    return ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
+
+
+def tangent(
+    call: Call,
+    statistics: Tensor,
+    primals: Sequence[Maybe],
+    tangents: Sequence[Maybe],
+) -> Tensor:
+    """Of the result, from those of input, residual, weight and bias."""
+    input, residual, weight, bias = primals
+    of_input, of_residual, of_weight, of_bias = tangents
+    assert input is not None
+    x_hat = (input.double() - _along(statistics[0], input)) * _along(statistics[1], input)
+    z, change = x_hat, torch.zeros_like(x_hat)
+    if of_input is not None:
+        change = of_input.double()
+        if call.batch:
+            dims = _others(input)
+            change = change - change.mean(dims, keepdim=True)
+            change = change - x_hat * (change * x_hat).mean(dims, keepdim=True)
+        change = change * _along(statistics[1], input)
+    if weight is not None:
+        z, change = z * _along(weight, input), change * _along(weight, input)
+    if of_weight is not None:
+        change = change + x_hat * _along(of_weight, input)
+    if bias is not None:
+        z = z + _along(bias, input)
+    if of_bias is not None:
+        change = change + _along(of_bias, input)
+    if residual is not None:
+        z = z + residual
+    if of_residual is not None:
+        change = change + of_residual
+    if call.activation != "identity":
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = ACTIVATIONS[call.activation](z, call.negative_slope)
+            (change,) = torch.autograd.grad(value, z, change)
+    return change.to(input.dtype)
+
+
+def second_gradients(
+    call: Call,
+    statistics: Tensor,
+    wants: Wanted,
+    needs: Sequence[bool],
+    tensors: Sequence[Maybe],
+    grads: Sequence[Maybe],
+    sum_all: Sum | None = None,
+) -> list[Maybe]:
+    """The gradients of grad, input, residual, weight and bias, where ``needs`` says so, from those of the ``wants``."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Of their own: a tensor may come in twice, as input and residual.
+        own = [None if t is None else t.view_as(t) for t in tensors]
+        own = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in own]
+        grad, *inputs = own
+        input, residual, weight, bias = inputs
+        assert input is not None
+        out = forward(call, statistics, input, residual, weight, bias, sum_all)
+        wanted = [t for t, want in zip(inputs, wants, strict=True) if want and t is not None]
+        firsts = torch.autograd.grad(out, wanted, grad, create_graph=True)
+        given = [g for g, want in zip(grads, wants, strict=True) if want]
+        pairs = [(first, g) for first, g in zip(firsts, given, strict=False) if g is not None and first.requires_grad]
+    if not pairs:
+        return [None] * len(own)
+    sought = [t for t, need in zip(own, needs, strict=True) if need and t is not None]
+    outputs, weights = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, sought, weights, create_graph=again, allow_unused=True))
+    return [next(found) if need and t is not None else None for t, need in zip(own, needs, strict=True)]

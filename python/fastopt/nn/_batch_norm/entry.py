@@ -1,0 +1,32 @@
+"""The way in from the public functions, and which way a call takes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._dispatch import any_foreign, observed
+from . import autograd, operators
+from .call import Call, Maybe
+from .checks import check
+from .operators import joined
+
+Tensors: TypeAlias = tuple[
+    Tensor, Maybe, Maybe, Maybe, Maybe, Maybe
+]  # input, residual, weight, bias, running mean and variance
+
+
+def batch_norm(call: Call, tensors: Tensors) -> Tensor:
+    """Applies ``call`` in the cheapest way that the tensors allow."""
+    if not (observed() or any_foreign(tensors)):
+        return autograd.apply(call, *tensors)
+    check(call.batch, *tensors)
+    out, _, *new = operators.batch_norm(joined(call), *tensors)
+    if call.batch:
+        with torch.no_grad():
+            for running, now in zip(tensors[4:], new, strict=True):
+                if running is not None:
+                    running.copy_(now)
+    return out

@@ -1,0 +1,66 @@
+"""What the modules have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import batch_norm
+from .call import Maybe
+from .checks import check_activation
+
+
+class Fused(torch.nn.Module):
+    """Goes before a batch normalization of torch's in the bases of ours: its constructor, and its forward pass."""
+
+    # Of the class, so that modules of torch's can become ours (fastopt.nn.convert).
+    activation: str | None = None
+    negative_slope: float = 0.01
+
+    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
+        check_activation(activation)
+        super().__init__(*args, **options)
+        if activation is not None:
+            self.activation, self.negative_slope = activation, negative_slope
+
+    def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
+        self._check_input_dim(input)  # type: ignore[operator]
+        return self._normalize(batch_norm, input, residual)
+
+    def _normalize(self, function: Any, input: Tensor, residual: Maybe, **options: Any) -> Tensor:
+        """What torch's modules do around the function: batches are counted, and running statistics handed over where
+        they are to be used or updated."""
+        module: Any = self
+        momentum = 0.0 if module.momentum is None else module.momentum
+        tracks = module.track_running_stats
+        if module.training and tracks and module.num_batches_tracked is not None:
+            module.num_batches_tracked.add_(1)
+            if module.momentum is None:
+                momentum = 1.0 / float(module.num_batches_tracked)
+        running_mean, running_var = module.running_mean, module.running_var
+        batch = module.training or (running_mean is None and running_var is None)
+        if module.training and not tracks:
+            running_mean = running_var = None
+        result: Tensor = function(
+            input,
+            running_mean,
+            running_var,
+            module.weight,
+            module.bias,
+            batch,
+            momentum,
+            module.eps,
+            activation=self.activation,
+            residual=residual,
+            negative_slope=self.negative_slope,
+            **options,
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        if self.activation is None:
+            return super().extra_repr()
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f"{super().extra_repr()}, activation={self.activation}{slope}"

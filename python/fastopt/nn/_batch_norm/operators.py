@@ -1,0 +1,151 @@
+"""Batch normalization as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``, dispatch modes
+and tensor subclasses. They write nothing: new running statistics are results. Their gradients are in ``autograd``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._dispatch import below_autograd, by_samples, library
+from .call import Call, Gradients, Maybe, Wanted
+
+Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance
+
+_OPTIONS = "bool batch, float momentum, float eps, str activation, float negative_slope"
+library.define(
+    "batch_norm(Tensor input, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? running_mean,"
+    f" Tensor? running_var, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+library.define(
+    "batch_norm_backward(bool[4] wants, Tensor grad, Tensor input, Tensor? residual, Tensor? weight, Tensor? bias,"
+    f" Tensor statistics, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_ops = torch.ops.fastopt
+
+
+class OperatorCall(Call):
+    """A ``Call`` whose kernels are operators."""
+
+    __slots__ = ()
+
+    def forward(self, *tensors: Any) -> Any:
+        with below_autograd():
+            return batch_norm(self, *tensors)
+
+    def backward(self, wants: Wanted, *tensors: Any) -> Gradients:
+        with below_autograd():
+            return batch_norm_backward(self, wants, *tensors)
+
+
+def joined(call: Call) -> OperatorCall:
+    return OperatorCall(*call)
+
+
+def parted(call: Call) -> Call:
+    return Call(*call)
+
+
+def batch_norm(call: OperatorCall, *tensors: Maybe) -> Results:
+    """``call`` through the dispatcher."""
+    return _ops.batch_norm(*tensors, *call)
+
+
+def batch_norm_backward(call: OperatorCall, wants: Wanted, *tensors: Maybe) -> Gradients:
+    found = _ops.batch_norm_backward(wants, *tensors, *call)
+    return tuple(g if want else None for g, want in zip(found, wants, strict=True))
+
+
+# Operators cannot return None: what is not there is an empty tensor.
+
+
+def _or_empty(tensor: Maybe, like: Tensor) -> Tensor:
+    return like.new_empty(0) if tensor is None else tensor
+
+
+@torch.library.impl(library, "batch_norm", "CPU")
+def _(
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    running_mean: Maybe,
+    running_var: Maybe,
+    *options: Any,
+) -> Results:
+    call = Call(*options)
+    running = [
+        None if tensor is None else tensor.clone() if call.batch else tensor for tensor in (running_mean, running_var)
+    ]
+    out, statistics = call.forward(input, residual, weight, bias, *running)
+    mean, var = (_or_empty(tensor if call.batch else None, input) for tensor in running)
+    return out, statistics, mean, var
+
+
+@torch.library.impl(library, "batch_norm_backward", "CPU")
+def _(
+    wants: list[bool],
+    grad: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    statistics: Tensor,
+    *options: Any,
+) -> Gradients:
+    call = Call(*options)
+    found = call.backward(tuple(wants), grad, input, residual, weight, bias, statistics)
+    # A result of an operator is not one of its arguments.
+    return tuple(g.clone() if g is grad else _or_empty(g, input) for g in found)
+
+
+# What they return, for those who only look at shapes.
+
+
+@torch.library.register_fake("fastopt::batch_norm")
+def _(
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    running_mean: Maybe,
+    running_var: Maybe,
+    batch: bool,
+    *_: Any,
+) -> Results:
+    statistics = input.new_empty((2, input.shape[1]), dtype=torch.float64)
+    mean, var = (
+        input.new_empty(0) if tensor is None or not batch else torch.empty_like(tensor)
+        for tensor in (running_mean, running_var)
+    )
+    return torch.empty_like(input), statistics, mean, var
+
+
+@torch.library.register_fake("fastopt::batch_norm_backward")
+def _(
+    wants: list[bool], grad: Tensor, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, *options: Any
+) -> Results:
+    activation = options[-2]
+    of_residual = grad if activation == "identity" else input
+    found = [
+        torch.empty_like(tensor) if want and tensor is not None else input.new_empty(0)
+        for tensor, want in zip((input, of_residual, weight, bias), wants, strict=True)
+    ]
+    return tuple(found)
+
+
+# vmap. torch before 2.5 does the same by itself, and warns.
+
+
+def _vmap(operator: Any) -> Any:
+    def stacked(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        samples = by_samples(operator, info, in_dims, *args)
+        return tuple(map(torch.stack, zip(*samples, strict=True))), (0, 0, 0, 0)
+
+    return stacked
+
+
+if hasattr(torch.library, "register_vmap"):
+    torch.library.register_vmap("fastopt::batch_norm", _vmap(_ops.batch_norm))
+    torch.library.register_vmap("fastopt::batch_norm_backward", _vmap(_ops.batch_norm_backward))

@@ -1,0 +1,86 @@
+"""Who looks on while an operation runs: what dispatcher operators, autograd and transforms have in common."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+library = torch.library.Library("fastopt", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+PLAIN = (Tensor, torch.nn.Parameter)
+transforms_active = torch._C._are_functorch_transforms_active
+# Gradients of a backward pass with is_grads_batched.
+_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
+
+
+@contextlib.contextmanager
+def below_autograd() -> Iterator[None]:
+    """Where an autograd function's forward goes on: past this level's autograd, with that of the levels of
+    ``torch.func`` below it, which torch turned off with it."""
+    with contextlib.ExitStack() as stack:
+        if transforms_active():
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
+        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+        yield
+
+
+def watched(tensor: Tensor) -> bool:
+    """Whether autograd, in either direction, is to know what becomes of it. A level of ``torch.func`` does not tell."""
+    return any_watched((tensor,))
+
+
+def any_watched(tensors: tuple[Tensor | None, ...]) -> bool:
+    if forward_ad._current_level >= 0 or transforms_active():
+        return True
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def observed() -> bool:
+    """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
+    return (
+        torch.compiler.is_compiling()
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+    )
+
+
+def foreign(tensor: Tensor) -> bool:
+    """A subclass, or on another device than the CPU."""
+    return any_foreign((tensor,))
+
+
+def any_foreign(tensors: tuple[Tensor | None, ...]) -> bool:
+    for tensor in tensors:  # noqa: SIM110  (twice as fast)
+        if tensor is not None and (type(tensor) not in PLAIN or not tensor.is_cpu):
+            return True
+    return False
+
+
+def through_operators(tensor: Tensor) -> bool:
+    """Whether a gradient has to take the way through the dispatcher."""
+    return type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
+
+
+def recorder(function: Any) -> Any:
+    """``function.apply``, past what it asks for that is known by then (functorch), which takes 1.5 us."""
+    return super(torch.autograd.Function, function).apply
+
+
+def by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> list[Any]:
+    """An operator under vmap: sample by sample, so that each has the bits it would have alone."""
+
+    def sample(i: int) -> Any:
+        return operator(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+
+    return [sample(i) for i in range(info.batch_size)]

@@ -1,0 +1,34 @@
+"""BatchNorm modules: torch's own, with this library's kernels, and with what follows them."""
+
+from __future__ import annotations
+
+import torch
+
+from ._batch_norm.modules import Fused
+
+
+class BatchNorm1d(Fused, torch.nn.BatchNorm1d):
+    """:func:`fastopt.nn.functional.batch_norm` as a module, a drop-in for ``torch.nn.BatchNorm1d``, for (N, C)
+    and (N, C, L).
+
+    The arguments are torch's, and further, as keywords only:
+
+    Args:
+        activation: applied to the result: "relu", "relu6", "leaky_relu", "elu", "silu", "gelu" or "hardswish".
+        negative_slope: of "leaky_relu".
+
+    The forward pass takes a second, optional tensor, which is added before the activation:
+    ``bn(x, residual)`` is ``activation(bn(x) + residual)``, in one pass. State dicts are those of torch, both ways.
+
+    Raises:
+        ValueError: there is no such ``activation``; in the forward pass: wrong number of dimensions, or a single value
+            per channel in training.
+    """
+
+
+class BatchNorm2d(Fused, torch.nn.BatchNorm2d):
+    """(N, C, H, W), in any memory format. See :class:`BatchNorm1d`."""
+
+
+class BatchNorm3d(Fused, torch.nn.BatchNorm3d):
+    """(N, C, D, H, W), in any memory format. See :class:`BatchNorm1d`."""
