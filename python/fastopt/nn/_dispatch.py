@@ -60,6 +60,10 @@ def foreign(tensor: Tensor) -> bool:
     return any_foreign((tensor,))
 
 
+def jit_tracing() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def any_foreign(tensors: tuple[Tensor | None, ...]) -> bool:
     for tensor in tensors:  # noqa: SIM110  (twice as fast)
         if tensor is not None and (type(tensor) not in PLAIN or not tensor.is_cpu):
@@ -81,6 +85,7 @@ def by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -
     """An operator under vmap: sample by sample, so that each has the bits it would have alone."""
 
     def sample(i: int) -> Any:
-        return operator(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+        both = zip(args, in_dims, strict=True)  # of a list of numbers, the dimension is a list
+        return operator(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in both))
 
     return [sample(i) for i in range(info.batch_size)]

@@ -151,5 +151,6 @@ def _(
     with enable_single_level_autograd_function():
         if any_watched(tensors):
             found: Gradients = _record_gradients(*tensors, statistics, call, tuple(wants))
-            return found
-        return call.backward(tuple(wants), *tensors, statistics)
+        else:
+            found = call.backward(tuple(wants), *tensors, statistics)
+    return operators.without_none(found, input)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .._dispatch import any_foreign, observed
+from .._dispatch import any_foreign, jit_tracing, observed
 from . import autograd, operators
 from .call import Call, Maybe
 from .checks import check
@@ -22,7 +22,8 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
     """Applies ``call`` in the cheapest way that the tensors allow."""
     if not (observed() or any_foreign(tensors)):
         return autograd.apply(call, *tensors)
-    check(call.batch, *tensors)
+    if not jit_tracing():
+        check(call.batch, *tensors)
     out, _, *new = operators.batch_norm(joined(call), *tensors)
     if call.batch:
         with torch.no_grad():

@@ -60,6 +60,10 @@ def batch_norm_backward(call: OperatorCall, wants: Wanted, *tensors: Maybe) -> G
 # Operators cannot return None: what is not there is an empty tensor.
 
 
+def without_none(tensors: Gradients, like: Tensor) -> Results:
+    return tuple(_or_empty(tensor, like) for tensor in tensors)
+
+
 def _or_empty(tensor: Maybe, like: Tensor) -> Tensor:
     return like.new_empty(0) if tensor is None else tensor
 
@@ -97,7 +101,7 @@ def _(
     call = Call(*options)
     found = call.backward(tuple(wants), grad, input, residual, weight, bias, statistics)
     # A result of an operator is not one of its arguments.
-    return tuple(g.clone() if g is grad else _or_empty(g, input) for g in found)
+    return without_none(tuple(g.clone() if g is grad else g for g in found), input)
 
 
 # What they return, for those who only look at shapes.

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import foreign, observed
+from .._dispatch import foreign, jit_tracing, observed
 from . import autograd, mask, operators
 from .call import Call, check_type
 from .operators import OperatorCall
-
-
-def _jit_tracing() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 def _seed(p: float, seed: int | None, generator: torch.Generator | None) -> int:
@@ -26,7 +22,7 @@ def _operator_call(
     rule: str, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None
 ) -> OperatorCall:
     if seed is None and 0 < p < 1:
-        if _jit_tracing():
+        if jit_tracing():
             raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
         drawn = operators.draw_seed(generator)
     else:
@@ -51,7 +47,7 @@ def drop(
     if rule != "dropout":
         check_type(rule, input)
     if observed() or foreign(input):
-        if not _jit_tracing() and input.numel() == 0:
+        if not jit_tracing() and input.numel() == 0:
             return input
         result = operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input)
         return input.copy_(result) if inplace else result
@@ -73,7 +69,7 @@ def drop_and_add(
 ) -> Tensor:
     """The same for a rule with a residual; ``p`` may be 0."""
     dims = input.dim()
-    if not _jit_tracing() and input.numel() == 0:
+    if not jit_tracing() and input.numel() == 0:
         p = 0.0
     if observed() or foreign(input) or foreign(residual) or (bias is not None and foreign(bias)):
         return operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input, residual, bias)
