@@ -27,7 +27,7 @@ from .stream import Stream
 
 LEGEND = """\
 x torch best: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, \
-foreach=True, for-loop (foreach=False), fused=True. Where torch has none, a package is named.
+foreach=True, for-loop (foreach=False), fused=True; in place (add_, relu_). Where torch has none, a package is named.
 x torch default: beside what a user gets without flags.
 x floor: beside something simpler over as much memory, named behind the ratio: for large tensors 1 is memory's speed.
 - stream: a loop that only reads and writes the same arrays.
@@ -98,7 +98,7 @@ def main() -> None:
         table.add_column(column, justify="right", no_wrap=True)
     figures: list[dict[str, Any]] = []
     seconds, min_rounds = (0.2, 3) if options.quick else (options.seconds, 7)
-    console = Console(width=max(150, Console().width))
+    console = Console(width=max(165, Console().width))
     with Progress(console=console, transient=True) as progress:
         for case in progress.track(cases, description="measuring"):
             result = measure(case.bursts(stream), seconds, min_rounds)
@@ -108,8 +108,9 @@ def main() -> None:
     console.print(table)
     kept = kept_for_backward(options.only.lower())
     if kept:
-        each = (f"{name} {' / '.join(f'{bytes_:g}' for bytes_ in by.values())}" for name, by in kept.items())
-        console.print(f"kept for backward, bytes per float32 element, fastopt / torch: {', '.join(each)}")
+        each = (f"{name} {' / '.join(f'{bytes_:.3g}' for bytes_ in by.values())}" for name, by in kept.items())
+        what = "kept for backward, arguments and results included, bytes per float32 element, fastopt / torch"
+        console.print(f"{what}: {', '.join(each)}")
     for note in [*LEGEND.splitlines(), *notes]:
         console.print(note, highlight=False)
     if options.json:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import fastopt.nn.functional
 
-from .case import Case, Floor, Maker, Peers, Tensors
-from .measure import Step, repeated
+from .case import Case, Tensors
+from .functions import Competitors, Function, Shape, Way, backward, case, forward, forward_and_backward
 
-Shape = tuple[int, ...]
-Function = Callable[..., Tensor]
 N = {"1k": 1 << 10, "64k": 1 << 16, "1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24}
 IMAGES = (32, 64, 112, 112)  # 26M
 dropout = torch.nn.functional.dropout
@@ -27,7 +23,7 @@ COMPOSED: dict[str, Function] = {
 }
 
 
-def competitors(name: str, **kwargs: Any) -> dict[str, Function]:
+def competitors(name: str, **kwargs: Any) -> Competitors:
     """Our function of that name, then torch's, with all arguments but the tensors."""
     theirs = COMPOSED.get(name) or getattr(torch.nn.functional, name)
     functions = {"fastopt": getattr(fastopt.nn.functional, name), "torch default": theirs}
@@ -47,41 +43,12 @@ def tensors_for(
     return [tensor.requires_grad_(requires_grad) for tensor in plain]
 
 
-def forward(function: Function) -> Maker:
-    return lambda tensors: partial(function, *tensors)
-
-
-def backward(function: Function) -> Maker:
-    """Along a graph that is there."""
-
-    def make(tensors: Tensors) -> Step:
-        result = function(*tensors)
-        grad = torch.randn_like(result)
-        return lambda: torch.autograd.grad(result, tensors, grad, retain_graph=True)
-
-    return make
-
-
-def forward_and_backward(function: Function) -> Maker:
-    def make(tensors: Tensors) -> Step:
-        grad = torch.randn_like(tensors[0])
-        return lambda: torch.autograd.grad(function(*tensors), tensors, grad)
-
-    return make
-
-
-FLOORS: Peers = {
-    "clone": lambda tensors: tensors[0].clone,
-    "copy_": lambda tensors: partial(torch.empty_like(tensors[0]).copy_, tensors[0]),
-}
-
-
 def _case(
     name: str,
     function: str,
     shape: Shape,
     *,
-    step: Callable[[Function], Maker] = forward,
+    step: Way = forward,
     graph: bool = False,
     words: int = 2,
     floor: str | None = "clone",
@@ -95,19 +62,16 @@ def _case(
     Args:
         graph: whether a mere forward pass prepares for a backward one, too.
         words: read and written per element: here one tensor each.
-        floor: a name in ``FLOORS``.
+        floor: a name in ``functions.FLOORS``.
         kwargs: of the function.
     """
-    tensors = partial(tensors_for, function, shape, dtype, layout, graph or step is not forward)
-    makers = {who: step(complete) for who, complete in competitors(function, **kwargs).items()}
-    return Case(
+    return case(
         name,
-        tensors,
-        makers.pop("fastopt"),
-        "torch",
-        makers,
+        competitors(function, **kwargs),
+        partial(tensors_for, function, shape, dtype, layout, graph or step is not forward),
+        step,
         torch.Size(shape).numel() * words * dtype.itemsize,
-        Floor(floor, lambda _: repeated(FLOORS[floor](tensors()))) if floor else None,
+        floor,
         quick,
     )
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
-from .dropout import Function, competitors, tensors_for
+from . import batch_norm, dropout
+from .case import Tensors
+from .functions import Competitors, Function
 
-FUNCTIONS = ("dropout", "alpha_dropout", "dropout_add", "bias_dropout_add")
+DROPOUTS = ("dropout", "alpha_dropout", "dropout_add", "bias_dropout_add")
+FOLLOWING = ("relu", "add relu", "silu")
+MATRIX, IMAGES = (512, 2048), (32, 64, 56, 56)
+MEASURED: dict[str, tuple[Competitors, Callable[..., Tensors]]] = {
+    **{name: (dropout.competitors(name), partial(dropout.tensors_for, name, MATRIX)) for name in DROPOUTS},
+    **{
+        f"batch_norm {then}": (batch_norm.competitors(then), partial(batch_norm.tensors_for, then, IMAGES))
+        for then in FOLLOWING
+    },
+}
 
 
-def _kept(function: Function, tensors: list[torch.Tensor]) -> float:
-    """Bytes per element, in memory that belongs neither to ``tensors`` nor to the result."""
+def _kept(function: Function, tensors: Tensors) -> float:
+    """Bytes per element that the graph holds, be they arguments, the result or something between."""
     packed: list[torch.Tensor] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -19,16 +33,15 @@ def _kept(function: Function, tensors: list[torch.Tensor]) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function(*tensors)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*tensors, result)}
     sizes = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in packed)}
-    return sum(size for start, size in sizes.items() if start not in own) / result.numel()
+    return sum(sizes.values()) / result.numel()
 
 
 def kept_for_backward(only: str) -> dict[str, dict[str, float]]:
     """Bytes per element of float32, for each function with ``only`` in its name, by competitor."""
     found = {}
-    for name in FUNCTIONS:
+    for name, (competitors, tensors_for) in MEASURED.items():
         if only in name:
-            tensors = tensors_for(name, (512, 2048), requires_grad=True)
-            found[name] = {who: _kept(function, tensors) for who, function in competitors(name).items()}
+            tensors = tensors_for(requires_grad=True)
+            found[name] = {who: _kept(competitors[who], tensors) for who in ("fastopt", "torch default")}
     return found

@@ -55,11 +55,30 @@ def _dropped(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch
     return function(torch.randn(77, 130, generator=torch.Generator().manual_seed(0)).to(dtype))
 
 
+NORMALIZED: dict[str, Callable[..., torch.Tensor]] = {
+    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "batch_norm, images": lambda x: F.batch_norm(x.view(11, 7, 10, 13), None, None, training=True, activation="relu"),
+    "batch_norm, channels-last": lambda x: F.batch_norm(
+        x.view(11, 10, 13, 7).permute(0, 3, 1, 2), None, None, training=True, activation="gelu"
+    ),
+}
+
+
+def _with_gradient(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(77, 130, generator=generator).to(dtype).requires_grad_()
+    y = function(x)
+    (grad,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator).to(dtype))
+    return torch.cat([y.detach().flatten(), grad.flatten()])
+
+
 def self_test() -> bool:
-    """One step of every optimizer and every kind of dropout, in every type: equal to the reference, to the bit."""
+    """One step of every optimizer, every kind of dropout and BatchNorm, in every type: equal to the reference, to the
+    bit."""
     operations: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
         **{name: partial(_one_step, make) for name, make in TESTED.items()},
         **{name: partial(_dropped, function) for name, function in DROPPED.items()},
+        **{name: partial(_with_gradient, function) for name, function in NORMALIZED.items()},
     }
     chosen = _runtime.backend()
     good = True
@@ -81,7 +100,7 @@ def self_test() -> bool:
 def main() -> int:
     _show(_runtime.info())
     good = self_test()
-    tested = f"{len(TESTED)} optimizers, {len(DROPPED)} dropouts, {len(DTYPES)} types, against the reference"
+    tested = f"{len(TESTED)} optimizers, {len(DROPPED)} dropouts, {len(NORMALIZED)} BatchNorms, {len(DTYPES)} types, against the reference"
     print(f"self-test: {'passed' if good else 'FAILED'} ({tested})")
     return 0 if good else 1
 

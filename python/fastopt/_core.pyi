@@ -73,3 +73,84 @@ def drop_and_sum(
 ) -> bool: ...
 def write_mask(out: Tensor, n: int, packed: bool, seed: int, offset: int, threshold: int, threads: int) -> None: ...
 def philox_blocks(key: int, first: int, counter_high: int, count: int) -> bytes: ...
+def activations() -> tuple[str, ...]: ...
+def batch_norm(
+    out: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    statistics: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool: ...
+def batch_norm_backward(
+    grad_input: Tensor | None,
+    grad_residual: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    batch: bool,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool: ...
+def batch_norm_moments(moments: Tensor, input: Tensor, threads: int) -> bool: ...
+def batch_norm_settle(
+    statistics: Tensor,
+    moments: Tensor,
+    count: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> bool: ...
+def batch_norm_apply(
+    out: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool: ...
+def batch_norm_sums(
+    sums: Tensor,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool: ...
+def batch_norm_gradient(
+    grad_input: Tensor | None,
+    grad_residual: Tensor | None,
+    grad: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    sums: Tensor | None,
+    count: float,
+    activation: str,
+    negative_slope: float,
+    threads: int,
+) -> bool: ...
