@@ -107,6 +107,7 @@ class Call {
     }
 
     void backward() {
+        keep();
         if (by_channel()) return each_channel(of_layout().backward);
         sums();
         gradient();
@@ -170,9 +171,21 @@ class Call {
 
     void spread() {
         if (task.layout.planes) return;
-        if (!coefficients_) coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
+        if (!coefficients_)
+            coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
         task.coefficients = coefficients_.get();
         of_layout().spread(task, 0, task.layout.channels);
+    }
+
+    // The gradient of z is needed twice. Exactly as it is, so not in a half type.
+    void keep() {
+        const NormTable& table = *kernels().norm;
+        const bool half = task.input.type != DType::f32 && task.input.type != DType::f64;
+        if (task.activation == 0 || half) return;
+        if (task.grad_residual.data != nullptr)
+            task.kept = task.grad_residual;
+        else if (by_channel() || table.costly[task.activation])
+            task.kept = task.grad_input;
     }
 
     void reserve_partials() {

@@ -36,15 +36,17 @@ void columns_spread(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// The gradient of what went into the activation, at `n` elements from `at` on, whose coefficients begin at `column`.
+// The gradient of what went into the activation, at `n` elements from `at` on, whose coefficients begin at `column`;
+// `keeps`: to be read again.
 template <class T>
 const T* entering(const NormTask& task, int64_t at, int n, int64_t column, const T* x, T* grad_buffer,
-                  T* residual_buffer) {
+                  T* residual_buffer, bool keeps) {
     const T* const grad = load(task.grad, at, n, grad_buffer);
     if (passes(task)) return grad;
     const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
-    enter(task, grad, x, residual, grad_buffer, n, columns_from<T>(task, column));
-    return grad_buffer;
+    T* const out = keeps ? static_cast<T*>(task.kept.data) + at : grad_buffer;
+    enter(task, grad, x, residual, out, n, columns_from<T>(task, column));
+    return out;
 }
 
 // Some rows of 32 columns, `stride` elements apart: in registers.
@@ -164,7 +166,7 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
 template <class T>
 void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
-    const bool direct = task.input.type == kNative<T> && passes(task);
+    const bool direct = task.input.type == kNative<T> && passes(task), keeps = task.kept.data != nullptr;
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock], sums[kSpan], products[kSpan];
     for (int64_t unit = begin; unit < end; ++unit) {
         const Span span = span_of(l, unit);
@@ -185,7 +187,7 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
                 } else {
                     const int n = (some - 1) * int(l.columns) + span.width;
                     x = load(task.input, at, n, x_buffer);
-                    grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer);
+                    grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
                 }
                 for (int k = 0; k < span.width; k += kLanes)
                     gather_product_rows(sums + k, products + k, grad + k, l.columns, x + k, l.columns, some,
@@ -248,7 +250,8 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
     const T *x = nullptr, *grad = nullptr, *center = columns_from<T>(task, 0).centers;
     if (l.rest > 0) {
         x = load(task.input, l.rows * l.columns, int(l.rest), x_buffer);
-        grad = entering(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer);
+        const bool keeps = task.kept.data != nullptr && begin == 0;  // one worker does
+        grad = entering(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer, keeps);
     }
     for (int64_t c = begin; c < end; c += kLanes) {
         const int width = int(end - c < kLanes ? end - c : kLanes);
@@ -308,8 +311,10 @@ void columns_gradient(const NormTask& task, int64_t begin, int64_t end) {
     const bool direct = task.grad_input.type == kNative<T>;
     for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
         const T* const x = load(task.input, at, n, x_buffer);
-        const T* const grad = entering(task, at, n, column, x, grad_buffer, residual_buffer);
-        if (task.grad_residual.data != nullptr) store(task.grad_residual, at, n, grad);
+        const T* const grad = task.kept.data != nullptr
+                                  ? load(task.kept, at, n, grad_buffer)
+                                  : entering(task, at, n, column, x, grad_buffer, residual_buffer, false);
+        if (stores_residual(task)) store(task.grad_residual, at, n, grad);
         if (task.grad_input.data == nullptr) return;
         T* const out = direct ? static_cast<T*>(task.grad_input.data) + at : x_buffer;
         project(task, grad, x, out, n, columns_from<T>(task, column));

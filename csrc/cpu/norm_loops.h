@@ -85,8 +85,15 @@ constexpr EnterLoop<T, Channels> enter_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT
 #define FASTOPT_ACTIVATION_NAME(name, Activation) name,
 constexpr const char* activation_names[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_NAME)};
 
+#define FASTOPT_ACTIVATION_COSTLY(name, Activation) Activation::costly,
+constexpr bool activation_costly[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_COSTLY)};
+
 // Whether the gradient of z is the gradient that comes.
 FASTOPT_HD bool passes(const NormTask& task) { return task.activation == 0; }
+
+FASTOPT_HD bool stores_residual(const NormTask& task) {
+    return task.grad_residual.data != nullptr && task.grad_residual.data != task.kept.data;
+}
 
 template <class T, class Channels>
 void normalize(const NormTask& task, const T* x, const T* residual, T* out, int n, const Channels& channels) {

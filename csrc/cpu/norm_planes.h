@@ -138,15 +138,18 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
     }
 }
 
-// The gradient of what went into the activation.
+// The gradient of what went into the activation; kept, where there is room.
 template <class T>
 const T* entering(const NormTask& task, const Piece& piece, const T* x, const OneChannel<T>& channel, T* grad_buffer,
                   T* residual_buffer) {
     const T* const grad = load_piece(task.grad, piece, grad_buffer);
     if (passes(task)) return grad;
     const T* const residual = load_piece(task.residual, piece, residual_buffer);
-    enter(task, grad, x, residual, grad_buffer, piece.n(), channel);
-    return grad_buffer;
+    const bool keeps = task.kept.data != nullptr;
+    T* const out = keeps ? room_for(task.kept, piece, grad_buffer) : grad_buffer;
+    enter(task, grad, x, residual, out, piece.n(), channel);
+    if (keeps) store_piece(task.kept, piece, out);
+    return out;
 }
 
 template <class T>
@@ -159,6 +162,7 @@ void sums_of(const NormTask& task, int64_t channel, int64_t chunk, double& sum, 
     for (int64_t k = range.begin; k < range.end; ++k) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, x_buffer);
+        ask_ahead(task.layout, channel, k, task.kept);
         const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
         gather_products(sums, grad, x, piece.n(), numbers.of.center);
         if ((k + 1 - range.begin) % kFlushPieces != 0 && k + 1 < range.end) continue;
@@ -192,9 +196,11 @@ void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
     for (int64_t k = range.begin; k < range.end; ++k) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, x_buffer);
-        const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+        const T* const grad = task.kept.data != nullptr
+                                  ? load_piece(task.kept, piece, grad_buffer)
+                                  : entering(task, piece, x, numbers, grad_buffer, residual_buffer);
         ask_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
-        if (task.grad_residual.data != nullptr) store_piece(task.grad_residual, piece, grad);
+        if (stores_residual(task)) store_piece(task.grad_residual, piece, grad);
         if (task.grad_input.data == nullptr) continue;
         T* const out = room_for(task.grad_input, piece, x_buffer);
         project(task, grad, x, out, piece.n(), numbers);

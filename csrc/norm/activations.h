@@ -1,4 +1,4 @@
-// Activations: the value at z, and the gradient that passes through it.
+// Activations: the value at z, and the gradient that passes through it; whether it costs more than a trip to memory.
 #pragma once
 
 #include "exponential.h"
@@ -7,6 +7,7 @@ namespace fastopt {
 namespace {
 
 struct Identity {
+    static constexpr bool costly = false;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z;
@@ -18,6 +19,7 @@ struct Identity {
 };
 
 struct ReLU {
+    static constexpr bool costly = false;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z <= T(0) ? T(0) : z;
@@ -29,6 +31,7 @@ struct ReLU {
 };
 
 struct ReLU6 {
+    static constexpr bool costly = false;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return clamp(z, T(0), T(6));
@@ -41,6 +44,7 @@ struct ReLU6 {
 };
 
 struct LeakyReLU {
+    static constexpr bool costly = false;
     template <class T>
     FASTOPT_HD static T value(T z, T negative_slope) {
         return z > T(0) ? z : z * negative_slope;
@@ -52,6 +56,7 @@ struct LeakyReLU {
 };
 
 struct ELU {
+    static constexpr bool costly = true;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z > T(0) ? z : exponential_less_1(z);
@@ -63,6 +68,7 @@ struct ELU {
 };
 
 struct SiLU {
+    static constexpr bool costly = true;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z / (T(1) + exponential(-z));
@@ -75,6 +81,7 @@ struct SiLU {
 };
 
 struct GELU {
+    static constexpr bool costly = true;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z * normal(z).below;
@@ -87,6 +94,7 @@ struct GELU {
 };
 
 struct Hardswish {
+    static constexpr bool costly = false;
     template <class T>
     FASTOPT_HD static T value(T z, T) {
         return z * clamp(z + T(3), T(0), T(6)) * (T(1) / T(6));

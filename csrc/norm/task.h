@@ -38,6 +38,7 @@ struct NormTask {
     NormLayout layout;
     Array input, residual, out;                     // forward
     Array grad, grad_input, grad_residual;          // backward
+    Array kept;                                     // one of the last two, in which z's gradient waits for its sums
     Array weight, bias, running_mean, running_var;  // no data where there is none
     double* partials;                               // [chunk][2][column], or [channel][chunk][2]
     double* pairs;                                  // [2][channels]
@@ -67,6 +68,7 @@ struct NormKernels {
 
 struct NormTable {
     const char* const* activations;
+    const bool* costly;  // better kept than computed twice
     int activation_count;
     NormKernels planes_f32, planes_f64, columns_f32, columns_f64;
 };
