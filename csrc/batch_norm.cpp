@@ -60,13 +60,14 @@ class Call {
         return true;
     }
 
-    // A number per channel, of the input's type or float32.
+    // A number per channel, of the input's type or float32; of any type where there is no input.
     bool take_per_channel(py::handle tensor, Array& operand) {
         TensorView own;
         if (absent(tensor)) return true;
         if (!view(tensor.ptr(), own) || own.complex || own.ndim != 1 || own.sizes[0] != task.layout.channels ||
-            !is_contiguous(own) || (own.type != input_.type && own.type != DType::f32))
+            !is_contiguous(own))
             return false;
+        if (task.input.data != nullptr && own.type != task.input.type && own.type != DType::f32) return false;
         operand = array_of(own);
         return true;
     }
@@ -230,7 +231,7 @@ bool batch_norm(py::handle out, py::handle input, py::handle residual, py::handl
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(residual, task.residual) || !call.take_parameters(weight, bias) ||
         !call.take_running(running_mean, running_var) || !call.take_pairs(statistics, task.statistics) ||
-        !call.take_result(out, task.out))
+        !call.take_result(out, task.out) || (!training && (absent(running_mean) || absent(running_var))))
         return false;
     task.momentum = momentum;
     task.eps = eps;

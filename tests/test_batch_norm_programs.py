@@ -78,7 +78,7 @@ def test_compiled_module() -> None:
 def test_traced_operators_are_correct() -> None:
     tensors = operands()
     checks = ("test_schema", "test_faketensor")
-    options = (True, 0.1, 1e-5, "relu", 0.01)
+    options = (True, 0.1, 1e-5, "relu", 0.01, "")
     inputs = (tensors[0], tensors[3], tensors[1], tensors[2], torch.zeros(4), torch.ones(4))
     torch.library.opcheck(torch.ops.fastopt.batch_norm.default, (*inputs, *options), test_utils=checks)
     statistics = torch.ones(2, 4, dtype=torch.float64)

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import batch_norm, dropout, sync_batch_norm
 from ._batch_norm.modules import Fused
@@ -28,8 +28,23 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
 TORCHS = {ours: torchs for torchs, ours in OURS.items()}
 
 
-class FusedReLU(nn.Identity):
-    """A ReLU that the BatchNorm before it applies: :func:`convert` puts it there, :func:`revert` takes it back."""
+class FusedReLU(nn.ReLU):
+    """A ReLU that the BatchNorm before it applies: :func:`convert` makes it one, :func:`revert` a ``nn.ReLU`` again.
+    Where something else has taken the place of that BatchNorm, it is a ReLU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _applies_relu(_before(self)) else super().forward(input)
+
+
+def _before(relu: FusedReLU) -> nn.Module | None:
+    """What comes before it in its Sequential."""
+    parts = list(vars(relu)["_sequential"]._modules.values())
+    places = [i for i, part in enumerate(parts) if part is relu]
+    return parts[places[0] - 1] if places and places[0] > 0 else None
+
+
+def _applies_relu(module: nn.Module | None) -> bool:
+    return type(module) in TORCHS and getattr(module, "activation", None) == "relu"
 
 
 def convert(model: Model, *, fuse: bool = True) -> Model:
@@ -68,16 +83,19 @@ def revert(model: Model) -> Model:
         ValueError: a module has an activation that torch's has no place for, or is a
             :class:`~fastopt.nn.DropConnect`; nothing is changed.
     """
-    fused = {id(bn) for bn, relu in _pairs(model) if type(relu) is FusedReLU}
+    fused = [relu for relu in model.modules() if type(relu) is FusedReLU]
+    norms = [norm for norm in map(_before, fused) if norm is not None and _applies_relu(norm)]
+    theirs = {id(norm) for norm in norms}
     for name, module in model.named_modules():
-        if getattr(module, "activation", None) is not None and type(module) in TORCHS and id(module) not in fused:
+        if type(module) in TORCHS and getattr(module, "activation", None) is not None and id(module) not in theirs:
             raise ValueError(f"module '{name}' applies {module.activation}: torch has no such module")
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
-    for bn, relu in _pairs(model):
-        if type(relu) is FusedReLU:
-            del bn.activation
-            _become(relu, nn.ReLU)
+    for norm in norms:
+        del norm.activation
+    for relu in fused:
+        del vars(relu)["_sequential"]
+        _become(relu, nn.ReLU)
     for module in model.modules():
         if type(module) in TORCHS:
             _become(module, TORCHS[type(module)])
@@ -88,23 +106,21 @@ def _become(module: nn.Module, cls: type[nn.Module]) -> None:
     module.__class__ = cls
 
 
-def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Neighbours in Sequentials."""
-    sequences = [list(module) for module in model.modules() if type(module) is nn.Sequential]
-    return [pair for parts in sequences for pair in pairwise(parts)]
-
-
 def _fuse(model: nn.Module) -> None:
     uses = Counter(id(child) for module in model.modules() for child in module._modules.values())
-    for bn, relu in _pairs(model):
-        if not issubclass(OURS.get(type(bn), type(bn)), Fused) or type(relu) is not nn.ReLU:
-            continue
-        alone = uses[id(bn)] == uses[id(relu)] == 1 and not (_hooked(bn) or _hooked(relu))
-        if alone and getattr(bn, "activation", None) is None:
-            vars(bn)["activation"] = "relu"
-            _become(relu, FusedReLU)
+    for sequential in [module for module in model.modules() if type(module) is nn.Sequential]:
+        for norm, relu in pairwise(sequential):
+            kinds = issubclass(OURS.get(type(norm), type(norm)), Fused) and type(relu) is nn.ReLU
+            known = type(norm) in OURS or type(norm) in TORCHS
+            alone = uses[id(norm)] == uses[id(relu)] == 1
+            if kinds and known and alone and not (_altered(norm) or _altered(relu)):
+                vars(norm)["activation"] = "relu"
+                vars(relu)["_sequential"] = sequential
+                _become(relu, FusedReLU)
 
 
-def _hooked(module: nn.Module) -> bool:
+def _altered(module: nn.Module) -> bool:
+    """Whether it does more than its class says."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, None) for name in hooks)
+    more = "forward" in vars(module) or getattr(module, "activation", None) is not None
+    return more or any(getattr(module, name, None) for name in hooks)

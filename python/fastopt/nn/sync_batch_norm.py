@@ -5,50 +5,63 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import functional
-from ._batch_norm import sync
-from ._batch_norm.call import Call, Maybe
+from ._batch_norm import entry
+from ._batch_norm.call import Call
 from ._batch_norm.checks import check_eps
+from ._batch_norm.dense import Maybe
 from ._batch_norm.modules import Fused
 
 
-def _sync_batch_norm(
-    input: Tensor,
-    running_mean: Maybe,
-    running_var: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *,
-    activation: str | None,
-    residual: Maybe,
-    negative_slope: float,
-    process_group: Any,
-) -> Tensor:
-    check_eps(eps, training)
-    call = Call(training, momentum, eps, activation or "identity", negative_slope)
-    tensors = (input, residual, weight, bias, running_mean, running_var)
-    return sync.apply(sync.SyncCall(call, process_group), *tensors)
+class _Base(_BatchNorm):
+    """``torch.nn.SyncBatchNorm`` but for its forward pass. Not derived from it: on the CPU, DistributedDataParallel
+    refuses what is."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+        if input.size(1) == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
 
 
-class SyncBatchNorm(Fused, torch.nn.SyncBatchNorm):
+class SyncBatchNorm(Fused, _Base):
     """BatchNorm whose statistics in training are those of all processes of a group, a drop-in for
-    ``torch.nn.SyncBatchNorm`` that also runs on the CPU (gloo): (N, C, ...), batches of any size, empty ones too.
+    ``torch.nn.SyncBatchNorm`` on the CPU (gloo): (N, C, ...), batches of any size, empty ones too.
 
     The arguments are torch's, and those of :class:`BatchNorm1d`. There is one collective operation in the forward pass
-    and one in the backward pass; all processes come to the same bits. Gradients can be differentiated again.
+    and one in the backward pass; all processes come to the same bits. Gradients can be differentiated again. Without a
+    group, or alone in it, and in evaluation it is BatchNorm.
+
+    Raises:
+        ValueError: see :class:`BatchNorm1d`; a single value per channel in all processes together.
+        RuntimeError: see :func:`fastopt.nn.functional.batch_norm`.
     """
 
     def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
         self._check_input_dim(input)
-        self._check_non_zero_input_channels(input)
-        if self.training and _group_size(self.process_group) > 1:
-            return self._normalize(_sync_batch_norm, input, residual, process_group=self.process_group)
-        return self._normalize(functional.batch_norm, input, residual)
+        group = _group_name(self.process_group) if self.training else ""
+        if not group:
+            return self._normalize(functional.batch_norm, input, residual)
+        return self._normalize(_synchronized, input, residual, group=group)
 
     @classmethod
     def convert_sync_batchnorm(cls, module: torch.nn.Module, process_group: Any = None) -> torch.nn.Module:
@@ -63,11 +76,40 @@ class SyncBatchNorm(Fused, torch.nn.SyncBatchNorm):
             ``module``, or the new module where it is a BatchNorm itself.
         """
         result = module
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm):
             result = _converted(cls, cast(Any, module), process_group)
         for name, child in module.named_children():
             result.add_module(name, cls.convert_sync_batchnorm(child, process_group))
         return result
+
+
+def _synchronized(
+    input: Tensor,
+    running_mean: Maybe,
+    running_var: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *,
+    activation: str | None,
+    residual: Maybe,
+    negative_slope: float,
+    group: str,
+) -> Tensor:
+    check_eps(eps, training)
+    call = Call(training, momentum, eps, activation or "identity", negative_slope, group)
+    return entry.batch_norm(call, (input, residual, weight, bias, running_mean, running_var))
+
+
+@torch.compiler.assume_constant_result
+def _group_name(process_group: Any) -> str:
+    """ "" where there is nobody else."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return ""
+    group: Any = dist.group.WORLD if process_group is None else process_group
+    return str(group.group_name) if dist.get_world_size(group) > 1 else ""
 
 
 def _converted(cls: type[SyncBatchNorm], old: Any, process_group: Any) -> SyncBatchNorm:
@@ -81,17 +123,10 @@ def _converted(cls: type[SyncBatchNorm], old: Any, process_group: Any) -> SyncBa
         activation=getattr(old, "activation", None),
         negative_slope=getattr(old, "negative_slope", 0.01),
     )
-    new.affine, new.track_running_stats, new.training = old.affine, old.track_running_stats, old.training
-    new.weight, new.bias = old.weight, old.bias
+    for name in ("affine", "track_running_stats", "training", "weight", "bias"):
+        setattr(new, name, getattr(old, name))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
     if hasattr(old, "qconfig"):
         new.qconfig = old.qconfig
     return new
-
-
-def _group_size(process_group: Any) -> int:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size(process_group)

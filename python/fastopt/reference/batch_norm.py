@@ -147,6 +147,8 @@ def batch_norm(
 ) -> bool:
     if not _taken(input, [residual, out], [weight, bias, running_mean, running_var]):
         return False
+    if not training and (running_mean is None or running_var is None):
+        return False
     channels = input.shape[1]
     if not training:
         statistics[0].numpy()[...] = _numbers(running_mean, 0.0, channels)

@@ -27,4 +27,7 @@ def dense(tensor: Tensor) -> bool:
 
 def alike(tensor: Tensor | None, like: Tensor) -> bool:
     """Known, of the type and layout of ``like``; or not there."""
-    return tensor is None or (known(tensor) and tensor.dtype == like.dtype and strides(tensor) == strides(like))
+    if tensor is None:
+        return True
+    same = tensor.dtype == like.dtype and tensor.shape == like.shape and strides(tensor) == strides(like)
+    return same and known(tensor)

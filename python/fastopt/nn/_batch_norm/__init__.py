@@ -5,6 +5,7 @@
 - ``composite``: the same in torch's own operations, for derivatives beyond the first backward pass
 - ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and everybody else who looks on
 - ``autograd``: the gradients of both
+- ``dense``: tensors as the kernels take them
 - ``sync``: statistics over several processes
 - ``entry``: the way in, and which of them a call takes
 - ``modules``: what the modules have in common

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from .._dispatch import any_watched, library, recorder, through_operators, transforms_active
 from . import composite, operators
-from .call import Call, Gradients, Maybe, Wanted
+from .call import Call, Gradients, Wanted
+from .dense import Maybe
 from .operators import OperatorCall, Results, joined, parted
 
 AnyCall = Call | OperatorCall
@@ -38,9 +39,14 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Maybe, ...]:
+        input, residual, weight, bias, statistics = ctx.saved_tensors
         wants = ctx.needs_input_grad[:4]
-        of_input, of_residual, of_weight, of_bias = gradients(ctx.call, wants, grad, *ctx.saved_tensors)
-        return of_input, of_residual, of_weight, of_bias, None, None, None
+        if ctx.call.activation != "identity":
+            return (*gradients(ctx.call, wants, grad, input, residual, weight, bias, statistics), None, None, None)
+        own = (wants[0], False, wants[2], wants[3])
+        bias = getattr(ctx, "bias", bias)
+        of_input, _, of_weight, of_bias = gradients(ctx.call, own, grad, input, None, weight, bias, statistics)
+        return of_input, grad if wants[1] else None, of_weight, of_bias, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> Any:
@@ -53,10 +59,9 @@ class _BatchNormOperator(_BatchNorm):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *tensors, call = args
-        results = call.forward(*tensors)
-        out, statistics, *running = results
-        _keep(ctx, call, *tensors[:4], statistics)
+        input, residual, weight, bias, *before, call = args
+        out, statistics, *running = call.forward(input, residual, weight, bias, *before)
+        _keep(ctx, call, input, residual, weight, bias, statistics)
         ctx.mark_non_differentiable(statistics, *running)
         return out, statistics, *running
 
@@ -65,11 +70,15 @@ class _BatchNormOperator(_BatchNorm):
         return _BatchNorm.jvp(ctx, *tangents), None, None, None
 
 
-def _keep(ctx: Any, call: AnyCall, *tensors: Maybe) -> None:
+def _keep(
+    ctx: Any, call: AnyCall, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, statistics: Tensor
+) -> None:
     ctx.call = call
-    ctx.save_for_backward(*tensors)
     if forward_ad._current_level >= 0 or transforms_active():
-        ctx.save_for_forward(*tensors)
+        ctx.save_for_forward(input, residual, weight, bias, statistics)
+    elif call.activation == "identity":  # their values do not matter then, and they may be written
+        ctx.bias, residual, bias = bias, None, None
+    ctx.save_for_backward(input, residual, weight, bias, statistics)
 
 
 class _Gradients(torch.autograd.Function):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ... import _runtime
 from ..._compat import increment_version
+from . import sync
 from .checks import check
+from .dense import Maybe, channels, like, like_or_none, parameter
 
-Maybe: TypeAlias = Tensor | None
 Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
 Gradients: TypeAlias = tuple[Maybe, ...]  # of the same
 
@@ -22,6 +23,7 @@ class Call(NamedTuple):
 
     Attributes:
         batch: the statistics are those of the input, otherwise the running ones.
+        group: the name of a group of processes whose inputs they are those of; "" for this process alone.
     """
 
     batch: bool
@@ -29,6 +31,7 @@ class Call(NamedTuple):
     eps: float
     activation: str
     negative_slope: float
+    group: str = ""
 
     def forward(
         self,
@@ -39,18 +42,20 @@ class Call(NamedTuple):
         running_mean: Maybe,
         running_var: Maybe,
     ) -> tuple[Tensor, Tensor]:
-        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. The running ones
-        are written in training."""
+        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``; of a group also, in
+        a third row, the number of elements they are of. The running ones are written in training."""
+        if self.group:
+            return sync.forward(self, input, residual, weight, bias, running_mean, running_var)
         out = torch.empty_like(input)
         statistics = torch.empty((2, channels(input)), dtype=torch.float64)
-        options = (*self, torch.get_num_threads())
+        options = (*self[:5], torch.get_num_threads())
         run = _runtime.kernels.batch_norm
         if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):
             check(self.batch, input, residual, weight, bias, running_mean, running_var)
             dense = like(input, input)
-            running = (dense_parameter(running_mean), dense_parameter(running_var))
-            parameters = (dense_parameter(weight), dense_parameter(bias))
-            residual = None if residual is None else like(dense, residual)
+            running = (parameter(running_mean), parameter(running_var))
+            parameters = (parameter(weight), parameter(bias))
+            residual = like_or_none(dense, residual)
             if not run(out.as_subclass(Tensor), dense, residual, *parameters, *running, statistics, *options):
                 raise RuntimeError(f"batch_norm: cannot take an input of type {input.dtype} on {input.device}")
             for own, changed in zip((running_mean, running_var), running, strict=True):
@@ -74,6 +79,8 @@ class Call(NamedTuple):
         statistics: Tensor,
     ) -> Gradients:
         """The gradients that are wanted, None for the others."""
+        if self.group:
+            return sync.backward(self, wants, grad, input, residual, weight, bias, statistics)
         wants_input, wants_residual, wants_weight, wants_bias = wants
         passes = self.activation == "identity"
         grad_input = torch.empty_like(input) if wants_input else None
@@ -85,26 +92,11 @@ class Call(NamedTuple):
             run = _runtime.kernels.batch_norm_backward
             results = (grad_input, grad_residual, grad_weight, grad_bias)
             if not run(*results, grad, input, residual, weight, bias, statistics, *options):
-                grad_weight, grad_bias = dense_parameter(grad_weight), dense_parameter(grad_bias)
+                grad_weight, grad_bias = parameter(grad_weight), parameter(grad_bias)
                 results = (grad_input, grad_residual, grad_weight, grad_bias)
                 dense = like(input, input)
-                operands = (like(dense, grad), dense, None if residual is None else like(dense, residual))
-                parameters = (dense_parameter(weight), dense_parameter(bias))
+                operands = (like(dense, grad), dense, like_or_none(dense, residual))
+                parameters = (parameter(weight), parameter(bias))
                 if not run(*results, *operands, *parameters, statistics, *options):
                     raise RuntimeError(f"batch_norm: cannot take a gradient of type {grad.dtype} on {grad.device}")
         return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
-
-
-def channels(input: Tensor) -> int:
-    return input.shape[1] if input.ndim > 1 else 0
-
-
-def like(input: Tensor, other: Tensor) -> Tensor:
-    """``other`` as a dense plain tensor with the layout of ``input``."""
-    with torch.no_grad():
-        return torch.empty_like(input.as_subclass(Tensor)).copy_(other.as_subclass(Tensor))
-
-
-def dense_parameter(tensor: Maybe) -> Maybe:
-    """One number per channel, side by side."""
-    return None if tensor is None else tensor.detach().as_subclass(Tensor).contiguous().resolve_neg()

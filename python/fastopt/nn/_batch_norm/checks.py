@@ -52,7 +52,7 @@ def check(
         raise RuntimeError(f"batch_norm: input has to be strided, but got {input.layout}")
     if not batch and (running_mean is None or running_var is None):
         raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
-    parameters = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    parameters = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     types = (torch.float32, input.dtype) if input.dtype in HALF else (input.dtype,)
     for name, tensor in parameters.items():
         if tensor is None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .call import Call, Maybe, Wanted
-
-Sum = Callable[[Tensor], Tensor]  # over processes
+from .call import Call, Wanted
+from .dense import Maybe
+from .sync import SumAll
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda z, _: z,
@@ -45,7 +45,7 @@ def _others(input: Tensor) -> list[int]:
     return [d for d in range(input.ndim) if d != 1]
 
 
-def _normalized(call: Call, statistics: Tensor, input: Tensor, sum_all: Sum | None) -> Tensor:
+def _normalized(call: Call, statistics: Tensor, input: Tensor) -> Tensor:
     if not call.batch:
         return (input - _along(statistics[0], input)) * _along(statistics[1], input)
     dims = _others(input)
@@ -53,9 +53,9 @@ def _normalized(call: Call, statistics: Tensor, input: Tensor, sum_all: Sum | No
     def mean(values: Tensor) -> Tensor:
         total = values.sum(dims, keepdim=True)
         count = torch.full((1,), values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
-        if sum_all is None:
+        if not call.group:
             return total / count
-        both = sum_all(torch.cat([total.reshape(-1), count]))
+        both = SumAll.apply(torch.cat([total.reshape(-1), count]), call.group)
         return both[:-1].reshape(total.shape) / both[-1]
 
     deviation = input - mean(input)
@@ -69,9 +69,8 @@ def forward(
     residual: Maybe,
     weight: Maybe,
     bias: Maybe,
-    sum_all: Sum | None = None,
 ) -> Tensor:
-    z = _normalized(call, statistics, input.double(), sum_all)
+    z = _normalized(call, statistics, input.double())
     if weight is not None:
         z = z * _along(weight, input)
     if bias is not None:
@@ -124,7 +123,6 @@ def second_gradients(
     needs: Sequence[bool],
     tensors: Sequence[Maybe],
     grads: Sequence[Maybe],
-    sum_all: Sum | None = None,
 ) -> list[Maybe]:
     """The gradients of grad, input, residual, weight and bias, where ``needs`` says so, from those of the ``wants``."""
     again = torch.is_grad_enabled()
@@ -135,7 +133,7 @@ def second_gradients(
         grad, *inputs = own
         input, residual, weight, bias = inputs
         assert input is not None
-        out = forward(call, statistics, input, residual, weight, bias, sum_all)
+        out = forward(call, statistics, input, residual, weight, bias)
         wanted = [t for t, want in zip(inputs, wants, strict=True) if want and t is not None]
         firsts = torch.autograd.grad(out, wanted, grad, create_graph=True)
         given = [g for g, want in zip(grads, wants, strict=True) if want]

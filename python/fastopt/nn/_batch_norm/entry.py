@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._dispatch import any_foreign, jit_tracing, observed
 from . import autograd, operators
-from .call import Call, Maybe
+from .call import Call
 from .checks import check
+from .dense import Maybe
 from .operators import joined
 
 Tensors: TypeAlias = tuple[

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..functional import batch_norm
-from .call import Maybe
 from .checks import check_activation
+from .dense import Maybe
 
 
 class Fused(torch.nn.Module):

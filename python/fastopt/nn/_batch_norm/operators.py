@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .._dispatch import below_autograd, by_samples, library
-from .call import Call, Gradients, Maybe, Wanted
+from .call import Call, Gradients, Wanted
+from .dense import Maybe
 
 Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance
 
-_OPTIONS = "bool batch, float momentum, float eps, str activation, float negative_slope"
+_OPTIONS = "bool batch, float momentum, float eps, str activation, float negative_slope, str group"
 library.define(
     "batch_norm(Tensor input, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? running_mean,"
     f" Tensor? running_var, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -116,9 +117,10 @@ def _(
     running_mean: Maybe,
     running_var: Maybe,
     batch: bool,
-    *_: Any,
+    *options: Any,
 ) -> Results:
-    statistics = input.new_empty((2, input.shape[1]), dtype=torch.float64)
+    group = options[-1]
+    statistics = input.new_empty((3 if group else 2, input.shape[1]), dtype=torch.float64)
     mean, var = (
         input.new_empty(0) if tensor is None or not batch else torch.empty_like(tensor)
         for tensor in (running_mean, running_var)
@@ -130,7 +132,7 @@ def _(
 def _(
     wants: list[bool], grad: Tensor, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, *options: Any
 ) -> Results:
-    activation = options[-2]
+    activation = options[3]
     of_residual = grad if activation == "identity" else input
     found = [
         torch.empty_like(tensor) if want and tensor is not None else input.new_empty(0)

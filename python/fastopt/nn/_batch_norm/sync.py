@@ -1,93 +1,54 @@
 """Batch normalization over several processes: one collective operation forward, one backward.
 
-Each process gathers what the others have (float64, 2 C + 1 numbers) and joins it in the order of the ranks, so that all
-come to the same bits.
+Each process gathers what the others have (float64, two numbers per channel) and joins it in the order of the ranks, so
+that all come to the same bits.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ... import _runtime
-from .._dispatch import any_watched, recorder
-from . import composite
-from .call import Call, Gradients, Maybe, Wanted, channels, dense_parameter, like
 from .checks import check
+from .dense import Maybe, channels, like, like_or_none, parameter
+
+if TYPE_CHECKING:
+    from .call import Call, Gradients, Wanted
 
 
-class SyncCall:
-    """A ``Call`` whose statistics are those of the whole group."""
-
-    def __init__(self, call: Call, group: Any) -> None:
-        self.call, self.group = call, group
-
-    def _gathered(self, own: Tensor) -> list[Tensor]:
-        all_of_them = [torch.empty_like(own) for _ in range(dist.get_world_size(self.group))]
-        dist.all_gather(all_of_them, own, group=self.group)
-        return all_of_them
-
-    def statistics(self, input: Tensor, running_mean: Maybe, running_var: Maybe) -> tuple[Tensor, float]:
-        """Of all processes, and the number of elements in a channel; the running ones are updated."""
-        own = torch.zeros(2 * channels(input) + 1, dtype=torch.float64)
-        moments = own[:-1].view(2, -1)
-        own[-1] = input.numel() // channels(input)
-        _run("batch_norm_moments", moments, input, torch.get_num_threads())
-        joined, count = torch.zeros_like(moments), 0.0
-        for theirs in self._gathered(own):
-            if (others := theirs[-1].item()) > 0:
-                joined = _join(joined, count, theirs[:-1].view(2, -1), others)
-                count += others
-        if count == 1:
-            raise ValueError(
-                f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in "
-                "the other processes"
-            )
-        statistics = torch.zeros_like(joined)
-        if count > 0:
-            running = (dense_parameter(running_mean), dense_parameter(running_var))
-            _run("batch_norm_settle", statistics, joined, count, *running, self.call.momentum, self.call.eps)
-            for own_running, changed in zip((running_mean, running_var), running, strict=True):
-                if own_running is not None and changed is not None:
-                    own_running.detach().copy_(changed)  # also where nothing is to be copied: its version
-        return statistics, count
-
-    def backward(self, wants: Wanted, count: float, grad: Tensor, input: Tensor, *others: Maybe) -> Gradients:
-        """The gradients of this process; of weight and bias its own share of them, as others average them."""
-        residual, weight, bias, statistics = others
-        assert statistics is not None
-        grad = like(input, grad)
-        operands = (grad, input, residual, dense_parameter(weight), dense_parameter(bias), statistics)
-        how = (self.call.activation, self.call.negative_slope, torch.get_num_threads())
-        own = torch.zeros_like(statistics)
-        _run("batch_norm_sums", own, *operands, *how)
-        passes = self.call.activation == "identity"
-        grad_input = torch.empty_like(input) if wants[0] else None
-        grad_residual = torch.empty_like(input) if wants[1] and not passes else None
-        if wants[0] or grad_residual is not None:
-            sums = torch.stack(self._gathered(own)).sum(0) if wants[0] else None
-            _run("batch_norm_gradient", grad_input, grad_residual, *operands, sums, count, *how)
-        of_weight = (own[1] * statistics[1]).to(weight.dtype) if wants[2] and weight is not None else None
-        of_bias = own[0].to(bias.dtype) if wants[3] and bias is not None else None
-        return grad_input, grad if wants[1] and passes else grad_residual, of_weight, of_bias
-
-    def sum_all(self, values: Tensor) -> Tensor:
-        """Over all processes, differentiable."""
-        from torch.distributed.nn.functional import all_reduce
-
-        total: Tensor = all_reduce(values, group=self.group)
-        return total
+def group_of(name: str) -> Any:
+    resolve: Any = dist.distributed_c10d._resolve_process_group
+    return resolve(name)
 
 
-_LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+def gathered(own: Tensor, group: str) -> list[Tensor]:
+    """What each process has, in the order of the ranks."""
+    process_group = group_of(group)
+    everybodys = [torch.empty_like(own) for _ in range(dist.get_world_size(process_group))]
+    dist.all_gather(everybodys, own, group=process_group)
+    return everybodys
+
+
+class SumAll(torch.autograd.Function):
+    """Over all processes, differentiable any number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: str) -> Tensor:
+        ctx.group = group
+        return torch.stack(gathered(own.contiguous(), group)).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return SumAll.apply(grad, ctx.group), None
 
 
 def _run(kernel: str, *arguments: Any) -> None:
     if not getattr(_runtime.kernels, kernel)(*arguments):
-        raise RuntimeError("batch_norm: cannot take these tensors")
+        raise RuntimeError("SyncBatchNorm: cannot take tensors of this type, or on this device")
 
 
 def _join(moments: Tensor, count: float, theirs: Tensor, others: float) -> Tensor:
@@ -98,70 +59,79 @@ def _join(moments: Tensor, count: float, theirs: Tensor, others: float) -> Tenso
     return torch.stack([moments[0] + delta * fraction, squares])
 
 
-class _SyncBatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        *tensors, ctx.call = args
-        out, statistics, ctx.count = run(ctx.call, *tensors)
-        ctx.save_for_backward(*tensors[:4], statistics)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Maybe, ...]:
-        wants = ctx.needs_input_grad[:4]
-        if any_watched((grad, *ctx.saved_tensors)):
-            found: Gradients = _record_gradients(grad, *ctx.saved_tensors, ctx.call, ctx.count, wants)
-        else:
-            found = ctx.call.backward(wants, ctx.count, grad, *ctx.saved_tensors)
-        return (*found, None, None, None)
-
-
-class _Gradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Gradients:
-        *tensors, ctx.call, count, ctx.wants = args
-        ctx.save_for_backward(*tensors)
-        found: Gradients = ctx.call.backward(ctx.wants, count, *tensors)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        *tensors, statistics = ctx.saved_tensors
-        sync, needs = ctx.call, ctx.needs_input_grad[:5]
-        found = composite.second_gradients(sync.call, statistics, ctx.wants, needs, tensors, grads, sync.sum_all)
-        return (*found, None, None, None, None)
+def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: Maybe) -> Tensor:
+    """Of all processes, (3, C): mean, 1 / standard deviation, count. The running ones are updated."""
+    own = torch.zeros(2 * channels(input) + 1, dtype=torch.float64)
+    own[-1] = input.numel() // channels(input)
+    _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
+    joined, count = torch.zeros(2, channels(input), dtype=torch.float64), 0.0
+    for theirs in gathered(own, call.group):
+        others = theirs[-1].item()
+        if others > 0:
+            joined = _join(joined, count, theirs[:-1].view(2, -1), others)
+            count += others
+    if count == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in the "
+            "other processes"
+        )
+    statistics = torch.zeros(3, channels(input), dtype=torch.float64)
+    statistics[2] = count
+    if count > 0:
+        now = (parameter(running_mean), parameter(running_var))
+        _run("batch_norm_settle", statistics[:2], joined, count, *now, call.momentum, call.eps)
+        for running, changed in zip((running_mean, running_var), now, strict=True):
+            if running is not None and changed is not None:
+                running.detach().copy_(changed)  # its version, too, where it is the same memory
+    return statistics
 
 
-_record, _record_gradients = recorder(_SyncBatchNorm), recorder(_Gradients)
-
-
-def run(
-    sync: SyncCall,
+def forward(
+    call: Call,
     input: Tensor,
     residual: Maybe,
     weight: Maybe,
     bias: Maybe,
     running_mean: Maybe,
     running_var: Maybe,
-) -> tuple[Tensor, Tensor, float]:
+) -> tuple[Tensor, Tensor]:
     check(True, input, residual, weight, bias, running_mean, running_var)
-    if not input.is_cpu:
-        raise NotImplementedError(f"SyncBatchNorm: there are no kernels for tensors on {input.device}")
-    statistics, count = sync.statistics(input, running_mean, running_var)
+    dense = like(input, input)
+    statistics = _statistics(call, dense, running_mean, running_var)
     out = torch.empty_like(input)
-    parameters = (dense_parameter(weight), dense_parameter(bias))
-    how = (sync.call.activation, sync.call.negative_slope, torch.get_num_threads())
-    _run("batch_norm_apply", out, input, residual, *parameters, statistics, *how)
-    return out, statistics, count
+    operands = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias), statistics[:2])
+    how = (call.activation, call.negative_slope, torch.get_num_threads())
+    _run("batch_norm_apply", out.as_subclass(Tensor), *operands, *how)
+    return out, statistics
 
 
-def apply(sync: SyncCall, input: Tensor, residual: Maybe, *others: Maybe) -> Tensor:
-    """On input, residual, weight, bias and running statistics, on record where autograd watches."""
-    if not any(input.is_contiguous(memory_format=layout) for layout in _LAYOUTS):
-        input = input.contiguous()
-    if residual is not None and residual.shape == input.shape and residual.stride() != input.stride():
-        residual = torch.empty_like(input, dtype=residual.dtype).copy_(residual)
-    if any_watched((input, residual, *others[:2])):
-        out: Tensor = _record(input, residual, *others, sync)
-        return out
-    return run(sync, input, residual, *others)[0]
+def backward(
+    call: Call,
+    wants: Wanted,
+    grad: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    statistics: Tensor,
+) -> Gradients:
+    """The gradients of this process; of weight and bias its own share, as DistributedDataParallel averages them."""
+    wants_input, wants_residual, wants_weight, wants_bias = wants
+    dense = like(input, input)
+    operands = (
+        *(like(dense, grad), dense, like_or_none(dense, residual)),
+        *(parameter(weight), parameter(bias), statistics[:2]),
+    )
+    how = (call.activation, call.negative_slope, torch.get_num_threads())
+    own = torch.zeros(2, channels(input), dtype=torch.float64)
+    _run("batch_norm_sums", own, *operands, *how)
+    passes = call.activation == "identity"
+    grad_input = torch.empty_like(dense) if wants_input else None
+    grad_residual = torch.empty_like(dense) if wants_residual and not passes else None
+    sums = torch.stack(gathered(own, call.group)).sum(0) if wants_input else None
+    if wants_input or grad_residual is not None:
+        count = statistics[2, 0].item()
+        _run("batch_norm_gradient", grad_input, grad_residual, *operands, sums, count, *how)
+    grad_weight = (own[1] * statistics[1]).to(weight.dtype) if wants_weight and weight is not None else None
+    grad_bias = own[0].to(bias.dtype) if wants_bias and bias is not None else None
+    return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
