@@ -10,6 +10,7 @@
 #include "cpu/norm_channel.h"
 #include "norm_layout.h"
 #include "operands.h"
+#include "pages.h"
 #include "run_released.h"
 
 namespace py = pybind11;
@@ -23,6 +24,9 @@ int find_activation(const char* name) {
         if (std::strcmp(table.activations[i], name) == 0) return i;
     throw py::key_error(std::string("no activation '") + name + "'");
 }
+
+// From here on it is faster, also for whoever reads the results next.
+constexpr int64_t kStreamForward = int64_t{20} << 20, kStreamBackward = int64_t{8} << 20;
 
 // A call under way: operands as they are taken, then the kernels.
 class Call {
@@ -101,6 +105,7 @@ class Call {
     }
 
     void forward() {
+        stream(task.out, kStreamForward);
         if (by_channel()) return each_channel(of_layout().forward);
         moments();
         settle();
@@ -109,6 +114,8 @@ class Call {
 
     void backward() {
         keep();
+        if (task.kept.data == nullptr || task.kept.data != task.grad_input.data)
+            stream(task.grad_input, kStreamBackward);
         if (by_channel()) return each_channel(of_layout().backward);
         sums();
         gradient();
@@ -178,6 +185,14 @@ class Call {
         of_layout().spread(task, 0, task.layout.channels);
     }
 
+    // Results of `from` bytes and more go past the caches; not into fresh memory, which is in them, nor in short
+    // segments.
+    void stream(const Array& result, int64_t from) {
+        if (task.layout.planes && task.layout.segments_per_piece > 1) return;
+        const int64_t bytes = result.data == nullptr ? 0 : task.layout.total * element_size(result.type);
+        task.streams = bytes >= from && bytes < kFreshBytes;
+    }
+
     // The gradient of z is needed twice. Exactly as it is, so not in a half type.
     void keep() {
         const NormTable& table = *kernels().norm;
@@ -185,7 +200,7 @@ class Call {
         if (task.activation == 0 || half) return;
         if (task.grad_residual.data != nullptr)
             task.kept = task.grad_residual;
-        else if (by_channel() || table.costly[task.activation])
+        else if (table.costly[task.activation])
             task.kept = task.grad_input;
     }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 namespace fastopt {
+
+// From this size on glibc's malloc takes fresh memory from the system each time.
+constexpr int64_t kFreshBytes = int64_t{32} << 20;
 
 // Asks for pages of 2 MiB where `bytes` from `data` on are fresh from the system, as large tensors are:
 // taking them in pages of 4 KiB costs twice as long as filling them.

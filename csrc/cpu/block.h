@@ -3,6 +3,7 @@
 
 #include "../rules/prologue.h"
 #include "convert.h"
+#include "stream.h"
 
 // Rows of a block never alias: overlap.cpp finds tensors that share memory, and the step is refused.
 #if defined(__clang__)
@@ -44,11 +45,13 @@ T* load(const Array& array, int64_t at, int n, T* buffer) {
     return buffer;
 }
 
+// `streams`: past the caches, where that can be had.
 template <class T>
-void store(const Array& array, int64_t at, int n, const T* values) {
+void store(const Array& array, int64_t at, int n, const T* values, bool streams = false) {
     if (array.type == kNative<T>) {
         T* own = static_cast<T*>(array.data) + at;
-        if (own != values) __builtin_memcpy(own, values, static_cast<size_t>(n) * sizeof(T));
+        const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+        if (own != values && !(streams && stream(own, values, bytes))) __builtin_memcpy(own, values, bytes);
         return;
     }
     if constexpr (sizeof(T) == sizeof(float)) {

@@ -295,31 +295,33 @@ FASTOPT_HD void for_blocks(const NormLayout& l, int64_t begin, int64_t end, Visi
 template <class T>
 void columns_apply(const NormTask& task, int64_t begin, int64_t end) {
     alignas(64) T buffer[kBlock], residual_buffer[kBlock];
-    const bool direct = task.out.type == kNative<T>;
+    const bool direct = task.out.type == kNative<T> && !task.streams;
     for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
         const T* const x = load(task.input, at, n, buffer);
         const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
         T* const out = direct ? static_cast<T*>(task.out.data) + at : buffer;
         normalize(task, x, residual, out, n, columns_from<T>(task, column));
-        store(task.out, at, n, out);
+        store(task.out, at, n, out, task.streams);
     });
+    finish_streams();
 }
 
 template <class T>
 void columns_gradient(const NormTask& task, int64_t begin, int64_t end) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
-    const bool direct = task.grad_input.type == kNative<T>;
+    const bool direct = task.grad_input.type == kNative<T> && !task.streams;
     for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
         const T* const x = load(task.input, at, n, x_buffer);
         const T* const grad = task.kept.data != nullptr
                                   ? load(task.kept, at, n, grad_buffer)
                                   : entering(task, at, n, column, x, grad_buffer, residual_buffer, false);
-        if (stores_residual(task)) store(task.grad_residual, at, n, grad);
+        if (stores_residual(task)) store(task.grad_residual, at, n, grad, task.streams);
         if (task.grad_input.data == nullptr) return;
         T* const out = direct ? static_cast<T*>(task.grad_input.data) + at : x_buffer;
         project(task, grad, x, out, n, columns_from<T>(task, column));
-        store(task.grad_input, at, n, out);
+        store(task.grad_input, at, n, out, task.streams);
     });
+    finish_streams();
 }
 
 template <class T>

@@ -60,12 +60,13 @@ T* load_piece(const Array& array, const Piece& piece, T* buffer) {
 
 // Where to write what store_piece() is to take.
 template <class T>
-T* room_for(const Array& array, const Piece& piece, T* buffer) {
-    return piece.segments == 1 && array.type == kNative<T> ? static_cast<T*>(array.data) + piece.at : buffer;
+T* room_for(const Array& array, const Piece& piece, T* buffer, bool streams = false) {
+    const bool own = piece.segments == 1 && array.type == kNative<T> && !streams;
+    return own ? static_cast<T*>(array.data) + piece.at : buffer;
 }
 
 template <class T>
-void store_piece(const Array& array, const Piece& piece, const T* values) {
+void store_piece(const Array& array, const Piece& piece, const T* values, bool streams = false) {
     if (piece.segments > 1 && array.type == kNative<T>) {
         T* const to = static_cast<T*>(array.data) + piece.at;
         for (int s = 0; s < piece.segments; ++s)
@@ -73,7 +74,7 @@ void store_piece(const Array& array, const Piece& piece, const T* values) {
         return;
     }
     for (int s = 0; s < piece.segments; ++s)
-        store(array, piece.at + s * piece.stride, piece.length, values + s * piece.length);
+        store(array, piece.at + s * piece.stride, piece.length, values + s * piece.length, streams);
 }
 
 // Asks for where results go that come `kPiecesAhead` later when channels are walked one after the other: short segments
@@ -181,10 +182,10 @@ void apply_to(const NormTask& task, int64_t channel, int64_t chunk) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, buffer);
         const T* const residual = load_piece(task.residual, piece, residual_buffer);
-        ask_ahead(task.layout, channel, k, task.out);
-        T* const out = room_for(task.out, piece, buffer);
+        if (!task.streams) ask_ahead(task.layout, channel, k, task.out);
+        T* const out = room_for(task.out, piece, buffer, task.streams);
         normalize(task, x, residual, out, piece.n(), numbers);
-        store_piece(task.out, piece, out);
+        store_piece(task.out, piece, out, task.streams);
     }
 }
 
@@ -199,12 +200,12 @@ void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
         const T* const grad = task.kept.data != nullptr
                                   ? load_piece(task.kept, piece, grad_buffer)
                                   : entering(task, piece, x, numbers, grad_buffer, residual_buffer);
-        ask_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
-        if (stores_residual(task)) store_piece(task.grad_residual, piece, grad);
+        if (!task.streams) ask_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
+        if (stores_residual(task)) store_piece(task.grad_residual, piece, grad, task.streams);
         if (task.grad_input.data == nullptr) continue;
-        T* const out = room_for(task.grad_input, piece, x_buffer);
+        T* const out = room_for(task.grad_input, piece, x_buffer, task.streams);
         project(task, grad, x, out, piece.n(), numbers);
-        store_piece(task.grad_input, piece, out);
+        store_piece(task.grad_input, piece, out, task.streams);
     }
 }
 
@@ -277,12 +278,14 @@ template <class T>
 void planes_apply(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
     for (int64_t unit = begin; unit < end; ++unit) apply_to<T>(task, unit / chunks, unit % chunks);
+    finish_streams();
 }
 
 template <class T>
 void planes_gradient(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
     for (int64_t unit = begin; unit < end; ++unit) gradient_to<T>(task, unit / chunks, unit % chunks);
+    finish_streams();
 }
 
 template <class T>

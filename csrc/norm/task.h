@@ -46,6 +46,7 @@ struct NormTask {
     void* coefficients;                             // columns: [5][repeat] in the compute type
     int activation;
     double negative_slope;
+    bool streams;  // results go past the caches
     bool batch;    // normalized by the batch's own statistics
     double count;  // elements of a channel, in all processes
     double momentum, eps;

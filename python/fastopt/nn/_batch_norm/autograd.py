@@ -38,7 +38,7 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Maybe, ...]:
+    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Maybe, ...]:
         input, residual, weight, bias, statistics = ctx.saved_tensors
         wants = ctx.needs_input_grad[:4]
         if ctx.call.activation != "identity":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def group_of(name: str) -> Any:
-    resolve: Any = dist.distributed_c10d._resolve_process_group
+    resolve: Any = dist.distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
     return resolve(name)
 
 
