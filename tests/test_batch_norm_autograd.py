@@ -14,7 +14,11 @@ from norms import ACTIVATIONS
 from support import assert_same_bits, some_values
 
 # torch's own way of computing several tangents at once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script:DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:There is a performance drop:UserWarning",
+)
 
 SHAPES = [(7, 3), (4, 3, 5), (3, 2, 4, 5)]
 

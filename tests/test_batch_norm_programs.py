@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 import fastopt.nn
 import fastopt.nn.functional as F
-from support import TORCH, assert_same_bits, running, some_values
+from support import assert_same_bits, running, some_values
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:At pre-dispatch tracing:UserWarning",
+    "ignore:There is a performance drop:UserWarning",
     "ignore:.*isinstance.*LeafSpec:DeprecationWarning",
 )
 
@@ -212,7 +215,6 @@ def test_meta_tensors_and_other_devices() -> None:
         F.batch_norm(x, None, None, torch.ones(4, device="meta"), training=True)
 
 
-@pytest.mark.skipif(TORCH < (2, 6), reason="torch.compile of forward mode is beyond torch before 2.6")
 def test_jvp_of_operators() -> None:
     x, weight, bias, _ = (t.detach() for t in operands())
     tangent = some_values(x.shape, x.dtype, 7)

@@ -197,6 +197,7 @@ def test_autocast_and_half() -> None:
     assert_close(ours.bfloat16()(x.bfloat16()), theirs.bfloat16()(x.bfloat16()), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:At pre-dispatch tracing:UserWarning")
 def test_exported_and_traced() -> None:
     """torch.fx takes torch's modules as they are; a tracer has to be told of ours."""
 

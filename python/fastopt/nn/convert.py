@@ -32,15 +32,20 @@ class FusedReLU(nn.ReLU):
     """A ReLU that the BatchNorm before it applies: :func:`convert` makes it one, :func:`revert` a ``nn.ReLU`` again.
     Where something else has taken the place of that BatchNorm, it is a ReLU."""
 
+    _sequential: nn.Sequential  # it is part of; not among its own modules
+
     def forward(self, input: Tensor) -> Tensor:
         return input if _applies_relu(_before(self)) else super().forward(input)
 
 
 def _before(relu: FusedReLU) -> nn.Module | None:
     """What comes before it in its Sequential."""
-    parts = list(vars(relu)["_sequential"]._modules.values())
-    places = [i for i, part in enumerate(parts) if part is relu]
-    return parts[places[0] - 1] if places and places[0] > 0 else None
+    before = None
+    for part in relu._sequential:
+        if part is relu:
+            return before
+        before = part
+    return None
 
 
 def _applies_relu(module: nn.Module | None) -> bool:

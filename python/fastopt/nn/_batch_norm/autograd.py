@@ -14,7 +14,7 @@ from .._dispatch import any_watched, library, recorder, through_operators, trans
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .dense import Maybe
-from .operators import OperatorCall, Results, joined, parted
+from .operators import OperatorCall, Results, parted
 
 AnyCall = Call | OperatorCall
 
@@ -107,7 +107,7 @@ _record, _record_operator, _record_gradients = recorder(_BatchNorm), recorder(_B
 def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradients:
     """The first gradients, on record where autograd watches."""
     if type(call) is OperatorCall or through_operators(grad):
-        return operators.batch_norm_backward(joined(call), wants, grad, *others)
+        return operators.batch_norm_backward(call, wants, grad, *others)
     if any_watched((grad, *others)):
         found: Gradients = _record_gradients(grad, *others, call, wants)
         return found

@@ -12,7 +12,6 @@ from . import autograd, operators
 from .call import Call
 from .checks import check
 from .dense import Maybe
-from .operators import joined
 
 Tensors: TypeAlias = tuple[
     Tensor, Maybe, Maybe, Maybe, Maybe, Maybe
@@ -25,7 +24,7 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
         return autograd.apply(call, *tensors)
     if not jit_tracing():
         check(call.batch, *tensors)
-    out, _, *new = operators.batch_norm(joined(call), *tensors)
+    out, _, *new = operators.batch_norm(call, *tensors)
     if call.batch:
         with torch.no_grad():
             for running, now in zip(tensors[4:], new, strict=True):

@@ -40,20 +40,16 @@ class OperatorCall(Call):
             return batch_norm_backward(self, wants, *tensors)
 
 
-def joined(call: Call) -> OperatorCall:
-    return OperatorCall(*call)
-
-
 def parted(call: Call) -> Call:
     return Call(*call)
 
 
-def batch_norm(call: OperatorCall, *tensors: Maybe) -> Results:
+def batch_norm(call: Call, *tensors: Maybe) -> Results:
     """``call`` through the dispatcher."""
     return _ops.batch_norm(*tensors, *call)
 
 
-def batch_norm_backward(call: OperatorCall, wants: Wanted, *tensors: Maybe) -> Gradients:
+def batch_norm_backward(call: Call, wants: Wanted, *tensors: Maybe) -> Gradients:
     found = _ops.batch_norm_backward(wants, *tensors, *call)
     return tuple(g if want else None for g, want in zip(found, wants, strict=True))
 
