@@ -76,14 +76,17 @@ class Call {
         return true;
     }
 
-    bool take_parameters(py::handle weight, py::handle bias) {
-        for (py::handle tensor : {weight, bias})
+    // Two of them that are read.
+    bool take_both(py::handle first, Array& one, py::handle second, Array& other) {
+        for (py::handle tensor : {first, second})
             if (!absent(tensor) && is_negated(tensor.ptr())) return false;
-        return take_per_channel(weight, task.weight) && take_per_channel(bias, task.bias);
+        return take_per_channel(first, one) && take_per_channel(second, other);
     }
 
+    bool take_parameters(py::handle weight, py::handle bias) { return take_both(weight, task.weight, bias, task.bias); }
+
     bool take_running(py::handle mean, py::handle var) {
-        return take_per_channel(mean, task.running_mean) && take_per_channel(var, task.running_var);
+        return take_both(mean, task.running_mean, var, task.running_var);
     }
 
     // Two float64 numbers per channel.
@@ -250,7 +253,10 @@ bool batch_norm(py::handle out, py::handle input, py::handle residual, py::handl
         return false;
     task.momentum = momentum;
     task.eps = eps;
-    if (!training) take_running_as_statistics(task);
+    if (!training)
+        take_running_as_statistics(task);
+    else if (call.empty())
+        std::fill_n(task.statistics, 2 * task.layout.channels, 0.0);
     if (call.empty()) return true;
     if (!training) {
         call.apply();

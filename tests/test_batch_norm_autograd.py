@@ -35,6 +35,12 @@ def normalize(
     return F.batch_norm(x, mean, var, weight, bias, training, residual=residual, **options)
 
 
+def plain(x: Tensor, mean: None, var: None, weight: Any = 1, bias: Any = 0, *, training: bool) -> Tensor:
+    """Of (N, C), in operations whose derivatives are right in every order: those of torch's own batch_norm are not."""
+    deviation = x - x.mean(0)
+    return deviation * torch.rsqrt(deviation.square().mean(0) + 1e-5) * weight + bias
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("training", [False, True])
@@ -92,7 +98,6 @@ def test_gradient_penalty() -> None:
 
 
 def test_third_derivatives() -> None:
-    """Beside plain operations: those of torch 2.13's own batch_norm are wrong by a tenth."""
     x, weight, bias = leaves((5, 2))
 
     def second(function: Any) -> Tensor:
@@ -100,10 +105,6 @@ def test_third_derivatives() -> None:
         (first,) = torch.autograd.grad(y, x, create_graph=True)
         (again,) = torch.autograd.grad(first.pow(3).sum(), x, create_graph=True)
         return torch.autograd.grad(again.square().sum(), x)[0]
-
-    def plain(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        deviation = x - x.mean(0)
-        return deviation * torch.rsqrt(deviation.square().mean(0) + 1e-5) * weight + bias
 
     torch.testing.assert_close(second(F.batch_norm), second(plain))
 
@@ -170,3 +171,27 @@ def test_checkpoint() -> None:
     y = checkpoint(lambda *t: normalize(*t, activation="silu"), x, weight, bias, use_reentrant=False)
     for a, b in zip(torch.autograd.grad(y.pow(2).sum(), (x, weight, bias)), expected, strict=True):
         assert_same_bits(a, b)
+
+
+def test_derivatives_that_there_are_not() -> None:
+    """An error and no wrong number: forward mode twice, and over the first gradients."""
+    x = some_values((5, 2), torch.float64, 1)
+
+    def loss(x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, training=True, activation="silu").pow(3).sum()
+
+    for outer, inner in ((torch.func.jacfwd, torch.func.jacfwd), (torch.func.jacfwd, torch.func.jacrev)):
+        with pytest.raises(RuntimeError, match=r"has (its )?first derivatives only"):
+            outer(inner(loss))(x)
+
+
+def test_backward_through_forward_mode() -> None:
+    x = some_values((5, 2), torch.float64, 1).requires_grad_()
+    tangent = some_values((5, 2), torch.float64, 2)
+    results = []
+    for function in (F.batch_norm, plain):
+        with forward_ad.dual_level():
+            y = function(forward_ad.make_dual(x, tangent), None, None, training=True)
+            t = forward_ad.unpack_dual(y).tangent
+            results.append(torch.autograd.grad(t.pow(2).sum(), x)[0])
+    torch.testing.assert_close(results[0], results[1])

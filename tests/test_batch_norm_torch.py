@@ -232,3 +232,36 @@ def test_residual_that_is_the_input(activation: str | None, training: bool) -> N
         output.backward(some_values(x.shape, x.dtype, 7))
         totals.append(x.grad)
     torch.testing.assert_close(*totals)
+
+
+def test_empty_batch_leaves_no_garbage() -> None:
+    """Where fresh memory holds NaN, too."""
+    x = torch.empty(0, 3, 4, 4, requires_grad=True)
+    weight, bias = (torch.ones(3, requires_grad=True) for _ in range(2))
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    try:
+        grads = torch.autograd.grad(F.batch_norm(x, None, None, weight, bias, True).sum(), (x, weight, bias))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_negated_views() -> None:
+    """Each argument, running statistics and what is written to them included."""
+    tensors = [some_values(s, torch.float32, i) for i, s in enumerate([(6, 4), (4,), (4,), (4,), (4,)])]
+    tensors[2].abs_()
+    for training in (False, True):
+        for place in range(5):
+            plain = [tensor.clone() for tensor in tensors]
+            negated = [tensor.clone() for tensor in tensors]
+            negated[place] = torch._neg_view(-negated[place])
+            results = [F.batch_norm(*given, training) for given in (plain, negated)]
+            for ours, expected in zip([results[1], *negated], [results[0], *plain], strict=True):
+                torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_large_values() -> None:
+    """Sums of them overflow, their deviations do not."""
+    x = torch.full((2, 2, 32, 32), 3e37) + some_values((2, 2, 32, 32), torch.float32, 1) * 1e15
+    y = F.batch_norm(x, None, None, training=True)
+    assert y.isfinite().all()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fastopt import nn
-from fastopt.nn.convert import FusedReLU
+from fastopt.nn._batch_norm.fusion import FusedReLU
 from support import some_values
 
 SHAPES = {"BatchNorm1d": (4, 3, 5), "BatchNorm3d": (2, 3, 2, 3, 2)}
@@ -128,3 +128,24 @@ def test_revert_where_the_norm_before_a_fused_relu_was_replaced(other: Callable[
         assert types(model) == before
     else:
         assert type(model[1][1]) is torch.nn.ReLU
+
+
+@pytest.mark.parametrize("other", [torch.nn.Identity(), torch.nn.LeakyReLU(0.3), torch.nn.Sigmoid()], ids=str)
+@pytest.mark.parametrize("place", [0, 1])
+def test_either_part_replaced(place: int, other: torch.nn.Module) -> None:
+    """The part that is left goes back to what it is alone."""
+    x = some_values((4, 3, 2, 2), torch.float32, 1)
+    theirs = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU())
+    ours = nn.convert(copy.deepcopy(theirs))
+    theirs[place] = ours[place] = other
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert types(nn.revert(ours)) == types(theirs)
+
+
+def test_parts_moved_apart() -> None:
+    x = some_values((4, 3, 2, 2), torch.float32, 1)
+    theirs = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU())
+    ours = nn.convert(copy.deepcopy(theirs))
+    for model in (theirs, ours):
+        model.insert(1, torch.nn.Hardtanh(-0.5, 0.5))
+    torch.testing.assert_close(ours(x), theirs(x))

@@ -108,8 +108,8 @@ Range pieces_of(const NormLayout& l, int64_t chunk) {
 template <class T>
 T rough_mean(const T* values, int n) {
     Pair<T> sums{};
-    gather_moments(sums, values, n, T(0));
-    return T(merged(sums.first) / n);
+    gather_moments(sums, values, n, values[0]);
+    return T(double(values[0]) + merged(sums.first) / n);
 }
 
 template <class T>

@@ -45,6 +45,16 @@ def any_watched(tensors: tuple[Tensor | None, ...]) -> bool:
     return False
 
 
+def is_differentiated_twice(tensor: Tensor | None) -> bool:
+    """Whether two levels of ``torch.func`` that differentiate hold it."""
+    functorch: Any = torch._C._functorch
+    levels = 0
+    while tensor is not None and functorch.is_functorch_wrapped_tensor(tensor):
+        levels += functorch.is_gradtrackingtensor(tensor)
+        tensor = functorch.get_unwrapped(tensor)
+    return levels > 1
+
+
 def observed() -> bool:
     """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
     return (

@@ -6,9 +6,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from . import batch_norm, dropout, sync_batch_norm
+from ._batch_norm import fusion
 from ._batch_norm.modules import Fused
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,30 +27,7 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.FeatureAlphaDropout: dropout.FeatureAlphaDropout,
 }
 TORCHS = {ours: torchs for torchs, ours in OURS.items()}
-
-
-class FusedReLU(nn.ReLU):
-    """A ReLU that the BatchNorm before it applies: :func:`convert` makes it one, :func:`revert` a ``nn.ReLU`` again.
-    Where something else has taken the place of that BatchNorm, it is a ReLU."""
-
-    _sequential: nn.Sequential  # it is part of; not among its own modules
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input if _applies_relu(_before(self)) else super().forward(input)
-
-
-def _before(relu: FusedReLU) -> nn.Module | None:
-    """What comes before it in its Sequential."""
-    before = None
-    for part in relu._sequential:
-        if part is relu:
-            return before
-        before = part
-    return None
-
-
-def _applies_relu(module: nn.Module | None) -> bool:
-    return type(module) in TORCHS and getattr(module, "activation", None) == "relu"
+NORMS = {norm for pair in OURS.items() if issubclass(pair[1], Fused) for norm in pair}
 
 
 def convert(model: Model, *, fuse: bool = True) -> Model:
@@ -71,7 +49,7 @@ def convert(model: Model, *, fuse: bool = True) -> Model:
         _fuse(model)
     for module in model.modules():
         if type(module) in OURS:
-            _become(module, OURS[type(module)])
+            module.__class__ = OURS[type(module)]
     return model
 
 
@@ -88,40 +66,25 @@ def revert(model: Model) -> Model:
         ValueError: a module has an activation that torch's has no place for, or is a
             :class:`~fastopt.nn.DropConnect`; nothing is changed.
     """
-    fused = [relu for relu in model.modules() if type(relu) is FusedReLU]
-    norms = [norm for norm in map(_before, fused) if norm is not None and _applies_relu(norm)]
-    theirs = {id(norm) for norm in norms}
     for name, module in model.named_modules():
-        if type(module) in TORCHS and getattr(module, "activation", None) is not None and id(module) not in theirs:
+        if type(module) in TORCHS and getattr(module, "activation", None) is not None:
             raise ValueError(f"module '{name}' applies {module.activation}: torch has no such module")
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
-    for norm in norms:
-        del norm.activation
-    for relu in fused:
-        del vars(relu)["_sequential"]
-        _become(relu, nn.ReLU)
     for module in model.modules():
+        fusion.part(module)
         if type(module) in TORCHS:
-            _become(module, TORCHS[type(module)])
+            module.__class__ = TORCHS[type(module)]
     return model
-
-
-def _become(module: nn.Module, cls: type[nn.Module]) -> None:
-    module.__class__ = cls
 
 
 def _fuse(model: nn.Module) -> None:
     uses = Counter(id(child) for module in model.modules() for child in module._modules.values())
     for sequential in [module for module in model.modules() if type(module) is nn.Sequential]:
         for norm, relu in pairwise(sequential):
-            kinds = issubclass(OURS.get(type(norm), type(norm)), Fused) and type(relu) is nn.ReLU
-            known = type(norm) in OURS or type(norm) in TORCHS
-            alone = uses[id(norm)] == uses[id(relu)] == 1
-            if kinds and known and alone and not (_altered(norm) or _altered(relu)):
-                vars(norm)["activation"] = "relu"
-                vars(relu)["_sequential"] = sequential
-                _become(relu, FusedReLU)
+            kinds = type(norm) in NORMS and type(relu) is nn.ReLU
+            if kinds and uses[id(norm)] == uses[id(relu)] == 1 and not (_altered(norm) or _altered(relu)):
+                fusion.fuse(sequential, norm, relu)
 
 
 def _altered(module: nn.Module) -> bool:

@@ -127,6 +127,8 @@ def _converted(cls: type[SyncBatchNorm], old: Any, process_group: Any) -> SyncBa
         setattr(new, name, getattr(old, name))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
+    if "_sequential" in vars(old):  # a ReLU was made one with it
+        vars(new)["_sequential"] = vars(old)["_sequential"]
     if hasattr(old, "qconfig"):
         new.qconfig = old.qconfig
     return new

@@ -153,6 +153,8 @@ def batch_norm(
     if not training:
         statistics[0].numpy()[...] = _numbers(running_mean, 0.0, channels)
         statistics[1].numpy()[...] = 1 / np.sqrt(_numbers(running_var, 1.0, channels) + eps)
+    elif input.numel() == 0:
+        statistics.zero_()
     if input.numel() == 0:
         return True
     call = _Call(input, residual, weight, bias, activation, negative_slope)

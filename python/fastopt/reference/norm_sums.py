@@ -102,13 +102,13 @@ def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
 
 
 def _plane_moments(channels: Channels, x: Array) -> Pairs:
-    zeros = np.zeros(channels.count, x.dtype)
     pairs, count = (np.zeros(channels.count), np.zeros(channels.count)), 0
     for chunk in _chunks_of_pieces(channels, x):
+        first_element = chunk[0][:, 0]
         rough = np.zeros((channels.count, LANES), x.dtype)
-        for row in _rows(chunk[0], zeros):
-            rough += row
-        shift = (_merged(rough) / chunk[0].shape[1]).astype(x.dtype)
+        for row in _rows(chunk[0], first_element):
+            rough += row - first_element[:, None]
+        shift = (first_element.astype(np.float64) + _merged(rough) / chunk[0].shape[1]).astype(x.dtype)
         own, gathered = (np.zeros(channels.count), np.zeros(channels.count)), 0
         for first in range(0, len(chunk), FLUSH_PIECES):
             group = chunk[first : first + FLUSH_PIECES]

@@ -7,6 +7,7 @@
 - ``autograd``: the gradients of both
 - ``dense``: tensors as the kernels take them
 - ``sync``: statistics over several processes
+- ``fusion``: a BatchNorm and the ReLU behind it as one
 - ``entry``: the way in, and which of them a call takes
 - ``modules``: what the modules have in common
 """

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from .._dispatch import any_watched, library, recorder, through_operators, transforms_active
+from .._dispatch import any_watched, is_differentiated_twice, library, recorder, through_operators, transforms_active
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .dense import Maybe
 from .operators import OperatorCall, Results, parted
 
 AnyCall = Call | OperatorCall
+_FIRST_ONLY = "batch_norm: torch.func has its first derivatives only; torch.autograd has all"
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -51,6 +52,8 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> Any:
         *primals, statistics = ctx.saved_tensors
+        if any(map(is_differentiated_twice, (*primals, *tangents))):
+            raise RuntimeError(_FIRST_ONLY)
         return composite.tangent(parted(ctx.call), statistics, primals, tangents[:4])
 
 
@@ -77,7 +80,8 @@ def _keep(
     if forward_ad._current_level >= 0 or transforms_active():
         ctx.save_for_forward(input, residual, weight, bias, statistics)
     elif call.activation == "identity":  # their values do not matter then, and they may be written
-        ctx.bias, residual, bias = bias, None, None
+        ctx.bias = bias if bias is None or bias.is_leaf else bias.detach()
+        residual = bias = None
     ctx.save_for_backward(input, residual, weight, bias, statistics)
 
 
@@ -92,9 +96,13 @@ class _Gradients(torch.autograd.Function):
         return found
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Maybe) -> Any:
+        raise RuntimeError("batch_norm: forward mode has first derivatives only; torch.autograd.grad has all")
+
+    @staticmethod
     def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
         if transforms_active():
-            raise RuntimeError("batch_norm: torch.func has its first derivatives only; torch.autograd has all")
+            raise RuntimeError(_FIRST_ONLY)
         *tensors, statistics = ctx.saved_tensors
         call, needs = parted(ctx.call), ctx.needs_input_grad[:5]
         found = composite.second_gradients(call, statistics, ctx.wants, needs, tensors, grads)

@@ -20,7 +20,7 @@ def check_activation(name: str | None) -> None:
 def check_sizes(input: Tensor) -> None:
     """In training, a channel needs two values."""
     shape = input.shape
-    if shape[0] * math.prod(shape[2:]) == 1:
+    if len(shape) > 1 and shape[0] * math.prod(shape[2:]) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {shape}: their variance is zero. "
             "Use larger batches (a DataLoader's drop_last=True leaves out a single last sample), or eval()"
@@ -46,8 +46,8 @@ def check(
     """Raises where the arguments are wrong; otherwise only their layout is unusual."""
     if input.ndim < 2:
         raise RuntimeError(f"batch_norm: input has to have the shape (N, C, ...), but got {tuple(input.shape)}")
-    if not input.is_floating_point():
-        raise RuntimeError(f"batch_norm: input has to be floating point, but got {input.dtype}")
+    if input.dtype not in (torch.float32, torch.float64, *HALF):
+        raise RuntimeError(f"batch_norm: input has to be float32, float64, bfloat16 or float16, but got {input.dtype}")
     if input.layout != torch.strided:
         raise RuntimeError(f"batch_norm: input has to be strided, but got {input.layout}")
     if not batch and (running_mean is None or running_var is None):

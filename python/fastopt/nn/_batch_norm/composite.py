@@ -41,25 +41,25 @@ def _along(numbers: Tensor, input: Tensor) -> Tensor:
     return numbers.double().reshape(1, -1, *[1] * (input.ndim - 2))
 
 
-def _others(input: Tensor) -> list[int]:
-    return [d for d in range(input.ndim) if d != 1]
+def _mean(call: Call, values: Tensor) -> Tensor:
+    """Of each channel, in all processes."""
+    dims = [d for d in range(values.ndim) if d != 1]
+    total = values.sum(dims, keepdim=True)
+    count = torch.full((1,), values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
+    if not call.group:
+        return total / count
+    both = SumAll.apply(torch.cat([total.reshape(-1), count]), call.group)
+    return both[:-1].reshape(total.shape) / both[-1]
 
 
-def _normalized(call: Call, statistics: Tensor, input: Tensor) -> Tensor:
+def _normalized(call: Call, statistics: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """And the inverse of the standard deviation; functions of the input, where they are."""
     if not call.batch:
-        return (input - _along(statistics[0], input)) * _along(statistics[1], input)
-    dims = _others(input)
-
-    def mean(values: Tensor) -> Tensor:
-        total = values.sum(dims, keepdim=True)
-        count = torch.full((1,), values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
-        if not call.group:
-            return total / count
-        both = SumAll.apply(torch.cat([total.reshape(-1), count]), call.group)
-        return both[:-1].reshape(total.shape) / both[-1]
-
-    deviation = input - mean(input)
-    return deviation * torch.rsqrt(mean(deviation * deviation) + call.eps)
+        inverse_std = _along(statistics[1], input)
+        return (input - _along(statistics[0], input)) * inverse_std, inverse_std
+    deviation = input - _mean(call, input)
+    inverse_std = torch.rsqrt(_mean(call, deviation * deviation) + call.eps)
+    return deviation * inverse_std, inverse_std
 
 
 def forward(
@@ -70,7 +70,7 @@ def forward(
     weight: Maybe,
     bias: Maybe,
 ) -> Tensor:
-    z = _normalized(call, statistics, input.double())
+    z, _ = _normalized(call, statistics, input.double())
     if weight is not None:
         z = z * _along(weight, input)
     if bias is not None:
@@ -90,15 +90,14 @@ def tangent(
     input, residual, weight, bias = primals
     of_input, of_residual, of_weight, of_bias = tangents
     assert input is not None
-    x_hat = (input.double() - _along(statistics[0], input)) * _along(statistics[1], input)
+    x_hat, inverse_std = _normalized(call, statistics, input.double())
     z, change = x_hat, torch.zeros_like(x_hat)
     if of_input is not None:
         change = of_input.double()
         if call.batch:
-            dims = _others(input)
-            change = change - change.mean(dims, keepdim=True)
-            change = change - x_hat * (change * x_hat).mean(dims, keepdim=True)
-        change = change * _along(statistics[1], input)
+            change = change - _mean(call, change)
+            change = change - x_hat * _mean(call, change * x_hat)
+        change = change * inverse_std
     if weight is not None:
         z, change = z * _along(weight, input), change * _along(weight, input)
     if of_weight is not None:

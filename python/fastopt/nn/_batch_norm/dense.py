@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .._dispatch import PLAIN
+
 Maybe: TypeAlias = Tensor | None
 
 
@@ -14,8 +16,16 @@ def channels(input: Tensor) -> int:
     return input.shape[1] if input.ndim > 1 else 0
 
 
+_LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+
+
 def like(input: Tensor, other: Tensor) -> Tensor:
-    """``other`` as a dense plain tensor with the layout of ``input``."""
+    """``other`` as a dense plain tensor with the layout of ``input``: itself, where it is one that is easily told."""
+    plain = type(other) in PLAIN and other.is_cpu and not other.is_neg() and other.dtype == input.dtype
+    if plain and other.shape == input.shape and other.stride() == input.stride():
+        for layout in _LAYOUTS[: max(1, other.ndim - 2)]:
+            if other.is_contiguous(memory_format=layout):
+                return other
     with torch.no_grad():
         return torch.empty_like(input.as_subclass(Tensor)).copy_(other.as_subclass(Tensor))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import batch_norm
 from .checks import check_activation
 from .dense import Maybe
+from .fusion import has_relu
 
 
 class Fused(torch.nn.Module):
@@ -52,15 +53,20 @@ class Fused(torch.nn.Module):
             batch,
             momentum,
             module.eps,
-            activation=self.activation,
+            activation=self._activation(),
             residual=residual,
             negative_slope=self.negative_slope,
             **options,
         )
         return result
 
+    def _activation(self) -> str | None:
+        """Its own, or that of a ReLU that was made one with it."""
+        return "relu" if self.activation is None and has_relu(self) else self.activation
+
     def extra_repr(self) -> str:
-        if self.activation is None:
+        name = self._activation()
+        if name is None:
             return super().extra_repr()
-        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
-        return f"{super().extra_repr()}, activation={self.activation}{slope}"
+        slope = f", negative_slope={self.negative_slope}" if name == "leaky_relu" else ""
+        return f"{super().extra_repr()}, activation={name}{slope}"

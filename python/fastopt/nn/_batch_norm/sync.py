@@ -61,10 +61,10 @@ def _join(moments: Tensor, count: float, theirs: Tensor, others: float) -> Tenso
 
 def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: Maybe) -> Tensor:
     """Of all processes, (3, C): mean, 1 / standard deviation, count. The running ones are updated."""
-    own = torch.zeros(2 * channels(input) + 1, dtype=torch.float64)
+    own = torch.zeros(2 * channels(input) + 1, dtype=torch.float64, device=input.device)
     own[-1] = input.numel() // channels(input)
     _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
-    joined, count = torch.zeros(2, channels(input), dtype=torch.float64), 0.0
+    joined, count = torch.zeros(2, channels(input), dtype=torch.float64, device=input.device), 0.0
     for theirs in gathered(own, call.group):
         others = theirs[-1].item()
         if others > 0:
@@ -75,7 +75,7 @@ def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: May
             f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in the "
             "other processes"
         )
-    statistics = torch.zeros(3, channels(input), dtype=torch.float64)
+    statistics = torch.zeros(3, channels(input), dtype=torch.float64, device=input.device)
     statistics[2] = count
     if count > 0:
         now = (parameter(running_mean), parameter(running_var))
@@ -123,7 +123,7 @@ def backward(
         *(parameter(weight), parameter(bias), statistics[:2]),
     )
     how = (call.activation, call.negative_slope, torch.get_num_threads())
-    own = torch.zeros(2, channels(input), dtype=torch.float64)
+    own = torch.zeros(2, channels(input), dtype=torch.float64, device=input.device)
     _run("batch_norm_sums", own, *operands, *how)
     passes = call.activation == "identity"
     grad_input = torch.empty_like(dense) if wants_input else None

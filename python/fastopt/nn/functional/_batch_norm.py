@@ -31,8 +31,8 @@ def batch_norm(
     Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
     2015. Beyond ``torch.nn.functional.batch_norm``:
 
-    - The statistics are right in every memory format, at any mean: the relative error of a variance is below 1e-6, and
-      with the worst of inputs below 1e-5.
+    - The statistics are right in every memory format, at any mean: the relative error of a variance is below 1e-6
+      for noise around any mean, and below 1e-4 for any input.
     - The result has the same bits for any number of threads and on every CPU.
     - For the backward pass nothing is kept but the arguments and two numbers per channel.
 
