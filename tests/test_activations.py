@@ -49,6 +49,24 @@ def test_nan_and_infinity(name: str) -> None:
     assert y[1] == (6 if name == "relu6" else float("inf"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_slopes_at_kinks(name: str, dtype: torch.dtype) -> None:
+    """Those that torch has decided for."""
+    slopes = []
+    for function in (applied, torchs):
+        z = torch.tensor([-3.0, 0.0, 3.0, 6.0], dtype=dtype, requires_grad=True)
+        slopes.append(torch.autograd.grad(function(name, z).sum(), z)[0])
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slope_of_gelu_at_infinity(dtype: torch.dtype) -> None:
+    """torch has none."""
+    z = torch.tensor([float("inf")], dtype=dtype, requires_grad=True)
+    assert torch.autograd.grad(applied("gelu", z).sum(), z)[0] == 1
+
+
 @pytest.mark.parametrize(("dtype", "ulps"), [(np.float32, 2), (np.float64, 2)])
 def test_exponential(dtype: type, ulps: int) -> None:
     x = np.linspace(-87 if dtype is np.float32 else -708, 88 if dtype is np.float32 else 709, 100_001).astype(dtype)

@@ -137,6 +137,21 @@ def test_gradients_as_they_come() -> None:
             assert_same_bits(a, b)
 
 
+@pytest.mark.parametrize("one", range(5), ids=["input", "weight", "bias", "residual", "grad"])
+@pytest.mark.parametrize("training", [True, False])
+def test_negated_tensors(training: bool, one: int) -> None:
+    """Dense ones, whose memory holds something else than their values."""
+    results = []
+    for negated in (torch.neg, torch._neg_view):
+        inputs = leaves((4, 6, 5), residual=True, dtype=torch.float32)
+        tensors = [*inputs, some_values((4, 6, 5), torch.float32, 9)]
+        tensors[one] = negated(tensors[one])
+        y = normalize(*tensors[:4], training=training, activation="silu")
+        results.append((y, *torch.autograd.grad(y, inputs, tensors[4])))
+    for found, expected in zip(*results, strict=True):
+        assert_same_bits(found, expected)
+
+
 def test_only_what_is_wanted() -> None:
     x, weight, bias = leaves((4, 6, 5), dtype=torch.float32)
     everything = torch.autograd.grad(normalize(x, weight, bias).pow(2).sum(), (x, weight, bias))
@@ -146,6 +161,24 @@ def test_only_what_is_wanted() -> None:
         assert_same_bits(found, everything[k])
     with torch.no_grad():
         assert not normalize(x, weight, bias).requires_grad
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 6, 5, 7)], ids=str)
+def test_only_the_gradient_of_the_residual(shape: tuple[int, ...], training: bool) -> None:
+    """In columns and planes; it is kept for the gradient of the input in float32 only."""
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight, bias, residual = (t.to(dtype) for t in leaves(shape, residual=True))
+        x, residual = x.detach().requires_grad_(), residual.detach().requires_grad_()
+        grad = some_values(shape, dtype, 9)
+
+        def normalized(x: Tensor) -> Tensor:
+            options = {"training": training, "activation": "relu"}
+            return normalize(x, weight.detach(), bias.detach(), residual, **options)  # noqa: B023
+
+        _, expected = torch.autograd.grad(normalized(x), (x, residual), grad)
+        (found,) = torch.autograd.grad(normalized(x.detach()), residual, grad)
+        assert_same_bits(found, expected)
 
 
 def test_nothing_but_the_input_is_kept() -> None:

@@ -45,6 +45,18 @@ def test_activations(activation: str | None, residual: bool, training: bool) -> 
             assert_same_everywhere(problem, threads=(2,))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_parameters(dtype: torch.dtype) -> None:
+    """Running statistics and gradients are rounded once."""
+
+    class Half(Problem):
+        def parameter(self, seed: int) -> torch.Tensor:
+            return some_values(self.shape[1], dtype, seed)
+
+    for shape in ((70, 40), (4, 40, 7, 7)):
+        assert_same_everywhere(Half(shape, dtype, activation="relu"), threads=(2,))
+
+
 def test_threads_share_few_channels() -> None:
     """Fewer channels than threads: work is cut at chunks, and joined to the same sums."""
     for shape in ((2, 1, 300, 300), (3, 3, 210, 210)):
@@ -53,6 +65,12 @@ def test_threads_share_few_channels() -> None:
 
 def test_threads_share_many_rows() -> None:
     assert_same_everywhere(Problem((20_000, 24)), threads=(1, 2, 3))
+
+
+def test_parts_are_joined_in_order() -> None:
+    """In float64, where it shows: several chunks of long segments, of short ones (the last not full), and of rows."""
+    for shape in ((3, 1, 300, 300), (4001, 2, 7, 7), (20_000, 24)):
+        assert_same_everywhere(Problem(shape, torch.float64, activation="relu"), isas=ISAS[-1:], threads=(1, 2, 3))
 
 
 def test_every_dense_order_of_dimensions() -> None:

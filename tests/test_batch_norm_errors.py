@@ -157,6 +157,26 @@ def test_versions_of_running_statistics() -> None:
                 assert (tensor._version > before[name]) == (training and name in RUNNING), name
 
 
+@pytest.mark.parametrize("name", RUNNING)
+def test_version_of_one_of_the_running_statistics(name: str) -> None:
+    tensor = torch.ones(5)
+    F.batch_norm(torch.rand(SHAPE), **(dict.fromkeys(RUNNING) | {name: tensor}), training=True)
+    assert tensor._version == 1
+
+
+@both_modes
+@pytest.mark.parametrize("name", ["bias", "residual"])
+def test_may_be_written_before_the_backward_pass_without_an_activation(name: str, training: bool) -> None:
+    """Its values do not matter then."""
+    leaves = leaves_of(some_tensors(SHAPE) | {"residual": some_values(SHAPE, torch.float32, 8)})
+    output = F.batch_norm(**leaves, training=training)
+    with torch.no_grad():
+        leaves[name].add_(1)
+    output.sum().backward()
+    assert leaves["bias"].grad.eq(72).all()
+    assert leaves["residual"].grad.eq(1).all()
+
+
 @both_modes
 @pytest.mark.parametrize("name", ["input", "weight"])
 def test_modified_before_the_backward_pass(name: str, training: bool) -> None:

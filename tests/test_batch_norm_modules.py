@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_flags_that_change_later(name: str) -> None:
             follow(ours, theirs, shape, training, seed)
 
 
+@modules
+def test_eval_with_one_of_the_running_statistics(name: str) -> None:
+    """Refused, as by torch; not those of the batch in their place."""
+    for missing in ("running_mean", "running_var"):
+        for module in both(name, 5):
+            setattr(module.eval(), missing, None)
+            with pytest.raises(RuntimeError, match=r"running_\w+ .*defined"):
+                module(torch.rand(INPUTS[name][0]))
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
 def test_activation_and_residual(name: str, shape: tuple[int, ...], training: bool) -> None:
@@ -164,3 +175,12 @@ def test_other_numbers_of_channels(name: str) -> None:
         for module in both(name, 4):
             with pytest.raises(RuntimeError, match=r"(running_mean|weight) should contain 5 elements not 4"):
                 module(torch.rand(shape))
+
+
+@pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"])
+def test_signature(name: str) -> None:
+    """torch's arguments in torch's order, then ours."""
+    ours, theirs = (list(inspect.signature(getattr(m, name)).parameters) for m in (fastopt.nn, torch.nn))
+    assert [p for p in ours if p in theirs] == [p for p in theirs if p in ours]
+    assert {p for p in ours if p not in theirs} <= {"activation", "negative_slope"}
+    assert {"num_features", "eps", "momentum", "affine", "track_running_stats", "device", "dtype"} <= set(ours)

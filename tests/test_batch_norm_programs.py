@@ -90,6 +90,22 @@ def test_traced_operators_are_correct() -> None:
         torch.library.opcheck(torch.ops.fastopt.batch_norm_backward.default, args, test_utils=checks)
 
 
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_traced_operators_of_any_layout(layout: torch.memory_format, batch: bool) -> None:
+    """The gradient of the residual included, which is the one that came, where there is no activation."""
+    checks = ("test_schema", "test_faketensor")
+    x, weight, bias, residual = (t.detach() for t in operands())
+    x = x.contiguous(memory_format=layout)
+    statistics = torch.ones(2, 4, dtype=torch.float64)
+    for activation in ("identity", "relu"):
+        options = (batch, 0.1, 1e-5, activation, 0.01, "")
+        inputs = (x, residual, weight, bias, torch.zeros(4), torch.ones(4))
+        torch.library.opcheck(torch.ops.fastopt.batch_norm.default, (*inputs, *options), test_utils=checks)
+        args = ([True] * 4, residual, *inputs[:4], statistics, *options)
+        torch.library.opcheck(torch.ops.fastopt.batch_norm_backward.default, args, test_utils=checks)
+
+
 def test_export() -> None:
     model = fastopt.nn.BatchNorm2d(4, activation="relu").eval()
     model.running_mean.uniform_(-1, 1)
@@ -179,9 +195,13 @@ def test_overrides_get_every_argument() -> None:
     x = torch.zeros(2, 3)
     for where in ("input", "weight", "residual"):
         arguments: dict[str, Any] = {"input": x, "running_mean": None, "running_var": None, where: Mine()}
-        assert F.batch_norm(**arguments, training=True, momentum=0.3, eps=1e-3, activation="relu") == "mine"
+        options = {"training": True, "momentum": 0.3, "eps": 1e-3, "activation": "relu", "negative_slope": 0.2}
+        assert F.batch_norm(**arguments, **options) == "mine"
         assert got["func"] is F.batch_norm
-        assert (got["training"], got["momentum"], got["eps"], got["activation"]) == (True, 0.3, 1e-3, "relu")
+        assert {key: got[key] for key in options} == options
+        assert {key: got[key] for key in ("weight", "residual")} == {
+            key: arguments.get(key) for key in ("weight", "residual")
+        }
 
 
 def test_jit_trace() -> None:

@@ -101,6 +101,7 @@ def test_fused(norm: str, before: object) -> None:
     nn.revert(model)
     assert types(model)[1:] == [getattr(torch.nn, norm), torch.nn.ReLU, torch.nn.ReLU]
     assert vars(model[0]).keys() == keys
+    assert vars(model[1]).keys() == vars(torch.nn.ReLU()).keys()
     assert repr(model[1]) == "ReLU(inplace=True)"
 
 
@@ -149,3 +150,21 @@ def test_parts_moved_apart() -> None:
     for model in (theirs, ours):
         model.insert(1, torch.nn.Hardtanh(-0.5, 0.5))
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_fused_relu_that_comes_before_its_norm_is_a_relu() -> None:
+    model = nn.convert(fusable()).eval()
+    norm = model[0]
+    del model[0]
+    model.append(norm)
+    x = some_values((2, 3, 4, 4), torch.float32, 1)
+    assert_close(model(x), norm(x.relu()))
+
+
+def test_a_fused_relu_behind_another_module_is_a_relu() -> None:
+    """Whatever that says of its activation."""
+    model = nn.convert(fusable())
+    model[0] = torch.nn.Identity()
+    model[0].activation = "relu"
+    x = some_values((2, 3, 4, 4), torch.float32, 1)
+    assert_close(model(x), x.relu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -19,6 +20,16 @@ class Fused(torch.nn.Module):
     # Of the class, so that modules of torch's can become ours (fastopt.nn.convert).
     activation: str | None = None
     negative_slope: float = 0.01
+
+    def __init_subclass__(cls) -> None:
+        """Shows the arguments of both."""
+        super().__init_subclass__()
+        if Fused not in cls.__bases__:
+            return
+        theirs = inspect.signature(cls.__mro__[2]).parameters.values()
+        ours = [p for p in inspect.signature(Fused.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        named = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
+        cls.__signature__ = inspect.Signature([*named, *ours])  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
         check_activation(activation)

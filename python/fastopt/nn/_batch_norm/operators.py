@@ -126,10 +126,16 @@ def _(
 
 @torch.library.register_fake("fastopt::batch_norm_backward")
 def _(
-    wants: list[bool], grad: Tensor, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, *options: Any
+    wants: list[bool],
+    grad: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    statistics: Tensor,
+    *options: Any,
 ) -> Results:
-    activation = options[3]
-    of_residual = grad if activation == "identity" else input
+    of_residual = grad if Call(*options).activation == "identity" else input
     found = [
         torch.empty_like(tensor) if want and tensor is not None else input.new_empty(0)
         for tensor, want in zip((input, of_residual, weight, bias), wants, strict=True)
