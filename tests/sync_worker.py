@@ -107,6 +107,27 @@ def a_single_value_in_all() -> None:
 
 
 @scenario
+def errors_and_writes() -> None:
+    """Wrong arguments are refused in all processes, before they communicate; running statistics count their writes."""
+    x = some_values((4, 3), torch.float32, dist.get_rank())
+    for error, module, text in (
+        (RuntimeError, nn.SyncBatchNorm(5), "running_mean should contain 3 elements not 5"),
+        (ValueError, nn.SyncBatchNorm(3, eps=0.0), "eps must be positive"),
+    ):
+        try:
+            module(x)
+        except error as refused:
+            assert text in str(refused)  # noqa: PT017
+        else:
+            raise AssertionError(text)
+    module = nn.SyncBatchNorm(3)
+    before = [module.running_mean._version, module.running_var._version]
+    module(x)
+    assert module.running_mean._version > before[0]
+    assert module.running_var._version > before[1]
+
+
+@scenario
 def frozen_inputs_and_parameters() -> None:
     """Without a gradient of the input there is nothing to communicate backward."""
     module, x = nn.SyncBatchNorm(3), some_values((4, 3), torch.float32, dist.get_rank())

@@ -76,6 +76,14 @@ def test_second_derivatives_of_any_layout(layout: torch.memory_format) -> None:
     assert gradcheck(lambda x: normalize(x[:, ::2], *inputs[1:3], activation="elu"), (wide,))
 
 
+def test_second_derivatives_of_some() -> None:
+    """Each belongs to the tensor it is the gradient of."""
+    inputs = leaves((4, 3, 5), residual=True)
+    for place in range(4):
+        some = [t if i == place else t.detach() for i, t in enumerate(inputs)]
+        assert gradgradcheck(lambda *tensors: normalize(*tensors, activation="silu"), some)
+
+
 def test_one_tensor_as_input_and_residual() -> None:
     x = some_values((4, 3, 5), torch.float64, 1).requires_grad_()
 
