@@ -72,7 +72,7 @@ def revert(model: Model) -> Model:
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
     for module in model.modules():
-        fusion.part(module)
+        fusion.separate(module)
         if type(module) in TORCHS:
             module.__class__ = TORCHS[type(module)]
     return model

@@ -6,7 +6,6 @@ moved, the other goes back to what it is alone.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,10 +24,12 @@ class FusedReLU(nn.ReLU):
 def pairs_in(sequential: nn.Sequential) -> list[tuple[nn.Module, FusedReLU]]:
     """Those that are still neighbours."""
     found = []
-    for norm, relu in pairwise(sequential):
+    norm: nn.Module | None = None
+    for part in sequential:  # torch 2.4's compiler does not know pairwise()
         known = getattr(norm, "_sequential", None) is sequential and getattr(norm, "activation", None) is None
-        if known and type(relu) is FusedReLU:
-            found.append((norm, relu))
+        if norm is not None and known and type(part) is FusedReLU:
+            found.append((norm, part))
+        norm = part
     return found
 
 
@@ -43,7 +44,7 @@ def fuse(sequential: nn.Sequential, norm: nn.Module, relu: nn.Module) -> None:
     _become(relu, FusedReLU)
 
 
-def part(module: nn.Module) -> None:
+def separate(module: nn.Module) -> None:
     vars(module).pop("_sequential", None)
     if type(module) is FusedReLU:
         _become(module, nn.ReLU)
