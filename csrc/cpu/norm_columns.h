@@ -79,10 +79,10 @@ void gather_moment_rows(T* __restrict sums, T* __restrict squares, const T* __re
 
 // Of gradients, and of their products with x - center.
 template <class T>
-void gather_product_rows(T* __restrict sums, T* __restrict products, const T* __restrict grad, int64_t grad_stride,
-                         const T* __restrict x, int64_t stride, int rows, const T* __restrict center, int width) {
+void gather_product_rows(T* __restrict sums, T* __restrict products, const T* __restrict grad, const T* __restrict x,
+                         int64_t stride, int rows, const T* __restrict center, int width) {
     gather_rows(sums, products, rows, width, [=](int r, int l, T& sum, T& product) {
-        const T g = grad[r * grad_stride + l];
+        const T g = grad[r * stride + l];
         sum += g;
         product += g * (x[r * stride + l] - center[l]);
     });
@@ -190,7 +190,7 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
                     grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
                 }
                 for (int k = 0; k < span.width; k += kLanes)
-                    gather_product_rows(sums + k, products + k, grad + k, l.columns, x + k, l.columns, some,
+                    gather_product_rows(sums + k, products + k, grad + k, x + k, l.columns, some,
                                         columns_from<T>(task, span.column + k).centers,
                                         span.width - k < kLanes ? span.width - k : kLanes);
             }
@@ -202,8 +202,8 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// Calls join(lanes, first column, its neighbour's distance, n) for what makes up the channels from `first` on, in
-// order. Columns of a channel: `inner` neighbours, again after each period.
+// Calls visit(column) for each column of the channel `first`, in order: `inner` neighbours, again after each period.
+// Those of the channel k further on lie k * inner behind.
 template <class Visit>
 FASTOPT_HD void for_columns(const NormLayout& l, int64_t columns, int64_t first, Visit visit) {
     for (int64_t period = 0; period < columns; period += l.channels * l.inner)

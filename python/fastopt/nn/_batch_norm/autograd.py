@@ -14,7 +14,7 @@ from .._dispatch import any_watched, is_differentiated_twice, library, recorder,
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .dense import Maybe
-from .operators import OperatorCall, Results, parted
+from .operators import OperatorCall, Results
 
 AnyCall = Call | OperatorCall
 _FIRST_ONLY = "batch_norm: torch.func has its first derivatives only; torch.autograd has all"
@@ -54,7 +54,7 @@ class _BatchNorm(torch.autograd.Function):
         *primals, statistics = ctx.saved_tensors
         if any(map(is_differentiated_twice, (*primals, *tangents))):
             raise RuntimeError(_FIRST_ONLY)
-        return composite.tangent(parted(ctx.call), statistics, primals, tangents[:4])
+        return composite.tangent(ctx.call, statistics, primals, tangents[:4])
 
 
 class _BatchNormOperator(_BatchNorm):
@@ -104,8 +104,8 @@ class _Gradients(torch.autograd.Function):
         if transforms_active():
             raise RuntimeError(_FIRST_ONLY)
         *tensors, statistics = ctx.saved_tensors
-        call, needs = parted(ctx.call), ctx.needs_input_grad[:5]
-        found = composite.second_gradients(call, statistics, ctx.wants, needs, tensors, grads)
+        needs = ctx.needs_input_grad[:5]
+        found = composite.second_gradients(ctx.call, statistics, ctx.wants, needs, tensors, grads)
         return (*found, None, None, None)
 
 

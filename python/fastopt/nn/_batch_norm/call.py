@@ -12,7 +12,7 @@ from ... import _runtime
 from ..._compat import increment_version
 from . import sync
 from .checks import check
-from .dense import Maybe, channels, like, like_or_none, parameter
+from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
 Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
 Gradients: TypeAlias = tuple[Maybe, ...]  # of the same
@@ -58,9 +58,8 @@ class Call(NamedTuple):
             residual = like_or_none(dense, residual)
             if not run(out.as_subclass(Tensor), dense, residual, *parameters, *running, statistics, *options):
                 raise RuntimeError(f"batch_norm: cannot take an input of type {input.dtype} on {input.device}")
-            for own, changed in zip((running_mean, running_var), running, strict=True):
-                if own is not changed and own is not None and changed is not None and self.batch:
-                    own.detach().copy_(changed)
+            if self.batch:
+                put_back((running_mean, running_var), running)
         if self.batch:
             if running_mean is not None:
                 increment_version([running_mean] if running_var is None else [running_mean, running_var])

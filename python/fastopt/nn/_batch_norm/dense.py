@@ -34,6 +34,14 @@ def like_or_none(input: Tensor, other: Maybe) -> Maybe:
     return None if other is None else like(input, other)
 
 
+def put_back(running: tuple[Maybe, Maybe], now: tuple[Maybe, Maybe]) -> None:
+    """Running statistics, from what :func:`parameter` made of them. Their versions change, too, where that is the same
+    memory."""
+    for own, changed in zip(running, now, strict=True):
+        if own is not None and changed is not None:
+            own.detach().copy_(changed)
+
+
 def parameter(tensor: Maybe) -> Maybe:
     """One number per channel, side by side."""
     return None if tensor is None else tensor.detach().as_subclass(Tensor).contiguous().resolve_neg()

@@ -40,10 +40,6 @@ class OperatorCall(Call):
             return batch_norm_backward(self, wants, *tensors)
 
 
-def parted(call: Call) -> Call:
-    return Call(*call)
-
-
 def batch_norm(call: Call, *tensors: Maybe) -> Results:
     """``call`` through the dispatcher."""
     return _ops.batch_norm(*tensors, *call)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ... import _runtime
 from .checks import check
-from .dense import Maybe, channels, like, like_or_none, parameter
+from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
 if TYPE_CHECKING:
     from .call import Call, Gradients, Wanted
@@ -80,9 +80,7 @@ def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: May
     if count > 0:
         now = (parameter(running_mean), parameter(running_var))
         _run("batch_norm_settle", statistics[:2], joined, count, *now, call.momentum, call.eps)
-        for running, changed in zip((running_mean, running_var), now, strict=True):
-            if running is not None and changed is not None:
-                running.detach().copy_(changed)  # its version, too, where it is the same memory
+        put_back((running_mean, running_var), now)
     return statistics
 
 
