@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
+#include "program.h"
 
 namespace py = pybind11;
 
@@ -11,6 +12,8 @@ namespace {
 
 // float32 counts exactly up to here; beyond, the slow path replaces the counter by a float64 one.
 constexpr double kLastFloatStep = 16777216.0;
+
+bool given(const py::object& object) { return object && !object.is_none(); }
 
 PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
@@ -22,7 +25,7 @@ bool fits(const TensorView& state, const TensorView& param) {
 // Reads a float32 or float64 tensor of one element.
 bool read_scalar(PyObject* tensor, Array& where, double& value) {
     TensorView v;
-    if (!view(tensor, v) || v.numel != 1 || v.complex) return false;
+    if (!view(tensor, v) || !v.on_host || v.numel != 1 || v.complex) return false;
     if (v.type == DType::f32)
         value = static_cast<double>(*static_cast<const float*>(v.data));
     else if (v.type == DType::f64)
@@ -95,7 +98,9 @@ void Batch::clear() {
     places_.clear();
     group_ = 0;
     constants_.clear();
-    scalars_ = py::object();
+    programs_.clear();
+    programmed_ = nullptr;
+    loss_scale_ = found_inf_ = norm_ = scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
     by_step_.clear();
     walk_.restart();
@@ -104,6 +109,12 @@ void Batch::clear() {
     for (const Held& held : released) held.each(release);
     released.clear();
     if (held_.empty()) held_.swap(released);  // its capacity
+}
+
+const Constants* Batch::keep(const Constants& fresh) {
+    constants_.push_back(fresh);
+    constants_.back().index = static_cast<int>(constants_.size()) - 1;
+    return &constants_.back();
 }
 
 const Constants* Batch::constants(int64_t t, const double* carried) {
@@ -124,8 +135,7 @@ const Constants* Batch::constants(int64_t t, const double* carried) {
     Constants fresh = common_;
     rule_->scalars.read(values, fresh.rule, count);
     for (size_t k = 0; k < count; ++k) fresh.carried[k] = values[carried_keys_[k]].cast<double>();
-    constants_.push_back(fresh);
-    ByStep entry{t, {}, &constants_.back()};
+    ByStep entry{t, {}, keep(fresh)};
     std::copy(carried, carried + count, entry.carried);
     by_step_.push_back(entry);
     return entry.constants;
@@ -148,13 +158,13 @@ bool Batch::try_add(const Held& borrowed, int64_t index, int64_t t) {
     tasks_.push_back(task);
     counters_.push_back(counter);
     held_.push_back(held);
-    places_.emplace_back(group_, index);
+    places_.push_back({group_, index, programmed_});
     return true;
 }
 
 bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
     TensorView v;
-    if (!view(state, v) || !fits(v, param)) return false;
+    if (!view(state, v) || v.device != param.device || !fits(v, param)) return false;
     Matrices shape;
     if (!rule_->factored) {
         if (!same_layout(v, param)) return false;
@@ -179,21 +189,43 @@ bool Batch::read_counter(const Held& held, Counter& counter, int64_t t, const Co
     return true;
 }
 
+// Where a program counts, the counters are on the device, unread.
+bool Batch::describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& constants) {
+    counter = {};
+    constants = by_step_.front().constants;
+    const auto number = [&](PyObject* tensor, Array& where) {
+        TensorView v;
+        if (tensor == nullptr) return true;
+        if (!view(tensor, v) || v.device != param.device || v.numel != 1 || v.complex) return false;
+        where = {v.data, v.type};
+        return v.type == DType::f32 || v.type == DType::f64;
+    };
+    if (param.device == kHost || !number(held.step, counter.step)) return false;
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!number(held.carried[k], counter.carried[k])) return false;
+    return true;
+}
+
 // Everything that may run Python code comes first, and then the pointers are read.
 bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
     // Before a subclass is asked anything.
     if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
-    // Twice where the scalars were computed, as Python may have moved the counters' memory.
-    const size_t known = by_step_.size();
-    if (!read_counter(held, counter, t, task.constants)) return false;
-    if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
+    if (programmed_ == nullptr) {
+        // Twice where the scalars were computed, as Python may have moved the counters' memory.
+        const size_t known = by_step_.size();
+        if (!read_counter(held, counter, t, task.constants)) return false;
+        if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
+    }
     if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
 
     TensorView param, grad;
     if (!view(held.param, param) || !is_dense(param)) return false;
+    if (programmed_ != nullptr && !describe_counter(held, param, counter, task.constants)) return false;
     if (rule_->factored && !as_matrices(param, task.shape)) return false;
     if (held.grad != nullptr) {
-        if (!view(held.grad, grad) || grad.type != param.type || !same_layout(grad, param)) return false;
+        if (!view(held.grad, grad) || grad.type != param.type || grad.device != param.device ||
+            !same_layout(grad, param))
+            return false;
         task.grad = {grad.data, grad.type};
     }
     for (int k = 0; k < rule_->states; ++k)
@@ -201,13 +233,20 @@ bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) 
     const RuleEntry& entry = kernels().rules[rule_->index];
     task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
     task.pass_count = entry.passes;
+    task.rule = rule_->index;
+    task.device = param.device;
     task.n = param.numel;
     task.param = {param.data, param.type};
     return true;
 }
 
+void Batch::depend_on(const py::object& loss_scale, const py::object& found_inf) {
+    loss_scale_ = loss_scale;
+    found_inf_ = found_inf;
+}
+
 py::list Batch::take(const py::tuple& update, const py::dict& prologue, double max_grad_norm, const py::object& scalars,
-                     const py::list& params, const py::dict& state) {
+                     const py::list& params, const py::dict& state, const py::object& learning_rate) {
     static PyObject* const grad_name = interned("grad");
     static PyObject* const step_name = interned("step");
     rule_ = &find_rule(update[0].cast<std::string>());
@@ -219,10 +258,24 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     common_ = {};
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;
-    common_.unscales = common_.prologue[kLossScale] != 1.0;
-    scalars_ = scalars;
+    common_.unscales = common_.prologue[kLossScale] != 1.0 || given(loss_scale_);
     by_step_.clear();
     ++group_;
+    programmed_ = nullptr;
+    if (PyCallable_Check(scalars.ptr())) {
+        scalars_ = scalars;
+    } else {
+        TensorView rate;
+        Array there{};
+        if (given(learning_rate)) {
+            if (!view(learning_rate.ptr(), rate) || rate.numel != 1 || rate.device == kHost)
+                throw py::type_error("lr is not a tensor of one element on a device");
+            there = {rate.data, rate.type};
+        }
+        programs_.push_back({read_program(scalars.cast<py::tuple>(), *rule_), learning_rate, there, max_grad_norm});
+        programmed_ = &programs_.back();
+        by_step_.push_back({0, {}, keep(common_)});
+    }
 
     const bool has_state = rule_->states > 0 || counts_;
     const auto entry = [](PyObject* own, PyObject* key, PyObject*& out) {

@@ -9,14 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/engine.h"
 #include "overlap.h"
 #include "rule_table.h"
+#include "rules/program.h"
 #include "tensor.h"
 
 namespace fastopt {
-
-// Where the prologue's scalars have what the engine itself needs of them.
-constexpr int kLossScale = 0, kGradFactor = 1;
 
 // Finds a parameter's entry in the optimizer's state dict. The dict's order is mostly that of the
 // walk through the parameters, and going along with it saves a hash of a tensor (a Python call) each.
@@ -42,6 +41,10 @@ class Batch {
     Batch& operator=(const Batch&) = delete;
     ~Batch();
 
+    // What only a device knows of the whole step, float32 tensors there or None: GradScaler's scale, which gradients
+    // are divided by, and whether it found an inf, in which case nothing happens. Before the first take().
+    void depend_on(const pybind11::object& loss_scale, const pybind11::object& found_inf);
+
     // Adds every parameter of a group that needs no preparation, and has a gradient where the rule reads
     // one. Returns the indices of the others with a gradient: fresh, of another layout, or wrong.
     // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state
@@ -49,8 +52,11 @@ class Batch {
     // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter, and the
     // next value of what is carried; it is called once per distinct argument. Where the update does
     // not count, t is 1 for a parameter without state and 2 for all others.
+    // Or `scalars` is a program for the device, which the counters are on; it computes the prologue's, too, from
+    // `learning_rate`, a tensor there or None.
     pybind11::list take(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
-                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state);
+                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
+                        const pybind11::object& learning_rate);
 
     // Adds one prepared parameter, the one at `index`, of the group of the last take(). `owner` is the
     // optimizer's parameter where `param` is a dense stand-in for it; `t` counts where the group does not.
@@ -63,12 +69,13 @@ class Batch {
     // unscaled, are about to change.
     pybind11::object settle();
 
-    // A sum, by its name in the kernels, over the gradients (over the parameters where the rule reads
-    // none) of all groups whose max_grad_norm is not negative. `exponent` is that of "powers".
-    double measure(const std::string& reduction, double exponent, int threads);
+    // The norm that a sum, by its name in the kernels, makes of the gradients (of the parameters where the rule reads
+    // none) of all groups whose max_grad_norm is not negative, divided by the loss scale. `exponent` is that of
+    // "powers". A float, or, where everything is on one device, a float64 tensor there that nobody has waited for.
+    pybind11::object norm(const std::string& reduction, double exponent, double loss_scale, int threads);
 
     // Scales the gradients of each group by max_grad_norm / (norm + 1e-6), if that is less than 1.
-    void clip(double norm);
+    void clip(const pybind11::object& norm);
 
     // Updates everything gathered.
     void run(int threads);
@@ -86,11 +93,40 @@ class Batch {
         void each(Visit visit) const;
     };
 
+    // A group whose scalars the device computes.
+    struct Programmed {
+        Program program;
+        pybind11::object held;  // the learning rate's tensor
+        Array learning_rate;
+        double max_grad_norm;
+    };
+
+    // Where a parameter is from: sums go in the order of group and index. The program of its group, or null.
+    struct Place {
+        int64_t group, index;
+        const Programmed* programmed;
+    };
+
     bool try_add(const Held& borrowed, int64_t index, int64_t t);
     bool read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars);
+    bool describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& scalars);
     bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
     bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
     const Constants* constants(int64_t t, const double* carried);
+    const Constants* keep(const Constants& fresh);
+
+    std::vector<int> devices() const;
+    std::vector<Task*> tasks_on(int device);
+    std::vector<Task> measured(const Constants& constants) const;
+    pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale, std::vector<Task>& tasks);
+    void fetch_partials(int device, int reduction, double exponent, std::vector<Task>& tasks, double* partials);
+    void run_on_host(int threads);
+    void run_on(int device);
+    void settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
+                   const cuda::Unknowns& unknowns);
+
+    // The step as a whole.
+    pybind11::object loss_scale_, found_inf_, norm_;
 
     // The group.
     const Rule* rule_ = nullptr;
@@ -99,6 +135,7 @@ class Batch {
     bool counts_ = false;
     int64_t group_ = 0;
     Constants common_{};  // what the group's constants have in common
+    const Programmed* programmed_ = nullptr;
     struct ByStep {
         int64_t t;
         double carried[kMaxCarried];
@@ -110,12 +147,19 @@ class Batch {
     std::vector<Task> tasks_;
     std::vector<Counter> counters_;
     std::vector<Held> held_;
-    std::vector<std::pair<int64_t, int64_t>> places_;  // (group, index): sums go in this order
+    std::vector<Place> places_;
 
     std::deque<Constants> constants_;
+    std::deque<Programmed> programs_;
     std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };
+
+// Partial results of a sum and scratch memory, one task's behind another's.
+int64_t count_chunks(const std::vector<Task>& tasks);
+void place_partials(std::vector<Task>& tasks, int device, double* first);
+int64_t scratch_size(const Task& task);  // in doubles: none, unless it has several passes
+void place_scratch(const std::vector<Task*>& tasks, double* first);
 
 }  // namespace fastopt

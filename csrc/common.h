@@ -23,17 +23,23 @@ namespace fastopt {
 
 constexpr int kMaxStates = 4;
 constexpr int kMaxCarried = 2;
-constexpr int kMaxScalars = 16;
+constexpr int kMaxScalars = 8;
 constexpr int kMaxPasses = 3;
 
-// Elements a worker takes at a time: 64 KiB of float32 per operand. Also the chunk of a reduction, so
-// that its shape, and with it its bits, depends on nothing else.
+// Elements a worker takes at a time: 64 KiB of float32 per operand.
 constexpr int64_t kTile = 16384;
+
+// Elements of a sum that go through lanes of their own: few enough to keep a GPU busy. Its shape, and with it its bits,
+// depends on nothing else.
+constexpr int64_t kSumChunk = 4096;
 
 // Elements of a block that stays in L1, with the buffers of five half-precision operands in 32 KiB.
 constexpr int kBlock = 1024;
 
 enum class DType : uint8_t { f32, f64, bf16, f16 };
+
+// Where memory is, where it is not the index of a CUDA device.
+constexpr int kHost = -1;
 
 // A flat, dense run of elements of one tensor.
 struct Array {
@@ -48,12 +54,18 @@ struct Matrices {
 
 // The scalars of one (parameter group, step count), in double; kernels round them once.
 struct Constants {
+    int index;  // among those of the step
     double prologue[kMaxScalars];
     double rule[kMaxScalars];
     double carried[kMaxCarried];  // values of the carried states after the step
     double max_grad_norm;         // negative where the group is not clipped
     bool unscales;                // the step writes unscaled gradients back
 };
+
+// Where the prologue's scalars have what the engine itself needs of them.
+constexpr int kLossScale = 0, kGradFactor = 1;
+
+struct ScalarSet;  // cuda/engine.h
 
 // One parameter's share of a step. A kernel handles the units [begin, end) of it: its elements, or
 // the tiles of its matrices.
@@ -69,13 +81,16 @@ struct Pass {
 struct Task {
     const Pass* passes;
     int pass_count;
+    int rule;    // row in every table of rules
+    int device;  // of all its memory
     const Constants* constants;
+    const ScalarSet* scalars;  // on a device: the constants there
     int64_t n;
     Array param, grad;  // grad: no data where the rule reads none
     Array states[kMaxStates];
     Matrices shape;    // of a factored rule; otherwise no matrices
     double* scratch;   // of a rule with several passes
-    double* partials;  // of a reduction: one per kTile elements
+    double* partials;  // of a reduction: one per kSumChunk elements
 };
 
 // A parameter's 'step' tensor and other scalars among its states, no data where the rule has none,
@@ -98,11 +113,10 @@ struct RuleEntry {
     Pass f64[kMaxPasses];
 };
 
-// A sum, or the like, over a tensor's elements: one partial result per kTile of them, to be joined in order.
+// A sum, or the like, over a tensor's elements: one partial result per kSumChunk of them.
 struct ReductionEntry {
     const char* name;
-    double start;
-    double (*join)(double, double);
+    double (*norm)(const double* partials, int64_t n, double exponent);  // of all tensors' partial results
     Kernel f32;
     Kernel f64;
 };

@@ -6,7 +6,9 @@
 #include "batch_norm.h"
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
+#include "cuda/engine.h"
 #include "dropout.h"
+#include "program.h"
 #include "rule_table.h"
 #include "tensor.h"
 
@@ -20,12 +22,16 @@ py::dict built() {
     d["isa"] = built_isas();
     d["compiler"] = FASTOPT_COMPILER;
     d["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
-    d["cuda"] = false;
+    if (const std::string toolkit = cuda::built(); toolkit.empty())
+        d["cuda"] = false;
+    else
+        d["cuda"] = toolkit + " (" FASTOPT_CUDA_ARCHITECTURES ")";
     return d;
 }
 
 void register_runtime(py::module_& m) {
     m.attr("__version__") = FASTOPT_VERSION;
+    m.attr("emulates_cuda") = cuda::device_of_host() != kHost;
     m.def("built", &built);
     m.def("detected_isas", &detected_isas);
     m.def("isa_in_use", &isa_in_use);
@@ -36,7 +42,13 @@ void register_runtime(py::module_& m) {
 }
 
 void register_tensors(py::module_& m) {
-    m.def("set_torch", &set_torch, py::arg("torch"), py::arg("increment_version"));
+    m.def("set_torch", &set_torch, py::arg("torch"), py::arg("increment_version"), py::arg("allocate"),
+          py::arg("current_stream"));
+    m.def("cuda_devices", [] {
+        std::string why;
+        const int count = cuda::device_count(why);
+        return py::make_tuple(count, why);
+    });
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
 }
@@ -44,14 +56,16 @@ void register_tensors(py::module_& m) {
 void register_batch(py::module_& m) {
     m.def("rules", &describe_rules);
     m.def("prologue", [] { return prologue_names().as_tuple(); });
-    py::class_<Batch>(m, "Batch")
+    m.def("evaluate_program", &evaluate_program, py::arg("program"), py::arg("rule"), py::arg("inputs"));
+    py::class_<Batch>(m, "Batch", py::module_local())
         .def(py::init<>())
+        .def("depend_on", &Batch::depend_on, py::arg("loss_scale"), py::arg("found_inf"))
         .def("take", &Batch::take, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"), py::arg("scalars"),
-             py::arg("params"), py::arg("state"))
+             py::arg("params"), py::arg("state"), py::arg("learning_rate"))
         .def("add", &Batch::add, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
              py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"))
         .def("settle", &Batch::settle)
-        .def("measure", &Batch::measure, py::arg("reduction"), py::arg("exponent"), py::arg("threads"))
+        .def("norm", &Batch::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))
         .def("clip", &Batch::clip, py::arg("norm"))
         .def("run", &Batch::run, py::arg("threads"))
         .def("clear", &Batch::clear);
@@ -94,7 +108,7 @@ void register_batch_norm(py::module_& m) {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(FASTOPT_MODULE, m) {
     m.doc() = "Native kernels of fastopt.";
     register_runtime(m);
     register_tensors(m);

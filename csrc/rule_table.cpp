@@ -55,10 +55,10 @@ const Rule& find_rule(const std::string& name) {
     return found->second;
 }
 
-const ReductionEntry& find_reduction(const std::string& name) {
+int find_reduction(const std::string& name) {
     const KernelTable& table = kernels();
     for (int i = 0; i < table.reduction_count; ++i)
-        if (name == table.reductions[i].name) return table.reductions[i];
+        if (name == table.reductions[i].name) return i;
     throw py::key_error("no reduction '" + name + "'");
 }
 

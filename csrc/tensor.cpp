@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "cuda/engine.h"
+
 #include FASTOPT_DLPACK_HEADER
 
 namespace py = pybind11;
@@ -15,6 +17,8 @@ PyTypeObject* parameter_type = nullptr;
 PyObject* is_neg_method = nullptr;
 PyObject* is_conj_method = nullptr;
 PyObject* increment_version_function = nullptr;
+PyObject* allocate_function = nullptr;
+PyObject* current_stream_function = nullptr;
 DLPackExchangeAPI* exchange = nullptr;
 bool use_exchange = false;
 
@@ -48,10 +52,20 @@ bool dtype_of(const DLDataType& dtype, TensorView& out) {
     return true;
 }
 
+// False where there are no kernels for it.
+bool place(bool on_host, int index, TensorView& out) {
+    static const bool has_cuda = !cuda::built().empty();
+    out.on_host = on_host;
+    out.device = on_host ? cuda::device_of_host() : index;
+    return on_host || has_cuda;
+}
+
 bool through_exchange(PyObject* tensor, TensorView& out) {
     DLTensor dl;
     if (exchange->dltensor_from_py_object_no_sync(tensor, &dl) != 0) return false;  // not strided, no memory
-    if (dl.device.device_type != kDLCPU || !dtype_of(dl.dtype, out) || dl.ndim > kMaxDims) return false;
+    const bool on_host = dl.device.device_type == kDLCPU;
+    if (!on_host && dl.device.device_type != kDLCUDA) return false;
+    if (!place(on_host, dl.device.device_id, out) || !dtype_of(dl.dtype, out) || dl.ndim > kMaxDims) return false;
     out.data = static_cast<char*>(dl.data) + dl.byte_offset;
     out.ndim = dl.ndim;
     out.sizes = dl.shape;
@@ -70,7 +84,9 @@ bool read_ints(const py::object& tuple, int64_t* out, int& count) {
 
 bool through_data_ptr(PyObject* tensor, TensorView& out) {
     const py::handle t(tensor);
-    if (!t.attr("is_cpu").cast<bool>()) return false;
+    const bool on_host = t.attr("is_cpu").cast<bool>();
+    if (!on_host && !t.attr("is_cuda").cast<bool>()) return false;
+    if (!place(on_host, on_host ? 0 : t.attr("get_device")().cast<int>(), out)) return false;
     const py::object dtype = t.attr("dtype");
     const TorchDType* found = nullptr;
     for (const TorchDType& known : dtypes)
@@ -96,8 +112,11 @@ bool ask(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-void set_torch(const py::object& torch, const py::object& increment_version) {
+void set_torch(const py::object& torch, const py::object& increment_version, const py::object& allocate,
+               const py::object& current_stream) {
     increment_version_function = py::object(increment_version).release().ptr();
+    allocate_function = py::object(allocate).release().ptr();
+    current_stream_function = py::object(current_stream).release().ptr();
     const py::object tensor = torch.attr("Tensor");
     tensor_type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
     parameter_type = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
@@ -119,6 +138,18 @@ void increment_version(const py::list& tensors) {
     PyObject* none = PyObject_Vectorcall(increment_version_function, &argument, 1, nullptr);
     if (none == nullptr) throw py::error_already_set();
     Py_DECREF(none);
+}
+
+DeviceMemory allocate(int device, size_t bytes) {
+    DeviceMemory memory;
+    if (bytes == 0) return memory;
+    memory.tensor = py::handle(allocate_function)(bytes, device);
+    memory.data = reinterpret_cast<void*>(memory.tensor.attr("data_ptr")().cast<uintptr_t>());
+    return memory;
+}
+
+void* current_stream(int device) {
+    return reinterpret_cast<void*>(py::handle(current_stream_function)(device).cast<uintptr_t>());
 }
 
 void use_intake(const std::string& name) {

@@ -21,11 +21,15 @@ struct TensorView {
     const int64_t* strides;
     DType type;
     bool complex;
+    int device;                                          // kHost or the index of a CUDA device
+    bool on_host;                                        // the CPU can read it
     int64_t own_sizes[kMaxDims], own_strides[kMaxDims];  // where the intake has no memory to point to
 };
 
-// Called once at import. `increment_version` takes a list of tensors.
-void set_torch(const pybind11::object& torch, const pybind11::object& increment_version);
+// Called once at import. `increment_version` takes a list of tensors; `allocate` (bytes, device) and returns a tensor;
+// `current_stream` a device, and returns a stream's address.
+void set_torch(const pybind11::object& torch, const pybind11::object& increment_version,
+               const pybind11::object& allocate, const pybind11::object& current_stream);
 
 // Tells autograd that the tensors' memory is written behind its back. Throws where torch does.
 void increment_version(const pybind11::list& tensors);
@@ -37,9 +41,19 @@ std::string intake_in_use();
 // Exactly a torch.Tensor or Parameter: a subclass may hold its memory elsewhere.
 bool is_plain(PyObject* tensor);
 
-// Fills `out` where `tensor` is plain, strided, on the CPU, of a type the kernels know, and not lazily
-// conjugated. Otherwise returns false, with no Python error set: the
-// caller's slow path says what is wrong, or puts it right.
+// Memory of torch's allocator: given back with the object, which a stream's work in progress outlives.
+struct DeviceMemory {
+    pybind11::object tensor;
+    void* data = nullptr;
+};
+DeviceMemory allocate(int device, size_t bytes);
+
+// The stream that torch works on.
+void* current_stream(int device);
+
+// Fills `out` where `tensor` is plain, strided, on the CPU or a CUDA device that kernels were built for, of a type the
+// kernels know, and not lazily conjugated. Otherwise returns false, with no Python error set: the caller's slow path
+// says what is wrong, or puts it right.
 bool view(PyObject* tensor, TensorView& out);
 
 // True for a lazily negated tensor, whose memory does not hold its values. Asking torch costs as much

@@ -19,13 +19,6 @@ FASTOPT_HD void prefetch_ahead(const Array& array, const MatrixTile& tile, int r
     if (row + kRowsAhead < tile.rows) prefetch(array, tile.at(row + kRowsAhead), tile.columns);
 }
 
-// The sum of the partial results of a task, in their order.
-FASTOPT_HD double sum(const double* partials, int64_t n) {
-    double total = 0;
-    for (int64_t i = 0; i < n; ++i) total += partials[i];
-    return total;
-}
-
 // Vectors and scalars: the second moment is a state like any other.
 struct AdafactorVector : Adafactor {
     static constexpr int states = 1;  // variance
@@ -43,8 +36,8 @@ struct AdafactorVector : Adafactor {
         const VectorScratch scratch(task);
         alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock], update_buffer[kBlock];
         alignas(64) double param_lanes[kLanes], update_lanes[kLanes];
-        for (int64_t chunk = begin; chunk < end; chunk += kTile) {
-            const int64_t chunk_end = end - chunk < kTile ? end : chunk + kTile;
+        for (int64_t chunk = begin; chunk < end; chunk += kSumChunk) {
+            const int64_t chunk_end = end - chunk < kSumChunk ? end : chunk + kSumChunk;
             for (double& lane : param_lanes) lane = 0;
             for (double& lane : update_lanes) lane = 0;
             for (int64_t at = chunk; at < chunk_end; at += kBlock) {
@@ -57,8 +50,8 @@ struct AdafactorVector : Adafactor {
                 gather(param_lanes, param, n, kSquare, kPlus);
                 gather(update_lanes, update_buffer, n, kSquare, kPlus);
             }
-            scratch.param_squares[chunk / kTile] = merge(param_lanes, kPlus);
-            scratch.update_squares[chunk / kTile] = merge(update_lanes, kPlus);
+            scratch.param_squares[chunk / kSumChunk] = merge(param_lanes, kPlus);
+            scratch.update_squares[chunk / kSumChunk] = merge(update_lanes, kPlus);
         }
     }
 
@@ -141,9 +134,7 @@ struct AdafactorMatrix : Adafactor {
             update_means(task.states[0], m * rows, rows, scratch.total_rows(m), double(columns), c, row_factors);
             update_means(task.states[1], m * columns, columns, scratch.total_columns(m), double(rows), c,
                          column_factors);
-            double total = 0;
-            for (int64_t i = 0; i < rows; ++i) total += double(row_factors[i]);
-            const T mean = maximum(T(total / double(rows)), c.eps1);
+            const T mean = maximum(T(sum(row_factors, rows) / double(rows)), c.eps1);
             for (int64_t i = 0; i < rows; ++i) row_factors[i] = inverse_root(row_factors[i] / mean);
             for (int64_t i = 0; i < columns; ++i) column_factors[i] = inverse_root(column_factors[i]);
         }

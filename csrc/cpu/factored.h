@@ -45,13 +45,13 @@ struct VectorScratch {
     double *param_squares, *update_squares, *step_size;
 
     explicit VectorScratch(const Task& task)
-        : chunks(tiles_along(task.n, kTile)),
+        : chunks(tiles_along(task.n, kSumChunk)),
           param_squares(task.scratch),
           update_squares(param_squares + chunks),
           step_size(update_squares + chunks) {}
 
     // In doubles.
-    static int64_t size(int64_t n) { return 2 * tiles_along(n, kTile) + 1; }
+    static int64_t size(int64_t n) { return 2 * tiles_along(n, kSumChunk) + 1; }
 };
 
 // That of a task with matrices. Per matrix: partial sums of every row (one per tile across) and column (one

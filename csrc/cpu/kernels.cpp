@@ -57,15 +57,8 @@ constexpr RuleEntry rules[] = {
     {"clip", "", 0, false, false, 1, {{clip<float>, nullptr}}, {{clip<double>, nullptr}}},
 };
 
-template <class Sum>
-constexpr ReductionEntry reduction(const char* name) {
-    return {name, Sum::start, Sum::join, reduce<Sum, float>, reduce<Sum, double>};
-}
-
-constexpr ReductionEntry reductions[] = {
-    reduction<Squares>("squares"), reduction<Magnitudes>("magnitudes"), reduction<NonZeros>("nonzeros"),
-    reduction<Powers>("powers"),   reduction<Largest>("largest"),       reduction<Smallest>("smallest"),
-};
+#define FASTOPT_REDUCTION(name, Sum) {name, norm_of<Sum>, reduce<Sum, float>, reduce<Sum, double>},
+constexpr ReductionEntry reductions[] = {FASTOPT_SUMS(FASTOPT_REDUCTION)};
 
 #define FASTOPT_DROPOUT(name, ...) \
     {name,                         \

@@ -1,14 +1,13 @@
-// Sums over a tensor of one fixed shape: chunks of kTile elements, in a chunk 32 lanes, all in double.
-// So the result depends on no ISA and no number of threads, and float32 squares cannot overflow.
+// Sums over tensors of one fixed shape: chunks of kSumChunk elements, in a chunk 32 lanes; the chunks' results again
+// in 32 lanes; all in double. So the result depends on no ISA, no number of threads and no device, and float32 squares
+// cannot overflow.
 #pragma once
 
-#include "../rules/power.h"
+#include "../rules/sums.h"
 #include "block.h"
 
 namespace fastopt {
 namespace {
-
-constexpr int kLanes = 32;
 
 // Element i goes to lane i % 32. `ahead`: how many elements further on memory is asked for; 7 to 20 %.
 template <class T, class Term, class Join>
@@ -48,32 +47,20 @@ FASTOPT_HD double merge(double* lanes, Join join) {
 constexpr auto kPlus = [](double a, double b) { return a + b; };
 constexpr auto kSquare = [](double x) { return x * x; };
 
-struct Squares {
-    static constexpr double start = 0;
-    FASTOPT_HD static double term(double x, double) { return x * x; }
-    FASTOPT_HD static double join(double a, double b) { return a + b; }
-};
+// A sum over the results of chunks. Zero of them make the sum's start.
+template <class T, class Join>
+FASTOPT_HD double in_lanes(const T* values, int64_t n, double start, Join join) {
+    alignas(64) double lanes[kLanes];
+    for (double& lane : lanes) lane = start;
+    for (int64_t i = 0; i < n; i += kBlock)
+        gather(lanes, values + i, int(n - i < kBlock ? n - i : kBlock), [](double x) { return x; }, join);
+    return merge(lanes, join);
+}
 
-struct Magnitudes : Squares {
-    FASTOPT_HD static double term(double x, double) { return magnitude(x); }
-};
-
-struct NonZeros : Squares {
-    FASTOPT_HD static double term(double x, double) { return x != 0 ? 1 : 0; }
-};
-
-struct Powers : Squares {
-    FASTOPT_HD static double term(double x, double p) { return power(magnitude(x), p); }
-};
-
-struct Largest : Magnitudes {
-    FASTOPT_HD static double join(double a, double b) { return maximum(a, b); }
-};
-
-struct Smallest : Magnitudes {
-    static constexpr double start = __builtin_inf();
-    FASTOPT_HD static double join(double a, double b) { return minimum(a, b); }
-};
+template <class T>
+FASTOPT_HD double sum(const T* values, int64_t n) {
+    return in_lanes(values, n, 0, kPlus);
+}
 
 // Reads the gradient, or the parameter where there is none. The exponent is the first scalar.
 template <class Sum, class T>
@@ -82,8 +69,8 @@ void reduce(const Task& task, int64_t begin, int64_t end) {
     const double p = task.constants->rule[0];
     alignas(64) T buffer[kBlock];
     alignas(64) double lanes[kLanes];
-    for (int64_t chunk = begin; chunk < end; chunk += kTile) {
-        const int64_t chunk_end = end - chunk < kTile ? end : chunk + kTile;
+    for (int64_t chunk = begin; chunk < end; chunk += kSumChunk) {
+        const int64_t chunk_end = end - chunk < kSumChunk ? end : chunk + kSumChunk;
         for (double& lane : lanes) lane = Sum::start;
         for (int64_t at = chunk; at < chunk_end; at += kBlock) {
             const int n = int(chunk_end - at < kBlock ? chunk_end - at : kBlock);
@@ -91,8 +78,14 @@ void reduce(const Task& task, int64_t begin, int64_t end) {
             const int ahead = values != buffer ? int(8192 / sizeof(T)) : 0;
             gather(lanes, values, n, [p](double x) { return Sum::term(x, p); }, Sum::join, ahead);
         }
-        task.partials[chunk / kTile] = merge(lanes, Sum::join);
+        task.partials[chunk / kSumChunk] = merge(lanes, Sum::join);
     }
+}
+
+// The norm that all chunks make.
+template <class Sum>
+double norm_of(const double* partials, int64_t n, double p) {
+    return Sum::norm(in_lanes(partials, n, Sum::start, Sum::join), p);
 }
 
 }  // namespace

@@ -28,24 +28,33 @@ FASTOPT_HD T polynomial(const T (&c)[N], T x) {
     return sum;
 }
 
-// Constants by type. ln(2) in two parts: the first has few bits, its multiples are exact. The series is (e^x - 1) / x.
+// Constants by type. ln(2) in two parts: the first has few bits, its multiples are exact.
 template <class T>
 struct Exponential;
 
 template <>
 struct Exponential<float> {
     static constexpr float low = -87, high = 88, round = 0x1.8p23f, ln2 = 0x1.62ep-1f, ln2_rest = 0x1.0bfbe8p-15f;
-    static constexpr float series[] = {1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
 };
 
 template <>
 struct Exponential<double> {
     static constexpr double low = -708, high = 709, round = 0x1.8p52;
     static constexpr double ln2 = 0x1.62e42feep-1, ln2_rest = 0x1.a39ef35793c76p-33;
-    static constexpr double series[] = {
+};
+
+// (e^x - 1) / x for |x| <= ln(2) / 2
+FASTOPT_HD float series(float x) {
+    constexpr float c[] = {1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
+    return polynomial(c, x);
+}
+
+FASTOPT_HD double series(double x) {
+    constexpr double c[] = {
         1.,         1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,        1. / 5040,
         1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800, 1. / 87178291200};
-};
+    return polynomial(c, x);
+}
 
 // x = whole * ln(2) + rest, as 2^whole and rest. Beyond the range of normal numbers, x is moved to its ends.
 template <class T>
@@ -65,14 +74,14 @@ FASTOPT_HD Parts<T> parts(T x) {
 template <class T>
 FASTOPT_HD T exponential(T x) {
     const Parts<T> of = parts(x);
-    return (polynomial(Exponential<T>::series, of.rest) * of.rest + T(1)) * of.scale;
+    return (series(of.rest) * of.rest + T(1)) * of.scale;
 }
 
 // e^x - 1
 template <class T>
 FASTOPT_HD T exponential_less_1(T x) {
     const Parts<T> of = parts(x);
-    return polynomial(Exponential<T>::series, of.rest) * of.rest * of.scale + (of.scale - T(1));
+    return series(of.rest) * of.rest * of.scale + (of.scale - T(1));
 }
 
 // The probability that a normal variable exceeds a >= 0, divided by e^(-a^2/2): a polynomial in (a - 2) / (a + 2),

@@ -53,6 +53,12 @@ struct Prologue {
             for (int i = 0; i < n; ++i) grad[i] += c.l1 * sign(param[i]);
     }
 
+    // grad_factor, where gradients of a norm are to have at most another one. NaN passes.
+    FASTOPT_HD static double clipped(double grad_factor, double norm, double max_norm) {
+        const double coefficient = max_norm / (norm + 1e-6);
+        return coefficient >= 1 ? grad_factor : grad_factor * coefficient;
+    }
+
     template <class T>
     FASTOPT_HD static T decayed(T param, const Scalars<T>& c) {
         return param * c.decay;

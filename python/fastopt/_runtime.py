@@ -59,9 +59,45 @@ def backend() -> str:
     return next(name for name, module in BACKENDS.items() if module is kernels)
 
 
+def on_device(tensor: torch.Tensor) -> bool:
+    """Whether kernels of a GPU reach a tensor, rather than those of the CPU."""
+    return tensor.is_cuda or getattr(kernels, "emulates_cuda", False)
+
+
+def capturing() -> bool:
+    """Whether what runs on a GPU is being recorded in a graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def why_not(device: torch.device) -> str:
+    """What keeps the backend in use from tensors on ``device``; "" where nothing does."""
+    if device.type == "cpu":
+        return ""
+    if device.type != "cuda":
+        return "fastopt has kernels for the CPU and for CUDA"
+    if kernels is reference:
+        return "the NumPy reference, which is in use, computes on the CPU"
+    if not kernels.built()["cuda"]:
+        return (
+            "this build of fastopt has no kernels for CUDA; where nvcc is installed (CUDACXX may name it), "
+            "reinstall with: pip install --force-reinstall --no-cache-dir --no-deps "
+            "-C cmake.define.FASTOPT_CUDA=ON fastopt"
+        )
+    return ""
+
+
 def _libtorch() -> str:
     suffix = "dylib" if sys.platform == "darwin" else "so"
     return str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}")
+
+
+def _allocate(size: int, device: int) -> torch.Tensor:
+    """Bytes of a CUDA device, from torch's allocator: it knows streams, and graphs that are captured."""
+    return torch.empty(size, dtype=torch.uint8, device=f"cuda:{device}")
+
+
+def _current_stream(device: int) -> int:
+    return torch._C._cuda_getCurrentRawStream(device)  # type: ignore[attr-defined,no-any-return]
 
 
 def _start() -> None:
@@ -77,7 +113,7 @@ def _start() -> None:
         )
     if _missing:
         return
-    _core.set_torch(torch, increment_version)
+    _core.set_torch(torch, increment_version, _allocate, _current_stream)
     _core.find_openmp(_libtorch())
     if isa := os.environ.get("FASTOPT_ISA", ""):
         _core.use_isa(isa)

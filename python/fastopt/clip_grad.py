@@ -7,7 +7,6 @@ import types
 import warnings
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from .optim._dense import StandIns, dense_layout, norm_tensor, plain
 from .optim._layout import shared_pair
 from .optim._update import OFF
 from .reference.pipeline import clip_coefficient
-from .reference.power import power
 
 _CLIP = ("clip", (), False, ())  # an update of the gradients themselves
 _REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
@@ -30,11 +28,11 @@ def _name(index: int, gradient: Tensor) -> str:
 class _Gradients:
     """Tensors gathered for the engine; what is not dense through stand-ins."""
 
-    def __init__(self, tensors: list[Tensor], *, written: bool, **prologue: float) -> None:
+    def __init__(self, tensors: list[Tensor], max_norm: float = 0.0, *, written: bool, **prologue: float) -> None:
         self._tensors = tensors
         self._stand_ins = StandIns()
         self.batch = _runtime.kernels.Batch()
-        rest = self.batch.take(_CLIP, {**OFF, **prologue}, 0.0, lambda t: {}, tensors, {})
+        rest = self.batch.take(_CLIP, {**OFF, **prologue}, max_norm, lambda t: {}, tensors, {}, None)
         for i in rest:
             tensor, name = tensors[i], _name(i, tensors[i])
             if hasattr(tensor, "to_local"):
@@ -58,32 +56,32 @@ class _Gradients:
         self.batch.run(torch.get_num_threads())
         self._stand_ins.write_back()
 
+    def norm(self, norm_type: float) -> float | Tensor:
+        """A tensor, where nobody has waited for a device."""
+        reduction = _REDUCTIONS.get(norm_type, "powers")
+        norm: float | Tensor = self.batch.norm(reduction, norm_type, 1.0, torch.get_num_threads())
+        return norm
 
-def _norm(tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool) -> float:
-    norm = _finite_or_not(tensors, norm_type) if tensors else 0.0
-    if error_if_nonfinite and not math.isfinite(norm):
+
+def _norm(tensors: list[Tensor], norm_type: float) -> float | Tensor:
+    if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
+        counts = [_Gradients([t], written=False).norm(0.0) for t in tensors]
+        return float(sum(bool(count > 0) for count in counts))
+    return _Gradients(_magnitudes(tensors, norm_type), written=False).norm(norm_type)
+
+
+def _magnitudes(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
+    """What a norm is taken of: of complex numbers, where it is not that of their parts."""
+    return tensors if norm_type == 2 else [t.abs() if t.is_complex() else t for t in tensors]
+
+
+def _check_finite(norm: float | Tensor, norm_type: float) -> None:
+    if not math.isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
             "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
             "`error_if_nonfinite=False`"
         )
-    return norm
-
-
-def _finite_or_not(tensors: list[Tensor], norm_type: float) -> float:
-    if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
-        counts = [_Gradients([t], written=False).batch.measure("nonzeros", 0.0, 1) for t in tensors]
-        return float(sum(count > 0 for count in counts))
-    if norm_type != 2:
-        tensors = [t.abs() if t.is_complex() else t for t in tensors]
-    reduction = _REDUCTIONS.get(norm_type, "powers")
-    total: float = _Gradients(tensors, written=False).batch.measure(reduction, norm_type, torch.get_num_threads())
-    if reduction == "squares":
-        return math.sqrt(total)
-    if reduction == "powers":
-        with np.errstate(all="ignore"):
-            return float(power(np.array([total]), 1.0 / norm_type)[0])
-    return total
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
@@ -115,7 +113,10 @@ def get_total_norm(
             ``error_if_nonfinite``.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return norm_tensor(_norm(tensors, float(norm_type), error_if_nonfinite), tensors)
+    norm = _norm(tensors, float(norm_type))
+    if error_if_nonfinite:
+        _check_finite(norm, norm_type)
+    return norm_tensor(norm, tensors)
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -157,10 +158,13 @@ def clip_grad_norm_(
     max_norm = float(max_norm)
     check_range("max_norm value", max_norm)
     grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type), error_if_nonfinite)
-    coefficient = clip_coefficient(max_norm, norm)
-    if grads and coefficient != 1:
-        _Gradients(grads, written=True, grad_factor=coefficient).write()
+    norm = _norm(grads, float(norm_type))
+    if error_if_nonfinite:
+        _check_finite(norm, norm_type)
+    if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
+        gradients = _Gradients(grads, max_norm, written=True)
+        gradients.batch.clip(norm)
+        gradients.write()
     return norm_tensor(norm, grads)
 
 

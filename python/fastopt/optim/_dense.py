@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import _runtime
 from ._layout import overlaps_itself, same_layout
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
@@ -23,8 +24,8 @@ def plain(tensor: Tensor, name: object) -> Tensor:
         tensor = tensor.as_subclass(Tensor)
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
-    if tensor.device.type != "cpu":
-        raise RuntimeError(f"{name} is on device '{tensor.device}'; this build of fastopt has kernels for the CPU only")
+    if why := _runtime.why_not(tensor.device):
+        raise RuntimeError(f"{name} is on device '{tensor.device}'; {why}")
     if tensor.dtype not in TYPES:
         raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, TYPES))}")
     return tensor
@@ -36,7 +37,8 @@ def lies_like(tensor: Tensor, layout: Tensor) -> bool:
 
 
 def copy_like(tensor: Tensor, layout: Tensor) -> Tensor:
-    return torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype).copy_(tensor)
+    like = torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype, device=tensor.device)
+    return like.copy_(tensor)
 
 
 def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
@@ -54,10 +56,13 @@ def refuse_overlap(tensor: Tensor, name: object) -> None:
         )
 
 
-def norm_tensor(norm: float, tensors: list[Tensor]) -> Tensor:
-    """A norm of the tensors: float64 where one of them is, otherwise float32."""
+def norm_tensor(norm: float | Tensor, tensors: list[Tensor]) -> Tensor:
+    """A norm of the tensors, on their device: float64 where one of them is, otherwise float32."""
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
-    return torch.tensor(norm, dtype=torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if wide else torch.float32
+    if isinstance(norm, Tensor):
+        return norm.to(dtype)
+    return torch.tensor(norm, dtype=dtype, device=tensors[0].device if tensors else "cpu")
 
 
 class StandIns:

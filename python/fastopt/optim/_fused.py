@@ -18,13 +18,24 @@ from ._dense import norm_tensor
 from ._hooked import hooked
 from ._load import uncast
 from ._prepare import Preparation
-from ._update import COMMON, Common, Group, Part, Update
+from ._program import LR, Number, Scalars, number, trace
+from ._update import COMMON, OFF, Common, Group, Part, Update
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
     """The class of torch.optim that one of ours stands for, or None."""
     found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim") and base is not Optimizer]
     return found[0] if found and cls not in found else None
+
+
+_NOT_CAPTURABLE = (
+    "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
+    "count on the device (where the optimizer has that option)"
+)
+
+
+def _is_on_device(value: Any) -> bool:
+    return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
 class FusedOptimizer(Optimizer):
@@ -37,7 +48,7 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _grad_norm: float | None = None
+    _grad_norm: float | Tensor | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
@@ -53,7 +64,7 @@ class FusedOptimizer(Optimizer):
     def _update(self, group: Group) -> Update:
         raise NotImplementedError
 
-    def _scalars(self, group: Group, t: int, *carried: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
         """The rule's scalars for a parameter's ``t``-th update, and the next values of those it carries,
         in double precision.
 
@@ -96,7 +107,7 @@ class FusedOptimizer(Optimizer):
         check_range(f"{option} value", value)
         return float(value)
 
-    def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
+    def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         weight_decay = float(group.get("weight_decay", 0.0))
         decoupled = self._decoupled(group)
         max_grad_value = self._limit(group, "max_grad_value")
@@ -106,7 +117,7 @@ class FusedOptimizer(Optimizer):
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
             "weight_decay": 0.0 if decoupled else weight_decay,
             "l1": self._limit(group, "l1") or 0.0,
-            "decay": 1.0 - float(group["lr"]) * weight_decay if decoupled else 1.0,
+            "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled else 1.0,
         }
 
     def _extend(self, common: Common, **own: Any) -> None:
@@ -130,9 +141,8 @@ class FusedOptimizer(Optimizer):
 
     def _check_flags(self, group: Group) -> None:
         """At every step: groups may be edited, and a flag is never ignored."""
-        if group.get("capturable") or group.get("differentiable"):
-            flag = "capturable" if group.get("capturable") else "differentiable"
-            raise RuntimeError(f"fastopt.{type(self).__name__} does not support {flag}=True")
+        if group.get("differentiable"):
+            raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
 
     def add_param_group(self, param_group: Group) -> None:
         if isinstance(param_group, dict):  # torch has the error for what is not
@@ -184,42 +194,58 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        # GradScaler's contract: with an inf among the gradients, nothing happens at all.
-        loss_scale = 1.0
-        if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:
-            found_inf = getattr(self, "found_inf", None)
-            if found_inf is not None and found_inf.item() != 0:
-                return loss
-            grad_scale = getattr(self, "grad_scale", None)
-            loss_scale = 1.0 if grad_scale is None else float(grad_scale)
-
         # Taken out while in use: a second thread in the same step gets a batch of its own.
         batch = self.__dict__.pop("_batch", None)
         if type(batch) is not _runtime.kernels.Batch:
             batch = _runtime.kernels.Batch()
         try:
-            self._run(batch, loss_scale)
+            loss_scale = self._loss_scale(batch)
+            if loss_scale is not None:
+                self._run(batch, loss_scale)
         except BaseException:
             batch.clear()
             raise
         self._batch = batch
         return loss
 
+    def _loss_scale(self, batch: Any) -> float | None:
+        """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
+
+        Where the device keeps the counters, nobody waits for it: the batch is told where it finds out.
+        """
+        if "found_inf" not in self.__dict__ and "grad_scale" not in self.__dict__:
+            return 1.0
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if all(group.get("capturable") for group in self.param_groups):
+            batch.depend_on(grad_scale, found_inf)
+            return 1.0
+        if found_inf is not None and found_inf.item() != 0:
+            return None
+        return 1.0 if grad_scale is None else float(grad_scale)
+
     def _run(self, batch: Any, loss_scale: float) -> None:
         preparation = None
         clips = False
         for g, group in enumerate(self.param_groups):
             self._check_flags(group)
-            prologue = self._prologue(group, loss_scale)
+            capturable = bool(group.get("capturable"))
+            learning_rate = group["lr"] if capturable and _is_on_device(group["lr"]) else None
+            source = group if learning_rate is None else {**group, "lr": LR}
+            prologue = self._prologue(source, loss_scale)
             max_grad_norm = self._max_norm(group)
             clips |= max_grad_norm is not None
             max_norm = -1.0 if max_grad_norm is None else max_grad_norm
             params = group["params"]
             if not isinstance(params, list):
                 params = list(params)
-            for update, scalars, indices in self._parts(group):
+            for update, scalars, indices in self._parts(source):
                 chosen = params if indices is None else [params[i] for i in indices]
-                rest = batch.take(update, prologue, max_norm, scalars, chosen, self.state)
+                given: Any = (prologue, max_norm, scalars)
+                if capturable:
+                    given = ({**OFF, "loss_scale": loss_scale}, max_norm, trace(prologue, scalars, update.carried))
+                elif (update.counts or update.carried) and _runtime.capturing():
+                    raise RuntimeError(_NOT_CAPTURABLE.format(type(self).__name__))
+                rest = batch.take(update, *given, chosen, self.state, learning_rate)
                 if rest:
                     preparation = preparation or Preparation(self, batch, loss_scale)
                     for i in rest:
@@ -238,7 +264,7 @@ class FusedOptimizer(Optimizer):
             preparation.commit()
         threads = torch.get_num_threads()
         if clips:
-            self._grad_norm = math.sqrt(batch.measure("squares", 2.0, threads)) / loss_scale
+            self._grad_norm = batch.norm("squares", 2.0, loss_scale, threads)
             batch.clip(self._grad_norm)
         elif self._grad_norm is not None:
             self._grad_norm = None

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _runtime
 from ..reference import RULES
+from . import _counters as counters
 from ._dense import StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from ._update import Group, Update
 
 _HALF = (torch.bfloat16, torch.float16)
-_LAST_FLOAT_STEP = 2**24  # float32 counts exactly up to here
 
 
 class Preparation:
@@ -48,6 +49,8 @@ class Preparation:
         if rule.reads_grad:
             self._check_grad_layout(owner.grad, group, name)
         param = plain(owner, name)
+        if group.get("capturable") and not _runtime.on_device(param):
+            raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
         grad = self._gradient(owner, param, group, name) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
             self._add_rows(index, owner, param, grad, name, group, update)
@@ -60,7 +63,7 @@ class Preparation:
         self._views |= dense is not param
         if grad is not None:
             grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
-        states, step, carried, t = self._states(owner, group, update, layout, name)
+        states, step, carried, t = self._states(owner, param, group, update, layout, name)
         self._to_batch(name, index, owner, dense, grad, states, step, carried, t)
 
     def _to_batch(self, name: str, index: int, owner: Tensor, *operands: Any) -> None:
@@ -88,11 +91,8 @@ class Preparation:
             grad = self._sparse(grad, self._optimizer._sparse(group))
         else:
             grad = plain(_placed_like(owner, grad), f"the gradient of {name}")
-        if grad.dtype != param.dtype or grad.shape != param.shape:
-            raise RuntimeError(
-                f"the gradient of {name} is {grad.dtype} of shape {tuple(grad.shape)}, "
-                f"the parameter {param.dtype} of shape {tuple(param.shape)}"
-            )
+        if grad.dtype != param.dtype or grad.shape != param.shape or grad.device != param.device:
+            raise RuntimeError(f"the gradient of {name} is {_kind(grad)}, the parameter {_kind(param)}")
         return grad
 
     def _sparse(self, grad: Tensor, how: str | None) -> Tensor:
@@ -107,7 +107,7 @@ class Preparation:
         """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
         where = tuple(grad._indices())
         layout = dense_layout(param)
-        states, step, carried, t = self._states(owner, group, update, layout, name)
+        states, step, carried, t = self._states(owner, param, group, update, layout, name)
         for tensor in (param, *states):
             refuse_overlap(tensor, name)
 
@@ -146,7 +146,7 @@ class Preparation:
         self._stand_ins.write_back()
 
     def _states(
-        self, owner: Tensor, group: Group, update: Update, layout: Tensor, name: str
+        self, owner: Tensor, param: Tensor, group: Group, update: Update, layout: Tensor, name: str
     ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
         """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count."""
         if not update.states and not update.counts:
@@ -154,14 +154,18 @@ class Preparation:
         known = self._optimizer.state.get(owner) or {}
         counter = ("step",) if update.counts else ()
         keys = (*update.states, *counter, *update.carried)
+        device = counters.place(group.get("capturable"), owner)
         entries: dict[str, Any] = {}
         fresh = all(known.get(key) is None for key in keys)
         if fresh:
+            if _runtime.capturing():
+                raise RuntimeError(
+                    f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
+                )
             for key in counter:
-                entries[key] = torch.tensor(0.0, dtype=_counter_type())
+                entries[key] = counters.number(0.0, device)
             for key in update.carried:
-                value = self._optimizer._first_value(group, key)
-                entries[key] = torch.tensor(value, dtype=_counter_type())
+                entries[key] = counters.number(self._optimizer._first_value(group, key), device)
             for key in update.states:
                 entries[key] = self._optimizer._new_state(owner, group, key)
         for key in keys:
@@ -172,20 +176,20 @@ class Preparation:
         for key in update.states:
             shape = self._optimizer._state_shape(layout.shape, key)
             like = layout if shape == layout.shape else torch.empty(shape, dtype=layout.dtype, device="meta")
-            states.append(self._state(entries.get(key, known.get(key)), like, entries, key, name))
-        step = None
-        if update.counts:
-            step = entries.get("step")
-            if step is None:
-                step = self._counter(known["step"], entries, name)
-        carried = []
-        for key in update.carried:
-            carried.append(entries[key] if key in entries else _scalar(known[key], entries, key))
+            states.append(self._state(entries.get(key, known.get(key)), like, param.device, entries, key, name))
+        if not fresh:
+            for key in counter:
+                _replace(known, entries, key, counters.as_count(known[key], device, name))
+            for key in update.carried:
+                _replace(known, entries, key, counters.as_number(known[key], device))
+        numbers = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
         if entries:
             self._new_states.append((owner, entries))
-        return tuple(states), step, tuple(carried), 1 if fresh else 2
+        return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
 
-    def _state(self, state: Any, layout: Tensor, entries: dict[str, Any], key: str, name: str) -> Tensor:
+    def _state(
+        self, state: Any, layout: Tensor, device: torch.device, entries: dict[str, Any], key: str, name: str
+    ) -> Tensor:
         role = f"the state '{key}' of {name}"
         if not isinstance(state, Tensor):
             raise TypeError(f"{role} is a {type(state).__name__}, not a tensor")
@@ -193,11 +197,10 @@ class Preparation:
             entries[key] = state = copy_like(state.to_dense(), layout)
         state_plain = plain(state, role)
         wide = layout.dtype in _HALF and state_plain.dtype == torch.float32
-        if state_plain.shape != layout.shape or not (wide or state_plain.dtype == layout.dtype):
-            raise RuntimeError(
-                f"{role} is {state_plain.dtype} of shape {tuple(state_plain.shape)}, "
-                f"where {layout.dtype} of shape {tuple(layout.shape)} belongs"
-            )
+        fits = state_plain.shape == layout.shape and (wide or state_plain.dtype == layout.dtype)
+        if not fits or state_plain.device != device:
+            wanted = f"{layout.dtype} of shape {tuple(layout.shape)} on {device}"
+            raise RuntimeError(f"{role} is {_kind(state_plain)}, where {wanted} belongs")
         if state_plain is not state:  # a shard or a view of the state's own memory, which it goes back to
             return self._stand_ins.take(state_plain, layout, role, written=True)
         if not lies_like(state_plain, layout):
@@ -205,29 +208,14 @@ class Preparation:
             entries[key] = state_plain = copy_like(state_plain, layout)
         return state_plain
 
-    def _counter(self, step: Any, entries: dict[str, Any], name: str) -> Tensor:
-        """The 'step' tensor, replaced where the engine could not count on in it."""
-        value = float(step)
-        if not (value >= 0 and value == int(value)):
-            raise RuntimeError(f"the state 'step' of {name} is {value}, not a count")
-        exact = value < _LAST_FLOAT_STEP
-        if _is_scalar(step) and (step.dtype == torch.float64 or exact):
-            return step  # type: ignore[no-any-return]
-        entries["step"] = torch.tensor(value, dtype=_counter_type() if exact else torch.float64)
-        return entries["step"]  # type: ignore[no-any-return]
+
+def _replace(known: dict[str, Any], entries: dict[str, Any], key: str, value: Tensor) -> None:
+    if value is not known[key]:
+        entries[key] = value
 
 
-def _is_scalar(value: Any) -> bool:
-    """Whether the engine reads and writes it as one number."""
-    good = isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1
-    return good and value.dtype in (torch.float32, torch.float64)
-
-
-def _scalar(value: Any, entries: dict[str, Any], key: str) -> Tensor:
-    """A carried scalar as the engine takes it; older checkpoints have numbers."""
-    if not _is_scalar(value):
-        entries[key] = value = torch.tensor(float(value), dtype=_counter_type())
-    return value  # type: ignore[no-any-return]
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
 def _whole(param: Tensor) -> bool:
@@ -241,8 +229,3 @@ def _placed_like(param: Tensor, grad: Tensor) -> Tensor:
     if placements is None or getattr(grad, "placements", placements) == placements:
         return grad
     return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
-
-
-def _counter_type() -> torch.dtype:
-    """torch's choice for its own 'step' tensors."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 
+from ._program import Scalars
+
 Group = dict[str, Any]
 
 
@@ -22,7 +24,7 @@ class Update(NamedTuple):
 
 
 # Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).
-Part = tuple[Update, Callable[..., dict[str, float]], "list[int] | None"]
+Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
 
 
 class Common(TypedDict, total=False):
@@ -44,7 +46,7 @@ class Common(TypedDict, total=False):
 COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
 
 # The prologue's scalars where it does nothing.
-OFF = {
+OFF: Scalars = {
     "loss_scale": 1.0,
     "grad_factor": 1.0,
     "max_grad_value": math.inf,

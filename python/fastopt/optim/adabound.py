@@ -8,6 +8,7 @@ from torch import Tensor
 from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -108,10 +109,10 @@ class AdaBound(FusedOptimizer):
     def _decoupled(self, group: Group) -> bool:
         return bool(group["decoupled_weight_decay"])
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
-        lr, base_lr, gamma = float(group["lr"]), group["base_lr"], group["gamma"]
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
+        lr, base_lr, gamma = number(group["lr"]), group["base_lr"], group["gamma"]
         beta1, beta2 = group["betas"]
-        final = group["final_lr"] * (lr / base_lr if base_lr else float(lr != 0))
+        final = group["final_lr"] * (lr / base_lr if base_lr else number(lr != 0))
         return {
             **moment_scalars(group["betas"]),
             "step_size": lr * (1.0 - beta2**t) ** 0.5 / (1.0 - beta1**t),

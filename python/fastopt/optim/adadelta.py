@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -76,6 +77,6 @@ class Adadelta(FusedOptimizer, torch.optim.Adadelta):
     def _update(self, group: Group) -> Update:
         return _ADADELTA
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         rho = group["rho"]
-        return {"lr": float(group["lr"]), "rho": rho, "one_minus_rho": 1.0 - rho, "eps": group["eps"]}
+        return {"lr": number(group["lr"]), "rho": rho, "one_minus_rho": 1.0 - rho, "eps": group["eps"]}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number, smaller
 from ._update import Common, Group, Part, Update
 
 if TYPE_CHECKING:
@@ -99,13 +100,13 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
             return super()._new_state(param, group, key)
         return param.new_zeros(self._state_shape(param.shape, key), dtype=self._state_type(param, group))
 
-    def _scalars_for(self, group: Group, dtype: torch.dtype, t: int) -> dict[str, float]:
+    def _scalars_for(self, group: Group, dtype: torch.dtype, t: Number) -> Scalars:
         eps1, eps2 = group["eps"]
         if eps1 is None:
             eps1 = torch.finfo(dtype).eps
         return {
-            "one_minus_beta2": float(t) ** group["beta2_decay"],
-            "rho": min(float(group["lr"]), t**-0.5),
+            "one_minus_beta2": t ** group["beta2_decay"],
+            "rho": smaller(number(group["lr"]), t**-0.5),
             "limit": 1.0 / eps1 if eps1 else math.inf,
             "eps1": eps1,
             "eps2": eps2,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         value = group["initial_accumulator_value"]
         return super()._new_state(param, group, key).fill_(complex(value, value) if param.is_complex() else value)
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         inside = group.get("eps_inside_sqrt")
         return {
-            "step_size": float(group["lr"]) / (1.0 + (t - 1) * group["lr_decay"]),
+            "step_size": number(group["lr"]) / (1.0 + (t - 1) * group["lr_decay"]),
             "eps": 0.0 if inside else group["eps"],
             "eps_inside": group["eps"] if inside else 0.0,
         }

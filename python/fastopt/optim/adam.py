@@ -8,6 +8,7 @@ from torch import Tensor
 from .._compat import accepted
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class AdamRule(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return _AMSGRAD if group["amsgrad"] else _ADAM
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
-        beta1, beta2 = group["betas"]
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
+        beta1, beta2 = betas = number(group["betas"][0]), number(group["betas"][1])
         return {
-            **moment_scalars(group["betas"]),
-            "step_size": float(group["lr"]) / (1.0 - beta1**t),
+            **moment_scalars(betas),
+            "step_size": number(group["lr"]) / (1.0 - beta1**t),
             "root_correction": (1.0 - beta2**t) ** -0.5,
             "eps": group["eps"],
         }

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ class Adamax(FusedOptimizer, torch.optim.Adamax):
     def _update(self, group: Group) -> Update:
         return _ADAMAX
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]
         return {
             "one_minus_beta1": 1.0 - beta1,
             "beta2": beta2,
-            "step_size": float(group["lr"]) / (1.0 - beta1**t),
+            "step_size": number(group["lr"]) / (1.0 - beta1**t),
             "eps": group["eps"],
         }

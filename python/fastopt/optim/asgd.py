@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, larger, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -85,12 +86,12 @@ class ASGD(FusedOptimizer, torch.optim.ASGD):
     def _first_value(self, group: Group, key: str) -> float:
         return float(group["lr"]) if key == "eta" else 1.0
 
-    def _scalars(self, group: Group, t: int, *carried: float) -> dict[str, float]:
-        lr, lambd, (eta, mu) = float(group["lr"]), group["lambd"], carried
+    def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
+        lr, lambd, (eta, mu) = number(group["lr"]), group["lambd"], carried
         return {
             "step_size": eta,
             "shrink": 1.0 - lambd * eta,
             "average_weight": mu,
             "eta": lr / (1.0 + lambd * lr * t) ** group["alpha"],
-            "mu": 1.0 / max(1.0, t - group["t0"]),
+            "mu": 1.0 / larger(1.0, t - group["t0"]),
         }

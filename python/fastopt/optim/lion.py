@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ class Lion(FusedOptimizer):
     def _decoupled(self, group: Group) -> bool:
         return True
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]
         return {
-            "lr": float(group["lr"]),
+            "lr": number(group["lr"]),
             "beta1": beta1,
             "one_minus_beta1": 1.0 - beta1,
             "beta2": beta2,

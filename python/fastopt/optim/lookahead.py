@@ -12,6 +12,7 @@ from .. import _runtime
 from ._checks import check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
+from ._program import Scalars
 from ._update import OFF, Group, Part, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False)
@@ -96,7 +97,7 @@ class Lookahead(FusedOptimizer):
         slow = [i for i, param in enumerate(group["params"]) if param in self.state]
         return [(_SYNC, lambda t: {"alpha": self.alpha}, slow)]
 
-    def _prologue(self, group: Group, loss_scale: float) -> dict[str, float]:
+    def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         return OFF
 
     def _max_norm(self, group: Group) -> float | None:

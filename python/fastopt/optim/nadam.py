@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
     def _first_value(self, group: Group, key: str) -> float:
         return 1.0
 
-    def _scalars(self, group: Group, t: int, *carried: float) -> dict[str, float]:
-        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+    def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
+        lr, (beta1, beta2) = number(group["lr"]), group["betas"]
         mu, mu_next = (beta1 * (1.0 - 0.5 * 0.96 ** (n * group["momentum_decay"])) for n in (t, t + 1))
         mu_product = carried[0] * mu
         return {

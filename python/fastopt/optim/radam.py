@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
+from ._program import Number, Scalars, number, select
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -87,17 +88,19 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
     def _decoupled(self, group: Group) -> bool:
         return bool(group["decoupled_weight_decay"])
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]
-        step_size = float(group["lr"]) / (1.0 - beta1**t)
+        step_size = number(group["lr"]) / (1.0 - beta1**t)
         limit = 2.0 / (1.0 - beta2) - 1.0
         length = limit - 2.0 * t * beta2**t / (1.0 - beta2**t)  # of the average, in steps
-        if length > 5.0:
+
+        def correction() -> Number:
             rectification = (length - 4.0) * (length - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * length)
-            step_size *= (rectification * (1.0 - beta2**t)) ** 0.5
+            return (rectification * (1.0 - beta2**t)) ** 0.5  # type: ignore[no-any-return]
+
         return {
             **moment_scalars(group["betas"]),
-            "step_size": step_size,
-            "rectified": 1.0 if length > 5.0 else 0.0,
+            "step_size": step_size * select(length > 5.0, correction, lambda: 1.0),
+            "rectified": number(length > 5.0),
             "eps": group["eps"],
         }

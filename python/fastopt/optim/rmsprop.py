@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
             states.append("grad_avg")
         return Update(rule, tuple(states))
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
-        lr, alpha, eps = float(group["lr"]), group["alpha"], group["eps"]
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
+        lr, alpha, eps = number(group["lr"]), group["alpha"], group["eps"]
         eps_inside = group.get("eps_inside_sqrt")
         lr_inside = group.get("lr_in_momentum") and group["momentum"] > 0
         return {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
             state.fill_(complex(lr, lr) if param.is_complex() else lr)
         return state
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         (eta_minus, eta_plus), (smallest, largest) = group["etas"], group["step_sizes"]
         return {
             "eta_minus": eta_minus,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._program import Number, Scalars, number
 from ._update import Common, Group, Update
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     def _sparse(self, group: Group) -> str | None:
         return "rows" if group["momentum"] == 0 else "dense"
 
-    def _scalars(self, group: Group, t: int, *_: float) -> dict[str, float]:
-        lr, momentum = float(group["lr"]), float(group["momentum"])
+    def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
+        lr, momentum = number(group["lr"]), float(group["momentum"])
         if momentum == 0:
             return {"lr": lr}
         inside, outside = (lr, 1.0) if group.get("lr_in_momentum") else (1.0, lr)

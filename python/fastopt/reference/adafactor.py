@@ -27,8 +27,8 @@ def _squares(values: Array) -> Array:
 
 def _step_size(param_squares: Array, update_squares: Array, n: int, rho: float, eps2: float, d: float) -> float:
     """alpha / max(1, RMS(update) / d)."""
-    rms_param = math.sqrt(in_order(param_squares, 0) / n)
-    clipping = math.sqrt(in_order(update_squares, 0) / n) / d
+    rms_param = math.sqrt(by_lanes(param_squares) / n)
+    clipping = math.sqrt(by_lanes(update_squares) / n) / d
     # Either is NaN where its sum is.
     alpha = (rms_param if not rms_param < eps2 else eps2) * rho
     return alpha / (clipping if not clipping < 1.0 else 1.0)
@@ -98,7 +98,7 @@ def adafactor_factored(
     row_var = lerp(row_var.reshape(count, rows), (row_sums / columns).astype(T), one_minus_beta2)
     col_var = lerp(col_var.reshape(count, columns), (column_sums / rows).astype(T), one_minus_beta2)
 
-    mean = (in_order(row_var.astype(np.float64), 1) / rows).astype(T)
+    mean = (by_lanes(row_var.astype(np.float64)) / rows).astype(T)
     mean = np.where((mean > eps1) | np.isnan(mean), mean, eps1)
     row_factors = _inverse_root(row_var / mean[:, None])
     column_factors = _inverse_root(col_var)

@@ -14,7 +14,7 @@ from .._compat import increment_version
 from . import half
 from .half import Array
 from .pipeline import RULES, clip_coefficient, update
-from .reductions import reduce
+from .reductions import norm
 
 
 class _Task(NamedTuple):
@@ -55,6 +55,7 @@ class Batch:
         scalars: Callable[..., dict[str, float]],
         params: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
+        learning_rate: None,
     ) -> list[int]:
         self._rule, _, _, self._carried, *_ = update
         self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
@@ -113,9 +114,9 @@ class Batch:
         increment_version([task.param for task in self._tasks] + unscaled)
         return None
 
-    def measure(self, reduction: str, exponent: float, threads: int) -> float:
+    def norm(self, reduction: str, exponent: float, loss_scale: float, threads: int) -> float:
         measured = [task.param if task.grad is None else task.grad for task in self._tasks if task.max_grad_norm >= 0]
-        return reduce(reduction, [half.load(flat(tensor)) for tensor in measured], exponent)
+        return norm(reduction, [half.load(flat(tensor)) for tensor in measured], exponent) / loss_scale
 
     def clip(self, norm: float) -> None:
         for i, task in enumerate(self._tasks):

@@ -1,5 +1,5 @@
-"""Sums of one fixed shape, in float64: chunks of 16384 elements, in a chunk 32 lanes, element i in lane
-i % 32; the lanes are merged halves onto halves, the chunks in their order.
+"""Sums of one fixed shape, in float64: chunks of 4096 elements, in a chunk 32 lanes, element i in lane i % 32, the lanes
+merged halves onto halves; the results of all chunks go through 32 lanes once more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from .half import Array
 from .power import power
 
-CHUNK = 16384
+CHUNK = 4096
 LANES = 32
 
 
@@ -63,10 +63,12 @@ _JOINS: dict[str, tuple[np.ufunc, float]] = {
 }
 
 
-def reduce(reduction: str, arrays: list[Array], exponent: float) -> float:
-    """A sum, or the like, over the elements of all flat arrays."""
+def norm(reduction: str, arrays: list[Array], exponent: float) -> float:
+    """Of the elements of all flat arrays; a sum of squares or powers has its root taken."""
     join, start = _JOINS[reduction]
     with np.errstate(all="ignore"):
-        parts: list[Any] = [np.array([start])]
-        parts += [partials(_terms(reduction, values, exponent), join, start) for values in arrays if values.size]
-        return float(in_order(np.concatenate(parts), 0, join))
+        parts = [partials(_terms(reduction, values, exponent), join, start) for values in arrays if values.size]
+        total = by_lanes(np.concatenate(parts), join, start) if parts else np.float64(start)
+        if reduction == "squares":
+            return float(np.sqrt(total))
+        return float(power(total[None], 1.0 / exponent)[0] if reduction == "powers" else total)

@@ -1,0 +1,63 @@
+// What the engine asks of GPUs: plain data and functions, without a CUDA header. The .cu files beside this have them;
+// no_cuda.cpp is their absence. Everything runs on the caller's stream, waits for nothing, allocates nothing, and
+// throws std::runtime_error where a kernel cannot be launched.
+#pragma once
+
+#include <string>
+
+#include "../common.h"
+
+namespace fastopt {
+
+struct Program;  // rules/program.h
+
+// Scalars of a step as kernels on a device read them: rounded once, to either compute type.
+struct ScalarSet {
+    float rounded_prologue[kMaxScalars], rounded_rule[kMaxScalars];
+    double prologue[kMaxScalars], rule[kMaxScalars];
+    int32_t skip;  // GradScaler found an inf: nothing is to happen
+};
+
+namespace cuda {
+
+// Version of the toolkit, "" in a build without CUDA.
+std::string built();
+
+// Devices a driver can reach; 0 without one, and then `why` says so.
+int device_count(std::string& why);
+
+// What memory of the CPU counts as: kHost, but a device where the kernels are emulated.
+int device_of_host();
+
+struct Stream {
+    int device;
+    void* handle;  // cudaStream_t
+};
+
+// What a step depends on and only the device knows; null where it does not.
+struct Unknowns {
+    const float* loss_scale;
+    const float* found_inf;
+    const double* norm;  // of the gradients
+};
+
+// Scalars that the host knows, but for the unknowns.
+void settle(const Stream& stream, const Constants* known, int count, const Unknowns& unknowns, ScalarSet* sets);
+
+// Scalars that a program computes from counters in device memory, which are counted on unless all is skipped.
+// `learning_rate` is one number there, or no data.
+void settle_counted(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+                    const Counter* counters, int count, const Unknowns& unknowns, ScalarSet* sets);
+
+// One step of tasks of one rule; their `scalars` are settled.
+void update(const Stream& stream, int rule, const Task* const* tasks, int count);
+
+// The partial results of a sum, at each task's `partials`: one per kSumChunk elements.
+void reduce(const Stream& stream, int reduction, double exponent, const Task* const* tasks, int count);
+
+// The norm they make, divided by the loss scale.
+void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
+          const Unknowns& unknowns, double known_loss_scale, double* norm);
+
+}  // namespace cuda
+}  // namespace fastopt

@@ -1,0 +1,83 @@
+// Launching a kernel: on the caller's stream and its device, checked. For .cu files.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "engine.h"
+
+#ifndef FASTOPT_SHARED  // the emulator has its own
+#define FASTOPT_SHARED(type, name)                  \
+    __shared__ fastopt::cuda::Shared<type> name##_; \
+    auto& name = fastopt::cuda::contents(name##_)
+#define FASTOPT_DYNAMIC_SHARED(type, name)             \
+    extern __shared__ unsigned char fastopt_dynamic[]; \
+    type* const name = reinterpret_cast<type*>(fastopt_dynamic)
+#endif
+
+namespace fastopt::cuda {
+
+// Memory without a constructor, which shared memory cannot have.
+template <class T>
+struct Shared {
+    alignas(alignof(T) > 16 ? alignof(T) : 16) unsigned char bytes[sizeof(T)];
+};
+
+template <class T>
+__device__ __forceinline__ T& contents(Shared<T>& memory) {
+    return reinterpret_cast<T&>(memory);
+}
+
+inline void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // an error that does not stick is not the next call's
+    throw std::runtime_error(std::string("CUDA error in fastopt's ") + what + ": " + cudaGetErrorName(status) + ", " +
+                             cudaGetErrorString(status));
+}
+
+// Makes a device the current one while it lives.
+class Guard {
+   public:
+    explicit Guard(int device) {
+        check(cudaGetDevice(&before_), "choice of a device");
+        if (before_ != device) check(cudaSetDevice(device), "choice of a device");
+        changed_ = before_ != device;
+    }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+    ~Guard() {
+        if (changed_) cudaSetDevice(before_);
+    }
+
+   private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+struct Grid {
+    int64_t blocks;
+    int threads;
+    size_t shared_bytes = 0;  // dynamic ones
+};
+
+// `name` is what an error message calls the kernel.
+template <class... Parameters, class... Arguments>
+void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...), const Grid& grid,
+            const Arguments&... arguments) {
+    if (grid.blocks == 0) return;
+    const Guard guard(stream.device);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = static_cast<cudaStream_t>(stream.handle);
+    check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+    check(cudaGetLastError(), name);
+}
+
+// What a kernel's parameters may take in all.
+constexpr size_t kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096;
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,76 @@
+// A tensor's elements in registers: 16 bytes at a time, or one by one whatever their type.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "../half.h"
+
+namespace fastopt {
+namespace {
+
+// How elements are stored, and the type they are computed in.
+template <class T>
+struct Plain {
+    using Storage = T;
+    using Compute = T;
+    FASTOPT_HD static T load(T x) { return x; }
+    FASTOPT_HD static T store(T x) { return x; }
+};
+
+template <class Half>
+struct Narrow : Half {
+    using Compute = float;
+};
+
+// `N` elements, 16 bytes or a multiple of them, at an aligned address.
+template <class Format, int N>
+__device__ __forceinline__ void load_vector(const void* data, int64_t at, typename Format::Compute (&values)[N]) {
+    using Storage = typename Format::Storage;
+    constexpr int kVectors = int(N * sizeof(Storage) / sizeof(uint4));
+    static_assert(kVectors * sizeof(uint4) == N * sizeof(Storage));
+    uint4 vectors[kVectors];
+    const uint4* const from = reinterpret_cast<const uint4*>(static_cast<const Storage*>(data) + at);
+    for (int v = 0; v < kVectors; ++v) vectors[v] = from[v];
+    Storage stored[N];
+    __builtin_memcpy(stored, vectors, sizeof stored);
+    for (int k = 0; k < N; ++k) values[k] = Format::load(stored[k]);
+}
+
+template <class Format, int N>
+__device__ __forceinline__ void store_vector(void* data, int64_t at, const typename Format::Compute (&values)[N]) {
+    using Storage = typename Format::Storage;
+    constexpr int kVectors = int(N * sizeof(Storage) / sizeof(uint4));
+    Storage stored[N];
+    for (int k = 0; k < N; ++k) stored[k] = Format::store(values[k]);
+    uint4 vectors[kVectors];
+    __builtin_memcpy(vectors, stored, sizeof stored);
+    uint4* const to = reinterpret_cast<uint4*>(static_cast<Storage*>(data) + at);
+    for (int v = 0; v < kVectors; ++v) to[v] = vectors[v];
+}
+
+// One element of a tensor of any type that is computed in T.
+template <class T>
+__device__ __forceinline__ T load_element(const void* data, DType type, int64_t at) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (type == DType::bf16) return BFloat16::load(static_cast<const uint16_t*>(data)[at]);
+        if (type == DType::f16) return Float16::load(static_cast<const uint16_t*>(data)[at]);
+    }
+    return static_cast<const T*>(data)[at];
+}
+
+template <class T>
+__device__ __forceinline__ void store_element(void* data, DType type, int64_t at, T value) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (type == DType::bf16 || type == DType::f16) {
+            const uint16_t half = type == DType::bf16 ? BFloat16::store(value) : Float16::store(value);
+            static_cast<uint16_t*>(data)[at] = half;
+            return;
+        }
+    }
+    static_cast<T*>(data)[at] = value;
+}
+
+inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % sizeof(uint4) == 0; }
+
+}  // namespace
+}  // namespace fastopt

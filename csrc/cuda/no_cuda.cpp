@@ -1,0 +1,30 @@
+// A build without CUDA. Nothing else of this folder is in it; tensors on a device never get as far as the functions
+// that throw (tensor.cpp).
+#include <stdexcept>
+
+#include "engine.h"
+
+namespace fastopt::cuda {
+namespace {
+
+[[noreturn]] void absent() { throw std::runtime_error("fastopt was built without CUDA"); }
+
+}  // namespace
+
+std::string built() { return ""; }
+
+int device_count(std::string& why) {
+    why = "built without CUDA";
+    return 0;
+}
+
+void settle(const Stream&, const Constants*, int, const Unknowns&, ScalarSet*) { absent(); }
+void settle_counted(const Stream&, const Program&, const Array&, double, const Counter*, int, const Unknowns&,
+                    ScalarSet*) {
+    absent();
+}
+void update(const Stream&, int, const Task* const*, int) { absent(); }
+void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
+void join(const Stream&, int, double, const double*, int64_t, const Unknowns&, double, double*) { absent(); }
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,76 @@
+// The scalars of a rule as a program: where the step counter is on a device, what depends on it is computed
+// there. Python records the operations of its own definitions (python/fastopt/optim/_program.py).
+#pragma once
+
+#include "math.h"
+
+// Every operation: its name in Python, the number of its operands, its value. Truth is 1 or 0.
+#define FASTOPT_OPERATIONS(OPERATION)       \
+    OPERATION(add, 2, a + b)                \
+    OPERATION(subtract, 2, a - b)           \
+    OPERATION(multiply, 2, (a * b))         \
+    OPERATION(divide, 2, a / b)             \
+    OPERATION(power, 2, libm_pow(a, b))     \
+    OPERATION(less, 2, a < b ? 1.0 : 0.0)   \
+    OPERATION(equal, 2, a == b ? 1.0 : 0.0) \
+    OPERATION(select, 3, a != 0 ? b : c)
+
+namespace fastopt {
+
+// A program's inputs: t, the carried scalars before the update, lr.
+constexpr int kInputs = 2 + kMaxCarried;
+constexpr int kMaxProgramConstants = 32;
+constexpr int kMaxInstructions = 48;
+constexpr int kMaxOperands = 3;
+
+#define FASTOPT_NAME(name, operands, value) name,
+enum class Operation : uint8_t { FASTOPT_OPERATIONS(FASTOPT_NAME) };
+#undef FASTOPT_NAME
+
+// Where a value is: inputs from 0 on, then the results of the instructions; constants from -1 down.
+using Place = int8_t;
+
+struct Instruction {
+    Operation operation;
+    Place operands[kMaxOperands];
+};
+
+struct Program {
+    double constants[kMaxProgramConstants];
+    Instruction instructions[kMaxInstructions];
+    int32_t instruction_count;
+    Place prologue[kMaxScalars], rule[kMaxScalars], carried[kMaxCarried];  // 0 where the rule has fewer
+};
+
+static_assert(kInputs + kMaxInstructions <= 128 && kMaxProgramConstants <= 128, "beyond the range of a Place");
+static_assert(16 * sizeof(Program) <= 8192, "a kernel's parameters, 32 KiB, hold 16 programs and much else");
+
+namespace {
+
+FASTOPT_HD double apply(Operation operation, double a, double b, double c) {
+    switch (operation) {
+#define FASTOPT_CASE(name, operands, value) \
+    case Operation::name: return value;
+        FASTOPT_OPERATIONS(FASTOPT_CASE)
+#undef FASTOPT_CASE
+    }
+    return 0;
+}
+
+// Writes kMaxScalars, kMaxScalars and kMaxCarried results; those that the rule does not have are arbitrary.
+FASTOPT_HD void evaluate(const Program& program, const double* inputs, double* prologue, double* rule,
+                         double* carried) {
+    double values[kInputs + kMaxInstructions];
+    for (int i = 0; i < kInputs; ++i) values[i] = inputs[i];
+    const auto at = [&](Place place) { return place < 0 ? program.constants[~place] : values[place]; };
+    for (int i = 0; i < program.instruction_count; ++i) {
+        const Instruction& next = program.instructions[i];
+        values[kInputs + i] = apply(next.operation, at(next.operands[0]), at(next.operands[1]), at(next.operands[2]));
+    }
+    for (int i = 0; i < kMaxScalars; ++i) prologue[i] = at(program.prologue[i]);
+    for (int i = 0; i < kMaxScalars; ++i) rule[i] = at(program.rule[i]);
+    for (int i = 0; i < kMaxCarried; ++i) carried[i] = at(program.carried[i]);
+}
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,47 @@
+"""The numbers among a parameter's states: the count of its updates, and what is carried from step to step. They are on
+the CPU, or, with ``capturable=True``, beside the parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LAST_FLOAT_STEP = 2**24  # float32 counts exactly up to here
+_CPU = torch.device("cpu")
+
+
+def place(capturable: Any, param: Tensor) -> torch.device:
+    return param.device if capturable else _CPU
+
+
+def number(value: float, device: torch.device) -> Tensor:
+    """In torch's choice of type for its own 'step' tensors."""
+    wide = torch.get_default_dtype() == torch.float64
+    return torch.tensor(value, dtype=torch.float64 if wide else torch.float32, device=device)
+
+
+def _is_number(value: Any, device: torch.device) -> bool:
+    """Whether the engine reads and writes it as one number."""
+    good = isinstance(value, Tensor) and value.device == device and value.numel() == 1
+    return good and value.dtype in (torch.float32, torch.float64)
+
+
+def as_number(value: Any, device: torch.device) -> Tensor:
+    """A carried number as the engine takes it; older checkpoints have floats."""
+    return value if _is_number(value, device) else number(float(value), device)
+
+
+def as_count(step: Any, device: torch.device, name: str) -> Tensor:
+    """A 'step' as the engine can count on in it. One on a device is not looked at: that would be to wait for it."""
+    good = _is_number(step, device)
+    if good and device != _CPU:
+        return step  # type: ignore[no-any-return]
+    value = float(step)
+    if not (value >= 0 and value == int(value)):
+        raise RuntimeError(f"the state 'step' of {name} is {value}, not a count")
+    exact = value < _LAST_FLOAT_STEP
+    if good and (step.dtype == torch.float64 or exact):
+        return step  # type: ignore[no-any-return]
+    return number(value, device) if exact else torch.tensor(value, dtype=torch.float64, device=device)

@@ -1,0 +1,152 @@
+"""Scalars that only a device can compute, as a program for its kernels.
+
+Where the step counter, and what is computed from it, is known to the device only (``capturable=True``), the
+optimizer's own ``_scalars`` and ``_prologue`` are called with symbols in place of numbers. They record the operations,
+so that each scalar has one definition. ``csrc/rules/program.h`` evaluates what was recorded.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+
+def _recorded(operation: str) -> tuple[Callable[[Symbol, Any], Symbol], Callable[[Symbol, Any], Symbol]]:
+    """The method of an operator and of its reflection."""
+
+    def forward(self: Symbol, other: Any) -> Symbol:
+        return Symbol(operation, self, other)
+
+    def reflected(self: Symbol, other: Any) -> Symbol:
+        return Symbol(operation, other, self)
+
+    return forward, reflected
+
+
+class Symbol:
+    """A number that only the device knows. Operators give symbols, comparisons such of 1 (true) or 0.
+
+    The device computes in double, as Python does: the same bits but for its own ``pow``, and IEEE's infinity or NaN
+    where Python raises an error, or goes over to complex numbers.
+    """
+
+    __slots__ = ("operands", "operation")
+
+    def __init__(self, operation: str, *operands: Number) -> None:
+        self.operation = operation
+        self.operands = operands
+
+    __add__, __radd__ = _recorded("add")
+    __sub__, __rsub__ = _recorded("subtract")
+    __mul__, __rmul__ = _recorded("multiply")
+    __truediv__, __rtruediv__ = _recorded("divide")
+    __pow__, __rpow__ = _recorded("power")
+    __lt__, __gt__ = _recorded("less")
+    __eq__ = _recorded("equal")[0]  # type: ignore[assignment]
+
+    def __ne__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return 1.0 - (self == other)  # type: ignore[no-any-return]
+
+    def __neg__(self) -> Symbol:
+        return -1.0 * self
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a scalar that only the device knows decides nothing in Python: use select(), smaller(), larger()"
+        )
+
+    def __float__(self) -> float:
+        raise TypeError("a scalar that only the device knows has no value in Python: use number() instead of float()")
+
+
+Number: TypeAlias = float | Symbol
+Scalars: TypeAlias = dict[str, Number]
+
+
+def number(x: Any) -> Number:
+    """The value of a number or of a tensor; a symbol stays one."""
+    return x if isinstance(x, Symbol) else float(x)
+
+
+def select(condition: Any, then: Callable[[], Number], otherwise: Callable[[], Number]) -> Number:
+    """``then()`` where the condition holds, otherwise ``otherwise()``; both are recorded where the device decides."""
+    if isinstance(condition, Symbol):
+        return Symbol("select", condition, then(), otherwise())
+    return then() if condition else otherwise()
+
+
+def smaller(a: Number, b: Number) -> Number:
+    """As Python's ``min(a, b)``."""
+    return select(b < a, lambda: b, lambda: a)
+
+
+def larger(a: Number, b: Number) -> Number:
+    """As Python's ``max(a, b)``."""
+    return select(b > a, lambda: b, lambda: a)
+
+
+# The inputs of a program, in the order of csrc/rules/program.h: the count of the update, the carried numbers before it,
+# and the learning rate, for a group whose own is on the device.
+T = Symbol("t")
+CARRIED = (Symbol("first carried"), Symbol("second carried"))
+LR = Symbol("lr")
+INPUTS = (T, *CARRIED, LR)
+
+
+class Program(NamedTuple):
+    """How to compute scalars. Places: inputs count from 0, then the instructions' results; constants from -1 down."""
+
+    constants: tuple[float, ...]
+    instructions: tuple[tuple[Any, ...], ...]  # (operation, places of its operands)
+    prologue: dict[str, int]  # the places of the results
+    scalars: dict[str, int]
+    carried: tuple[int, ...]  # in the order of the rule's carried states
+
+
+class _Recorder:
+    """Gives every distinct value its place: what an expression has twice is computed once."""
+
+    def __init__(self) -> None:
+        self._constants: dict[bytes, int] = {}  # by their bits
+        self._values: dict[tuple[Any, ...], int] = {}  # by operation and places of the operands
+        self._known: dict[int, int] = {}  # by id
+        for symbol in INPUTS:
+            self.place(symbol)
+
+    def place(self, x: Number) -> int:
+        if not isinstance(x, Symbol):
+            return ~self._constants.setdefault(array("d", [x]).tobytes(), len(self._constants))
+        if id(x) not in self._known:
+            key = (x.operation, *map(self.place, x.operands))
+            self._known[id(x)] = self._values.setdefault(key, len(self._values))
+        return self._known[id(x)]
+
+    def places(self, scalars: Scalars) -> dict[str, int]:
+        return {name: self.place(x) for name, x in scalars.items()}
+
+    def constants(self) -> tuple[float, ...]:
+        return tuple(array("d", b"".join(self._constants)))
+
+    def instructions(self) -> tuple[tuple[Any, ...], ...]:
+        return tuple(self._values)[len(INPUTS) :]
+
+
+def trace(prologue: Scalars, scalars: Callable[..., Scalars], carried: tuple[str, ...] = (), t: Number = T) -> Program:
+    """The program of a rule's scalars, for the backend's kernels.
+
+    Args:
+        prologue: what ``_prologue`` returned.
+        scalars: the rule's ``_scalars(t, *carried)``.
+        carried: the keys of numbers that go from step to step, in the order of the rule.
+        t: the count, where the update has none on the device.
+
+    Raises:
+        TypeError: a scalar is no number, or Python would have to know it.
+    """
+    rule = scalars(t, *CARRIED[: len(carried)])
+    recorder = _Recorder()
+    following = tuple(recorder.place(rule[key]) for key in carried)
+    own = {name: x for name, x in rule.items() if name not in carried}
+    places = recorder.places(prologue), recorder.places(own)
+    return Program(recorder.constants(), recorder.instructions(), *places, following)

@@ -1,0 +1,313 @@
+// The emulated runtime: what it remembers, what it checks of a launch, and the controls of the tests.
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "block.h"
+#include "cuda_runtime.h"
+
+namespace emulator {
+
+uint3 thread_index, block_index;
+dim3 block_size, grid_size;
+
+namespace {
+
+constexpr size_t kUnraised = 48 << 10;  // bytes of shared memory that a block gets unasked
+
+struct Launch {
+    Kernel kernel;
+    cudaLaunchConfig_t config;
+    int device;
+};
+
+// What a test sets or looks at.
+struct Runtime {
+    Order order;
+    bool skips_barriers = false, skips_warp_barriers = false;
+    bool has_driver = true;
+    int devices = 1;
+    std::map<int, int> attributes{
+        {cudaDevAttrMultiProcessorCount, 4},
+        {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
+        {cudaDevAttrMaxSharedMemoryPerBlockOptin, 227 << 10},
+        {cudaDevAttrComputeCapabilityMajor, 9},
+        {cudaDevAttrComputeCapabilityMinor, 0},
+    };
+    cudaError_t injected = cudaSuccess;
+    int launches_before_it = 0;
+    std::vector<Launch> log;
+    std::string failure;  // of the last launch that failed
+};
+
+Runtime& runtime() {
+    static Runtime instance;
+    return instance;
+}
+
+std::map<std::pair<int, const void*>, size_t> dynamic_limits;  // of (device, kernel), where it was raised
+std::mutex one_grid;                                           // at a time, as on one stream
+
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+
+cudaError_t result(cudaError_t error) {
+    if (error) last_error = error;
+    return error;
+}
+
+// cudaSuccess where there is the device.
+cudaError_t find(int device) {
+    if (!runtime().has_driver) return cudaErrorInsufficientDriver;
+    if (runtime().devices == 0) return cudaErrorNoDevice;
+    return device >= 0 && device < runtime().devices ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t check(const cudaLaunchConfig_t* config, const void* kernel) {
+    if (!config) return cudaErrorInvalidValue;
+    if (!kernel) return cudaErrorInvalidDeviceFunction;
+    if (const cudaError_t error = find(current_device)) return error;
+    if (config->numAttrs) return cudaErrorNotSupported;
+    const dim3 &grid = config->gridDim, &block = config->blockDim;
+    const auto within = [](const dim3& size, unsigned x, unsigned y, unsigned z) {
+        return size.x && size.y && size.z && size.x <= x && size.y <= y && size.z <= z;
+    };
+    if (!within(grid, 0x7FFFFFFF, 65535, 65535) || !within(block, 1024, 1024, 64)) return cudaErrorInvalidConfiguration;
+    if (block.x * block.y * block.z > 1024) return cudaErrorInvalidConfiguration;
+    const auto raised = dynamic_limits.find({current_device, kernel});
+    const size_t limit = raised == dynamic_limits.end() ? kUnraised : raised->second;
+    return config->dynamicSmemBytes > limit ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+// What a block's variables and dynamic memory may take together.
+size_t shared_limit(const void* kernel) {
+    if (dynamic_limits.count({current_device, kernel}) == 0) return kUnraised;
+    return size_t(runtime().attributes.at(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+
+// AddressSanitizer knows the names of functions; without it there are the types of the parameters.
+std::string name_of(const Kernel& kernel) {
+    char symbol[512] = "";
+#ifdef EMULATOR_ASAN
+    // One byte on: it is made for return addresses.
+    __sanitizer_symbolize_pc(static_cast<char*>(const_cast<void*>(kernel.address)) + 1, "%f", symbol, sizeof(symbol));
+#endif
+    const std::string types = kernel.types;
+    const size_t begin = types.find("Parameters = ") + std::strlen("Parameters = ");
+    return (symbol[0] && symbol[0] != '<' ? symbol : "kernel") + (" " + types.substr(begin, types.size() - 1 - begin));
+}
+
+// What went wrong, or nothing.
+std::string run_grid(const Work& work, Order& order) {
+    std::vector<size_t> blocks(size_t(grid_size.x) * grid_size.y * grid_size.z);
+    std::iota(blocks.begin(), blocks.end(), size_t(0));
+    order.arrange(blocks);
+    for (size_t number : blocks) {
+        block_index.x = unsigned(number % grid_size.x);
+        block_index.y = unsigned(number / grid_size.x % grid_size.y);
+        block_index.z = unsigned(number / grid_size.x / grid_size.y);
+        const std::string failure = block().run(work, order);
+        if (!failure.empty()) return "block " + std::to_string(number) + ": " + failure;
+    }
+    return {};
+}
+
+}  // namespace
+
+cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread) {
+    Runtime& self = runtime();
+    const std::lock_guard<std::mutex> lock(one_grid);
+    if (const cudaError_t error = check(config, kernel.address)) return result(error);
+    if (self.injected && self.launches_before_it-- == 0) return result(std::exchange(self.injected, cudaSuccess));
+    self.log.push_back({kernel, *config, current_device});
+    grid_size = config->gridDim;
+    block_size = config->blockDim;
+    const Work work{thread, config->dynamicSmemBytes, shared_limit(kernel.address)};
+    const std::string failure = run_grid(work, self.order);
+    if (failure.empty()) return cudaSuccess;
+    self.failure = name_of(kernel) + ", " + failure;
+    return result(cudaErrorLaunchFailure);
+}
+
+void meet_block(Site site) {
+    if (!runtime().skips_barriers) block().meet({"__syncthreads", site, true, 0});
+}
+
+void meet_warp(unsigned mask, Site site) {
+    if (!runtime().skips_warp_barriers) block().meet({"__syncwarp", site, false, mask});
+}
+
+uint64_t exchange(const char* function, unsigned mask, uint64_t value, unsigned source, Site site) {
+    return block().exchange({function, site, false, mask}, value, source);
+}
+
+unsigned vote(const char* function, unsigned mask, bool yes, Site site) {
+    return block().vote({function, site, false, mask}, yes);
+}
+
+unsigned lane() { return block().lane(); }
+
+void* shared_memory(const void* key, size_t bytes, size_t alignment) {
+    return block().shared_memory(key, bytes, alignment);
+}
+
+void* dynamic_shared_memory() { return block().dynamic_memory(); }
+
+}  // namespace emulator
+
+// The host's side of the runtime.
+
+using namespace emulator;
+
+namespace {
+
+constexpr struct {
+    cudaError_t error;
+    const char *name, *text;
+} kErrors[] = {
+#define ERROR(name, text) {name, #name, text}
+    ERROR(cudaSuccess, "no error"),
+    ERROR(cudaErrorInvalidValue, "invalid argument"),
+    ERROR(cudaErrorMemoryAllocation, "out of memory"),
+    ERROR(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    ERROR(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
+    ERROR(cudaErrorInvalidDeviceFunction, "invalid device function"),
+    ERROR(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    ERROR(cudaErrorInvalidDevice, "invalid device ordinal"),
+    ERROR(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device"),
+    ERROR(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    ERROR(cudaErrorLaunchOutOfResources, "too many resources requested for launch"),
+    ERROR(cudaErrorLaunchFailure, "unspecified launch failure"),
+    ERROR(cudaErrorNotSupported, "operation not supported"),
+    ERROR(cudaErrorUnknown, "unknown error"),
+#undef ERROR
+};
+
+}  // namespace
+
+const char* cudaGetErrorName(cudaError_t error) {
+    for (const auto& known : kErrors) {
+        if (known.error == error) return known.name;
+    }
+    return "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+    if (error == cudaErrorLaunchFailure && !runtime().failure.empty()) return runtime().failure.c_str();
+    for (const auto& known : kErrors) {
+        if (known.error == error) return known.text;
+    }
+    return "unrecognized error code";
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+
+cudaError_t cudaPeekAtLastError() { return last_error; }
+
+cudaError_t cudaGetDevice(int* device) {
+    if (const cudaError_t error = find(current_device)) return result(error);
+    *device = current_device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    if (const cudaError_t error = find(device)) return result(error);
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = runtime().has_driver ? runtime().devices : 0;
+    return result(*count ? cudaSuccess : find(0));
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+    if (const cudaError_t error = find(device)) return result(error);
+    const auto known = runtime().attributes.find(attribute);
+    if (known == runtime().attributes.end()) return result(cudaErrorInvalidValue);
+    *value = known->second;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+    *version = runtime().has_driver ? CUDART_VERSION : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+    if (const cudaError_t error = find(current_device)) return result(error);
+    if (!memory && bytes) return result(cudaErrorInvalidValue);
+    if (bytes) std::memset(memory, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    if (const cudaError_t error = find(current_device)) return result(error);
+    if (!kernel) return result(cudaErrorInvalidDeviceFunction);
+    const int most = runtime().attributes.at(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > most) {
+        return result(cudaErrorInvalidValue);
+    }
+    dynamic_limits[{current_device, kernel}] = size_t(value);
+    return cudaSuccess;
+}
+
+// The controls of the tests: emulator.py.
+
+#define CONTROL extern "C" __attribute__((visibility("default")))
+
+CONTROL void emulator_reset() { runtime() = Runtime{}; }
+
+CONTROL void emulator_set_order(int kind, uint64_t seed) { runtime().order = Order(Order::Kind(kind), seed); }
+
+CONTROL void emulator_skip_barriers(bool of_block, bool of_warp) {
+    runtime().skips_barriers = of_block;
+    runtime().skips_warp_barriers = of_warp;
+}
+
+CONTROL void emulator_fail_launch(int error, int launches_before) {
+    runtime().injected = cudaError_t(error);
+    runtime().launches_before_it = launches_before;
+}
+
+CONTROL void emulator_set_devices(int count, bool has_driver) {
+    runtime().devices = count;
+    runtime().has_driver = has_driver;
+}
+
+CONTROL void emulator_set_attribute(int attribute, int value) { runtime().attributes[attribute] = value; }
+
+CONTROL const char* emulator_failure() { return runtime().failure.c_str(); }
+
+CONTROL void emulator_clear_launches() { runtime().log.clear(); }
+
+CONTROL uint64_t emulator_launches() { return runtime().log.size(); }
+
+// grid, block (3 each), bytes of dynamic shared memory, bytes of parameters, stream, device
+CONTROL void emulator_launch(uint64_t which, uint64_t* numbers) {
+    const Launch& launch = runtime().log.at(which);
+    for (const dim3& size : {launch.config.gridDim, launch.config.blockDim}) {
+        *numbers++ = size.x;
+        *numbers++ = size.y;
+        *numbers++ = size.z;
+    }
+    *numbers++ = launch.config.dynamicSmemBytes;
+    *numbers++ = launch.kernel.parameter_bytes;
+    *numbers++ = reinterpret_cast<uintptr_t>(launch.config.stream);
+    *numbers++ = uint64_t(launch.device);
+}
+
+// The kernel's name, until the next call.
+CONTROL const char* emulator_launch_name(uint64_t which) {
+    static std::string name;
+    name = name_of(runtime().log.at(which).kernel);
+    return name.c_str();
+}

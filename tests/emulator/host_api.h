@@ -1,0 +1,106 @@
+// What the host calls, with the runtime's names, numbers and signatures.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <type_traits>
+#include <utility>
+
+#include "vector_types.h"
+
+#define CUDART_VERSION 13000
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchOutOfResources = 701,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801,
+    cudaErrorUnknown = 999,
+};
+
+enum cudaDeviceAttr {
+    cudaDevAttrMaxThreadsPerMultiProcessor = 39,
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+using cudaStream_t = struct CUstream_st*;
+
+struct cudaLaunchAttribute;  // none is emulated
+
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    cudaLaunchAttribute* attrs;
+    unsigned numAttrs;
+};
+
+const char* cudaGetErrorName(cudaError_t);
+const char* cudaGetErrorString(cudaError_t);  // of a launch failure: what the emulator found
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream = nullptr);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+
+template <class T>
+cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+namespace emulator {
+
+struct Kernel {
+    const void* address;
+    const char* types;  // of its parameters: a kernel in an anonymous namespace has no other name at run time
+    size_t parameter_bytes;
+};
+
+cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread);
+
+// What the parameters take, one after the other and each aligned.
+template <class... Parameters>
+constexpr size_t parameter_bytes() {
+    size_t end = 0;
+    ((end = (end + alignof(Parameters) - 1) / alignof(Parameters) * alignof(Parameters) + sizeof(Parameters)), ...);
+    return end;
+}
+
+template <class... Parameters>
+constexpr const char* type_names() {
+    return __PRETTY_FUNCTION__;
+}
+
+}  // namespace emulator
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+    constexpr size_t bytes = emulator::parameter_bytes<Parameters...>();
+    static_assert(bytes <= 32764, "a kernel's parameters take 32764 bytes at most");
+    static_assert((std::is_trivially_copyable_v<Parameters> && ...), "parameters are copied to the device as bytes");
+    const emulator::Kernel described{reinterpret_cast<const void*>(kernel), emulator::type_names<Parameters...>(),
+                                     bytes};
+    return [&](Parameters... parameters) {
+        return emulator::launch(config, described, [&] { kernel(parameters...); });
+    }(std::forward<Arguments>(arguments)...);
+}

@@ -1,0 +1,8 @@
+// Where kernels are emulated, the CPU's memory is that of the first GPU.
+#include "../../csrc/cuda/engine.h"
+
+namespace fastopt::cuda {
+
+int device_of_host() { return 0; }
+
+}  // namespace fastopt::cuda
