@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := $(shell find csrc python CMakeLists.txt pyproject.toml -type f -not -name '*.pyc')
+SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyproject.toml -type f -not -name '*.pyc')
+
+# A python in which the emulated GPU (tests/emulator) can be imported: AddressSanitizer has to come first.
+SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
+EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
 .PHONY: demo test lint bench clean
 
@@ -12,11 +16,12 @@ demo: $(VENV)/demo
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
+	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
 
 bench: $(VENV)/dev $(VENV)/peers
@@ -35,6 +40,7 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
+$(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
 $(VENV)/demo $(VENV)/dev $(VENV)/peers: $(SOURCES) $(VENV)/torch
-	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON ".[$(@F)]"
+	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
 	touch $@

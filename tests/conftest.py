@@ -10,6 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
+# These run on a GPU or on its emulator, which needs a python of its own: make test.
+collect_ignore = [] if os.environ.get("FASTOPT_TEST_CUDA") else ["cuda"]
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -120,9 +120,9 @@ class Guarded:
 
     PAD = 32
 
-    def __init__(self, size: int, dtype: torch.dtype, misalign: int = 0) -> None:
+    def __init__(self, size: int, dtype: torch.dtype, misalign: int = 0, device: torch.device | str = "cpu") -> None:
         self._begin = self.PAD + misalign
-        self._whole = torch.full((size + 2 * self.PAD + misalign,), 777.0, dtype=dtype)
+        self._whole = torch.full((size + 2 * self.PAD + misalign,), 777.0, dtype=dtype, device=device)
         self.inside = self._whole[self._begin : self._begin + size]
 
     def check(self) -> None:

@@ -121,6 +121,7 @@ inline std::string Block::run(const Work& work, Order& order) {
     threads_.assign(size_t(block_size.x) * block_size.y * block_size.z, Thread{});
     failure_.clear();
     shared_bytes_ = 0;
+    if (work.dynamic_bytes) dynamic_memory();
     std::vector<unsigned> running;
     do {
         running.clear();

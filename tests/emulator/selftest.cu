@@ -4,18 +4,7 @@
 namespace {
 
 // test_emulator.py has the same list.
-enum Defect : int {
-    kNone,
-    kNoBarrier,
-    kExited,
-    kElsewhere,
-    kUninitialised,
-    kMask,
-    kNotInMask,
-    kForeignLane,
-    kOverrun,
-    kHasty
-};
+enum Defect : int { kNone, kNoBarrier, kExited, kElsewhere, kUninitialised, kMask, kForeignLane, kOverrun, kHasty };
 
 // out = x + y, with a tail in the last block.
 struct Vectors {
@@ -39,9 +28,7 @@ __global__ void block_sums(const double* elements, double* sums, Defect defect) 
     if (defect != kNoBarrier) __syncthreads();
     if (warp > 0 || (defect == kExited && lane >= warps)) return;
     sum = lane < warps || defect == kUninitialised ? of_warp[lane] : 0.0;
-    const unsigned mask = defect == kMask || defect == kNotInMask ? 0xFFFFu : ~0u;
-    if (defect == kMask && lane >= 16) return;
-    for (int half = 16; half > 0; half /= 2) sum += __shfl_xor_sync(mask, sum, half);
+    for (int half = 16; half > 0; half /= 2) sum += __shfl_xor_sync(~0u, sum, half);
     if (lane == 0) sums[blockIdx.x] = sum;
 }
 
@@ -72,7 +59,7 @@ __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     FASTOPT_SHARED(Rows, rows);
     const unsigned lane = threadIdx.x % 32, warp = defect == kHasty ? 0 : threadIdx.x / 32;
     rows[warp][lane] = from[threadIdx.x];
-    if (defect != kNoBarrier) __syncwarp();
+    if (defect != kNoBarrier) __syncwarp(defect == kMask ? 0xFFFFu : ~0u);
     to[threadIdx.x] = rows[warp][lane ^ 1];
 }
 
@@ -128,15 +115,20 @@ __global__ void shuffles(const T* from, T* to, Defect defect) {
     for (unsigned i = 0; i < 5; ++i) to[32 * i + lane] = rows[i];
 }
 
-// Its number in the grid, for each thread.
-__global__ void number(unsigned* out) {
+// When each thread of the grid runs.
+__global__ void take_turns(unsigned* turns, unsigned* clock) {
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    const unsigned i = block * blockDim.x * blockDim.y * blockDim.z + thread;
-    out[i] += i;
+    turns[block * blockDim.x * blockDim.y * blockDim.z + thread] = atomicAdd(clock, 1u);
 }
 
-__global__ void nothing() {}
+// Has a variable beside the dynamic shared memory.
+__global__ void occupy() {
+    FASTOPT_SHARED(char[1024], memory);
+    memory[threadIdx.x] = 0;
+}
+
+constexpr size_t kStream = 1234;
 
 template <class... Parameters, class... Arguments>
 cudaError_t start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Arguments... arguments) {
@@ -144,6 +136,7 @@ cudaError_t start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t s
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
+    config.stream = reinterpret_cast<cudaStream_t>(kStream);
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
@@ -183,10 +176,16 @@ SHUFFLES(int64, long long)
 SHUFFLES(uint64, unsigned long long)
 SHUFFLES(float32, float)
 SHUFFLES(float64, double)
-ENTRY run_number(unsigned* out) { return start(number, {2, 3, 4}, {3, 5, 2}, 0, out); }
-ENTRY run_nothing(const unsigned* grid, const unsigned* block, size_t shared_bytes) {
-    return start(nothing, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes);
+ENTRY run_take_turns(unsigned* turns, unsigned* clock) {
+    return start(take_turns, {2, 3, 4}, {3, 5, 2}, 0, turns, clock);
+}
+ENTRY run_occupy(const unsigned* grid, const unsigned* block, size_t shared_bytes) {
+    return start(occupy, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes);
 }
 ENTRY raise_shared_limit(int bytes) {
-    return cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    return cudaFuncSetAttribute(occupy, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
+ENTRY set_device(int device) { return cudaSetDevice(device); }
+ENTRY device_count(int* count) { return cudaGetDeviceCount(count); }
+ENTRY multiprocessors(int* count) { return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, 0); }
+ENTRY last_error() { return cudaGetLastError(); }

@@ -4,8 +4,6 @@ merged halves onto halves; the results of all chunks go through 32 lanes once mo
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .half import Array

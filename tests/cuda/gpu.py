@@ -1,0 +1,40 @@
+"""A GPU where there is one, otherwise its emulation: what the tests of this folder run on.
+
+The emulated module has the engine and the very same kernels, compiled by g++ with AddressSanitizer; in it the CPU's
+memory counts as that of the first device. A test moves its tensors with ``.to(DEVICE)``, runs what it tests in
+``with gpu():``, and compares with the reference on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from fastopt import _core, _runtime
+from fastopt._compat import increment_version
+from support import running
+
+REAL = torch.cuda.is_available() and bool(_core.built()["cuda"])
+DEVICE = torch.device("cuda" if REAL else "cpu")
+BACKEND = "native" if REAL else "emulated"
+
+if REAL:
+    emulator = None
+else:
+    from emulator.emulator import Emulator
+    from fastopt import _emulated  # where this fails: make test builds it, and starts python with libasan.so
+
+    _emulated.set_torch(torch, increment_version, lambda n, _: torch.empty(n, dtype=torch.uint8), lambda _: 0)
+    _runtime.BACKENDS["emulated"] = _emulated
+    emulator = Emulator(_emulated.__file__)
+
+
+@contextlib.contextmanager
+def gpu() -> Iterator[None]:
+    """Runs optimizers and functions on the device."""
+    with running(BACKEND):
+        yield
+        if REAL:
+            torch.cuda.synchronize()
