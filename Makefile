@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyproject.toml -type f -not -name '*.pyc')
 
-# A python in which the emulated GPU (tests/emulator) can be imported: AddressSanitizer has to come first.
-SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
+# A python in which the emulated GPU (tests/emulator) can be imported: AddressSanitizer has to come first, and to know
+# of exceptions.
+SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
 .PHONY: demo test lint bench clean

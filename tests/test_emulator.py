@@ -141,6 +141,14 @@ def test_stuck_threads_are_an_error(
         assert selftest.run(library, case) == (0, True)
 
 
+def test_an_abandoned_grid_runs_no_further(emulator: Emulator, library: ctypes.CDLL) -> None:
+    out, left = np.zeros(80, np.int32), np.zeros(1, np.int32)
+    exited = selftest.DEFECTS.index("exited")
+    assert library.run_gather(exited, selftest.at(out), selftest.at(left)) == LAUNCH_FAILURE
+    assert not out.any()
+    assert left[0] == 80
+
+
 def test_lanes_that_the_block_does_not_have(emulator: Emulator, library: ctypes.CDLL) -> None:
     assert selftest.block_sums(library, 0, threads=48)[0] == LAUNCH_FAILURE
     assert "thread 32 waits for lanes beyond the block in __shfl_down_sync(0xffffffff)" in emulator.failure()
@@ -167,9 +175,16 @@ MOST = 2**31 - 1
 Size = tuple[int, int, int]
 
 
-def launch(library: ctypes.CDLL, grid: Size = (1, 1, 1), block: Size = (32, 1, 1), shared_bytes: int = 0) -> int:
+def launch(
+    library: ctypes.CDLL,
+    grid: Size = (1, 1, 1),
+    block: Size = (32, 1, 1),
+    shared_bytes: int = 0,
+    *,
+    raised: bool = False,
+) -> int:
     sizes = [(ctypes.c_uint * 3)(*size) for size in (grid, block)]
-    error: int = library.run_occupy(*sizes, ctypes.c_size_t(shared_bytes))
+    error: int = library.run_occupy(raised, *sizes, ctypes.c_size_t(shared_bytes))
     return error
 
 
@@ -210,13 +225,13 @@ def test_raised_limit_of_shared_memory(emulator: Emulator, library: ctypes.CDLL)
     most = 227 << 10
     assert library.raise_shared_limit(most + 1) == INVALID_VALUE
     assert library.raise_shared_limit(most) == 0
-    assert launch(library, shared_bytes=most - 1024) == 0
-    assert launch(library, shared_bytes=most) == LAUNCH_FAILURE
+    assert launch(library, shared_bytes=most - 1024, raised=True) == 0
+    assert launch(library, shared_bytes=most, raised=True) == LAUNCH_FAILURE
     assert f"thread 0 needs {most + 1024} bytes of shared memory in all" in emulator.failure()
-    assert launch(library, shared_bytes=most + 1) == INVALID_VALUE
-    library.set_device(1)  # the other one's limit is its own
+    assert launch(library, shared_bytes=most + 1, raised=True) == INVALID_VALUE
     assert launch(library, shared_bytes=most - 1024) == INVALID_VALUE
-    library.set_device(0)
+    library.set_device(1)  # the other one's limit is its own
+    assert launch(library, shared_bytes=most - 1024, raised=True) == INVALID_VALUE
 
 
 def test_devices(emulator: Emulator, library: ctypes.CDLL) -> None:
@@ -231,7 +246,6 @@ def test_devices(emulator: Emulator, library: ctypes.CDLL) -> None:
     assert library.set_device(2) == INVALID_DEVICE
     assert library.set_device(1) == 0
     assert launch(library) == 0
-    library.set_device(0)
     assert emulator.launches()[-1].device == 1
 
     emulator.set_devices(0)

@@ -68,25 +68,42 @@ def test_signature_is_torchs(case: Case) -> None:
     assert {p[0] for p in set(ours) - set(theirs)} <= OWN_OPTIONS
 
 
-@CASES
-def test_unsupported_flags(case: Case) -> None:
-    for flag in ("capturable", "differentiable"):
-        if flag not in inspect.signature(case.ours).parameters:
-            continue
-        message = f"fastopt.{case.ours.__name__} does not support {flag}=True"
-        with pytest.raises(RuntimeError, match=message):
-            case.ours([_param()], **{flag: True})
-        with pytest.raises(RuntimeError, match=message):
-            case.ours([{"params": [_param()], flag: True}])
-        optimizer = case.make([_param()])
-        state = optimizer.state_dict()
-        state["param_groups"][0][flag] = True
-        with pytest.raises(RuntimeError, match=message):
-            optimizer.load_state_dict(state)
-        assert not optimizer.param_groups[0][flag]
-        optimizer.param_groups[0][flag] = True
-        with pytest.raises(RuntimeError, match=message):
-            optimizer.step()
+def _with(flag: str) -> pytest.MarkDecorator:
+    """Those whose torch class has the flag."""
+    having = [case for case in PLAIN_CASES if flag in inspect.signature(case.ours).parameters]
+    return pytest.mark.parametrize("case", having, ids=ids)
+
+
+@_with("differentiable")
+def test_differentiable_is_not_supported(case: Case) -> None:
+    flag = "differentiable"
+    message = f"fastopt.{case.ours.__name__} does not support {flag}=True"
+    with pytest.raises(RuntimeError, match=message):
+        case.ours([_param()], **{flag: True})
+    with pytest.raises(RuntimeError, match=message):
+        case.ours([{"params": [_param()], flag: True}])
+    optimizer = case.make([_param()])
+    state = optimizer.state_dict()
+    state["param_groups"][0][flag] = True
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.load_state_dict(state)
+    assert not optimizer.param_groups[0][flag]
+    optimizer.param_groups[0][flag] = True
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+
+
+@_with("capturable")
+def test_capturable_is_for_devices(case: Case) -> None:
+    param = _param()
+    before = param.detach().clone()
+    optimizer = case.make([param], capturable=True)
+    with pytest.raises(
+        RuntimeError, match=r"parameter 0 of group 0 .* is on device 'cpu'; capturable=True is for CUDA"
+    ):
+        optimizer.step()
+    assert torch.equal(param, before)
+    assert not optimizer.state[param]
 
 
 @pytest.mark.parametrize(

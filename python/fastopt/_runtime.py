@@ -66,7 +66,7 @@ def on_device(tensor: torch.Tensor) -> bool:
 
 def capturing() -> bool:
     """Whether what runs on a GPU is being recorded in a graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def why_not(device: torch.device) -> str:
@@ -97,7 +97,7 @@ def _allocate(size: int, device: int) -> torch.Tensor:
 
 
 def _current_stream(device: int) -> int:
-    return torch._C._cuda_getCurrentRawStream(device)  # type: ignore[attr-defined,no-any-return]
+    return int(torch._C._cuda_getCurrentRawStream(device))
 
 
 def _start() -> None:

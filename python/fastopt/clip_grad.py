@@ -100,7 +100,7 @@ def get_total_norm(
 
     Args:
         tensors: a tensor or an iterable of them; float32, float64, bfloat16, float16 or complex, any shape
-            and layout, on the CPU.
+            and layout, on the CPU or a CUDA device.
         norm_type: any number, ``inf`` and ``-inf`` included (default: 2).
         error_if_nonfinite: an infinite or NaN norm is an error (default: False).
         foreach: accepted and without effect.
@@ -109,7 +109,7 @@ def get_total_norm(
         A 0-dim float64 tensor where a tensor is float64, otherwise float32.
 
     Raises:
-        RuntimeError: a tensor is sparse, distributed or not on the CPU; or the norm is not finite and
+        RuntimeError: a tensor is sparse, distributed or on another kind of device; or the norm is not finite and
             ``error_if_nonfinite``.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
@@ -180,7 +180,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
 
     Raises:
         ValueError: ``clip_value`` is negative or NaN.
-        RuntimeError: a gradient is complex, sparse, distributed or not on the CPU; nothing has been written then.
+        RuntimeError: a gradient is complex, sparse, distributed or on another kind of device; nothing has been written then.
     """
     clip_value = float(clip_value)
     check_range("clip_value value", clip_value)

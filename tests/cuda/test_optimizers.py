@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from gpu import DEVICE, gpu
 
-from cases import ALL_CASES, Case, ids
-from support import DTYPES, SIZES, Guarded, assert_same_bits, running, some_values, state_tensors
+import fastopt
+from cases import ALL_CASES, PLAIN_CASES, Case, ids
+from gpu import DEVICE, emulator, gpu
+from support import DTYPES, HALF, SIZES, Guarded, assert_same_bits, running, some_values, state_tensors
 
 STEPS = 3
 
@@ -53,3 +54,169 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
             assert_same(ours, params, reference, expected)
         for guard in guards:
             guard.check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> None:
+    """Many blocks of one tensor, with a tail, in any order; every element changes."""
+    sizes = (50_003, 16_384)
+    start = [some_values(n, dtype, seed=n) for n in sizes]
+
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        params = [p.to(device, copy=True).requires_grad_() for p in start]
+        optimizer = case.make(params)
+        for i, param in enumerate(params):
+            param.grad = some_values(param.shape, dtype, seed=3 + i).to(device)
+        optimizer.step()
+        return optimizer, params
+
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+    for param, before in zip(params, start, strict=True):
+        assert (param.cpu() != before).all(), "an element was not updated"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+def test_special_values(case: Case, dtype: torch.dtype) -> None:
+    """Zeros of both signs, subnormal numbers, the largest, inf and NaN as parameter and gradient."""
+    info = torch.finfo(dtype)
+    values = [0.0, -0.0, info.smallest_normal, -info.smallest_normal / 2, 1.0, -1.0, info.max, info.min, 1e-4]
+    special = torch.tensor([*values, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+    grid = torch.cartesian_prod(special, special)
+
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        params = [grid[:, 0].contiguous().to(device, copy=True).requires_grad_()]
+        optimizer = case.make(params)
+        for shift in (0, 5, 11):
+            params[0].grad = grid[:, 1].roll(shift).to(device)
+            optimizer.step()
+        return optimizer, params
+
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["all states", "one state"])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_float32_states_of_half_parameters(dtype: torch.dtype, mixed: bool) -> None:
+    """Wide states have a kernel of their own; where only some are wide, the one for any types takes them."""
+
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        params = [some_values(1025, dtype, seed=0).to(device).requires_grad_()]
+        optimizer = fastopt.AdamW(params, lr=0.01)
+        for step in range(3):
+            params[0].grad = some_values(1025, dtype, seed=step).to(device)
+            optimizer.step()
+            if step == 0:
+                state = optimizer.state[params[0]]
+                state.update({key: state[key].float() for key in ("exp_avg", "exp_avg_sq")[mixed:]})
+        return optimizer, params
+
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+
+
+def test_a_rule_a_type_and_a_device_at_once() -> None:
+    """Groups of several rules and types in one step; empty, complex and 0-dim parameters among them."""
+
+    def values(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if dtype.is_complex:
+            return torch.complex(*(some_values(shape, torch.float32, seed=seed) for seed in (1, 2)))
+        return some_values(shape, dtype, seed=3)
+
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        dtypes = [*DTYPES, torch.complex64]
+        shapes = [(), (0,), (3, 5), (1000,)]
+        params = [values(shape, dtype).to(device).requires_grad_() for dtype in dtypes for shape in shapes]
+        groups = [{"params": params[::2]}, {"params": params[1::2], "amsgrad": True, "lr": 0.02}]
+        optimizer = fastopt.Adam(groups, lr=0.01)
+        for step in range(2):
+            for param in params:
+                param.grad = torch.full_like(param, 0.5 + step)
+            optimizer.step()
+        return optimizer, params
+
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_strides(dtype: torch.dtype) -> None:
+    """Channels-last is dense; a slice goes through a copy and back; a transposed gradient is made to match."""
+
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        image = some_values((2, 3, 4, 5), dtype, seed=1).to(device).to(memory_format=torch.channels_last)
+        whole = some_values((6, 14), dtype, seed=2).to(device)
+        params = [image.requires_grad_(), whole[:, ::2].requires_grad_(), some_values((4, 6), dtype, 3).to(device)]
+        params[2].requires_grad_()
+        optimizer = fastopt.AdamW(params, lr=0.01)
+        for step in range(2):
+            params[0].grad = some_values((2, 3, 4, 5), dtype, seed=step).to(device)
+            params[1].grad = some_values((6, 7), dtype, seed=step + 5).to(device)
+            params[2].grad = some_values((6, 4), dtype, seed=step + 9).to(device).t()
+            optimizer.step()
+        return optimizer, params
+
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+
+
+def _many(count: int, size: int) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    params = [some_values(size, torch.float32, seed=i).to(DEVICE).requires_grad_() for i in range(count)]
+    for i, param in enumerate(params):
+        param.grad = some_values(size, torch.float32, seed=1000 + i).to(DEVICE)
+    return fastopt.AdamW(params, lr=0.01), params
+
+
+@pytest.mark.skipif(emulator is None, reason="a GPU does not count its launches")
+def test_a_thousand_tensors_in_few_launches() -> None:
+    """One for the scalars, and one for several hundred tensors each."""
+    with gpu():
+        optimizer, _ = _many(1000, 100)
+        optimizer.step()
+        emulator.clear_launches()
+        optimizer.step()
+    launches = emulator.launches()
+    assert len(launches) <= 4
+    assert sum(launch.grid[0] for launch in launches) == 1001
+
+
+@pytest.mark.skipif(emulator is None, reason="a GPU fails when it likes")
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_failed_launch_is_an_error(after: int) -> None:
+    with gpu():
+        optimizer, _ = _many(2, 10)
+        optimizer.step()
+        emulator.fail_launch(719, after=after)
+        with pytest.raises(RuntimeError, match=r"CUDA error in fastopt's (scalars|update): cudaErrorLaunchFailure"):
+            optimizer.step()
+        optimizer.step()
+
+
+@pytest.mark.skipif(emulator is None, reason="a GPU is not broken for a test")
+def test_the_order_of_blocks_and_threads_changes_nothing() -> None:
+    results = []
+    for chosen, seed in (("forward", 0), ("reverse", 0), ("shuffled", 1), ("shuffled", 2)):
+        emulator.set_order(chosen, seed)
+        with gpu():
+            optimizer, params = _many(3, 9000)
+            optimizer.step()
+        results.append(torch.stack([p.detach() for p in params]))
+    assert all(torch.equal(result, results[0]) for result in results[1:])

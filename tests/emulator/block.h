@@ -70,9 +70,11 @@ class Block {
     uint64_t exchange(const Meeting& meeting, uint64_t value, unsigned source);
     unsigned vote(const Meeting& meeting, bool yes);
     void* shared_memory(const void* key, size_t bytes, size_t alignment);
-    void* dynamic_memory() { return shared_memory(nullptr, work_->dynamic_bytes, 16); }
+    void* dynamic_memory() { return shared_memory(kDynamic, work_->dynamic_bytes, 16); }
 
    private:
+    static constexpr const void* kDynamic = nullptr;  // its key
+
     struct Abandoned {};  // thrown where a thread waits when the block has failed
 
     struct Free {
@@ -120,8 +122,7 @@ inline std::string Block::run(const Work& work, Order& order) {
     order_ = &order;
     threads_.assign(size_t(block_size.x) * block_size.y * block_size.z, Thread{});
     failure_.clear();
-    shared_bytes_ = 0;
-    if (work.dynamic_bytes) dynamic_memory();
+    shared_bytes_ = work.dynamic_bytes;
     std::vector<unsigned> running;
     do {
         running.clear();
@@ -290,7 +291,7 @@ inline void Block::fail(const std::string& why) {
 inline void* Block::shared_memory(const void* key, size_t bytes, size_t alignment) {
     auto& memory = shared_[key];
     if (!memory) {
-        shared_bytes_ += bytes;
+        if (key != kDynamic) shared_bytes_ += bytes;
         if (shared_bytes_ > work_->shared_limit) {
             fail("needs " + std::to_string(shared_bytes_) + " bytes of shared memory in all");
         }

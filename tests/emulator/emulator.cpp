@@ -119,7 +119,7 @@ std::string run_grid(const Work& work, Order& order) {
 
 cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread) {
     Runtime& self = runtime();
-
+    const std::lock_guard<std::mutex> lock(one_grid);
     if (const cudaError_t error = check(config, kernel.address)) return result(error);
     if (self.injected && self.launches_before_it-- == 0) return result(std::exchange(self.injected, cudaSuccess));
     self.log.push_back({kernel, *config, current_device});

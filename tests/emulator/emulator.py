@@ -41,7 +41,7 @@ class Emulator:
         self._library = library
 
     def reset(self) -> None:
-        """Everything as in the beginning, and no launches."""
+        """Everything as in the beginning, and no launches; a raised limit of shared memory stays with its kernel."""
         self._library.emulator_reset()
 
     def set_order(self, order: str, seed: int = 0) -> None:

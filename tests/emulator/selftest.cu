@@ -3,7 +3,7 @@
 
 namespace {
 
-// test_emulator.py has the same list.
+// selftest.py has the same list.
 enum Defect : int { kNone, kNoBarrier, kExited, kElsewhere, kUninitialised, kMask, kForeignLane, kOverrun, kHasty };
 
 // out = x + y, with a tail in the last block.
@@ -63,8 +63,14 @@ __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     to[threadIdx.x] = rows[warp][lane ^ 1];
 }
 
-// A barrier in one place for all threads, or not.
-__global__ void gather(int* out, Defect defect) {
+// A barrier in one place for all threads, or not; `left` counts who leaves the kernel, in whatever way.
+struct Leaving {
+    int* left;
+    __device__ ~Leaving() { atomicAdd(left, 1); }
+};
+
+__global__ void gather(int* out, int* left, Defect defect) {
+    const Leaving leaving{left};
     const bool first = threadIdx.x < 32;
     if (defect == kExited && first) return;
     if (defect == kElsewhere && first) {
@@ -122,7 +128,8 @@ __global__ void take_turns(unsigned* turns, unsigned* clock) {
     turns[block * blockDim.x * blockDim.y * blockDim.z + thread] = atomicAdd(clock, 1u);
 }
 
-// Has a variable beside the dynamic shared memory.
+// Has a variable beside the dynamic shared memory; of one copy the limit can be raised.
+template <bool raised>
 __global__ void occupy() {
     FASTOPT_SHARED(char[1024], memory);
     memory[threadIdx.x] = 0;
@@ -158,7 +165,7 @@ ENTRY run_reverse(Defect defect, const int* from, int* to, unsigned blocks, unsi
     return start(reverse, blocks, threads, threads * sizeof(int), from, to, defect);
 }
 ENTRY run_swap_pairs(Defect defect, const int* from, int* to) { return start(swap_pairs, 1, 128, 0, from, to, defect); }
-ENTRY run_gather(Defect defect, int* out) { return start(gather, 1, 80, 0, out, defect); }
+ENTRY run_gather(Defect defect, int* out, int* left) { return start(gather, 1, 80, 0, out, left, defect); }
 ENTRY run_count(const float* elements, unsigned blocks, int* odd, unsigned* all, unsigned long long* shifted) {
     return start(count, blocks, 96, 0, elements, odd, all, shifted);
 }
@@ -179,11 +186,12 @@ SHUFFLES(float64, double)
 ENTRY run_take_turns(unsigned* turns, unsigned* clock) {
     return start(take_turns, {2, 3, 4}, {3, 5, 2}, 0, turns, clock);
 }
-ENTRY run_occupy(const unsigned* grid, const unsigned* block, size_t shared_bytes) {
-    return start(occupy, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes);
+ENTRY run_occupy(bool raised, const unsigned* grid, const unsigned* block, size_t shared_bytes) {
+    return start(raised ? occupy<true> : occupy<false>, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+                 shared_bytes);
 }
 ENTRY raise_shared_limit(int bytes) {
-    return cudaFuncSetAttribute(occupy, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    return cudaFuncSetAttribute(occupy<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 ENTRY set_device(int device) { return cudaSetDevice(device); }
 ENTRY device_count(int* count) { return cudaGetDeviceCount(count); }

@@ -61,9 +61,9 @@ def swap_pairs(library: ctypes.CDLL, defect: int) -> Outcome:
 
 
 def gather(library: ctypes.CDLL, defect: int) -> Outcome:
-    out = np.zeros(80, np.int32)
-    error = library.run_gather(defect, at(out))
-    return error, bool((out == 1).all())
+    out, left = np.zeros(80, np.int32), np.zeros(1, np.int32)
+    error = library.run_gather(defect, at(out), at(left))
+    return error, bool((out == 1).all() and left[0] == 80)
 
 
 def count(library: ctypes.CDLL, defect: int) -> Outcome:

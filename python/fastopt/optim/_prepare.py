@@ -182,7 +182,7 @@ class Preparation:
                 _replace(known, entries, key, counters.as_count(known[key], device, name))
             for key in update.carried:
                 _replace(known, entries, key, counters.as_number(known[key], device))
-        numbers = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
+        numbers: dict[str, Any] = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
         if entries:
             self._new_states.append((owner, entries))
         return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2

@@ -32,7 +32,7 @@ class AdaBound(FusedOptimizer):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts; float32, float64, bfloat16, float16 or
-            complex, any shape, on the CPU.
+            complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-3).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         final_lr: the learning rate of the SGD it turns into (default: 0.1).

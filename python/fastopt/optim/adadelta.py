@@ -25,19 +25,21 @@ class Adadelta(FusedOptimizer, torch.optim.Adadelta):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adadelta``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1.0).
         rho: decay rate of the averages, in [0, 1] (default: 0.9).
         eps: added below both roots (default: 1e-6).
         weight_decay: L2 penalty, added to the gradient (default: 0).
         maximize: ascends instead.
         foreach: accepted and without effect, as every step is fused.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.Adadelta(model.parameters())

@@ -33,7 +33,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adafactor``; float32,
-            float64, bfloat16 or float16, any shape, on the CPU. Row-major matrices are fastest.
+            float64, bfloat16 or float16, any shape, on the CPU or a CUDA device. Row-major matrices are fastest.
         lr: largest relative step size; a float or a 1-element tensor (default: 1e-2).
         beta2_decay: the averages' weight of the past is :math:`1 - t^\text{beta2\_decay}` (default: -0.8).
         eps: :math:`\epsilon_1` (None: the machine epsilon of the parameter's type) and :math:`\epsilon_2`

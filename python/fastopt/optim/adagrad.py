@@ -26,7 +26,7 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adagrad``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-2).
         lr_decay: see the formula (default: 0).
         weight_decay: L2 penalty, added to the gradient (default: 0).

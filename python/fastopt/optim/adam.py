@@ -49,7 +49,7 @@ class Adam(AdamRule, torch.optim.Adam):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Adam``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-3).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         eps: added to the root, after bias correction (default: 1e-8).
@@ -57,13 +57,15 @@ class Adam(AdamRule, torch.optim.Adam):
         amsgrad: divides by the largest ``v`` so far.
         foreach, fused: accepted and without effect, as every step is fused.
         maximize: ascends instead.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         decoupled_weight_decay: decays as AdamW does.
         common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.Adam(model.parameters(), lr=1e-3)

@@ -20,7 +20,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.AdamW``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-3).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         eps: added to the root, after bias correction (default: 1e-8).
@@ -28,12 +28,14 @@ class AdamW(AdamRule, torch.optim.AdamW):
         amsgrad: divides by the largest second moment so far.
         maximize: ascends instead.
         foreach, fused: accepted and without effect, as every step is fused.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)

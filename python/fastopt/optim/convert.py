@@ -29,7 +29,7 @@ def from_torch(optimizer: Optimizer) -> FusedOptimizer:
 
     Raises:
         TypeError: fastopt has no equivalent of its class.
-        RuntimeError: it uses ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: it uses ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.from_torch(optimizer)

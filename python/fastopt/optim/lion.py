@@ -24,7 +24,7 @@ class Lion(FusedOptimizer):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts; float32, float64, bfloat16, float16 or
-            complex, any shape, on the CPU.
+            complex, any shape, on the CPU or a CUDA device.
         lr: learning rate, 3 to 10 times smaller than AdamW's; a float or a 1-element tensor (default: 1e-4).
         betas: of the interpolation and of the average, in [0, 1) (default: (0.9, 0.99)).
         weight_decay: :math:`\lambda`, decoupled; 3 to 10 times larger than AdamW's (default: 0).

@@ -138,6 +138,8 @@ class Lookahead(FusedOptimizer):
         Raises:
             RuntimeError: as the inner optimizer; or a slow weight cannot be updated.
         """
+        if _runtime.capturing():
+            raise RuntimeError("Lookahead counts its steps on the CPU, which a CUDA graph would not repeat")
         fresh = self._first_weights()
         scaling = {key: getattr(self, key) for key in ("grad_scale", "found_inf") if key in self.__dict__}
         for key, value in scaling.items():

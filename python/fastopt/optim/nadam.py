@@ -28,7 +28,7 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.NAdam``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 2e-3).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         eps: added to the root, after bias correction (default: 1e-8).
@@ -37,12 +37,14 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
         decoupled_weight_decay: decays the parameter by ``1 - lr * weight_decay`` instead.
         maximize: ascends instead.
         foreach: accepted and without effect, as every step is fused.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.NAdam(model.parameters(), lr=2e-3)

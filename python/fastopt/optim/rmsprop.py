@@ -24,7 +24,7 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.RMSprop``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-2).
         alpha: decay rate of the averages (default: 0.99).
         eps: added to the root (default: 1e-8).
@@ -33,7 +33,9 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
         centered: divides by the root of an estimated variance, :math:`s - \bar g^2`.
         maximize: ascends instead.
         foreach: accepted and without effect, as every step is fused.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`, as TensorFlow does.
         lr_in_momentum: puts the learning rate inside the velocity, :math:`v \leftarrow \mu v + \text{lr}\,
             g / \dots,\; p \leftarrow p - v`: the same as long as ``lr`` is constant.
@@ -41,7 +43,7 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.RMSprop(model.parameters(), lr=1e-3, momentum=0.9)

@@ -27,18 +27,20 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.Rprop``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-2).
         etas: the factors :math:`\eta^-` and :math:`\eta^+` (default: (0.5, 1.2)).
         step_sizes: the smallest and the largest step size (default: (1e-6, 50)).
         maximize: ascends instead.
         foreach: accepted and without effect, as every step is fused.
-        capturable, differentiable: not supported.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; for parameters on a CUDA device (default: False).
+        differentiable: not supported.
         common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
-        RuntimeError: ``capturable=True`` or ``differentiable=True``.
+        RuntimeError: ``differentiable=True``.
 
     Example:
         >>> optimizer = fastopt.Rprop(model.parameters())

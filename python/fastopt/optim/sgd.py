@@ -29,7 +29,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts, as in ``torch.optim.SGD``; float32,
-            float64, bfloat16, float16 or complex, any shape, on the CPU.
+            float64, bfloat16, float16 or complex, any shape, on the CPU or a CUDA device.
         lr: learning rate; a float or a 1-element tensor (default: 1e-3).
         momentum: :math:`\mu` (default: 0).
         dampening: keeps that part of a gradient out of the velocity (default: 0).

@@ -1,5 +1,5 @@
-"""Sums of one fixed shape, in float64: chunks of 4096 elements, in a chunk 32 lanes, element i in lane i % 32, the lanes
-merged halves onto halves; the results of all chunks go through 32 lanes once more.
+"""Sums of one fixed shape, in float64: chunks of 4096 elements, in a chunk 32 lanes, element i in lane i % 32, the
+lanes merged halves onto halves; the results of all chunks go through 32 lanes once more.
 """
 
 from __future__ import annotations
