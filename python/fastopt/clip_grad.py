@@ -180,7 +180,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
 
     Raises:
         ValueError: ``clip_value`` is negative or NaN.
-        RuntimeError: a gradient is complex, sparse, distributed or on another kind of device; nothing has been written then.
+        RuntimeError: a gradient is complex, sparse, distributed or on another kind of device; nothing has been
+            written then.
     """
     clip_value = float(clip_value)
     check_range("clip_value value", clip_value)
