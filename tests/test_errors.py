@@ -96,7 +96,7 @@ def test_differentiable_is_not_supported(case: Case) -> None:
 @_with("capturable")
 def test_capturable_is_for_devices(case: Case) -> None:
     param = _param()
-    before = param.detach().clone()
+    param.grad, before = torch.ones(3), param.detach().clone()
     optimizer = case.make([param], capturable=True)
     with pytest.raises(
         RuntimeError, match=r"parameter 0 of group 0 .* is on device 'cpu'; capturable=True is for CUDA"

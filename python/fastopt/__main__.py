@@ -32,10 +32,13 @@ def _lookahead(params: list[torch.Tensor], **options: Any) -> Lookahead:
 TESTED: dict[str, Callable[..., torch.optim.Optimizer]] = {cls.__name__: cls for cls in ALL} | {"Lookahead": _lookahead}
 
 
-def _one_step(make: Callable[..., torch.optim.Optimizer], dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    param = torch.randn(77, 13, generator=generator).to(dtype).requires_grad_()
-    param.grad = torch.randn(77, 13, generator=generator).to(dtype)
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _one_step(make: Callable[..., torch.optim.Optimizer], like: torch.Tensor) -> torch.Tensor:
+    param = _random(77, 13).to(like).requires_grad_()
+    param.grad = _random(77, 13, seed=1).to(like)
     make([param], l1=1e-2, max_grad_norm=1.0).step()
     return param.detach()
 
@@ -51,8 +54,8 @@ DROPPED: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def _dropped(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    return function(torch.randn(77, 130, generator=torch.Generator().manual_seed(0)).to(dtype))
+def _dropped(function: Callable[..., torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    return function(_random(77, 130).to(like))
 
 
 NORMALIZED: dict[str, Callable[..., torch.Tensor]] = {
@@ -64,34 +67,38 @@ NORMALIZED: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def _with_gradient(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(77, 130, generator=generator).to(dtype).requires_grad_()
+def _with_gradient(function: Callable[..., torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    x = _random(77, 130).to(like).requires_grad_()
     y = function(x)
-    (grad,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator).to(dtype))
+    (grad,) = torch.autograd.grad(y, x, _random(*y.shape, seed=1).to(like))
     return torch.cat([y.detach().flatten(), grad.flatten()])
 
 
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() and not _runtime.why_not(torch.device("cuda")) else ["cpu"]
+
+
 def self_test() -> bool:
-    """One step of every optimizer, every kind of dropout and BatchNorm, in every type: equal to the reference, to the
-    bit."""
-    operations: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
+    """One step of every optimizer, every kind of dropout and BatchNorm, in every type, on the CPU and on a GPU that is
+    there: equal to the reference, to the bit."""
+    operations: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         **{name: partial(_one_step, make) for name, make in TESTED.items()},
         **{name: partial(_dropped, function) for name, function in DROPPED.items()},
         **{name: partial(_with_gradient, function) for name, function in NORMALIZED.items()},
     }
     chosen = _runtime.backend()
+    devices = _devices()
     good = True
     try:
         for name, operation in operations.items():
             for dtype in DTYPES:
-                results = []
-                for backend in (chosen, "reference"):
-                    _runtime.use_backend(backend)
-                    results.append(operation(dtype))
-                if not torch.equal(*results):
-                    print(f"self-test: {name} {dtype} differs from the reference")
-                    good = False
+                _runtime.use_backend("reference")
+                expected = operation(torch.empty(0, dtype=dtype))
+                _runtime.use_backend(chosen)
+                for device in devices:
+                    if not torch.equal(operation(torch.empty(0, dtype=dtype, device=device)).cpu(), expected):
+                        print(f"self-test: {name} {dtype} on {device} differs from the reference")
+                        good = False
     finally:
         _runtime.use_backend(chosen)
     return good
@@ -101,6 +108,7 @@ def main() -> int:
     _show(_runtime.info())
     good = self_test()
     tested = f"{len(TESTED)} optimizers, {len(DROPPED)} dropouts, {len(NORMALIZED)} BatchNorms, {len(DTYPES)} types"
+    tested += f", on {' and '.join(_devices())}"
     print(f"self-test: {'passed' if good else 'FAILED'} ({tested}, against the reference)")
     return 0 if good else 1
 

@@ -121,6 +121,11 @@ def _start() -> None:
         _core.use_intake(intake)
 
 
+def _gpus() -> int | str:
+    count, why = _core.cuda_devices()
+    return why or count
+
+
 def info() -> dict[str, Any]:
     """What was built, what this machine has, and what is in use.
 
@@ -128,9 +133,11 @@ def info() -> dict[str, Any]:
         A dict of plain values, for people, logs and bug reports::
 
             version    of fastopt
-            built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda
-            detected   isa: those this CPU can run; exchange: whether this torch has the DLPack
-                       exchange API; torch, numpy, python, machine
+            built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
+                       toolkit's version and the architectures, or False
+            detected   isa: those this CPU can run; cuda: how many GPUs the kernels can run on, or why
+                       they cannot; exchange: whether this torch has the DLPack exchange API; torch,
+                       numpy, python, machine
             in_use     backend, isa, intake, threads (per step, at most)
             openmp     the file of the runtime shared with torch; "" where there is none, and
                        then everything runs on the calling thread
@@ -149,6 +156,8 @@ def info() -> dict[str, Any]:
         notes.append("no OpenMP runtime was found in torch: every step runs on the calling thread")
     if native and forked:
         notes.append("this process was forked: every step runs on the calling thread")
+    if torch.cuda.is_available() and (why := why_not(torch.device("cuda"))):
+        notes.append(f"tensors on CUDA devices are errors: {why}")
     exchange = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
     if native and exchange and _core.intake_in_use() != "exchange":
         notes.append("FASTOPT_INTAKE turned the DLPack exchange API off")
@@ -157,6 +166,7 @@ def info() -> dict[str, Any]:
         "built": None if _missing else _core.built(),
         "detected": {
             "isa": [] if _missing else _core.detected_isas(),
+            "cuda": _missing or _gpus(),
             "exchange": exchange,
             "torch": torch.__version__,
             "numpy": np.__version__,
