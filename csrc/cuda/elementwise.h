@@ -35,7 +35,7 @@ __device__ __forceinline__ const T* rule_of(const ScalarSet& set) {
         return set.rule;
 }
 
-// What happens to one element, for each kind of rule. `changed`: whether the gradient is written, too.
+// What happens to one element, for each kind of rule. `unscales`: the gradient is written, too; `rests`: nothing is.
 
 template <class Rule>
 struct OnePass {
@@ -47,6 +47,7 @@ struct OnePass {
         Prologue::Scalars<T> common;
         typename Rule::template Scalars<T> own;
         bool unscales;
+        static constexpr bool rests = false;
 
         __device__ __forceinline__ explicit Constants(const ScalarSet& set)
             : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))),
@@ -75,7 +76,7 @@ struct Gradientless {
     template <class T>
     struct Constants {
         typename Rule::template Scalars<T> own;
-        static constexpr bool unscales = false;
+        static constexpr bool unscales = false, rests = false;
 
         __device__ __forceinline__ explicit Constants(const ScalarSet& set)
             : own(scalars_from<Rule::template Scalars>(rule_of<T>(set))) {}
@@ -96,9 +97,10 @@ struct Clip {
     struct Constants {
         Prologue::Scalars<T> common;
         static constexpr bool unscales = false;
+        bool rests;
 
         __device__ __forceinline__ explicit Constants(const ScalarSet& set)
-            : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))) {}
+            : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))), rests(!Prologue::changes_grad(common)) {}
     };
 
     template <class T>
@@ -118,29 +120,53 @@ struct Places {
 template <class Rule>
 constexpr int kRows = Rule::states > 0 ? Rule::states : 1;
 
-template <class Rule, class T>
-__device__ __forceinline__ void update_element(void* const* arrays, const DType* types, int64_t at,
-                                               const typename Rule::template Constants<T>& constants) {
-    using P = Places<Rule>;
-    T param = load_element<T>(arrays[0], types[0], at), grad{}, states[kRows<Rule>];
-    if constexpr (Rule::reads_grad) grad = load_element<T>(arrays[1], types[1], at);
-    for (int k = 0; k < Rule::states; ++k) states[k] = load_element<T>(arrays[P::states + k], types[P::states + k], at);
-    Rule::update(param, grad, states, constants);
-    store_element(arrays[0], types[0], at, param);
-    if (Rule::reads_grad && constants.unscales) store_element(arrays[1], types[1], at, grad);
-    for (int k = 0; k < Rule::states; ++k) store_element(arrays[P::states + k], types[P::states + k], at, states[k]);
-}
+// Some elements of all operands on their way through the rule.
+template <class Rule, class T, int kCount>
+struct Elements {
+    T param[kCount], grad[kCount], states[kRows<Rule>][kCount];
 
-// Any types, any alignment.
+    __device__ __forceinline__ void update(const typename Rule::template Constants<T>& constants) {
+        for (int i = 0; i < kCount; ++i) {
+            T state[kRows<Rule>];
+            for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
+            Rule::update(param[i], grad[i], state, constants);
+            for (int k = 0; k < Rule::states; ++k) states[k][i] = state[k];
+        }
+    }
+};
+
+// Any types, any alignment: a thread has several elements on their way all the same, kThreads apart.
 template <class Rule, class T>
 __global__ void __launch_bounds__(kThreads)
     update_elements(const __grid_constant__ Tensors<Places<Rule>::count> tensors) {
+    using P = Places<Rule>;
+    constexpr int kCount = 4;
     const Part part = part_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[part.tensor];
-    if (set.skip != 0) return;
     const typename Rule::template Constants<T> constants(set);
-    for (int64_t at = part.begin + threadIdx.x; at < part.end; at += kThreads)
-        update_element<Rule, T>(tensors.arrays[part.tensor], tensors.types[part.tensor], at, constants);
+    if (set.skip != 0 || constants.rests) return;
+    void* const* const arrays = tensors.arrays[part.tensor];
+    const DType* const types = tensors.types[part.tensor];
+    for (int64_t first = part.begin + threadIdx.x; first < part.end; first += kCount * kThreads) {
+        Elements<Rule, T, kCount> elements{};
+        const auto each = [&](auto visit) {
+            for (int i = 0; i < kCount; ++i)
+                if (first + i * kThreads < part.end) visit(first + i * kThreads, i);
+        };
+        each([&](int64_t at, int i) {
+            elements.param[i] = load_element<T>(arrays[0], types[0], at);
+            if (Rule::reads_grad) elements.grad[i] = load_element<T>(arrays[1], types[1], at);
+            for (int k = 0; k < Rule::states; ++k)
+                elements.states[k][i] = load_element<T>(arrays[P::states + k], types[P::states + k], at);
+        });
+        elements.update(constants);
+        each([&](int64_t at, int i) {
+            store_element(arrays[0], types[0], at, elements.param[i]);
+            if (Rule::reads_grad && constants.unscales) store_element(arrays[1], types[1], at, elements.grad[i]);
+            for (int k = 0; k < Rule::states; ++k)
+                store_element(arrays[P::states + k], types[P::states + k], at, elements.states[k][i]);
+        });
+    }
 }
 
 // Parameters and gradients in one format, states in one, all aligned.
@@ -152,28 +178,30 @@ __global__ void __launch_bounds__(kThreads)
     constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage));
     const Part part = part_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[part.tensor];
-    if (set.skip != 0) return;
     const typename Rule::template Constants<T> constants(set);
+    if (set.skip != 0 || constants.rests) return;
     void* const* const arrays = tensors.arrays[part.tensor];
     const int64_t vectors_end = part.end - part.end % kWidth;
     for (int64_t at = part.begin + int64_t(threadIdx.x) * kWidth; at < vectors_end; at += kThreads * kWidth) {
-        T param[kWidth], grad[kWidth] = {}, states[kRows<Rule>][kWidth];
-        load_vector<Format>(arrays[0], at, param);
-        if constexpr (Rule::reads_grad) load_vector<Format>(arrays[1], at, grad);
-        for (int k = 0; k < Rule::states; ++k) load_vector<StateFormat>(arrays[P::states + k], at, states[k]);
-        for (int i = 0; i < kWidth; ++i) {
-            T state[kRows<Rule>];
-            for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
-            Rule::update(param[i], grad[i], state, constants);
-            for (int k = 0; k < Rule::states; ++k) states[k][i] = state[k];
-        }
-        store_vector<Format>(arrays[0], at, param);
-        if constexpr (Rule::reads_grad)
-            if (constants.unscales) store_vector<Format>(arrays[1], at, grad);
-        for (int k = 0; k < Rule::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, states[k]);
+        Elements<Rule, T, kWidth> elements;
+        load_vector<Format>(arrays[0], at, elements.param);
+        if (Rule::reads_grad) load_vector<Format>(arrays[1], at, elements.grad);
+        for (int k = 0; k < Rule::states; ++k) load_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
+        elements.update(constants);
+        store_vector<Format>(arrays[0], at, elements.param);
+        if (Rule::reads_grad && constants.unscales) store_vector<Format>(arrays[1], at, elements.grad);
+        for (int k = 0; k < Rule::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
     }
-    const int64_t rest = vectors_end + threadIdx.x;
-    if (rest < part.end) update_element<Rule, T>(arrays, tensors.types[part.tensor], rest, constants);
+    const int64_t at = vectors_end + threadIdx.x;
+    if (at >= part.end) return;
+    Elements<Rule, T, 1> rest;
+    rest.param[0] = load_element<Format>(arrays[0], at);
+    if (Rule::reads_grad) rest.grad[0] = load_element<Format>(arrays[1], at);
+    for (int k = 0; k < Rule::states; ++k) rest.states[k][0] = load_element<StateFormat>(arrays[P::states + k], at);
+    rest.update(constants);
+    store_element<Format>(arrays[0], at, rest.param[0]);
+    if (Rule::reads_grad && constants.unscales) store_element<Format>(arrays[1], at, rest.grad[0]);
+    for (int k = 0; k < Rule::states; ++k) store_element<StateFormat>(arrays[P::states + k], at, rest.states[k][0]);
 }
 
 }  // namespace

@@ -48,26 +48,33 @@ __device__ __forceinline__ void store_vector(void* data, int64_t at, const typen
     for (int v = 0; v < kVectors; ++v) to[v] = vectors[v];
 }
 
+template <class Format>
+__device__ __forceinline__ typename Format::Compute load_element(const void* data, int64_t at) {
+    return Format::load(static_cast<const typename Format::Storage*>(data)[at]);
+}
+
+template <class Format>
+__device__ __forceinline__ void store_element(void* data, int64_t at, typename Format::Compute value) {
+    static_cast<typename Format::Storage*>(data)[at] = Format::store(value);
+}
+
 // One element of a tensor of any type that is computed in T.
 template <class T>
 __device__ __forceinline__ T load_element(const void* data, DType type, int64_t at) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        if (type == DType::bf16) return BFloat16::load(static_cast<const uint16_t*>(data)[at]);
-        if (type == DType::f16) return Float16::load(static_cast<const uint16_t*>(data)[at]);
+        if (type == DType::bf16) return load_element<Narrow<BFloat16>>(data, at);
+        if (type == DType::f16) return load_element<Narrow<Float16>>(data, at);
     }
-    return static_cast<const T*>(data)[at];
+    return load_element<Plain<T>>(data, at);
 }
 
 template <class T>
 __device__ __forceinline__ void store_element(void* data, DType type, int64_t at, T value) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        if (type == DType::bf16 || type == DType::f16) {
-            const uint16_t half = type == DType::bf16 ? BFloat16::store(value) : Float16::store(value);
-            static_cast<uint16_t*>(data)[at] = half;
-            return;
-        }
+        if (type == DType::bf16) return store_element<Narrow<BFloat16>>(data, at, value);
+        if (type == DType::f16) return store_element<Narrow<Float16>>(data, at, value);
     }
-    static_cast<T*>(data)[at] = value;
+    store_element<Plain<T>>(data, at, value);
 }
 
 inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % sizeof(uint4) == 0; }

@@ -1,0 +1,102 @@
+"""Several devices, none, and builds without kernels for them."""
+
+import pytest
+import torch
+from test_optimizers import assert_same
+
+import fastopt
+from fastopt import _core, _runtime
+from gpu import DEVICE, REAL, emulator, gpu
+from support import assert_same_bits, running, some_values
+
+NEEDS_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU beside the CPU")
+EMULATED = pytest.mark.skipif(emulator is None, reason="drivers come and go in the emulator only")
+
+
+@EMULATED
+def test_without_a_driver() -> None:
+    """The module says so; that it can be imported is seen wherever there is none."""
+    from fastopt import _emulated
+
+    assert _emulated.cuda_devices() == (1, "")
+    emulator.set_devices(2)
+    assert _emulated.cuda_devices() == (2, "")
+    emulator.set_devices(driver=False)
+    count, why = _emulated.cuda_devices()
+    assert count == 0
+    assert "driver" in why
+
+
+def test_builds_say_what_they_have() -> None:
+    cuda = _core.built()["cuda"]
+    assert cuda is False or cuda.split()[0].count(".") == 1
+    detected = fastopt.info()["detected"]["cuda"]
+    assert detected == torch.cuda.device_count() if REAL else isinstance(detected, str)
+
+
+def test_who_cannot_take_a_device_says_why() -> None:
+    cuda, other = torch.device("cuda"), torch.device("meta")
+    assert _runtime.why_not(torch.device("cpu")) == ""
+    assert _runtime.why_not(other) == "fastopt has kernels for the CPU and for CUDA"
+    with running("reference"):
+        assert "NumPy reference" in _runtime.why_not(cuda)
+    if not _core.built()["cuda"]:
+        assert "reinstall with: pip install" in _runtime.why_not(cuda)
+        assert "FASTOPT_CUDA=ON" in _runtime.why_not(cuda)
+
+
+def test_a_parameter_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runtime, "why_not", lambda device: "there is a reason")
+    param = torch.ones(3, device=DEVICE, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    with gpu(), pytest.raises(RuntimeError, match=r"parameter 0 of group 0 .* is on device '.*'; there is a reason"):
+        fastopt.SGD([param], lr=0.1).step()
+    assert (param == 1).all()
+
+
+@NEEDS_A_GPU
+def test_a_state_on_another_device_is_an_error() -> None:
+    param = torch.ones(3, device=DEVICE, requires_grad=True)
+    optimizer = fastopt.Adam([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    before = param.detach().clone()
+    optimizer.state[param]["exp_avg"] = optimizer.state[param]["exp_avg"].cpu()
+    with pytest.raises(RuntimeError, match=r"the state 'exp_avg' of parameter 0 .* on cpu, where .* on cuda:0 belongs"):
+        optimizer.step()
+    assert torch.equal(param, before)
+
+
+@NEEDS_A_GPU
+def test_parameters_on_both() -> None:
+    """The norm is that of all of them, joined on the host in the parameters' order: the CPU's bits."""
+
+    def run(devices: list[torch.device | str]) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        params = [some_values(5000 + i, torch.float32, i).to(d).requires_grad_() for i, d in enumerate(devices)]
+        optimizer = fastopt.AdamW(params, lr=0.01, max_grad_norm=0.5)
+        for step in range(3):
+            for i, param in enumerate(params):
+                param.grad = some_values(param.shape, param.dtype, seed=10 * step + i).to(param.device)
+            optimizer.step()
+        return optimizer, params
+
+    reference, expected = run(["cpu"] * 4)
+    ours, params = run(["cpu", DEVICE, DEVICE, "cpu"])
+    assert_same(ours, params, reference, expected)
+    assert_same_bits(ours.grad_norm.cpu(), reference.grad_norm)
+
+
+@NEEDS_A_GPU
+def test_the_callers_stream() -> None:
+    """Work queued before on the same stream is seen, without anybody waiting on the host."""
+    stream = torch.cuda.Stream()
+    param = torch.zeros(1 << 22, device=DEVICE, requires_grad=True)
+    optimizer = fastopt.SGD([param], lr=1.0)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        param.grad = torch.full_like(param, -3.0)
+        optimizer.step()
+        result = param.detach() + 1
+    stream.synchronize()
+    assert (result == 4).all()
