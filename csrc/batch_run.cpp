@@ -1,6 +1,7 @@
 // What a gathered Batch does: sums over gradients, clipping, the update.
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
 #include <tuple>
 
 #include "batch.h"
@@ -90,6 +91,9 @@ py::object Batch::norm(const std::string& reduction, double exponent, double los
     std::vector<Task> tasks = measured(constants);
     const std::vector<int> where = devices();
     if (where.size() == 1 && where[0] != kHost) return norm_on(where[0], row, exponent, loss_scale, tasks);
+
+    if (where.size() > 1 && !programs_.empty())
+        throw std::runtime_error("a norm over several devices takes the host, which capturable=True leaves out");
 
     std::vector<double> partials(static_cast<size_t>(count_chunks(tasks)));
     place_partials(tasks, kHost, partials.data());

@@ -86,6 +86,17 @@ def test_parameters_on_both() -> None:
     assert_same_bits(ours.grad_norm.cpu(), reference.grad_norm)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_norm_of_both_cannot_be_captured() -> None:
+    params = [torch.ones(3, device=f"cuda:{i}", requires_grad=True) for i in range(2)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = fastopt.Adam(params, max_grad_norm=1.0, capturable=True)
+    with pytest.raises(RuntimeError, match="a norm over several devices takes the host"):
+        optimizer.step()
+    assert all((param == 1).all() for param in params)
+
+
 @NEEDS_A_GPU
 def test_the_callers_stream() -> None:
     """Work queued before on the same stream is seen, without anybody waiting on the host."""
