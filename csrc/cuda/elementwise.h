@@ -9,13 +9,14 @@ namespace fastopt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 2;  // of a multiprocessor, at least; without a bound the compiler saves registers and spills
 constexpr int64_t kPart =
     8192;  // elements of a block: enough to make up for its start, few enough for all to end together
 
 template <template <class> class Scalars, class T>
 FASTOPT_HD Scalars<T> scalars_from(const T* values) {
     Scalars<T> scalars;
-    __builtin_memcpy(&scalars, values, sizeof scalars);
+    __builtin_memcpy(&scalars, __builtin_assume_aligned(values, alignof(ScalarSet)), sizeof scalars);
     return scalars;
 }
 
@@ -137,7 +138,7 @@ struct Elements {
 
 // Any types, any alignment: a thread has several elements on their way all the same, kThreads apart.
 template <class Rule, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     update_elements(const __grid_constant__ Tensors<Places<Rule>::count> tensors) {
     using P = Places<Rule>;
     constexpr int kCount = 4;
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Parameters and gradients in one format, states in one, all aligned.
 template <class Rule, class Format, class StateFormat>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     update_vectors(const __grid_constant__ Tensors<Places<Rule>::count> tensors) {
     using T = typename Format::Compute;
     using P = Places<Rule>;

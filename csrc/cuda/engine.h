@@ -11,8 +11,8 @@ namespace fastopt {
 
 struct Program;  // rules/program.h
 
-// Scalars of a step as kernels on a device read them: rounded once, to either compute type.
-struct ScalarSet {
+// Scalars of a step as kernels on a device read them: rounded once, to either compute type; 16 bytes at a time.
+struct alignas(16) ScalarSet {
     float rounded_prologue[kMaxScalars], rounded_rule[kMaxScalars];
     double prologue[kMaxScalars], rule[kMaxScalars];
     int32_t skip;  // GradScaler found an inf: nothing is to happen
