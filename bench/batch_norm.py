@@ -15,9 +15,6 @@ ours: Function = fastopt.nn.functional.batch_norm
 theirs: Function = torch.nn.functional.batch_norm
 
 LAYOUTS = {"": torch.contiguous_format, "NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-IMAGES = [f"{size} {layout}" for size in ("32x64x56x56", "32x256x28x28", "128x512x7x7") for layout in ("NCHW", "NHWC")]
-PLAIN = [*IMAGES, "4096x1024", "32x64"]
-FUSED = [*IMAGES[:5], "4096x1024"]
 STEPS = {forward: ("", 2), backward: ("backward", 3), forward_and_backward: ("forward + backward", 4)}  # name, words
 QUICK = 1 << 22  # elements up to which a case is in the smoke test
 
@@ -77,7 +74,7 @@ def _case(
     graph: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Case:
-    """On an input described as in ``PLAIN``. Bytes: inputs and outputs once, as where a channel stays in a cache.
+    """On an input such as ``32x64x56x56 NCHW``. Bytes: inputs and outputs once, as where a channel stays in a cache.
 
     Args:
         step: one of ``STEPS``.
@@ -102,13 +99,35 @@ def _case(
     )
 
 
-BATCH_NORMS = [
-    *[_case(input) for input in PLAIN],
-    *[_case(input, backward) for input in PLAIN],
-    *[_case(input, forward_and_backward, then=then) for then in ("relu", "add relu") for input in FUSED],
-    *[_case("32x256x28x28 NCHW", forward_and_backward, then=then) for then in ("gelu", "silu")],
-    *[_case(input, then=then, training=False) for then in ("", "relu") for input in IMAGES[:2]],
-    *[_case("32x64x56x56 NCHW", step, dtype=torch.bfloat16) for step in (forward, backward)],
-    _case("32x64", graph=True),
-    *[_case(input, forward_and_backward) for input in ("32x64", "32x64x8x8 NCHW")],
-]
+def _with_layouts(*sizes: str) -> list[str]:
+    return [f"{size} {layout}" for size in sizes for layout in ("NCHW", "NHWC")]
+
+
+def _batch_norms(images: list[str], rows: str) -> list[Case]:
+    """By the inputs that are large, and the one that has no images."""
+    plain, fused = [*images, rows, "32x64"], [*images[:5], rows]
+    return [
+        *[_case(input) for input in plain],
+        *[_case(input, backward) for input in plain],
+        *[_case(input, forward_and_backward, then=then) for then in ("relu", "add relu") for input in fused],
+        *[_case(images[2], forward_and_backward, then=then) for then in ("gelu", "silu")],
+        *[_case(input, then=then, training=False) for then in ("", "relu") for input in images[:2]],
+        *[_case(images[0], step, dtype=torch.bfloat16) for step in (forward, backward)],
+        _case("32x64", graph=True),
+        *[_case(input, forward_and_backward) for input in ("32x64", "32x64x8x8 NCHW")],
+    ]
+
+
+def on_cpu() -> list[Case]:
+    images = _with_layouts("32x64x56x56", "32x256x28x28", "128x512x7x7")
+    return _batch_norms(images, "4096x1024")
+
+
+def on_cuda() -> list[Case]:
+    """As many images as a GPU takes at a time; channels-last in bfloat16, as they train there."""
+    images = _with_layouts("256x64x56x56", "256x256x28x28", "1024x512x7x7")
+    half = [(forward, ""), (backward, ""), *[(forward_and_backward, then) for then in ("relu", "add relu")]]
+    return [
+        *_batch_norms(images, "65536x1024"),
+        *[_case(images[1], step, then=then, dtype=torch.bfloat16) for step, then in half],
+    ]

@@ -28,7 +28,7 @@ class Case:
     """One step of ours, beside the other implementations of it."""
 
     name: str
-    tensors: Callable[[], Tensors]  # fresh ones
+    tensors: Callable[[], Tensors]  # fresh ones, on the default device
     ours: Maker
     rival: str  # what it is compared with
     peers: Peers  # how that can be run here; empty where it is not installed
@@ -36,10 +36,20 @@ class Case:
     floor: Floor | None = None
     quick: bool = True  # part of --quick
 
-    def bursts(self, stream: Stream | None) -> dict[str, Burst]:
-        """Each competitor, ours first, the floor last."""
-        makers = {"fastopt": self.ours, **self.peers}
-        found = {name: repeated(make(self.tensors())) for name, make in makers.items()}
-        if self.floor and (burst := self.floor.burst(stream)):
-            found[self.floor.name] = burst
-        return found
+    def burst(self, make: Maker, device: torch.device) -> Burst:
+        """A competitor on tensors of its own, after its first step."""
+        with device:
+            tensors = self.tensors()
+        burst = repeated(make(tensors))
+        burst(1)
+        return burst
+
+    def bursts(self, device: torch.device) -> tuple[dict[str, Burst], list[str]]:
+        """Each competitor, ours first; and which cannot take this step."""
+        found, without = {"fastopt": self.burst(self.ours, device)}, []
+        for name, make in self.peers.items():
+            try:
+                found[name] = self.burst(make, device)
+            except Exception as error:  # of whatever type another implementation refuses with
+                without.append(f"{self.name}, without {name}: {(str(error).splitlines() or ['?'])[0]}")
+        return found, without

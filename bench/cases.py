@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from .batch_norm import BATCH_NORMS
-from .dropout import DROPOUTS
-from .optimizers import OPTIMIZERS
+from . import batch_norm, dropout, optimizers
+from .case import Case
 
-CASES = [*OPTIMIZERS, *DROPOUTS, *BATCH_NORMS]
+FAMILIES = (optimizers, dropout, batch_norm)
+
+
+def cases(device: str) -> list[Case]:
+    """Those for ``"cpu"`` or ``"cuda"``."""
+    return [case for family in FAMILIES for case in (family.on_cuda() if device == "cuda" else family.on_cpu())]

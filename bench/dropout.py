@@ -12,7 +12,7 @@ import fastopt.nn.functional
 from .case import Case, Tensors
 from .functions import Competitors, Function, Shape, Way, backward, case, forward, forward_and_backward
 
-N = {"1k": 1 << 10, "64k": 1 << 16, "1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24}
+N = {"1k": 1 << 10, "64k": 1 << 16, "1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24, "64M": 1 << 26}
 IMAGES = (32, 64, 112, 112)  # 26M
 dropout = torch.nn.functional.dropout
 
@@ -93,22 +93,32 @@ def _added(function: str, rows: int, columns: int, **more: Any) -> Case:
     return _case(name, function, (rows, columns), step=forward_and_backward, words=5, floor=None, **more)
 
 
-DROPOUTS = [
-    *_sized("dropout", "16M", "1M"),
-    *_sized("dropout in place", "16M", "1M", inplace=True, floor="copy_"),
-    *_sized("dropout backward", "16M", "1M", step=backward),
-    *_sized("dropout bfloat16", "16M", "1M", dtype=torch.bfloat16),
-    *_sized("dropout bfloat16 in place", "16M", dtype=torch.bfloat16, inplace=True, floor="copy_"),
-    *_sized("dropout float16", "16M", dtype=torch.float16),
-    *_sized("dropout float64", "4M", dtype=torch.float64),
-    *_images("dropout"),
-    *_images("dropout2d"),
-    *_sized("alpha_dropout", "16M", "1M"),
-    _added("dropout_add", 8192, 2048),
-    _added("dropout_add", 512, 2048, quick=True),
-    _added("bias_dropout_add", 8192, 2048),
-    _added("bias_dropout_add", 512, 2048, quick=True),
-    *_sized("dropout", "64k", "1k"),
-    *_sized("dropout with graph", "1k", graph=True),
-    *_sized("dropout forward + backward", "1k", step=forward_and_backward, words=4, floor=None),
-]
+def _dropouts(large: str, double: str, rows: int) -> list[Case]:
+    """By the size of what is large, that of float64, and the rows of 2048 that stand for activations."""
+    return [
+        *_sized("dropout", large, "1M"),
+        *_sized("dropout in place", large, "1M", inplace=True, floor="copy_"),
+        *_sized("dropout backward", large, "1M", step=backward),
+        *_sized("dropout bfloat16", large, "1M", dtype=torch.bfloat16),
+        *_sized("dropout bfloat16 in place", large, dtype=torch.bfloat16, inplace=True, floor="copy_"),
+        *_sized("dropout float16", large, dtype=torch.float16),
+        *_sized("dropout float64", double, dtype=torch.float64),
+        *_images("dropout"),
+        *_images("dropout2d"),
+        *_sized("alpha_dropout", large, "1M"),
+        _added("dropout_add", rows, 2048),
+        _added("dropout_add", 512, 2048, quick=True),
+        _added("bias_dropout_add", rows, 2048),
+        _added("bias_dropout_add", 512, 2048, quick=True),
+        *_sized("dropout", "64k", "1k"),
+        *_sized("dropout with graph", "1k", graph=True),
+        *_sized("dropout forward + backward", "1k", step=forward_and_backward, words=4, floor=None),
+    ]
+
+
+def on_cpu() -> list[Case]:
+    return _dropouts("16M", "4M", 8192)
+
+
+def on_cuda() -> list[Case]:
+    return _dropouts("64M", "16M", 32768)

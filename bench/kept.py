@@ -37,11 +37,12 @@ def _kept(function: Function, tensors: Tensors) -> float:
     return sum(sizes.values()) / result.numel()
 
 
-def kept_for_backward(only: str) -> dict[str, dict[str, float]]:
+def kept_for_backward(only: str, device: torch.device) -> dict[str, dict[str, float]]:
     """Bytes per element of float32, for each function with ``only`` in its name, by competitor."""
     found = {}
     for name, (competitors, tensors_for) in MEASURED.items():
         if only in name:
-            tensors = tensors_for(requires_grad=True)
+            with device:
+                tensors = tensors_for(requires_grad=True)
             found[name] = {who: _kept(competitors[who], tensors) for who in ("fastopt", "torch default")}
     return found

@@ -6,11 +6,19 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 Step = Callable[[], object]
 Burst = Callable[[int], object]  # that many steps, one after the other
 
-REST = 10e-3  # seconds; after a step OpenMP's threads spin for some ms, on cores the next peer may want
+
+class Machine(Protocol):
+    """What peers run on."""
+
+    rest: float  # seconds before a turn
+
+    def time(self, burst: Burst, count: int) -> float:
+        """Seconds per step."""
 
 
 def repeated(step: Step) -> Burst:
@@ -47,13 +55,7 @@ class Result:
         return middle, low, high
 
 
-def _time(burst: Burst, count: int) -> float:
-    start = time.perf_counter()
-    burst(count)
-    return (time.perf_counter() - start) / count
-
-
-def measure(peers: dict[str, Burst], seconds: float, min_rounds: int) -> Result:
+def measure(peers: dict[str, Burst], machine: Machine, seconds: float, min_rounds: int) -> Result:
     """Times the peers in turn, A B C A B C ..., for about ``seconds``.
 
     A turn is as many steps as fill 20 ms, after a rest and one step to settle in: what is measured is an optimizer
@@ -62,12 +64,12 @@ def measure(peers: dict[str, Burst], seconds: float, min_rounds: int) -> Result:
     counts = {}
     for name, burst in peers.items():
         burst(3)
-        counts[name] = max(1, int(20e-3 / _time(burst, 1)))
+        counts[name] = max(1, int(20e-3 / machine.time(burst, 1)))
     rounds: dict[str, list[float]] = {name: [] for name in peers}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rounds["fastopt"]) < min_rounds:
         for name, burst in peers.items():
-            time.sleep(REST)
+            time.sleep(machine.rest)
             burst(1)
-            rounds[name].append(_time(burst, counts[name]))
+            rounds[name].append(machine.time(burst, counts[name]))
     return Result(rounds)

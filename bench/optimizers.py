@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ import fastopt
 
 from .case import Case, Floor, Maker, Peers, Tensors
 from .measure import Burst
-from .peers import clipped, variants
+from .peers import clipped, on_cuda_alone, variants
 from .stream import Stream
 
 Shape = tuple[int, ...]
 MLP: list[Shape] = [(32, 64), (32,), (32, 32), (32,), (32, 32), (32,), (32, 32), (32,), (10, 32), (10,)]
+N = {"128k": 1 << 17, "1M": 1 << 20, "16M": 1 << 24, "64M": 1 << 26}
+SMALL: list[Shape] = [(1000,)] * 1000
 STREAMED = 1 << 20  # elements from which on the stream is about memory and not about caches and calls
 
 
@@ -41,26 +44,50 @@ def _streamed(loop: str, elements: int, arrays: int) -> Floor:
     return Floor("stream", burst)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """An optimizer with one set of flags."""
+
+    optimizer: str
+    states: int  # of the parameter's size
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    package: str = "torch.optim"  # where its rival is
+    words: int = 0  # read and written per element; 0: parameter 2, gradient 1, each state 2
+    loop: str = ""  # of stream.c, with the same traffic, where it is not the one for ``states``
+
+
+ELEMENTWISE = {
+    "Adam": Rule("Adam", 2),
+    "AdamW": Rule("AdamW", 2),
+    "SGD momentum": Rule("SGD", 1, {"momentum": 0.9}),
+    "SGD Nesterov": Rule("SGD", 1, {"momentum": 0.9, "nesterov": True}),
+    "RMSprop": Rule("RMSprop", 1),
+    "RMSprop centered, momentum": Rule("RMSprop", 3, {"centered": True, "momentum": 0.9}),
+    "Adagrad": Rule("Adagrad", 1),
+    "Adadelta": Rule("Adadelta", 2),
+    "Adamax": Rule("Adamax", 2),
+    "NAdam": Rule("NAdam", 2),
+    "RAdam": Rule("RAdam", 2),
+    "Rprop": Rule("Rprop", 2),
+    "ASGD": Rule("ASGD", 1),
+    "AdaBound": Rule("AdaBound", 2, package="adabound"),
+    "Lion": Rule("Lion", 1, package="optimi"),
+}
+# Adafactor has three passes: parameter and gradient; gradient; both, and the parameter is written.
+RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0, words=6, loop="adafactor")}
+
+
 def _described(
     name: str,
+    rule: Rule,
     ours: Maker,
     rival: str,
     peers: Peers,
     shapes: Sequence[Shape],
-    states: int,
-    *,
-    words: int = 0,
-    loop: str = "",
     dtype: torch.dtype = torch.float32,
-    quick: bool = True,
+    quick: bool = False,
 ) -> Case:
-    """One optimizer on one list of parameters.
-
-    Args:
-        states: of the parameter's size.
-        words: read and written per element; 0 for parameter 2, gradient 1, each state 2.
-        loop: of stream.c, with the same traffic, where it is not the one for ``states``.
-    """
+    """One optimizer on one list of parameters."""
     elements = sum(torch.Size(shape).numel() for shape in shapes)
     is_streamed = len(shapes) == 1 and elements >= STREAMED and dtype == torch.float32
     return Case(
@@ -69,95 +96,92 @@ def _described(
         ours,
         rival,
         peers,
-        elements * (words or 3 + 2 * states) * dtype.itemsize,
-        _streamed(loop or f"stream{states}", elements, 2 + states) if is_streamed else None,
+        elements * (rule.words or 3 + 2 * rule.states) * dtype.itemsize,
+        _streamed(rule.loop or f"stream{rule.states}", elements, 2 + rule.states) if is_streamed else None,
         quick,
     )
 
 
 def _case(
     name: str,
-    optimizer: str,
+    where: str,
     shapes: Sequence[Shape],
-    states: int,
     *,
-    package: str = "torch.optim",
-    kwargs: dict[str, Any] | None = None,
-    **more: Any,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quick: bool = False,
 ) -> Case:
-    kwargs = {"lr": 1e-4, **(kwargs or {})}
-    ours, rival = getattr(fastopt, optimizer), f"{package}.{optimizer}"
+    """One of ``RULES`` on a list of parameters that is called ``where``."""
+    rule = RULES[name]
+    kwargs = {"lr": 1e-4, **rule.kwargs}
+    ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.optimizer}"
     peers = variants(rival, **kwargs)
-    return _described(name, lambda p: ours(p, **kwargs).step, rival, peers, shapes, states, **more)
+    if device == "cuda":
+        peers |= on_cuda_alone(rule.optimizer, **kwargs)
+    kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
+    return _described(
+        f"{name}{kind}, {where}", rule, lambda p: ours(p, **kwargs).step, rival, peers, shapes, dtype, quick
+    )
 
 
-def _adam(name: str, shapes: Sequence[Shape], **more: Any) -> Case:
-    return _case(f"Adam{name}", "Adam", shapes, 2, **more)
-
-
-def _sgd(name: str, shapes: Sequence[Shape], *, nesterov: bool = False, **more: Any) -> Case:
-    return _case(f"SGD {name}", "SGD", shapes, 1, kwargs={"momentum": 0.9, "nesterov": nesterov}, **more)
-
-
-def _large(optimizer: str, states: int, *, flags: str = "", quick: bool = False, **more: Any) -> list[Case]:
-    """One tensor of 16M; and, in the smoke test, of 1M."""
-    sizes = {"16M": 1 << 24, **({"1M": 1 << 20} if quick else {})}
-    return [
-        _case(f"{optimizer}{flags}, one tensor of {size}", optimizer, [(n,)], states, quick=size == "1M", **more)
-        for size, n in sizes.items()
-    ]
+def _one(name: str, size: str, **more: Any) -> Case:
+    return _case(name, f"one tensor of {size}", [(N[size],)], **more)
 
 
 def _adafactor(rows: int, **more: Any) -> Case:
-    """Three passes: parameter and gradient; gradient; both, and the parameter is written."""
-    shapes = [(rows, rows)]
-    return _case(f"Adafactor, one matrix of {rows} x {rows}", "Adafactor", shapes, 0, words=6, loop="adafactor", **more)
+    return _case("Adafactor", f"one matrix of {rows} x {rows}", [(rows, rows)], **more)
 
 
-def _clip(model: str, shapes: Sequence[Shape], ways: Sequence[str], **more: Any) -> Case:
+def _clip(model: str, shapes: Sequence[Shape], ways: Sequence[str], quick: bool = False) -> Case:
     """Clipping reads the gradients once more. Every way of theirs has a copy of the model: few for a large one."""
     kwargs: dict[str, Any] = {"lr": 1e-4}
     rival = "torch.optim.AdamW"
     peers = {name: make for name, make in variants(rival, **kwargs).items() if name in ways}
     return _described(
         f"clip + AdamW, {len(shapes)} tensors, {model}",
+        replace(RULES["AdamW"], words=8),
         lambda p: fastopt.AdamW(p, max_grad_norm=1.0, **kwargs).step,
         rival,
         clipped(peers, 1.0),
         shapes,
-        states=2,
-        words=8,
-        **more,
+        quick=quick,
     )
 
 
-OPTIMIZERS = [
-    _adam(", one tensor of 16M", [(1 << 24,)]),
-    _adam(", one tensor of 1M", [(1 << 20,)]),
-    _adam(", one tensor of 128k", [(1 << 17,)]),
-    _adam(", 1000 tensors of 1k", [(1000,)] * 1000),
-    _adam(", MLP of 10 parameters", MLP),
-    _case("AdamW, one tensor of 128k", "AdamW", [(1 << 17,)], 2),
-    _adam(" bfloat16, one tensor of 1M", [(1 << 20,)], dtype=torch.bfloat16, quick=False),
-    _adam(" float16, one tensor of 1M", [(1 << 20,)], dtype=torch.float16, quick=False),
-    _adam(" float64, one tensor of 1M", [(1 << 20,)], dtype=torch.float64, quick=False),
-    _sgd("momentum, one tensor of 16M", [(1 << 24,)]),
-    _sgd("Nesterov, one tensor of 16M", [(1 << 24,)], nesterov=True, quick=False),
-    _sgd("momentum, one tensor of 128k", [(1 << 17,)]),
-    _sgd("momentum, MLP of 10 parameters", MLP),
-    *_large("RMSprop", 1),
-    *_large("RMSprop", 3, flags=" centered, momentum", kwargs={"centered": True, "momentum": 0.9}),
-    *_large("Adagrad", 1),
-    *_large("Adadelta", 2),
-    *_large("Adamax", 2),
-    *_large("NAdam", 2, quick=True),
-    *_large("RAdam", 2),
-    *_large("Rprop", 2),
-    *_large("ASGD", 1),
-    *_large("AdaBound", 2, package="adabound"),
-    *_large("Lion", 1, package="optimi"),
-    _adafactor(4096, quick=False),
-    _adafactor(1024),
-    _clip("GPT-2 small", _gpt2(768, 50257, 1024), ["torch fused"], quick=False),
-    _clip("of width 192", _gpt2(192, 8192, 256), ["torch default", "torch fused"]),
-]
+def on_cpu() -> list[Case]:
+    return [
+        _one("Adam", "16M", quick=True),
+        _one("Adam", "1M", quick=True),
+        _one("Adam", "128k", quick=True),
+        _case("Adam", "1000 tensors of 1k", SMALL, quick=True),
+        _case("Adam", "MLP of 10 parameters", MLP, quick=True),
+        _one("AdamW", "128k", quick=True),
+        *[_one("Adam", "1M", dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)],
+        _one("SGD momentum", "16M", quick=True),
+        _one("SGD Nesterov", "16M"),
+        _one("SGD momentum", "128k", quick=True),
+        _case("SGD momentum", "MLP of 10 parameters", MLP, quick=True),
+        *[_one(rule, "16M") for rule in ("RMSprop", "RMSprop centered, momentum", "Adagrad", "Adadelta", "Adamax")],
+        _one("NAdam", "16M"),
+        _one("NAdam", "1M", quick=True),
+        *[_one(rule, "16M") for rule in ("RAdam", "Rprop", "ASGD", "AdaBound", "Lion")],
+        _adafactor(4096),
+        _adafactor(1024, quick=True),
+        _clip("GPT-2 small", _gpt2(768, 50257, 1024), ["torch fused"]),
+        _clip("of width 192", _gpt2(192, 8192, 256), ["torch default", "torch fused"], quick=True),
+    ]
+
+
+def on_cuda() -> list[Case]:
+    """The same rules on as much as a GPU takes to be busy, and on what its launches take longer for than its memory."""
+    return [
+        *[_one(rule, "64M", device="cuda", quick=rule == "Adam") for rule in ELEMENTWISE],
+        *[_one(rule, "64M", device="cuda", dtype=torch.bfloat16) for rule in ELEMENTWISE],
+        *[_one("Adam", "64M", device="cuda", dtype=dtype) for dtype in (torch.float16, torch.float64)],
+        _one("Adam", "1M", device="cuda", quick=True),
+        *[_case(rule, "1000 tensors of 1k", SMALL, device="cuda", quick=True) for rule in ("Adam", "SGD momentum")],
+        *[_case(rule, "MLP of 10 parameters", MLP, device="cuda", quick=True) for rule in ("Adam", "SGD momentum")],
+        _adafactor(8192),
+        _adafactor(1024, quick=True),
+        _clip("GPT-2 small", _gpt2(768, 50257, 1024), ["torch default", "torch foreach", "torch fused"], quick=True),
+    ]
