@@ -11,6 +11,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from rich.progress import Progress
 
 import fastopt
 
+from .case import Case
 from .cases import cases
 from .kept import kept_for_backward
 from .machine import Cpu, Gpu
@@ -59,50 +61,65 @@ def _noted(failures: list[str], what: str) -> Iterator[None]:
         failures.append(f"FAILED: {what}: {type(error).__name__}: {error}")
 
 
+@dataclass
+class Run:
+    """What came of the cases."""
+
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def measure(self, cases: list[Case], machine: Cpu | Gpu, seconds: float, min_rounds: int, console: Console) -> None:
+        """All of them, or as many as there is time for until an interruption."""
+        self.notes += [f"{case.name}: no peer, as {case.rival} is not installed" for case in cases if not case.peers]
+        try:
+            with Progress(console=console, transient=True) as progress:
+                for case in progress.track(cases, description="measuring"):
+                    with _noted(self.failures, case.name):
+                        peers, without = case.bursts(machine.device)
+                        self.notes += without
+                        floor = machine.floor(case)
+                        result = measure({**peers, **floor}, machine, seconds, min_rounds)
+                        self.rows.append(Row(case, result, next(iter(floor), None)))
+                for row in progress.track(self.rows, description="counting launches"):
+                    with _noted(self.failures, f"launches of {row.case.name}"):
+                        row.launches.update(machine.launches(row.case, [who for who in ("fastopt", row.best) if who]))
+        except KeyboardInterrupt:
+            self.failures.append(f"STOPPED after {len(self.rows)} of {len(cases)} cases")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: whether anything failed."""
     options = _options(arguments)
     machine = Gpu() if options.device == "cuda" else Cpu(options.threads or torch.get_num_threads())
     seconds = options.seconds or (QUICK if options.quick else machine.seconds)
-    notes = [f"{case.name}: no peer, as {case.rival} is not installed" for case in options.cases if not case.peers]
-    rows: list[Row] = []
-    failures: list[str] = []
     console = Console(width=max(165, Console().width))
-    with Progress(console=console, transient=True) as progress:
-        for case in progress.track(options.cases, description="measuring"):
-            with _noted(failures, case.name):
-                peers, without = case.bursts(machine.device)
-                notes += without
-                floor = machine.floor(case)
-                result = measure({**peers, **floor}, machine, seconds, min_rounds=3 if options.quick else 7)
-                rows.append(Row(case, result, next(iter(floor), None)))
-        for row in progress.track(rows, description="counting launches"):
-            with _noted(failures, f"launches of {row.case.name}"):
-                row.launches.update(machine.launches(row.case, [name for name in ("fastopt", row.best) if name]))
-    console.print(table(rows, machine.title, machine.rivals))
+    run = Run()
+    run.measure(options.cases, machine, seconds, 3 if options.quick else 7, console)
+    run.notes += machine.notes
+    console.print(table(run.rows, machine.title, machine.rivals))
     kept: dict[str, dict[str, float]] = {}
-    with _noted(failures, "kept for backward"):
+    with _noted(run.failures, "kept for backward"):
         kept = kept_for_backward(options.only.lower(), machine.device)
     if kept:
         each = (f"{name} {' / '.join(f'{bytes_:.3g}' for bytes_ in by.values())}" for name, by in kept.items())
         what = "kept for backward, arguments and results included, bytes per float32 element, fastopt / torch"
         console.print(f"{what}: {', '.join(each)}")
-    notes += machine.notes
-    for note in [*LEGEND.splitlines(), *machine.floors.splitlines(), *notes, *failures]:
+    for note in [*LEGEND.splitlines(), *machine.floors.splitlines(), *run.notes, *run.failures]:
         console.print(note, highlight=False)
     if options.markdown:
-        options.markdown.write_text(markdown(rows, machine.title, machine.rivals))
+        options.markdown.write_text(markdown(run.rows, machine.title, machine.rivals))
     if options.json:
         everything = {
             "machine": machine.about,
             "fastopt": fastopt.info(),
-            "notes": notes,
-            "cases": [row.figures() for row in rows],
-            "failures": failures,
+            "notes": run.notes,
+            "cases": [row.figures() for row in run.rows],
+            "failures": run.failures,
             "kept_for_backward": kept,
         }
         options.json.write_text(json.dumps(everything, indent=1))
-    return 1 if failures else 0
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":

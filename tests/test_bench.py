@@ -186,3 +186,16 @@ def test_a_case_that_fails_does_not_hide_the_others(
     assert status == 1
     assert [case["case"] for case in figures["cases"]] == [good.name]
     assert f"FAILED: {bad.name}: RuntimeError: there is no such kernel" in capsys.readouterr().out
+
+
+def test_an_interruption_leaves_the_figures_so_far(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, other = (case for case in cases("cpu") if case.name.endswith("MLP of 10 parameters"))
+
+    def interrupt(_: object) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "cases", lambda _: [good, replace(other, ours=interrupt)])
+    status, figures = run()
+    assert status == 1
+    assert [case["case"] for case in figures["cases"]] == [good.name]
+    assert figures["failures"] == ["STOPPED after 1 of 2 cases"]

@@ -1,0 +1,181 @@
+"""Every kernel for CUDA once, on small tensors: what compute-sanitizer watches in gpu_check.sh.
+
+    python scripts/gpu_smoke.py [FAMILY ...]
+
+Results have to be the CPU's, to the bit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import fastopt
+import fastopt.nn.functional as F
+from cases import ALL_CASES, PLAIN_CASES
+from dropouts import FAMILY
+from fastopt import _runtime
+from norms import ACTIVATIONS
+from support import DTYPES, some_values
+
+Results = Iterator[tuple[str, list[Tensor]]]
+SHAPES = [(33,), (9000,), (70, 130)]  # a tail, several blocks, a matrix
+
+
+def _params(device: torch.device) -> list[Tensor]:
+    """Of every type and shape, aligned and not."""
+    params = []
+    for i, (dtype, shape, offset) in enumerate(product(DTYPES, SHAPES, (0, 1))):
+        values = some_values(shape, dtype, seed=i)
+        memory = torch.empty(values.numel() + offset, dtype=dtype, device=device)
+        params.append(memory[offset:].view(shape).copy_(values).requires_grad_())
+    return params
+
+
+def _step(optimizer: torch.optim.Optimizer, params: list[Tensor], seed: int) -> None:
+    for i, param in enumerate(params):
+        param.grad = some_values(param.shape, param.dtype, seed + i).to(param.device)
+    optimizer.step()
+
+
+def _updated(device: torch.device, make: Callable[..., torch.optim.Optimizer], **options: Any) -> list[Tensor]:
+    params = _params(device)
+    _step(make(params, **options), params, seed=100)
+    return params
+
+
+def rules(device: torch.device) -> Results:
+    """With states of the parameter's type, and in float32."""
+    seen = set()
+    for case in ALL_CASES:
+        if not case.row.factored:
+            optimizer = case.make([torch.zeros(1, requires_grad=True)])
+            rule = optimizer._update(optimizer.param_groups[0]).rule
+            if rule not in seen:
+                for dtype in (None, torch.float32):
+                    yield f"{rule}, states {dtype}", _updated(device, case.make, state_dtype=dtype, max_grad_norm=1e3)
+            seen.add(rule)
+    yield "lookahead", _updated(device, lambda params: fastopt.Lookahead(fastopt.SGD(params, lr=0.1), k=1))
+
+
+def factored_rules(device: torch.device) -> Results:
+    for case in PLAIN_CASES:
+        if case.row.factored:
+            yield case.id, _updated(device, case.make)
+
+
+def norms(device: torch.device) -> Results:
+    """Each kind of sum, and gradients that are scaled afterwards."""
+    for norm_type in (2.0, 1.0, 0.0, 3.0, math.inf, -math.inf):
+        params = _params(device)
+        for param in params:
+            param.grad = param.detach().clone()
+        norm = fastopt.clip_grad_norm_(params, 1.0, norm_type)
+        yield f"norm {norm_type}", [norm, *(param.grad for param in params)]
+
+
+def counters(device: torch.device) -> Results:
+    """Where the device counts and GradScaler's verdict is there; its ``pow`` may differ from the CPU's."""
+    for case in PLAIN_CASES:
+        if "capturable" in inspect.signature(case.ours).parameters:
+            params = _params(device)
+            optimizer = case.make(params, max_grad_norm=1.0, capturable=_runtime.on_device(params[0]))
+            for found_inf in (0.0, 1.0):
+                optimizer.grad_scale = torch.tensor(4.0, device=device)
+                optimizer.found_inf = torch.tensor(found_inf, device=device)
+                _step(optimizer, params, seed=100)
+            yield f"counted {case.id}", [optimizer.state[param]["step"] for param in params]
+
+
+def _with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    y = function(*leaves)
+    grad = some_values(y.shape, y.dtype, seed=99).to(y.device)
+    return [y, *torch.autograd.grad(y, leaves, grad)]
+
+
+def dropouts(device: torch.device) -> Results:
+    for family, dtype in product(FAMILY, DTYPES):
+        inputs = [tensor.to(device) for tensor in family.inputs(dtype)]
+        yield f"{family} {dtype}", _with_gradients(family, inputs)
+        if not family.bias:
+            turned = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in inputs]
+            yield f"{family} {dtype}, turned", _with_gradients(family, turned)
+
+
+def _batch_norm(
+    device: torch.device,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.contiguous_format,
+    activation: str | None = "relu",
+    training: bool = True,
+) -> list[Tensor]:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, residual = (some_values(shape, dtype, seed).to(device) for seed in (1, 2))
+    weight, bias, mean, var = (some_values(shape[1], wide, seed).to(device) for seed in (3, 4, 5, 6))
+    var.abs_()
+
+    def function(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.batch_norm(x, mean, var, weight, bias, training, residual=residual, activation=activation)
+
+    results = _with_gradients(function, [x.contiguous(memory_format=layout), residual, weight, bias])
+    return [*results, mean, var]
+
+
+def batch_norms(device: torch.device) -> Results:
+    """Columns, planes of short and long segments; each in training and not; every activation."""
+    layouts = [torch.contiguous_format, torch.channels_last]
+    for dtype, training in product(DTYPES, (True, False)):
+        for shape in ((40, 33), (300, 3), (5, 7, 9), (2, 3, 1040)):
+            yield f"{shape} {dtype} {training}", _batch_norm(device, shape, dtype, training=training)
+        for shape, layout in product(((3, 5, 7, 7), (2, 3, 40, 40)), layouts):
+            yield f"{shape} {layout} {dtype} {training}", _batch_norm(device, shape, dtype, layout, training=training)
+    for activation, shape in product(ACTIVATIONS, ((40, 33), (2, 3, 7, 7))):
+        yield f"{shape} {activation}", _batch_norm(device, shape, torch.float32, activation=activation)
+
+
+FAMILIES = {f.__name__: f for f in (rules, factored_rules, norms, counters, dropouts, batch_norms)}
+
+
+def differences(ours: list[tuple[str, list[Tensor]]], expected: list[tuple[str, list[Tensor]]]) -> list[str]:
+    """The names of results that are not the same."""
+    return [
+        name
+        for (name, some), (_, others) in zip(ours, expected, strict=True)
+        if not all(torch.equal(a.detach().cpu(), b.detach()) for a, b in zip(some, others, strict=True))
+    ]
+
+
+def main(names: list[str]) -> int:
+    """Returns the exit status."""
+    if not torch.cuda.is_available() or not fastopt.info()["built"]["cuda"]:
+        print("gpu_smoke: needs a GPU that torch finds, and a build of fastopt with CUDA", file=sys.stderr)
+        return 2
+    status = 0
+    for name in names or FAMILIES:
+        try:
+            ours = list(FAMILIES[name](torch.device("cuda")))
+            torch.cuda.synchronize()
+            different = differences(ours, list(FAMILIES[name](torch.device("cpu"))))
+        except Exception:  # the other families are worth watching
+            traceback.print_exc()
+            different = ["an error"]
+        print(f"{name}: {'; '.join(different) if different else f'{len(ours)} results equal the CPU'}", flush=True)
+        status |= bool(different)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
