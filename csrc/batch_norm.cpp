@@ -20,7 +20,7 @@ bool batch_norm(py::handle out, py::handle input, py::handle residual, py::handl
     BatchNormCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(residual, task.residual) || !call.take_parameters(weight, bias) ||
-        !call.take_running(running_mean, running_var) || !call.take_pairs(statistics, task.statistics) ||
+        !call.take_running(running_mean, running_var) || !call.take_statistics(statistics) ||
         !call.take_result(out, task.out) || (!training && (absent(running_mean) || absent(running_var))))
         return false;
     task.momentum = momentum;
@@ -29,8 +29,7 @@ bool batch_norm(py::handle out, py::handle input, py::handle residual, py::handl
         call.own_pairs();
         call.forward();
     } else {
-        call.settle_running();
-        call.apply();
+        call.evaluate();
     }
     return true;
 }
@@ -41,23 +40,21 @@ bool batch_norm_backward(py::handle grad_input, py::handle grad_residual, py::ha
                          int threads) {
     BatchNormCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
-    Array of_weight{}, of_bias{};
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_pairs(statistics, task.statistics) ||
-        !call.take_per_channel(grad_weight, of_weight) || !call.take_per_channel(grad_bias, of_bias) ||
+        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
+        !call.take_per_channel(grad_weight, task.grad_weight) || !call.take_per_channel(grad_bias, task.grad_bias) ||
         !call.take_result(grad_residual, task.grad_residual) || !call.take_result(grad_input, task.grad_input))
         return false;
     task.batch = batch;
     call.own_pairs();
     const bool elements = task.grad_input.data != nullptr || task.grad_residual.data != nullptr;
-    const bool sums = of_weight.data != nullptr || of_bias.data != nullptr || batch;
+    const bool sums = task.grad_weight.data != nullptr || task.grad_bias.data != nullptr || batch;
     if (elements && sums)
         call.backward();
     else if (elements)
         call.gradient();
     else
         call.sums();
-    call.settle_gradients(of_weight, of_bias);
     return true;
 }
 
@@ -68,16 +65,16 @@ bool batch_norm_moments(py::handle moments, py::handle input, int threads) {
     return true;
 }
 
-bool batch_norm_settle(py::handle statistics, py::handle moments, double count, py::handle running_mean,
-                       py::handle running_var, double momentum, double eps) {
+bool batch_norm_settle(py::handle statistics, py::handle gathered, py::handle running_mean, py::handle running_var,
+                       double momentum, double eps) {
     BatchNormCall call("identity", 0, 1);
     NormTask& task = call.task;
-    if (!call.take_moments(moments) || !call.take_pairs(statistics, task.statistics) ||
+    if (!call.take_gathered(gathered) || !call.take_statistics(statistics) || task.counts == nullptr ||
         !call.take_running(running_mean, running_var))
         return false;
-    task.count = count;
     task.momentum = momentum;
     task.eps = eps;
+    call.own_pairs();
     call.settle();
     return true;
 }
@@ -87,7 +84,7 @@ bool batch_norm_apply(py::handle out, py::handle input, py::handle residual, py:
     BatchNormCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(residual, task.residual) || !call.take_parameters(weight, bias) ||
-        !call.take_pairs(statistics, task.statistics) || !call.take_result(out, task.out))
+        !call.take_statistics(statistics) || !call.take_result(out, task.out))
         return false;
     call.apply();
     return true;
@@ -99,8 +96,7 @@ bool batch_norm_sums(py::handle sums, py::handle grad, py::handle input, py::han
     BatchNormCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_pairs(statistics, task.statistics) ||
-        !call.take_pairs(sums, task.pairs))
+        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) || !call.take_pairs(sums, task.pairs))
         return false;
     call.sums();
     return true;
@@ -108,16 +104,15 @@ bool batch_norm_sums(py::handle sums, py::handle grad, py::handle input, py::han
 
 bool batch_norm_gradient(py::handle grad_input, py::handle grad_residual, py::handle grad, py::handle input,
                          py::handle residual, py::handle weight, py::handle bias, py::handle statistics,
-                         py::handle sums, double count, const char* activation, double negative_slope, int threads) {
+                         py::handle sums, const char* activation, double negative_slope, int threads) {
     BatchNormCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_pairs(statistics, task.statistics) ||
+        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
         !call.take_result(grad_residual, task.grad_residual) || !call.take_result(grad_input, task.grad_input))
         return false;
     task.batch = !absent(sums);
-    if (task.batch && !call.take_pairs(sums, task.pairs)) return false;
-    if (task.batch) task.count = count;
+    if (task.batch && (task.counts == nullptr || !call.take_pairs(sums, task.pairs))) return false;
     call.gradient();
     return true;
 }

@@ -4,8 +4,9 @@
 #include <cstring>
 #include <string>
 
+#include "batch_norm_device.h"
 #include "cpu/dispatch.h"
-#include "cpu/norm_channel.h"
+#include "norm/channel.h"
 #include "pages.h"
 #include "run_released.h"
 
@@ -33,6 +34,7 @@ BatchNormCall::BatchNormCall(const char* activation, double negative_slope, int 
 
 bool BatchNormCall::take_input(py::handle input) {
     if (!take(input, input_) || input_.complex || input_.ndim < 2) return false;
+    device_ = input_.device;
     task.input = array_of(input_);
     if (input_.numel > 0) task.layout = lay_out_channels(input_);
     task.layout.channels = input_.sizes[1];
@@ -52,7 +54,7 @@ bool BatchNormCall::take_result(py::handle tensor, Array& operand) const {
     TensorView view;
     if (absent(tensor)) return true;
     if (!take_out(tensor, input_, view)) return false;
-    expect_first_write(view);
+    if (!on_device()) expect_first_write(view);
     operand = array_of(view);
     return true;
 }
@@ -60,8 +62,8 @@ bool BatchNormCall::take_result(py::handle tensor, Array& operand) const {
 bool BatchNormCall::take_per_channel(py::handle tensor, Array& operand) const {
     TensorView own;
     if (absent(tensor)) return true;
-    if (!view(tensor.ptr(), own) || own.complex || own.ndim != 1 || own.sizes[0] != task.layout.channels ||
-        !is_contiguous(own))
+    if (!view(tensor.ptr(), own) || own.device != device_ || own.complex || own.ndim != 1 ||
+        own.sizes[0] != task.layout.channels || !is_contiguous(own))
         return false;
     if (task.input.data != nullptr && own.type != task.input.type && own.type != DType::f32) return false;
     operand = array_of(own);
@@ -83,64 +85,115 @@ bool BatchNormCall::take_running(py::handle mean, py::handle var) {
     return take_both(mean, task.running_mean, var, task.running_var);
 }
 
-bool BatchNormCall::take_pairs(py::handle tensor, double*& pairs) const {
+bool BatchNormCall::take_doubles(py::handle tensor, int64_t rows, int64_t columns, double*& data) const {
     TensorView own;
-    if (!view(tensor.ptr(), own) || own.type != DType::f64 || own.complex || own.ndim != 2 || own.sizes[0] != 2 ||
-        own.sizes[1] != task.layout.channels || !is_contiguous(own))
+    if (!view(tensor.ptr(), own) || own.device != device_ || own.type != DType::f64 || own.complex || own.ndim != 2 ||
+        own.sizes[0] != rows || own.sizes[1] != columns || !is_contiguous(own))
         return false;
-    pairs = static_cast<double*>(own.data);
+    data = static_cast<double*>(own.data);
     return true;
 }
 
-bool BatchNormCall::take_moments(py::handle moments) {
+bool BatchNormCall::take_pairs(py::handle tensor, double*& pairs) const {
+    return take_doubles(tensor, 2, task.layout.channels, pairs);
+}
+
+bool BatchNormCall::take_statistics(py::handle statistics) {
+    if (take_pairs(statistics, task.statistics)) return true;
+    if (!take_doubles(statistics, 3, task.layout.channels, task.statistics)) return false;
+    task.counts = task.statistics + 2 * task.layout.channels;
+    return true;
+}
+
+bool BatchNormCall::take_gathered(py::handle gathered) {
     TensorView own;
-    if (!view(moments.ptr(), own) || own.ndim != 2) return false;
-    task.layout.channels = own.sizes[1];
-    return take_pairs(moments, task.pairs);
+    if (!view(gathered.ptr(), own) || own.ndim != 2) return false;
+    device_ = own.device;
+    task.processes = own.sizes[0];
+    task.layout.channels = own.sizes[1] / 2;
+    double* data = nullptr;
+    if (!take_doubles(gathered, task.processes, 2 * task.layout.channels + 1, data)) return false;
+    task.gathered = data;
+    return true;
 }
 
 void BatchNormCall::own_pairs() {
+    if (on_device()) return;  // it has memory of its own
     pairs_.reset(new double[static_cast<size_t>(2 * task.layout.channels)]);
     task.pairs = pairs_.get();
 }
 
 void BatchNormCall::forward() {
+    if (on_device()) return BatchNormDevice(task, device_).forward();
     if (empty()) return clear(task.statistics);
     stream(task.out, kStreamForward);
     if (by_channel()) return each_channel(of_layout().forward);
-    moments();
-    settle();
+    gather_moments();
+    for (int64_t c = 0; c < task.layout.channels; ++c) settle_moments(task, c);
+    apply();
+}
+
+void BatchNormCall::evaluate() {
+    if (on_device()) return BatchNormDevice(task, device_).evaluate();
+    for (int64_t c = 0; c < task.layout.channels; ++c) use_running(task, c);
     apply();
 }
 
 void BatchNormCall::backward() {
-    if (empty()) return clear(task.pairs);
+    if (on_device()) return BatchNormDevice(task, device_).backward();
+    if (empty()) return sums();
     keep();
     if (task.kept.data == nullptr || task.kept.data != task.grad_input.data) stream(task.grad_input, kStreamBackward);
-    if (by_channel()) return each_channel(of_layout().backward);
-    sums();
-    gradient();
+    if (by_channel()) {
+        each_channel(of_layout().backward);
+    } else {
+        gather_sums();
+        gradient();
+    }
+    settle_gradients();
 }
 
 void BatchNormCall::moments() {
+    if (on_device()) return BatchNormDevice(task, device_).moments();
     if (empty()) return clear(task.pairs);
-    reserve_partials();
-    over(of_layout().moments, units_of_sums(task.layout));
-    join(of_layout().join_moments);
+    gather_moments();
 }
 
 void BatchNormCall::settle() {
-    for (int64_t c = 0; c < task.layout.channels; ++c) settle_moments(task, c);
+    if (on_device()) return BatchNormDevice(task, device_).settle();
+    for (int64_t c = 0; c < task.layout.channels; ++c) settle_gathered(task, c);
 }
 
 void BatchNormCall::apply() {
+    if (on_device()) return BatchNormDevice(task, device_).apply();
     if (empty()) return;
     spread();
     over(of_layout().apply, units_of_elements(task.layout));
 }
 
 void BatchNormCall::sums() {
-    if (empty()) return clear(task.pairs);
+    if (on_device()) return BatchNormDevice(task, device_).sums();
+    if (empty())
+        clear(task.pairs);
+    else
+        gather_sums();
+    settle_gradients();
+}
+
+void BatchNormCall::gradient() {
+    if (on_device()) return BatchNormDevice(task, device_).gradient();
+    if (empty()) return;
+    spread();
+    over(of_layout().gradient, units_of_elements(task.layout));
+}
+
+void BatchNormCall::gather_moments() {
+    reserve_partials();
+    over(of_layout().moments, units_of_sums(task.layout));
+    join(of_layout().join_moments);
+}
+
+void BatchNormCall::gather_sums() {
     reserve_partials();
     double* const sums = task.pairs;
     task.pairs = nullptr;
@@ -150,28 +203,11 @@ void BatchNormCall::sums() {
     join(of_layout().join_sums);
 }
 
-void BatchNormCall::gradient() {
-    if (empty()) return;
-    spread();
-    over(of_layout().gradient, units_of_elements(task.layout));
+void BatchNormCall::settle_gradients() {
+    for (int64_t c = 0; c < task.layout.channels; ++c) fastopt::settle_gradients(task, c);
 }
 
-void BatchNormCall::settle_running() {
-    const int64_t channels = task.layout.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-        task.statistics[c] = element(task.running_mean, c);
-        task.statistics[channels + c] = inverse_deviation(element(task.running_var, c), task.eps);
-    }
-}
-
-void BatchNormCall::settle_gradients(const Array& grad_weight, const Array& grad_bias) {
-    const int64_t channels = task.layout.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-        if (grad_bias.data != nullptr) set_element(grad_bias, c, task.pairs[c]);
-        if (grad_weight.data != nullptr)
-            set_element(grad_weight, c, task.pairs[channels + c] * task.statistics[channels + c]);
-    }
-}
+bool BatchNormCall::on_device() const { return device_ != kHost; }
 
 bool BatchNormCall::empty() const { return input_.numel == 0; }
 

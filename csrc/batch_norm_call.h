@@ -27,8 +27,10 @@ class BatchNormCall {
     bool take_running(pybind11::handle mean, pybind11::handle var);
     // Two float64 numbers per channel.
     bool take_pairs(pybind11::handle tensor, double*& pairs) const;
-    // Moments of a batch that is not at hand: they tell the number of channels.
-    bool take_moments(pybind11::handle moments);
+    // The same, or three of several processes.
+    bool take_statistics(pybind11::handle statistics);
+    // Moments of batches that are not at hand: they tell the number of channels.
+    bool take_gathered(pybind11::handle gathered);
     // Memory for pairs that the caller does not ask for.
     void own_pairs();
 
@@ -36,28 +38,34 @@ class BatchNormCall {
 
     // Moments, statistics and elements.
     void forward();
+    // The running statistics and elements.
+    void evaluate();
     // Sums and elements.
     void backward();
 
     void moments();
+    // Statistics, from the moments of several processes.
     void settle();
     void apply();
+    // Also the gradients of weight and bias.
     void sums();
     void gradient();
 
-    // The statistics to normalize with are the running ones.
-    void settle_running();
-    // The gradients of weight and bias, from the sums.
-    void settle_gradients(const Array& grad_weight, const Array& grad_bias);
-
    private:
     TensorView input_;
+    int device_ = kHost;  // of all tensors
     int threads_;
     std::unique_ptr<double[]> pairs_, partials_, coefficients_;  // not initialised
 
     bool take_both(pybind11::handle first, Array& one, pybind11::handle second, Array& other) const;
 
+    bool take_doubles(pybind11::handle tensor, int64_t rows, int64_t columns, double*& data) const;
+
     bool empty() const;
+    bool on_device() const;
+    void gather_moments();
+    void gather_sums();
+    void settle_gradients();
     void clear(double* pairs) const;
     const NormKernels& of_layout() const;
     bool by_channel() const;
