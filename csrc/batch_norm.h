@@ -34,9 +34,10 @@ bool batch_norm_backward(pybind11::handle grad_input, pybind11::handle grad_resi
 // moments (float64, (2, C)): mean and sum of squared deviations.
 bool batch_norm_moments(pybind11::handle moments, pybind11::handle input, int threads);
 
-// statistics and running statistics from the moments of `count` elements.
-bool batch_norm_settle(pybind11::handle statistics, pybind11::handle moments, double count,
-                       pybind11::handle running_mean, pybind11::handle running_var, double momentum, double eps);
+// statistics, with the number of elements per channel as their third row, and running statistics, from what processes
+// have `gathered` (float64, (processes, 2 * C + 1)): moments and number of elements of each.
+bool batch_norm_settle(pybind11::handle statistics, pybind11::handle gathered, pybind11::handle running_mean,
+                       pybind11::handle running_var, double momentum, double eps);
 
 // out = activation(z)
 bool batch_norm_apply(pybind11::handle out, pybind11::handle input, pybind11::handle residual, pybind11::handle weight,
@@ -48,10 +49,11 @@ bool batch_norm_sums(pybind11::handle sums, pybind11::handle grad, pybind11::han
                      pybind11::handle weight, pybind11::handle bias, pybind11::handle statistics,
                      const char* activation, double negative_slope, int threads);
 
-// The gradients of input and residual, from sums over `count` elements; without sums, of fixed statistics.
+// The gradients of input and residual, from the sums of all processes and statistics of three rows; without sums, of
+// fixed statistics.
 bool batch_norm_gradient(pybind11::handle grad_input, pybind11::handle grad_residual, pybind11::handle grad,
                          pybind11::handle input, pybind11::handle residual, pybind11::handle weight,
-                         pybind11::handle bias, pybind11::handle statistics, pybind11::handle sums, double count,
+                         pybind11::handle bias, pybind11::handle statistics, pybind11::handle sums,
                          const char* activation, double negative_slope, int threads);
 
 }  // namespace fastopt

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/element.h"
+#include "element.h"
 #include "mask_layout.h"
 #include "operands.h"
 #include "rule_table.h"
@@ -50,7 +50,7 @@ bool drop(const char* rule, py::handle out, py::handle input, py::handle residua
           uint64_t seed, uint64_t offset, uint64_t threshold, const py::tuple& scalars, int threads) {
     const DropoutEntry& entry = find(rule);
     TensorView x, y, r, b;
-    if (!take(input, x) || !take_out(out, x, y)) return false;
+    if (!take(input, x) || x.device != kHost || !take_out(out, x, y)) return false;
     if (entry.residual && !take_like(residual, x, r)) return false;
     if (entry.bias && !take_bias(bias, x, b)) return false;
     if (x.numel == 0) return true;
@@ -76,7 +76,7 @@ bool drop(const char* rule, py::handle out, py::handle input, py::handle residua
 bool drop_and_sum(py::handle grad_input, py::handle grad_bias, py::handle grad, uint64_t seed, uint64_t offset,
                   uint64_t threshold, double scale, int threads) {
     TensorView g, x, b;
-    if (!take(grad, g) || !take_bias(grad_bias, g, b)) return false;
+    if (!take(grad, g) || g.device != kHost || !take_bias(grad_bias, g, b)) return false;
     if (!absent(grad_input) && !take_out(grad_input, g, x)) return false;
 
     DropoutTask task{};

@@ -9,16 +9,13 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void lay_out_planes(NormLayout& l) {
-    constexpr int64_t lanes = 32;  // parts of a segment end between full rows of lanes
-    l.pieces_per_segment = l.segments_per_piece = 1;
-    l.piece = l.inner;
-    if (l.inner > kBlock) {
-        l.piece = ceil_div(ceil_div(l.inner, ceil_div(l.inner, kBlock)), lanes) * lanes;
-        l.pieces_per_segment = ceil_div(l.inner, l.piece);
-    } else {
-        l.segments_per_piece = std::min(kBlock / l.inner, l.outer);
-    }
-    l.pieces = l.segments_per_piece > 1 ? ceil_div(l.outer, l.segments_per_piece) : l.outer * l.pieces_per_segment;
+    constexpr int64_t lanes = 32;  // parts of a segment end between full rows of them, and differ by one row at most
+    const int64_t rows = ceil_div(l.inner, lanes);
+    l.pieces_per_segment = ceil_div(l.inner, kBlock);
+    l.segments_per_piece = std::clamp<int64_t>(kBlock / l.inner, 1, l.outer);
+    l.piece = rows / l.pieces_per_segment * lanes;
+    l.longer = rows % l.pieces_per_segment;
+    l.pieces = ceil_div(l.outer, l.segments_per_piece) * l.pieces_per_segment;
     l.chunk = kChunk / kBlock;
     l.chunks = ceil_div(l.pieces, l.chunk);
 }

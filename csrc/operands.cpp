@@ -7,11 +7,11 @@ namespace py = pybind11;
 namespace fastopt {
 
 bool take(py::handle tensor, TensorView& out) {
-    return view(tensor.ptr(), out) && out.device == kHost && !is_negated(tensor.ptr()) && is_dense(out);
+    return view(tensor.ptr(), out) && !is_negated(tensor.ptr()) && is_dense(out);
 }
 
 bool take_like(py::handle tensor, const TensorView& like, TensorView& out) {
-    return take(tensor, out) && out.type == like.type && same_layout(out, like);
+    return take(tensor, out) && out.device == like.device && out.type == like.type && same_layout(out, like);
 }
 
 bool take_out(py::handle tensor, const TensorView& like, TensorView& out) {

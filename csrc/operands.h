@@ -8,10 +8,10 @@ namespace fastopt {
 // What Python passed in place of a tensor that there is not.
 inline bool absent(pybind11::handle tensor) { return tensor.is_none(); }
 
-// Dense, and with its values in memory.
+// Dense, and with its values in memory: the CPU's or a device's.
 bool take(pybind11::handle tensor, TensorView& out);
 
-// The same, of the type and layout of `like`.
+// The same, of the device, type and layout of `like`.
 bool take_like(pybind11::handle tensor, const TensorView& like, TensorView& out);
 
 // A result: one of the operands, or a fresh tensor, which nobody negates.

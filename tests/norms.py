@@ -53,14 +53,13 @@ class Problem:
         dtype = torch.float32 if self.dtype in HALF else self.dtype
         return some_values(self.shape[1], dtype, seed)
 
-    def run(self) -> dict[str, Tensor]:
+    def run(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Everything that comes out of a forward and a backward pass."""
         leaves = {"input": self.values(1, shift=3.0), "weight": self.parameter(2), "bias": self.parameter(3)}
         if self.residual:
             leaves["residual"] = self.values(4)
-        for leaf in leaves.values():
-            leaf.requires_grad_()
-        running = {"running_mean": self.parameter(5), "running_var": self.parameter(6).abs()}
+        leaves = {name: leaf.to(device).requires_grad_() for name, leaf in leaves.items()}
+        running = {"running_mean": self.parameter(5).to(device), "running_var": self.parameter(6).abs().to(device)}
         y = F.batch_norm(
             leaves["input"],
             running["running_mean"],
@@ -72,6 +71,6 @@ class Problem:
             residual=leaves.get("residual"),
             **self.options,
         )
-        grads = torch.autograd.grad(y, list(leaves.values()), self.values(7))
+        grads = torch.autograd.grad(y, list(leaves.values()), self.values(7).to(device))
         named = {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
         return {"result": y, **running, **named}

@@ -164,16 +164,17 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
     how = ("relu", 0.0, 2)
 
     def parts(kernels: Any) -> list[torch.Tensor]:
-        moments, statistics, sums = (torch.empty(2, channels, dtype=torch.float64) for _ in range(3))
+        moments, sums, statistics = (torch.empty(n, channels, dtype=torch.float64) for n in (2, 2, 3))
         mean, var = torch.zeros(channels), torch.ones(channels)
         out, grad_input, grad_residual = (torch.empty_like(x) for _ in range(3))
         operands = (x, residual, weight, bias, statistics)
         assert kernels.batch_norm_moments(moments, x, 2)
-        assert kernels.batch_norm_settle(statistics, moments, count, mean, var, 0.1, 1e-5)
+        gathered = torch.cat([moments.flatten(), torch.tensor([count], dtype=torch.float64)])[None]
+        assert kernels.batch_norm_settle(statistics, gathered, mean, var, 0.1, 1e-5)
         assert kernels.batch_norm_apply(out, *operands, *how)
         assert kernels.batch_norm_sums(sums, grad, *operands, *how)
-        assert kernels.batch_norm_gradient(grad_input, grad_residual, grad, *operands, sums, count, *how)
-        return [out, mean, var, statistics, grad_input, grad_residual, moments, sums]
+        assert kernels.batch_norm_gradient(grad_input, grad_residual, grad, *operands, sums, *how)
+        return [out, mean, var, statistics[:2], grad_input, grad_residual, moments, sums]
 
     def whole(kernels: Any) -> list[torch.Tensor]:
         statistics = torch.empty(2, channels, dtype=torch.float64)

@@ -2,7 +2,7 @@
 // side.
 #pragma once
 
-#include "norm_channel.h"
+#include "../norm/channel.h"
 #include "norm_loops.h"
 #include "norm_sums.h"
 
@@ -102,27 +102,51 @@ Span span_of(const NormLayout& l, int64_t unit) {
     return {chunk, first, end < l.rows ? end : l.rows, column, int(left < kSpan ? left : kSpan)};
 }
 
-// Rows taken at once. `direct`, from the tensor's memory: so many that sums stay in registers for a while, so few that
+// Rows taken at once. `direct`, in the tensor's memory: so many that sums stay in registers for a while, so few that
 // they are read as streams. Otherwise those that fit into a block; 1 where rows are longer than their span.
-int64_t rows_at_once(const NormLayout& l, bool direct) {
-    if (!direct) return l.columns <= kBlock ? l.repeat / l.columns : 1;
+int rows_at_once(const NormLayout& l, bool direct) {
+    if (!direct) return l.columns <= kBlock ? int(l.repeat / l.columns) : 1;
     const int64_t rows = 8 * kBlock / l.columns;
-    return rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows;
+    return int(rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows);
 }
 
-// What is subtracted before squares are taken: the mean of the first rows, about.
-constexpr int64_t kShiftRows = 16;
-
-template <class T>
-void rough_means(const NormTask& task, const Span& span, T* __restrict shift) {
-    alignas(64) T buffer[kBlock];
-    const int64_t rows = span.end_row - span.first_row, n = rows < kShiftRows ? rows : kShiftRows;
-    for (int l = 0; l < span.width; ++l) shift[l] = 0;
-    for (int64_t r = span.first_row; r < span.first_row + n; ++r) {
-        const T* const x = load(task.input, r * task.layout.columns + span.column, span.width, buffer);
-        for (int l = 0; l < span.width; ++l) shift[l] += x[l];
+// Calls visit(element, rows) for each flush block of a span, in order.
+template <class Visit>
+FASTOPT_HD void for_flush_blocks(const NormLayout& l, const Span& span, Visit visit) {
+    for (int64_t row = span.first_row; row < span.end_row; row += kFlushRows) {
+        const int64_t left = span.end_row - row;
+        visit(row * l.columns + span.column, int(left < kFlushRows ? left : kFlushRows));
     }
-    for (int l = 0; l < span.width; ++l) shift[l] = shift[l] / T(n);
+}
+
+// Calls visit(element, rows, n) for the rows of a block that are taken at once, in order: `n` elements in memory.
+template <class Visit>
+FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width, bool direct, Visit visit) {
+    const int step = rows_at_once(l, direct);
+    for (int r = 0; r < rows; r += step) {
+        const int some = rows - r < step ? rows - r : step;
+        visit(block + r * l.columns, some, int((some - 1) * l.columns + width));
+    }
+}
+
+// Calls visit(column, n) for 32 columns of a span at a time.
+template <class Visit>
+FASTOPT_HD void for_lanes(int width, Visit visit) {
+    for (int k = 0; k < width; k += kLanes) visit(k, width - k < kLanes ? width - k : kLanes);
+}
+
+// From the first rows of a flush block.
+template <class T>
+void shifts_of(const NormTask& task, int64_t block, int rows, int width, T* __restrict shift) {
+    alignas(64) T first_buffer[kBlock], buffer[kBlock];
+    const int n = rows < int(kShiftRows) ? rows : int(kShiftRows);
+    const T* const __restrict first = load(task.input, block, width, first_buffer);
+    for (int k = 0; k < width; ++k) shift[k] = 0;
+    for (int r = 1; r < n; ++r) {
+        const T* const __restrict x = load(task.input, block + r * task.layout.columns, width, buffer);
+        for (int k = 0; k < width; ++k) shift[k] += x[k] - first[k];
+    }
+    for (int k = 0; k < width; ++k) shift[k] = shift_from(first[k], double(shift[k]), 1.0 / n);
 }
 
 template <class T>
@@ -134,32 +158,25 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
         const Span span = span_of(l, unit);
         double* const means = task.partials + 2 * span.chunk * l.columns + span.column;
         double* const deviations = means + l.columns;
-        rough_means(task, span, shift);
         for (int k = 0; k < span.width; ++k) means[k] = deviations[k] = 0;
         double count = 0;
-        for (int64_t row = span.first_row; row < span.end_row; row += kFlushRows) {
-            const int64_t rows = span.end_row - row < kFlushRows ? span.end_row - row : kFlushRows;
+        for_flush_blocks(l, span, [&](int64_t block, int rows) {
+            shifts_of(task, block, rows, span.width, shift);
             for (int k = 0; k < span.width; ++k) sums[k] = squares[k] = 0;
-            const int64_t step = rows_at_once(l, direct);
-            for (int64_t r = 0; r < rows; r += step) {
-                const int some = int(rows - r < step ? rows - r : step);
-                const int64_t at = (row + r) * l.columns + span.column;
-                const T* const x = direct ? static_cast<const T*>(task.input.data) + at
-                                          : load(task.input, at, (some - 1) * int(l.columns) + span.width, buffer);
-                for (int k = 0; k < span.width; k += kLanes)
-                    gather_moment_rows(sums + k, squares + k, x + k, l.columns, some, shift + k,
-                                       span.width - k < kLanes ? span.width - k : kLanes);
-            }
-            const double n = double(rows);
-            const Share of = share(count, n);
+            for_rows(l, block, rows, span.width, direct, [&](int64_t at, int some, int n) {
+                const T* const x = load(task.input, at, n, buffer);
+                for_lanes(span.width, [&](int k, int width) {
+                    gather_moment_rows(sums + k, squares + k, x + k, l.columns, some, shift + k, width);
+                });
+            });
+            const Share of = share(count, rows);
+            const double per = 1.0 / rows;
             for (int k = 0; k < span.width; ++k) {
-                const double sum = double(sums[k]), spread = double(squares[k]) - sum * sum / n;
-                const double mean = double(shift[k]) + sum / n;
-                join(means[k], deviations[k], mean, spread < 0 ? 0 : spread, of);
-                shift[k] = T(mean);
+                const Moments theirs = moments_from(double(shift[k]), double(sums[k]), double(squares[k]), per);
+                join(means[k], deviations[k], theirs.mean, theirs.squares, of);
             }
-            count += n;
-        }
+            count += rows;
+        });
     }
 }
 
@@ -170,35 +187,24 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock], sums[kSpan], products[kSpan];
     for (int64_t unit = begin; unit < end; ++unit) {
         const Span span = span_of(l, unit);
+        const T* const center = columns_from<T>(task, span.column).centers;
         double* const total = task.partials + 2 * span.chunk * l.columns + span.column;
         double* const total_products = total + l.columns;
         for (int k = 0; k < span.width; ++k) total[k] = total_products[k] = 0;
-        for (int64_t row = span.first_row; row < span.end_row; row += kFlushRows) {
-            const int64_t rows = span.end_row - row < kFlushRows ? span.end_row - row : kFlushRows;
+        for_flush_blocks(l, span, [&](int64_t block, int rows) {
             for (int k = 0; k < span.width; ++k) sums[k] = products[k] = 0;
-            const int64_t step = rows_at_once(l, direct);
-            for (int64_t r = 0; r < rows; r += step) {
-                const int some = int(rows - r < step ? rows - r : step);
-                const int64_t at = (row + r) * l.columns + span.column;
-                const T *x, *grad;
-                if (direct) {
-                    x = static_cast<const T*>(task.input.data) + at;
-                    grad = static_cast<const T*>(task.grad.data) + at;
-                } else {
-                    const int n = (some - 1) * int(l.columns) + span.width;
-                    x = load(task.input, at, n, x_buffer);
-                    grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
-                }
-                for (int k = 0; k < span.width; k += kLanes)
-                    gather_product_rows(sums + k, products + k, grad + k, x + k, l.columns, some,
-                                        columns_from<T>(task, span.column + k).centers,
-                                        span.width - k < kLanes ? span.width - k : kLanes);
-            }
+            for_rows(l, block, rows, span.width, direct, [&](int64_t at, int some, int n) {
+                const T* const x = load(task.input, at, n, x_buffer);
+                const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
+                for_lanes(span.width, [&](int k, int width) {
+                    gather_product_rows(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
+                });
+            });
             for (int k = 0; k < span.width; ++k) {
                 total[k] += double(sums[k]);
                 total_products[k] += double(products[k]);
             }
-        }
+        });
     }
 }
 

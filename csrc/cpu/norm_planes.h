@@ -2,34 +2,13 @@
 // for the sums is still in the cache for the elements.
 #pragma once
 
-#include "norm_channel.h"
+#include "../norm/channel.h"
+#include "../norm/pieces.h"
 #include "norm_loops.h"
 #include "norm_sums.h"
 
 namespace fastopt {
 namespace {
-
-// Segments of `length` elements, `stride` apart; one, or as many as fit into a block.
-struct Piece {
-    int64_t at;
-    int segments, length;
-    int64_t stride;
-    int n() const { return segments * length; }
-};
-
-Piece piece_of(const NormLayout& l, int64_t channel, int64_t index) {
-    const int64_t stride = l.channels * l.inner;
-    if (l.segments_per_piece > 1) {
-        const int64_t first = index * l.segments_per_piece;
-        const int64_t left = l.outer - first;
-        const int64_t count = left < l.segments_per_piece ? left : l.segments_per_piece;
-        return {first * stride + channel * l.inner, int(count), int(l.inner), stride};
-    }
-    const int64_t begin = index % l.pieces_per_segment * l.piece;
-    const int64_t left = l.inner - begin;
-    return {index / l.pieces_per_segment * stride + channel * l.inner + begin, 1, int(left < l.piece ? left : l.piece),
-            stride};
-}
 
 // At least 16 elements. Compilers would make the loop a call of memcpy, which costs more than a short segment.
 template <class T>
@@ -95,48 +74,45 @@ FASTOPT_HD void ask_ahead(const NormLayout& l, int64_t channel, int64_t index, c
     }
 }
 
-struct Range {
-    int64_t begin, end;
-};
-
-Range pieces_of(const NormLayout& l, int64_t chunk) {
-    const int64_t begin = chunk * l.chunk, end = begin + l.chunk;
-    return {begin, end < l.pieces ? end : l.pieces};
+// Calls visit(pieces) for each flush block of a chunk, in order.
+template <class Visit>
+FASTOPT_HD void for_flush_blocks(Range chunk, Visit visit) {
+    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kFlushPieces) {
+        const int64_t end = begin + kFlushPieces;
+        visit(Range{begin, end < chunk.end ? end : chunk.end});
+    }
 }
 
-// The mean of a channel, about: what is subtracted before squares are taken.
+// From the first piece of a flush block.
 template <class T>
-T rough_mean(const T* values, int n) {
+T shift_of(const T* values, int n) {
+    constexpr int most = int(kShiftRows) * kLanes;
     Pair<T> sums{};
+    if (n > most) n = most;
     gather_moments(sums, values, n, values[0]);
-    return T(double(values[0]) + merged(sums.first) / n);
+    return shift_from(values[0], merged(sums.first), 1.0 / n);
 }
 
 template <class T>
 void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& mean, double& squares) {
     alignas(64) T buffer[kBlock];
-    const Range range = pieces_of(task.layout, chunk);
-    Pair<T> sums{};
-    T shift{};
-    int64_t gathered = 0;
     double count = 0;
     mean = squares = 0;
-    for (int64_t k = range.begin; k < range.end; ++k) {
-        const Piece piece = piece_of(task.layout, channel, k);
-        const T* const x = load_piece(task.input, piece, buffer);
-        if (k == range.begin) shift = rough_mean(x, piece.n());
-        gather_moments(sums, x, piece.n(), shift);
-        gathered += piece.n();
-        if ((k + 1 - range.begin) % kFlushPieces != 0 && k + 1 < range.end) continue;
-        const double n = double(gathered), sum = merged(sums.first);
-        const double deviations = merged(sums.second) - sum * sum / n;
-        const double their_mean = double(shift) + sum / n;
-        join(mean, squares, their_mean, deviations < 0 ? 0 : deviations, share(count, n));
+    for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
+        Pair<T> sums{};
+        T shift{};
+        double n = 0;
+        for (int64_t k = block.begin; k < block.end; ++k) {
+            const Piece piece = piece_of(task.layout, channel, k);
+            const T* const x = load_piece(task.input, piece, buffer);
+            if (k == block.begin) shift = shift_of(x, piece.n());
+            gather_moments(sums, x, piece.n(), shift);
+            n += piece.n();
+        }
+        const Moments theirs = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
+        join(mean, squares, theirs.mean, theirs.squares, share(count, n));
         count += n;
-        shift = T(their_mean);
-        sums = {};
-        gathered = 0;
-    }
+    });
 }
 
 // The gradient of what went into the activation; kept, where there is room.
@@ -156,21 +132,20 @@ const T* entering(const NormTask& task, const Piece& piece, const T* x, const On
 template <class T>
 void sums_of(const NormTask& task, int64_t channel, int64_t chunk, double& sum, double& products) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
-    const Range range = pieces_of(task.layout, chunk);
     const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
-    Pair<T> sums{};
     sum = products = 0;
-    for (int64_t k = range.begin; k < range.end; ++k) {
-        const Piece piece = piece_of(task.layout, channel, k);
-        const T* const x = load_piece(task.input, piece, x_buffer);
-        ask_ahead(task.layout, channel, k, task.kept);
-        const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
-        gather_products(sums, grad, x, piece.n(), numbers.of.center);
-        if ((k + 1 - range.begin) % kFlushPieces != 0 && k + 1 < range.end) continue;
+    for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
+        Pair<T> sums{};
+        for (int64_t k = block.begin; k < block.end; ++k) {
+            const Piece piece = piece_of(task.layout, channel, k);
+            const T* const x = load_piece(task.input, piece, x_buffer);
+            ask_ahead(task.layout, channel, k, task.kept);
+            const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+            gather_products(sums, grad, x, piece.n(), numbers.of.center);
+        }
         sum += merged(sums.first);
         products += merged(sums.second);
-        sums = {};
-    }
+    });
 }
 
 template <class T>
@@ -229,19 +204,6 @@ void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// Elements of a chunk.
-inline int64_t count_of(const NormLayout& l, int64_t chunk) {
-    const Range range = pieces_of(l, chunk);
-    if (l.segments_per_piece > 1) {
-        const int64_t end = range.end * l.segments_per_piece;
-        return ((end < l.outer ? end : l.outer) - range.begin * l.segments_per_piece) * l.inner;
-    }
-    const auto before = [&](int64_t piece) {
-        return piece / l.pieces_per_segment * l.inner + piece % l.pieces_per_segment * l.piece;
-    };
-    return before(range.end) - before(range.begin);
-}
-
 template <class T>
 void planes_join_moments(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
@@ -249,7 +211,7 @@ void planes_join_moments(const NormTask& task, int64_t begin, int64_t end) {
         double count = 0, mean = 0, squares = 0;
         for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
             const double* const pair = task.partials + 2 * (c * l.chunks + chunk);
-            const double n = double(count_of(l, chunk));
+            const double n = double(elements_of(l, pieces_of(l, chunk)));
             join(mean, squares, pair[0], pair[1], share(count, n));
             count += n;
         }

@@ -9,7 +9,8 @@
 
 namespace fastopt {
 
-struct Program;  // rules/program.h
+struct Program;   // rules/program.h
+struct NormTask;  // norm/task.h
 
 // Scalars of a step as kernels on a device read them: rounded once, to either compute type; 16 bytes at a time.
 struct alignas(16) ScalarSet {
@@ -58,6 +59,22 @@ void reduce(const Stream& stream, int reduction, double exponent, const Task* co
 // The norm they make, divided by the loss scale.
 void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
           const Unknowns& unknowns, double known_loss_scale, double* norm);
+
+// Batch normalization, of a task in device memory. `partials` have room for a pair per column of every chunk, and of
+// what is behind the last full row; `coefficients`, where there are any, are written for the elements of the same call.
+
+// The pairs of all channels; then statistics, or the gradients of weight and bias, where the task has them.
+void norm_moments(const Stream& stream, const NormTask& task);
+void norm_sums(const Stream& stream, const NormTask& task);
+
+// Where statistics come from that the batch does not have: they are there; the running ones; those of other processes;
+// the pairs and gradients of no elements.
+enum class NormSource { statistics, running, gathered, nothing };
+void norm_settle(const Stream& stream, const NormTask& task, NormSource source);
+
+// The elements.
+void norm_apply(const Stream& stream, const NormTask& task);
+void norm_gradient(const Stream& stream, const NormTask& task);
 
 }  // namespace cuda
 }  // namespace fastopt

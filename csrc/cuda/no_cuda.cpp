@@ -26,5 +26,10 @@ void settle_counted(const Stream&, const Program&, const Array&, double, const C
 void update(const Stream&, int, const Task* const*, int) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
 void join(const Stream&, int, double, const double*, int64_t, const Unknowns&, double, double*) { absent(); }
+void norm_moments(const Stream&, const NormTask&) { absent(); }
+void norm_sums(const Stream&, const NormTask&) { absent(); }
+void norm_settle(const Stream&, const NormTask&, NormSource) { absent(); }
+void norm_apply(const Stream&, const NormTask&) { absent(); }
+void norm_gradient(const Stream&, const NormTask&) { absent(); }
 
 }  // namespace fastopt::cuda

@@ -43,6 +43,23 @@ FASTOPT_HD Projection<T> projection(double mean, double inverse_std, double sum,
     return {T(sum / count - (mean - double(T(mean))) * slope), T(slope)};
 }
 
+// What is subtracted before squares are taken: the mean of some elements, about, from the sum of x - first.
+template <class T>
+FASTOPT_HD T shift_from(T first, double sum, double one_over_n) {
+    return T(double(first) + sum * one_over_n);
+}
+
+// Mean and sum of squared deviations.
+struct Moments {
+    double mean, squares;
+};
+
+// From the sums of x - shift, and of its square.
+FASTOPT_HD Moments moments_from(double shift, double sum, double squares, double one_over_n) {
+    const double mean = sum * one_over_n, deviations = squares - sum * mean;
+    return {shift + mean, deviations < 0 ? 0 : deviations};
+}
+
 // Count, mean and sum of squared deviations of some elements, joined with those of others: Chan, Golub and LeVeque,
 // 1979. What depends on the counts alone is the same for many channels.
 struct Share {

@@ -16,7 +16,7 @@ struct NormLayout {
 
     int64_t pieces;                                  // of a channel
     int64_t pieces_per_segment, segments_per_piece;  // one of them is 1
-    int64_t piece;                                   // elements, where segments are parted
+    int64_t piece, longer;  // elements of a segment's part; of the first `longer` parts, 32 more
 
     int64_t columns, rows, rest;  // rest: elements behind the last full row
     int64_t repeat;               // elements after which the coefficients of channels repeat: whole periods
@@ -24,9 +24,12 @@ struct NormLayout {
     int64_t chunk, chunks;  // pieces or rows whose sums are taken by one worker, and their number
 };
 
-// Pieces and rows between two flushes of float32 sums into float64 ones: at most 128 terms in a lane.
+// Pieces or rows of a flush block: what float32 lanes take, at most 128 terms each, before they are emptied into
+// float64. Blocks know nothing of each other. A block's squares are taken about the mean of its first rows (planes: of
+// 32 lanes).
 constexpr int64_t kFlushPieces = 4;
 constexpr int64_t kFlushRows = 128;
+constexpr int64_t kShiftRows = 8;
 
 constexpr int64_t kChunk = 65536;  // elements of a chunk, about
 constexpr int64_t kSpan = 1024;    // columns that are summed side by side
@@ -40,15 +43,19 @@ struct NormTask {
     Array grad, grad_input, grad_residual;          // backward
     Array kept;                                     // one of the last two, in which z's gradient waits for its sums
     Array weight, bias, running_mean, running_var;  // no data where there is none
+    Array grad_weight, grad_bias;                   // of the weight and the bias, likewise
     double* partials;                               // [chunk][2][column], or [channel][chunk][2]
     double* pairs;                                  // [2][channels]
     double* statistics;                             // [2][channels]: mean, 1 / standard deviation
-    void* coefficients;                             // columns: [5][repeat] in the compute type
+    void* coefficients;                             // in the compute type; columns: [5][repeat]; device: [5][channels]
     int activation;
     double negative_slope;
-    bool streams;  // results go past the caches
-    bool batch;    // normalized by the batch's own statistics
-    double count;  // elements of a channel, in all processes
+    bool streams;            // results go past the caches
+    bool batch;              // normalized by the batch's own statistics
+    double count;            // elements of a channel, where they are all in this process
+    double* counts;          // [channels], where they are not
+    const double* gathered;  // [process][2 * channels + 1]: moments of each, and count
+    int64_t processes;
     double momentum, eps;
 };
 

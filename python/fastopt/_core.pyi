@@ -121,8 +121,7 @@ def batch_norm_backward(
 def batch_norm_moments(moments: Tensor, input: Tensor, threads: int) -> bool: ...
 def batch_norm_settle(
     statistics: Tensor,
-    moments: Tensor,
-    count: float,
+    gathered: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     momentum: float,
@@ -161,7 +160,6 @@ def batch_norm_gradient(
     bias: Tensor | None,
     statistics: Tensor,
     sums: Tensor | None,
-    count: float,
     activation: str,
     negative_slope: float,
     threads: int,

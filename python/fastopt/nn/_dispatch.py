@@ -66,7 +66,7 @@ def observed() -> bool:
 
 
 def foreign(tensor: Tensor) -> bool:
-    """A subclass, or on another device than the CPU."""
+    """A subclass, or on a device that there are no kernels for."""
     return any_foreign((tensor,))
 
 
@@ -75,8 +75,8 @@ def jit_tracing() -> bool:
 
 
 def any_foreign(tensors: tuple[Tensor | None, ...]) -> bool:
-    for tensor in tensors:  # noqa: SIM110  (twice as fast)
-        if tensor is not None and (type(tensor) not in PLAIN or not tensor.is_cpu):
+    for tensor in tensors:
+        if tensor is not None and (type(tensor) not in PLAIN or not (tensor.is_cpu or tensor.is_cuda)):
             return True
     return False
 

@@ -45,14 +45,16 @@ class _Base(_BatchNorm):
 
 class SyncBatchNorm(Fused, _Base):
     """BatchNorm whose statistics in training are those of all processes of a group, a drop-in for
-    ``torch.nn.SyncBatchNorm`` on the CPU (gloo): (N, C, ...), batches of any size, empty ones too.
+    ``torch.nn.SyncBatchNorm``, on the CPU (gloo) and on CUDA (NCCL): (N, C, ...), batches of any size, empty ones
+    too.
 
     The arguments are torch's, and those of :class:`BatchNorm1d`. There is one collective operation in the forward pass
     and one in the backward pass; all processes come to the same bits. Gradients can be differentiated again. Without a
     group, or alone in it, and in evaluation it is BatchNorm.
 
     Raises:
-        ValueError: see :class:`BatchNorm1d`; a single value per channel in all processes together.
+        ValueError: see :class:`BatchNorm1d`; on the CPU also for a single value per channel in all processes together,
+            which on CUDA nobody waits to know: running variances are NaN then.
         RuntimeError: see :func:`fastopt.nn.functional.batch_norm`.
     """
 

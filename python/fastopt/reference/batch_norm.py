@@ -9,7 +9,7 @@ from . import half
 from .activations import ACTIVATIONS
 from .batch import flat
 from .half import Array
-from .norm_sums import Channels, Pairs, moments, sums
+from .norm_sums import Channels, Pairs, join, moments, sums
 from .operands import alike, dense, known
 
 
@@ -58,7 +58,7 @@ class _Call:
 
     def use(self, statistics: Tensor) -> None:
         """Coefficients in the compute type. The mean does not fit: the offset makes up for what the center lacks."""
-        self.mean, self.inverse_std = statistics.numpy()
+        self.mean, self.inverse_std = statistics[:2].numpy()
         number = self.x.dtype.type
         scale = self.weight * self.inverse_std
         self.center = self.mean.astype(number)
@@ -89,7 +89,7 @@ class _Call:
         self,
         entering: Array,
         sums: Pairs | None,
-        count: float,
+        count: float | Array,
         grad_input: Tensor | None,
         grad_residual: Tensor | None,
     ) -> None:
@@ -212,15 +212,24 @@ def batch_norm_moments(moments_out: Tensor, input: Tensor, threads: int) -> bool
 
 def batch_norm_settle(
     statistics: Tensor,
-    moments: Tensor,
-    count: float,
+    gathered: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     momentum: float,
     eps: float,
 ) -> bool:
-    mean, squares = moments.numpy()
-    _settle(statistics, (mean, squares), count, running_mean, running_var, momentum, eps)
+    channels = statistics.shape[1]
+    joined, count = (np.zeros(channels), np.zeros(channels)), 0.0
+    for theirs in gathered.numpy():
+        others = float(theirs[-1])
+        if others > 0:
+            joined = join(joined, count, (theirs[:channels], theirs[channels:-1]), others)
+        count += others
+    if count > 0:
+        _settle(statistics, joined, count, running_mean, running_var, momentum, eps)
+    else:
+        statistics.zero_()
+    statistics[2] = count
     return True
 
 
@@ -279,7 +288,6 @@ def batch_norm_gradient(
     bias: Tensor | None,
     statistics: Tensor,
     sums: Tensor | None,
-    count: float,
     activation: str,
     negative_slope: float,
     threads: int,
@@ -290,5 +298,6 @@ def batch_norm_gradient(
         call = _Call(input, residual, weight, bias, activation, negative_slope)
         call.use(statistics)
         totals: Pairs | None = None if sums is None else (sums[0].numpy(), sums[1].numpy())
+        count = 1.0 if sums is None else statistics[2].numpy()
         call.gradient(call.entering(grad), totals, count, grad_input, grad_residual)
     return True

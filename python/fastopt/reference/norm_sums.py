@@ -1,5 +1,5 @@
 """The shape of batch normalization's sums (``csrc/norm_layout.cpp``, ``csrc/cpu/norm_planes.h``, ``norm_columns.h``):
-lanes of the compute type, emptied into float64, joined in order. All channels at once."""
+flush blocks, each in lanes of the compute type that are emptied into float64, joined in order. All channels at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK = 65536  # elements of a chunk, about
 PLANE = 16  # from this `inner` on a tensor is taken as planes
 FLUSH_PIECES = 4
 FLUSH_ROWS = 128
-SHIFT_ROWS = 16
+SHIFT_ROWS = 8  # of a flush block
 
 
 class Channels:
@@ -49,7 +49,7 @@ class Channels:
         return numbers[:, None]
 
 
-def _join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
+def join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
     """Mean and sum of squared deviations of ``count`` elements, joined with those of ``others``: Chan, Golub and
     LeVeque, 1979."""
     fraction = others / (count + others)
@@ -59,9 +59,16 @@ def _join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
     return mean, squares
 
 
+def _shift(first: Array, total: Array, n: int) -> Array:
+    """What is subtracted before squares are taken: the mean of some elements, about, from the sum of x - first."""
+    shift: Array = (first.astype(np.float64) + total * (1 / n)).astype(first.dtype)
+    return shift
+
+
 def _from_shifted(shift: Array, total: Array, squares: Array, n: int) -> Pairs:
-    deviations = squares - total * total / n
-    return shift.astype(np.float64) + total / n, np.where(deviations < 0, 0.0, deviations)
+    mean = total * (1 / n)
+    deviations = squares - total * mean
+    return shift.astype(np.float64) + mean, np.where(deviations < 0, 0.0, deviations)
 
 
 # Planes: (channels, elements).
@@ -89,9 +96,8 @@ def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
     inner, outer = channels.inner, channels.outer
     by_channel = x.transpose(1, 0, 2)
     if inner > BLOCK:
-        parts = math.ceil(inner / BLOCK)
-        piece = math.ceil(math.ceil(inner / parts) / LANES) * LANES
-        pieces = [by_channel[:, s, i : i + piece] for s in range(outer) for i in range(0, inner, piece)]
+        rows = np.array_split(np.arange(0, inner, LANES), math.ceil(inner / BLOCK))
+        pieces = [by_channel[:, s, part[0] : part[-1] + LANES] for s in range(outer) for part in rows]
     else:
         segments = min(BLOCK // inner, outer)
         starts = range(0, outer, segments)
@@ -101,17 +107,22 @@ def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
         yield pieces[first : first + per_chunk]
 
 
+def _plane_shift(values: Array) -> Array:
+    values = values[:, : SHIFT_ROWS * LANES]
+    first = values[:, 0]
+    lanes = np.zeros((len(values), LANES), values.dtype)
+    for row in _rows(values, first):
+        lanes += row - first[:, None]
+    return _shift(first, _merged(lanes), values.shape[1])
+
+
 def _plane_moments(channels: Channels, x: Array) -> Pairs:
     pairs, count = (np.zeros(channels.count), np.zeros(channels.count)), 0
     for chunk in _chunks_of_pieces(channels, x):
-        first_element = chunk[0][:, 0]
-        rough = np.zeros((channels.count, LANES), x.dtype)
-        for row in _rows(chunk[0], first_element):
-            rough += row - first_element[:, None]
-        shift = (first_element.astype(np.float64) + _merged(rough) / chunk[0].shape[1]).astype(x.dtype)
         own, gathered = (np.zeros(channels.count), np.zeros(channels.count)), 0
         for first in range(0, len(chunk), FLUSH_PIECES):
             group = chunk[first : first + FLUSH_PIECES]
+            shift = _plane_shift(group[0])
             total = np.zeros((channels.count, LANES), x.dtype)
             squares = np.zeros_like(total)
             for piece in group:
@@ -121,10 +132,9 @@ def _plane_moments(channels: Channels, x: Array) -> Pairs:
                     squares += delta * delta
             n = sum(piece.shape[1] for piece in group)
             theirs = _from_shifted(shift, _merged(total), _merged(squares), n)
-            own = _join(own, gathered, theirs, n)
+            own = join(own, gathered, theirs, n)
             gathered += n
-            shift = theirs[0].astype(x.dtype)
-        pairs = _join(pairs, count, own, gathered)
+        pairs = join(pairs, count, own, gathered)
         count += gathered
     return pairs
 
@@ -171,19 +181,24 @@ def _of_channels(channels: Channels, columns: Array) -> Iterator[Array]:
         yield from period.T
 
 
+def _column_shift(block: Array) -> Array:
+    rows = block[:SHIFT_ROWS]
+    total = np.zeros_like(rows[0])
+    for row in rows[1:]:
+        total += row - rows[0]
+    return _shift(rows[0], total.astype(np.float64), len(rows))
+
+
 def _column_moments(channels: Channels, x: Array) -> Pairs:
     rows, rest = _columns(channels, x)
     pairs, count = (np.zeros(channels.count), np.zeros(channels.count)), 0
     step = _chunk_of_rows(rows.shape[1])
     for first in range(0, len(rows), step):
         chunk = rows[first : first + step]
-        shift = np.zeros(rows.shape[1], x.dtype)
-        for row in chunk[:SHIFT_ROWS]:
-            shift += row
-        shift = shift / x.dtype.type(min(len(chunk), SHIFT_ROWS))
         own, gathered = (np.zeros(rows.shape[1]), np.zeros(rows.shape[1])), 0
         for begin in range(0, len(chunk), FLUSH_ROWS):
             block = chunk[begin : begin + FLUSH_ROWS]
+            shift = _column_shift(block)
             total, squares = np.zeros_like(shift), np.zeros_like(shift)
             for row in block:
                 delta = row - shift
@@ -191,14 +206,13 @@ def _column_moments(channels: Channels, x: Array) -> Pairs:
                 squares += delta * delta
             n = len(block)
             theirs = _from_shifted(shift, total.astype(np.float64), squares.astype(np.float64), n)
-            own = _join(own, gathered, theirs, n)
+            own = join(own, gathered, theirs, n)
             gathered += n
-            shift = theirs[0].astype(x.dtype)
         for theirs in zip(_of_channels(channels, own[0]), _of_channels(channels, own[1]), strict=True):
-            pairs = _join(pairs, count, theirs, gathered)
+            pairs = join(pairs, count, theirs, gathered)
             count += gathered
     for single in _of_channels(channels, rest):
-        pairs = _join(pairs, count, (single.astype(np.float64), np.zeros(channels.count)), 1)
+        pairs = join(pairs, count, (single.astype(np.float64), np.zeros(channels.count)), 1)
         count += 1
     return pairs
 

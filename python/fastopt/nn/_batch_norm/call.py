@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import _runtime
 from ..._compat import increment_version
 from . import sync
-from .checks import check
+from .checks import check, check_device
 from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
 Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
@@ -47,11 +47,12 @@ class Call(NamedTuple):
         if self.group:
             return sync.forward(self, input, residual, weight, bias, running_mean, running_var)
         out = torch.empty_like(input)
-        statistics = torch.empty((2, channels(input)), dtype=torch.float64)
+        statistics = torch.empty((2, channels(input)), dtype=torch.float64, device=input.device)
         options = (*self[:5], torch.get_num_threads())
         run = _runtime.kernels.batch_norm
         if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):
             check(self.batch, input, residual, weight, bias, running_mean, running_var)
+            check_device(input)
             dense = like(input, input)
             running = (parameter(running_mean), parameter(running_var))
             parameters = (parameter(weight), parameter(bias))

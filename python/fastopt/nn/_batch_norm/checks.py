@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ... import _runtime
+
 HALF = (torch.bfloat16, torch.float16)
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish")
 
@@ -32,6 +34,12 @@ def check_eps(eps: float, training: bool) -> None:
         raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
     if eps < 0.0:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def check_device(input: Tensor) -> None:
+    why = _runtime.why_not(input.device)
+    if why:
+        raise RuntimeError(f"batch_norm: cannot take an input on {input.device}: {why}")
 
 
 def check(

@@ -21,7 +21,7 @@ _LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d
 
 def like(input: Tensor, other: Tensor) -> Tensor:
     """``other`` as a dense plain tensor with the layout of ``input``: itself, where it is one that is easily told."""
-    plain = type(other) in PLAIN and other.is_cpu and not other.is_neg() and other.dtype == input.dtype
+    plain = type(other) in PLAIN and other.device == input.device and not other.is_neg() and other.dtype == input.dtype
     if plain and other.shape == input.shape and other.stride() == input.stride():
         for layout in _LAYOUTS[: max(1, other.ndim - 2)]:
             if other.is_contiguous(memory_format=layout):

@@ -61,7 +61,18 @@ def _or_empty(tensor: Maybe, like: Tensor) -> Tensor:
     return like.new_empty(0) if tensor is None else tensor
 
 
-@torch.library.impl(library, "batch_norm", "CPU")
+def _by_kernels(name: str) -> Any:
+    """Of the operator ``name``: on the CPU and on GPUs."""
+
+    def register(function: Any) -> Any:
+        for key in ("CPU", "CUDA"):
+            library.impl(name, function, key)
+        return function
+
+    return register
+
+
+@_by_kernels("batch_norm")
 def _(
     input: Tensor,
     residual: Maybe,
@@ -80,7 +91,7 @@ def _(
     return out, statistics, mean, var
 
 
-@torch.library.impl(library, "batch_norm_backward", "CPU")
+@_by_kernels("batch_norm_backward")
 def _(
     wants: list[bool],
     grad: Tensor,

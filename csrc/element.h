@@ -1,12 +1,12 @@
 // Single elements of a tensor, whatever its type.
 #pragma once
 
-#include "convert.h"
+#include "half.h"
 
 namespace fastopt {
 namespace {
 
-inline double element(const Array& array, int64_t i) {
+FASTOPT_HD double element(const Array& array, int64_t i) {
     switch (array.type) {
         case DType::f32: return double(static_cast<const float*>(array.data)[i]);
         case DType::f64: return static_cast<const double*>(array.data)[i];
@@ -17,7 +17,7 @@ inline double element(const Array& array, int64_t i) {
 }
 
 // Rounded, by way of float32 for half types.
-inline void set_element(const Array& array, int64_t i, double value) {
+FASTOPT_HD void set_element(const Array& array, int64_t i, double value) {
     switch (array.type) {
         case DType::f32: static_cast<float*>(array.data)[i] = float(value); break;
         case DType::f64: static_cast<double*>(array.data)[i] = value; break;
