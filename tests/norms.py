@@ -13,11 +13,11 @@ from support import HALF, some_values
 
 ACTIVATIONS = [None, "relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish"]
 
-# Columns: rows below and above the shift's 16, a flush (128) and a chunk; channels that fold into lanes and that do
+# Columns: rows below and above the shift's 8, a flush (128) and a chunk; channels that fold into lanes and that do
 # not, with elements behind the last full row; more columns than a span; short inner dimensions.
 COLUMNS = [
-    *[(2, 1), (2, 2), (8, 31), (3, 7), (17, 64), (129, 33), (300, 3), (700, 100), (2500, 40), (5, 1100), (140, 1500)],
-    *[(16, 7, 3), (9, 5, 4, 3), (70, 24, 15)],
+    *[(2, 1), (2, 2), (8, 31), (3, 7), (7, 64), (9, 64), (129, 33), (300, 3), (700, 100), (2500, 40), (5, 1100)],
+    *[(140, 1500), (16, 7, 3), (9, 5, 4, 3), (70, 24, 15)],
 ]
 # Planes: segments shorter than a block, as long, and longer; several to a piece; last pieces that are shorter; chunks.
 PLANES = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 import fastopt.nn.functional as F
 from norms import layout_of
@@ -11,7 +12,7 @@ from norms import layout_of
 SHAPES = [(256, 8, 56, 56), (256, 2, 112, 112), (32, 64, 28, 28), (64, 256, 7, 7), (4096, 100), (2000, 3, 4, 4)]
 
 
-def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Result, mean and biased variance, by way of running statistics that keep nothing."""
     mean, var = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
     y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=1e-12)
@@ -40,8 +41,8 @@ def test_large_means(shape: tuple[int, ...], mean: float, channels_last: bool) -
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_neighbours_cases(channels_last: bool) -> None:
-    """Inputs after a ReLU, a constant channel, one whose beginning lies far off, a slope, one element of 1e6. No
-    input is worse than 128 additions in float32."""
+    """Inputs after a ReLU, a constant channel, one whose beginning lies far off, a slope, one element of 1e6: none is
+    worse than 128 additions in float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((64, 5, 64, 64), generator=generator).relu_()
     x[:, 1] = 0.1
@@ -57,6 +58,42 @@ def test_the_neighbours_cases(channels_last: bool) -> None:
     assert error[2:].max() < 128 * 2**-24
     assert var[1] < 1e-12
     assert (y[:, 0] - (exact[0] - exact[0].mean()).div(expected[0].sqrt()).view(64, 64, 64)).abs().max() < 1e-5
+
+
+def flush_blocks(blocks: Tensor, channels_last: bool) -> Tensor:
+    """Blocks of 4096 numbers of a channel, (channels, blocks, 4096), so laid out that the first 256 of each are the
+    first 8 of 128 rows of a flush block: in channels-last memory each is 32 blocks of its own."""
+    channels, count, _ = blocks.shape
+    if channels_last:
+        blocks = blocks.view(channels, count, 128, 32).transpose(2, 3)
+    x = blocks.reshape(channels, count, 64, 64).transpose(0, 1)
+    return x.contiguous(memory_format=layout_of(x.shape, channels_last))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_beginnings_that_are_no_sample(channels_last: bool) -> None:
+    """What is subtracted before squares are taken is off by sqrt(15) standard deviations, which is the most it can be.
+    Equal numbers are rounded alike, so that errors add up."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.rand((1024, 1, 1), generator=generator).mul_(5).exp_().expand(1024, 2, 4096).clone()
+    blocks[:, :, :256] = 0
+    for noise, bound in ((0.0, 47 * 128 * 2**-24), (1e-3, 1e-5)):
+        blocks[:, :, 256:] *= 1 + noise * torch.randn((1024, 2, 3840), generator=generator)
+        _, _, var = statistics(flush_blocks(blocks, channels_last))
+        expected = blocks.double().flatten(1).var(1, correction=0)
+        assert ((var - expected) / expected).abs().max() < bound
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("value", [0.1, 1e4, -1e10, 3e37])
+def test_constant_channels(value: float, channels_last: bool) -> None:
+    """No variance is made up, at any number of rows."""
+    for shape in ((3, 2, 5, 5), (7, 64, 1, 1), (33, 40, 3, 3), (3, 40, 30, 47)):
+        x = torch.full(shape, value).contiguous(memory_format=layout_of(shape, channels_last))
+        y, mean, var = statistics(x)
+        assert torch.equal(mean, x[0, :, 0, 0])
+        assert not var.any()
+        assert not y.any()
 
 
 def test_offset_beyond_float32() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as T
 from torch import Tensor
 
 import fastopt.nn.functional as F
-from norms import ACTIVATIONS
+from norms import ACTIVATIONS, layout_of
 from support import some_values
 from torch_norms import RUNNING, Tensors, composed, run, some_tensors
 
@@ -260,8 +260,9 @@ def test_negated_views() -> None:
                 torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-def test_large_values() -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_large_values(channels_last: bool) -> None:
     """Sums of them overflow, their deviations do not."""
     x = torch.full((2, 2, 32, 32), 3e37) + some_values((2, 2, 32, 32), torch.float32, 1) * 1e15
-    y = F.batch_norm(x, None, None, training=True)
+    y = F.batch_norm(x.contiguous(memory_format=layout_of(x.shape, channels_last)), None, None, training=True)
     assert y.isfinite().all()
