@@ -6,6 +6,7 @@
 #include "common.h"
 
 #if defined(__CUDA_ARCH__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -27,16 +28,22 @@ FASTOPT_HD float from_bits(uint32_t u) {
 struct BFloat16 {
     using Storage = uint16_t;
     FASTOPT_HD static float load(uint16_t h) { return from_bits(uint32_t(h) << 16); }
+#if defined(__CUDA_ARCH__)  // the instructions a GPU has: the patterns below would cost more than the trip to memory
+    FASTOPT_HD static uint16_t store(float x) {
+        return x != x ? uint16_t(0x7fc0u) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
+    }
+#else
     FASTOPT_HD static uint16_t store(float x) {
         const uint32_t u = bits(x);
         const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
         return uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
     }
+#endif
 };
 
 struct Float16 {
     using Storage = uint16_t;
-#if defined(__CUDA_ARCH__)  // the instructions a GPU has: the patterns below would cost more than the trip to memory
+#if defined(__CUDA_ARCH__)
     FASTOPT_HD static float load(uint16_t h) { return __half2float(__ushort_as_half(h)); }
     FASTOPT_HD static uint16_t store(float x) {
         return x != x ? uint16_t(0x7e00u) : __half_as_ushort(__float2half_rn(x));

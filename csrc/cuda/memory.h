@@ -3,7 +3,18 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "../half.h"
+
+// Before a loop over arrays that are to stay in registers, and one that would take too many of them.
+#if defined(__CUDACC__)
+#define FASTOPT_UNROLL _Pragma("unroll")
+#define FASTOPT_ROLL _Pragma("unroll 1")
+#else
+#define FASTOPT_UNROLL
+#define FASTOPT_ROLL
+#endif
 
 namespace fastopt {
 namespace {
@@ -48,6 +59,41 @@ __device__ __forceinline__ void store_vector(void* data, int64_t at, const typen
     uint4* const to = reinterpret_cast<uint4*>(static_cast<Storage*>(data) + at);
     for (int v = 0; v < kVectors; ++v) __stcg(to + v, vectors[v]);
 }
+
+// `N` elements as they lie in memory, one or 16 bytes of them at an aligned address: half types take half the registers
+// until they are needed, and what is on its way is not waited for.
+template <class Format, int N>
+struct Stored {
+    using Storage = typename Format::Storage;
+    using Compute = typename Format::Compute;
+    using Memory = std::conditional_t<N == 1, Storage, uint4>;
+    static_assert(sizeof(Memory) == N * sizeof(Storage));
+
+    Memory memory;
+
+    __device__ __forceinline__ void load(const void* data, int64_t at) { memory = __ldcg(address(data, at)); }
+
+    // What other warps will ask for, too: through the L1.
+    __device__ __forceinline__ void load_shared(const void* data, int64_t at) { memory = *address(data, at); }
+
+    __device__ __forceinline__ void unpack(Compute (&values)[N]) const {
+        Storage stored[N];
+        __builtin_memcpy(stored, &memory, sizeof memory);
+        for (int k = 0; k < N; ++k) values[k] = Format::load(stored[k]);
+    }
+    __device__ __forceinline__ static void store(void* data, int64_t at, const Compute (&values)[N]) {
+        Storage stored[N];
+        for (int k = 0; k < N; ++k) stored[k] = Format::store(values[k]);
+        Memory packed;
+        __builtin_memcpy(&packed, stored, sizeof packed);
+        __stcg(reinterpret_cast<Memory*>(static_cast<Storage*>(data) + at), packed);
+    }
+
+   private:
+    __device__ __forceinline__ static const Memory* address(const void* data, int64_t at) {
+        return reinterpret_cast<const Memory*>(static_cast<const Storage*>(data) + at);
+    }
+};
 
 template <class Format>
 __device__ __forceinline__ typename Format::Compute load_element(const void* data, int64_t at) {
