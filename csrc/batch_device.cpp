@@ -4,13 +4,12 @@
 
 #include "batch.h"
 #include "cpu/factored.h"
+#include "device.h"
 
 namespace py = pybind11;
 
 namespace fastopt {
 namespace {
-
-cuda::Stream stream_of(int device) { return {device, current_stream(device)}; }
 
 template <class T>
 T* reserve(int device, int64_t count, std::vector<py::object>& held) {

@@ -80,7 +80,7 @@ void register_dropout(py::module_& m) {
           py::arg("offset"), py::arg("threshold"), py::arg("scale"), py::arg("threads"));
     m.def("write_mask", &write_mask, py::arg("out"), py::arg("n"), py::arg("packed"), py::arg("seed"),
           py::arg("offset"), py::arg("threshold"), py::arg("threads"));
-    m.def("philox_blocks", &philox_blocks, py::arg("key"), py::arg("first"), py::arg("counter_high"), py::arg("count"));
+    m.def("philox_blocks", &philox_blocks, py::arg("out"), py::arg("key"), py::arg("first"), py::arg("counter_high"));
 }
 
 void register_batch_norm(py::module_& m) {

@@ -140,6 +140,12 @@ void increment_version(const py::list& tensors) {
     Py_DECREF(none);
 }
 
+Memory memory_of(py::handle tensor) {
+    const bool on_host = tensor.attr("is_cpu").cast<bool>();
+    return {reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<uintptr_t>()),
+            on_host ? cuda::device_of_host() : tensor.attr("get_device")().cast<int>()};
+}
+
 DeviceMemory allocate(int device, size_t bytes) {
     DeviceMemory memory;
     if (bytes == 0) return memory;

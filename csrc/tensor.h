@@ -38,6 +38,13 @@ void increment_version(const pybind11::list& tensors);
 void use_intake(const std::string& name);
 std::string intake_in_use();
 
+// Where a contiguous tensor of any type, of integers too, has its elements.
+struct Memory {
+    void* data;
+    int device;
+};
+Memory memory_of(pybind11::handle tensor);
+
 // Exactly a torch.Tensor or Parameter: a subclass may hold its memory elsewhere.
 bool is_plain(PyObject* tensor);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../rules/prologue.h"
+#include "../rules/scalars.h"
 #include "convert.h"
 #include "stream.h"
 
@@ -19,17 +20,6 @@ template <class T>
 constexpr DType kNative = DType::f32;
 template <>
 constexpr DType kNative<double> = DType::f64;
-
-template <template <class> class Scalars, class T>
-Scalars<T> round_scalars(const double* values) {
-    constexpr int count = sizeof(Scalars<T>) / sizeof(T);
-    static_assert(count <= kMaxScalars);
-    T rounded[count];
-    for (int i = 0; i < count; ++i) rounded[i] = T(values[i]);
-    Scalars<T> scalars;
-    __builtin_memcpy(&scalars, rounded, sizeof scalars);
-    return scalars;
-}
 
 // Elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
 template <class T>

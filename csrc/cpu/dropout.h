@@ -142,13 +142,14 @@ void drop_and_sum(const DropoutTask& task, int64_t begin, int64_t end) {
     const int64_t across = (task.columns + kSumColumns - 1) / kSumColumns;
     alignas(64) uint8_t flags[kSumColumns];
     alignas(64) T buffer[kSumColumns];
-    alignas(64) double sums[kSumColumns];
+    alignas(64) double strip[kSumColumns];
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t block = unit / across, column = unit % across * kSumColumns;
         const int64_t first = block * kSumRows;
         const int64_t last = first + kSumRows < task.rows ? first + kSumRows : task.rows;
         const int n = int(task.columns - column < kSumColumns ? task.columns - column : kSumColumns);
-        for (int i = 0; i < n; ++i) sums[i] = 0;
+        double* const sums = task.column_sums + block * task.columns + column;
+        for (int i = 0; i < n; ++i) sums[i] = strip[i] = 0;
         for (int64_t r = first; r < last; ++r) {
             const int64_t at = r * task.columns + column;
             fill_flags(task.mask, uint64_t(at), n, flags);
@@ -159,11 +160,15 @@ void drop_and_sum(const DropoutTask& task, int64_t begin, int64_t end) {
             for (int i = 0; i < n; ++i) {
                 const T value = Dropout::apply(Operands<T>{grad[i], 0, 0}, flags[i], scalars);
                 out[i] = value;
-                sums[i] += double(value);
+                strip[i] += double(value);
             }
             if (task.out.data != nullptr) store(task.out, at, n, out);
+            if ((r + 1) % kSumStrip == 0 || r + 1 == last)
+                for (int i = 0; i < n; ++i) {
+                    sums[i] += strip[i];
+                    strip[i] = 0;
+                }
         }
-        __builtin_memcpy(task.column_sums + block * task.columns + column, sums, size_t(n) * sizeof(double));
     }
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 // Flags of the `n` elements from `element` on.
 inline void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* flags) {
-    if (mask.threshold == 0 || mask.threshold >= Mask::kCertain) {
+    if (decided(mask)) {
         __builtin_memset(flags, mask.threshold == 0, size_t(n));
         return;
     }

@@ -9,8 +9,9 @@
 
 namespace fastopt {
 
-struct Program;   // rules/program.h
-struct NormTask;  // norm/task.h
+struct Program;      // rules/program.h
+struct NormTask;     // norm/task.h
+struct DropoutTask;  // random/task.h
 
 // Scalars of a step as kernels on a device read them: rounded once, to either compute type; 16 bytes at a time.
 struct alignas(16) ScalarSet {
@@ -75,6 +76,18 @@ void norm_settle(const Stream& stream, const NormTask& task, NormSource source);
 // The elements.
 void norm_apply(const Stream& stream, const NormTask& task);
 void norm_gradient(const Stream& stream, const NormTask& task);
+
+// Dropout. A rule of the dropout table. The task's layout is the host's memory.
+void drop(const Stream& stream, int rule, const DropoutTask& task);
+
+// The gradients of x and, by way of the task's column sums, of the bias.
+void drop_and_sum(const Stream& stream, const DropoutTask& task, const Array& grad_bias);
+
+// The first `n` flags of a mask: a byte each, or, `packed`, a bit.
+void write_mask(const Stream& stream, const DropoutTask& task, int64_t n, bool packed);
+
+// The blocks of `count` counters from `first` on.
+void write_blocks(const Stream& stream, const DropoutTask& task, uint64_t first, int64_t count);
 
 }  // namespace cuda
 }  // namespace fastopt

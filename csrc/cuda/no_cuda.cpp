@@ -31,5 +31,9 @@ void norm_sums(const Stream&, const NormTask&) { absent(); }
 void norm_settle(const Stream&, const NormTask&, NormSource) { absent(); }
 void norm_apply(const Stream&, const NormTask&) { absent(); }
 void norm_gradient(const Stream&, const NormTask&) { absent(); }
+void drop(const Stream&, int, const DropoutTask&) { absent(); }
+void drop_and_sum(const Stream&, const DropoutTask&, const Array&) { absent(); }
+void write_mask(const Stream&, const DropoutTask&, int64_t, bool) { absent(); }
+void write_blocks(const Stream&, const DropoutTask&, uint64_t, int64_t) { absent(); }
 
 }  // namespace fastopt::cuda

@@ -17,6 +17,12 @@ struct BitsOf<double> {
     using type = uint64_t;
 };
 
+#if defined(__CUDA_ARCH__)  // an instruction
+template <class T>
+FASTOPT_HD T select(uint8_t keep, T kept, T dropped) {
+    return keep != 0 ? kept : dropped;
+}
+#else
 // On bit patterns, so that a dropped inf or NaN leaves no trace, and so that compilers vectorise it
 // (a conditional kept them from it on AVX2: 4 times slower).
 template <class T>
@@ -30,6 +36,7 @@ FASTOPT_HD T select(uint8_t keep, T kept, T dropped) {
     __builtin_memcpy(&kept, &a, sizeof a);
     return kept;
 }
+#endif
 
 // x and, where the rule has them, the element of `residual` and of `bias`.
 template <class T>

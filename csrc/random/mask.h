@@ -15,6 +15,9 @@ struct Mask {
 
 namespace {
 
+// Nothing has to be drawn to know that all elements are kept, or that all are dropped.
+FASTOPT_HD bool decided(const Mask& mask) { return mask.threshold == 0 || mask.threshold >= Mask::kCertain; }
+
 // 48 random bits decide about an element. The first 16 are enough unless they equal the threshold's:
 // one element in 65536 looks at the other 32, in a block of its own.
 constexpr int kElementsPerBlock = 8;
@@ -27,10 +30,14 @@ FASTOPT_HD bool tie_kept(const Mask& mask, uint64_t element) {
     return Philox::block(mask.seed, counter, mask.offset).word[0] >= other_bits(mask);
 }
 
+// The first bits of one of a block's elements.
+FASTOPT_HD uint32_t bits_of_element(const Philox& block, unsigned within) {
+    return block.word[within / 2] >> (within % 2 * 16) & 0xffffu;
+}
+
 FASTOPT_HD bool kept(const Mask& mask, uint64_t element) {
     const Philox block = Philox::block(mask.seed, element / kElementsPerBlock, mask.offset);
-    const unsigned within = unsigned(element % kElementsPerBlock);
-    const uint32_t drawn = block.word[within / 2] >> (within % 2 * 16) & 0xffffu;
+    const uint32_t drawn = bits_of_element(block, unsigned(element % kElementsPerBlock));
     return drawn > first_bits(mask) || (drawn == first_bits(mask) && tie_kept(mask, element));
 }
 

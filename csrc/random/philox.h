@@ -14,13 +14,23 @@ struct Philox {
 
     uint32_t word[4];
 
+    FASTOPT_HD static uint64_t product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)  // nvcc takes the factors for 64-bit numbers, and adds the product of their upper halves
+        uint64_t wide;
+        asm("mul.wide.u32 %0, %1, %2;" : "=l"(wide) : "r"(a), "r"(b));
+        return wide;
+#else
+        return uint64_t(a) * b;
+#endif
+    }
+
     // The counter in 64-bit halves, low words first; likewise the key.
     FASTOPT_HD static Philox block(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
         uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
         uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
         uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
         for (int round = 0; round < rounds; ++round) {
-            const uint64_t p0 = uint64_t(multiplier0) * c0, p1 = uint64_t(multiplier1) * c2;
+            const uint64_t p0 = product(c0, multiplier0), p1 = product(c2, multiplier1);
             c0 = uint32_t(p1 >> 32) ^ c1 ^ k0;
             c1 = uint32_t(p1);
             c2 = uint32_t(p0 >> 32) ^ c3 ^ k1;

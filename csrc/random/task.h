@@ -20,19 +20,21 @@ struct MaskLayout {
     int64_t elements_per_unit;
 };
 
-// Elements of a tile: `kAcross` along the mask times `kAlong` along memory.
+// Elements of a tile on the CPU: `kAcross` along the mask times `kAlong` along memory.
 constexpr int64_t kAcross = 256;
 constexpr int64_t kAlong = 64;
 
-// Rows and columns of a block of column sums: their shape depends on nothing else.
-constexpr int64_t kSumRows = 256;
-constexpr int64_t kSumColumns = 1024;
+// Sums of columns have one shape: strips of rows, the strips of a block in their order, the blocks in theirs.
+constexpr int64_t kSumStrip = 16;
+constexpr int64_t kSumRows = 128;
+constexpr int64_t kSumColumns = 1024;  // of a unit of work on the CPU
 
 struct DropoutTask {
     Mask mask;
     const MaskLayout* layout;
     Array out, input, residual, bias;  // no data where there is none
     int64_t rows, columns;             // of the bias: one number per column
+    const uint64_t* seed;              // the mask's, where only a device knows it; otherwise null
     double scalars[kMaxScalars];
     double* column_sums;  // [blocks of rows][columns]
 };

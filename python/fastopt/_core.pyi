@@ -67,7 +67,7 @@ def drop(
     residual: Tensor | None,
     bias: Tensor | None,
     mask_dims: int,
-    seed: int,
+    seed: int | Tensor,
     offset: int,
     threshold: int,
     scalars: tuple[float, ...],
@@ -77,14 +77,16 @@ def drop_and_sum(
     grad_input: Tensor | None,
     grad_bias: Tensor,
     grad: Tensor,
-    seed: int,
+    seed: int | Tensor,
     offset: int,
     threshold: int,
     scale: float,
     threads: int,
 ) -> bool: ...
-def write_mask(out: Tensor, n: int, packed: bool, seed: int, offset: int, threshold: int, threads: int) -> None: ...
-def philox_blocks(key: int, first: int, counter_high: int, count: int) -> bytes: ...
+def write_mask(
+    out: Tensor, n: int, packed: bool, seed: int | Tensor, offset: int, threshold: int, threads: int
+) -> None: ...
+def philox_blocks(out: Tensor, key: int, first: int, counter_high: int) -> None: ...
 def activations() -> tuple[str, ...]: ...
 def batch_norm(
     out: Tensor,

@@ -96,6 +96,11 @@ inline int __any_sync(unsigned mask, int yes, emulator::Site site = emulator::Si
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
+}
 
 // Threads take turns, so that plain accesses are atomic, and in order.
 inline void __threadfence() {}

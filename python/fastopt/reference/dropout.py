@@ -17,7 +17,7 @@ from .operands import dense, known, strides
 from .philox import philox
 
 CERTAIN = 1 << 48  # the threshold of a probability of 1
-_SUM_ROWS = 256  # rows whose sums are taken before they are added to the others'
+_SUM_STRIP, _SUM_ROWS = 16, 128  # rows whose sums are taken before they are added to the others'
 
 
 def flags(elements: Array, seed: int, offset: int, threshold: int) -> Array:
@@ -109,6 +109,15 @@ def drop(
     return True
 
 
+def _sums(rows: Array, count: int) -> Array:
+    """Each of ``count`` rows, in their order."""
+    sums = np.zeros((-(-len(rows) // count), rows.shape[1]))
+    for i in range(min(count, len(rows))):
+        some = rows[i::count]
+        sums[: len(some)] += some
+    return sums
+
+
 def drop_and_sum(
     grad_input: Tensor | None,
     grad_bias: Tensor,
@@ -128,12 +137,8 @@ def drop_and_sum(
         if grad_input is not None:
             half.store(values, flat(grad_input))
         rows = values.astype(np.float64).reshape(-1, columns) if columns else np.zeros((0, 0))
-        total = np.zeros(columns)
-        for begin in range(0, len(rows), _SUM_ROWS):
-            block = np.zeros(columns)
-            for row in rows[begin : begin + _SUM_ROWS]:
-                block += row
-            total += block
+        blocks = _sums(_sums(rows, _SUM_STRIP), _SUM_ROWS // _SUM_STRIP)
+        total = _sums(blocks, max(len(blocks), 1)).sum(0)
         half.store(total.astype(values.dtype), flat(grad_bias))
     return True
 

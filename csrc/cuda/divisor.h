@@ -1,0 +1,39 @@
+// Division by a number that the host knows. A GPU has no instruction for it, and 64 bits are a function call.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace fastopt::cuda {
+namespace {
+
+// Granlund and Montgomery, "Division by invariant integers using multiplication" (PLDI 1994), figure 4.1.
+class Divisor {
+   public:
+    Divisor() = default;
+    explicit Divisor(int64_t number) : number_(static_cast<uint64_t>(number)) {  // 1 to 2^62
+        __extension__ using Wide = unsigned __int128;
+        unsigned bits = 0;
+        while (uint64_t{1} << bits < number_) ++bits;
+        multiplier_ = static_cast<uint64_t>((static_cast<Wide>((uint64_t{1} << bits) - number_) << 64) / number_) + 1;
+        first_shift_ = bits > 0;
+        second_shift_ = bits > 0 ? bits - 1 : 0;
+    }
+
+    struct Result {
+        uint64_t quotient, remainder;
+    };
+    __device__ __forceinline__ Result divide(uint64_t n) const {
+        const uint64_t high = __umul64hi(multiplier_, n);
+        const uint64_t quotient = (high + ((n - high) >> first_shift_)) >> second_shift_;
+        return {quotient, n - quotient * number_};
+    }
+
+   private:
+    uint64_t number_, multiplier_;
+    uint32_t first_shift_, second_shift_;
+};
+
+}  // namespace
+}  // namespace fastopt::cuda
