@@ -10,11 +10,12 @@ from . import mask
 
 
 class Call:
-    """One application of one rule: everything but its tensors. All that is kept for the backward pass."""
+    """One application of one rule: everything but its tensors. All that is kept for the backward pass. A seed that only
+    a GPU knows is a tensor there."""
 
     __slots__ = ("dims", "kernel", "offset", "p", "rule", "scalars", "seed", "threshold")
 
-    def __init__(self, rule: str, p: float, dims: int, seed: int, offset: int) -> None:
+    def __init__(self, rule: str, p: float, dims: int, seed: int | Tensor, offset: int) -> None:
         self.rule, self.p, self.dims, self.seed, self.offset = rule, p, dims, seed, offset
         self.kernel, self.threshold, self.scalars = mask.constants(rule, p)
 
@@ -32,6 +33,7 @@ class Call:
         if self._run_dense(result, input, residual, bias):
             return result
         check_type(self.rule, input)
+        check_device(self.rule, input)
         with torch.no_grad():
             plain = input.as_subclass(Tensor)
             if bias is None:
@@ -76,6 +78,7 @@ class Call:
             torch.get_num_threads(),
         )
         if not taken:
+            check_device(self.rule, grad)
             raise RuntimeError(f"{self.rule}: cannot take a gradient of type {grad.dtype} on {grad.device}")
         return grad_input, grad_bias
 
@@ -87,6 +90,11 @@ def check_type(rule: str, tensor: Tensor) -> None:
         raise RuntimeError(f"{rule}: input has to be {kinds}, but got {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{rule}: input has to be strided, but got {tensor.layout}")
+
+
+def check_device(rule: str, tensor: Tensor) -> None:
+    if why := _runtime.why_not(tensor.device):
+        raise RuntimeError(f"{rule}: input is on device '{tensor.device}'; {why}")
 
 
 def _like(input: Tensor, other: Tensor) -> Tensor:

@@ -11,22 +11,22 @@ from .call import Call, check_type
 from .operators import OperatorCall
 
 
-def _seed(p: float, seed: int | None, generator: torch.Generator | None) -> int:
+def _seed(input: Tensor, p: float, seed: int | None, generator: torch.Generator | None) -> int | Tensor:
     """The one given, or one drawn; nothing is drawn where it would decide nothing."""
     if seed is None:
-        return mask.draw_seed(generator) if 0 < p < 1 else 0
+        return mask.draw_seed(input, generator) if 0 < p < 1 else 0
     return int(seed)
 
 
 def _operator_call(
-    rule: str, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None
+    rule: str, input: Tensor, p: float, dims: int, seed: int | None, offset: int, generator: torch.Generator | None
 ) -> OperatorCall:
     if seed is None and 0 < p < 1:
         if jit_tracing():
             raise RuntimeError(f"{rule}: torch.jit.trace would freeze the mask; use torch.export, eval() or a seed")
-        drawn = operators.draw_seed(generator)
+        drawn = operators.draw_seed(input, generator)
     else:
-        drawn = operators.as_tensor(int(seed or 0))
+        drawn = operators.as_tensor(int(seed or 0), operators.place_of_seed(input.device))
     return OperatorCall(rule, p, dims, drawn, mask.signed(int(offset)))
 
 
@@ -49,11 +49,11 @@ def drop(
     if observed() or foreign(input):
         if not jit_tracing() and input.numel() == 0:
             return input
-        result = operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input)
+        result = operators.dropout(_operator_call(rule, input, p, dims, seed, offset, generator), input)
         return input.copy_(result) if inplace else result
     if input.numel() == 0:
         return input
-    call = Call(rule, p, dims, _seed(p, seed, generator), offset)
+    call = Call(rule, p, dims, _seed(input, p, seed, generator), offset)
     return autograd.apply_in_place(call, input) if inplace else autograd.apply(call, input)
 
 
@@ -72,5 +72,6 @@ def drop_and_add(
     if not jit_tracing() and input.numel() == 0:
         p = 0.0
     if observed() or foreign(input) or foreign(residual) or (bias is not None and foreign(bias)):
-        return operators.dropout(_operator_call(rule, p, dims, seed, offset, generator), input, residual, bias)
-    return autograd.apply(Call(rule, p, dims, _seed(p, seed, generator), offset), input, residual, bias)
+        call = _operator_call(rule, input, p, dims, seed, offset, generator)
+        return operators.dropout(call, input, residual, bias)
+    return autograd.apply(Call(rule, p, dims, _seed(input, p, seed, generator), offset), input, residual, bias)

@@ -76,10 +76,28 @@ class _Drawn(threading.local):
 _drawn = _Drawn()
 
 
-def draw_seed(generator: torch.Generator | None) -> int:
-    """63 bits from torch's generator of the CPU, or from ``generator``."""
+def draw_seed(input: Tensor, generator: torch.Generator | None) -> int | Tensor:
+    """63 bits for a mask of ``input``, from torch's generator of the CPU or from ``generator``: a number, unless only a
+    GPU may know it, where a CUDA graph draws anew at each replay. Nobody waits for it there."""
+    if _runtime.on_device(input):
+        if generator is not None and generator.device.type == "cuda":
+            if generator.device != input.device:
+                raise RuntimeError(f"generator is on {generator.device}, but the input on {input.device}")
+            return draw_seed_on(input.device, generator)
+        if _runtime.capturing():
+            if generator is not None:
+                raise RuntimeError(
+                    "a CUDA graph would repeat what a generator of the CPU draws now: leave generator out, or pass "
+                    f"one of {input.device} that is registered with the graph"
+                )
+            return draw_seed_on(input.device)
     seed = _drawn.seed
     return int((seed.random_() if generator is None else seed.random_(generator=generator)).item())
+
+
+def draw_seed_on(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """A 0-dim tensor of them, from that device's generator."""
+    return torch.empty((), dtype=torch.int64, device=device).random_(generator=generator)
 
 
 def check_word(name: str, value: int) -> int:
@@ -102,16 +120,20 @@ def unsigned(number: int) -> int:
     return number & (_WORD - 1)
 
 
-def empty(shape: tuple[int, ...], packed: bool) -> Tensor:
+def empty(shape: tuple[int, ...], packed: bool, device: torch.device) -> Tensor:
     """Memory for a mask."""
     if packed:
-        return torch.empty((math.prod(shape) + 7) // 8, dtype=torch.uint8, device="cpu")
-    return torch.empty(shape, dtype=torch.bool, device="cpu")
+        return torch.empty((math.prod(shape) + 7) // 8, dtype=torch.uint8, device=device)
+    return torch.empty(shape, dtype=torch.bool, device=device)
 
 
-def write(shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool) -> Tensor:
+def write(
+    shape: tuple[int, ...], p: float, seed: int | Tensor, offset: int, packed: bool, device: torch.device
+) -> Tensor:
     """The mask itself."""
-    out = empty(shape, packed)
+    if why := _runtime.why_not(device):
+        raise RuntimeError(f"dropout_mask: cannot make a mask on device '{device}'; {why}")
+    out = empty(shape, packed, device)
     if out.numel() > 0:
         n = math.prod(shape)
         _runtime.kernels.write_mask(out, n, packed, seed, offset, threshold(p), torch.get_num_threads())

@@ -1,6 +1,7 @@
 """The dropout family as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``, dispatch modes
 and tensor subclasses. Drawing is one operator, the only random one; what it draws makes the others pure functions,
-which may be recomputed, split or moved. The seed travels as a 0-dim int64 tensor. Their gradients are in ``autograd``.
+which may be recomputed, split or moved. The seed travels as a 0-dim int64 tensor; for a CUDA tensor it is on its
+device, where nobody waits for it and graphs draw anew at each replay. Their gradients are in ``autograd``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ _ops = torch.ops.fastopt
 _CPU = torch.device("cpu")
 
 
+def place_of_seed(device: torch.device) -> torch.device:
+    """For the mask of a tensor there."""
+    return device if device.type == "cuda" else _CPU
+
+
 class OperatorCall:
     """A ``Call`` whose seed is a tensor, and whose kernel is an operator."""
 
@@ -52,29 +58,33 @@ class OperatorCall:
 AnyCall: TypeAlias = Call | OperatorCall
 
 
-def _as_operator(call: AnyCall) -> OperatorCall:
+def _as_operator(call: AnyCall, device: torch.device) -> OperatorCall:
     if isinstance(call, OperatorCall):
         return call
-    return OperatorCall(call.rule, call.p, call.dims, as_tensor(call.seed), mask.signed(call.offset))
+    seed = call.seed if isinstance(call.seed, Tensor) else as_tensor(call.seed, place_of_seed(device))
+    return OperatorCall(call.rule, call.p, call.dims, seed, mask.signed(call.offset))
 
 
 def dropout(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """``call`` through the dispatcher."""
-    of = _as_operator(call)
+    of = _as_operator(call, input.device)
     return _ops.dropout(input, of.seed, of.rule, of.p, of.offset, of.dims, residual, bias)
 
 
 def dropout_gradients(call: AnyCall, grad: Tensor) -> tuple[Tensor, Tensor]:
-    of = _as_operator(call)
+    of = _as_operator(call, grad.device)
     return _ops.dropout_gradients(grad, of.seed, of.rule, of.p, of.offset)
 
 
-def dropout_mask(shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool) -> Tensor:
-    return _ops.dropout_mask(shape, as_tensor(seed), p, mask.signed(offset), packed)
+def dropout_mask(
+    shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool, device: torch.device
+) -> Tensor:
+    """Where the seed is, the mask will be."""
+    return _ops.dropout_mask(shape, as_tensor(seed, device), p, mask.signed(offset), packed)
 
 
-def as_tensor(seed: int) -> Tensor:
-    return torch.full((), mask.signed(seed), dtype=torch.int64, device=_CPU)
+def as_tensor(seed: int, device: torch.device) -> Tensor:
+    return torch.full((), mask.signed(seed), dtype=torch.int64, device=device)
 
 
 _sites = itertools.count()
@@ -86,22 +96,23 @@ def _site() -> int:
     return next(_sites)
 
 
-def draw_seed(generator: torch.Generator | None) -> Tensor:
+def draw_seed(input: Tensor, generator: torch.Generator | None) -> Tensor:
+    """For a mask of ``input``."""
     if generator is None:
-        return _ops.draw_seed(_site(), device=_CPU)
+        return _ops.draw_seed(_site(), device=place_of_seed(input.device))
     if not torch.compiler.is_compiling():
         with temporarily_clear_interpreter_stack():  # operators cannot carry a generator, and vmap refuses it
-            drawn = mask.draw_seed(generator)
-        return as_tensor(drawn)
+            drawn = mask.draw_seed(input, generator)
+        return drawn if isinstance(drawn, Tensor) else as_tensor(drawn, place_of_seed(input.device))
     return torch.empty((), dtype=torch.int64, device=_CPU).random_(generator=generator)
 
 
 # Kernels.
 
 
-def _words(seed: Tensor, offset: int) -> tuple[int, int]:
-    """Seed and offset, which operators carry as signed numbers."""
-    return mask.unsigned(int(seed.item())), mask.unsigned(offset)
+def _words(seed: Tensor, offset: int) -> tuple[int | Tensor, int]:
+    """Seed and offset, which operators carry as signed numbers. A seed on a GPU stays there."""
+    return seed if seed.is_cuda else mask.unsigned(int(seed.item())), mask.unsigned(offset)
 
 
 @torch.library.impl(library, "draw_seed", "CompositeExplicitAutograd")
@@ -110,6 +121,7 @@ def _(site: int, *, device: torch.device) -> Tensor:
 
 
 @torch.library.impl(library, "dropout", "CPU")
+@torch.library.impl(library, "dropout", "CUDA")
 def _(
     input: Tensor,
     seed: Tensor,
@@ -124,13 +136,15 @@ def _(
 
 
 @torch.library.impl(library, "dropout_gradients", "CPU")
+@torch.library.impl(library, "dropout_gradients", "CUDA")
 def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
     return Call(rule, p, grad.ndim, *_words(seed, offset)).sums(grad, True)
 
 
 @torch.library.impl(library, "dropout_mask", "CPU")
+@torch.library.impl(library, "dropout_mask", "CUDA")
 def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
-    return mask.write(tuple(shape), p, *_words(seed, offset), packed)
+    return mask.write(tuple(shape), p, *_words(seed, offset), packed, seed.device)
 
 
 # What they return, for those who only look at shapes.
@@ -154,7 +168,7 @@ def _(grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("fastopt::dropout_mask")
 def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
-    return mask.empty(tuple(shape), packed)
+    return mask.empty(tuple(shape), packed, seed.device)
 
 
 # vmap. torch before 2.5 does the same by itself, and warns.

@@ -79,7 +79,15 @@ def drop_connect(
     return dropout(weight, p, training, seed=seed, offset=offset, generator=generator)
 
 
-def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int = 0, packed: bool = False) -> Tensor:
+def dropout_mask(
+    shape: int | Sequence[int],
+    p: float,
+    *,
+    seed: int,
+    offset: int = 0,
+    packed: bool = False,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """The mask that the functions above apply: what ``seed`` and ``offset`` keep.
 
     Args:
@@ -87,6 +95,7 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
         p: probability of an element to be dropped.
         seed, offset: ints from 0 to 2**64 - 1.
         packed: eight elements to a byte, the first in the lowest bit; unused bits are 0.
+        device: of the mask; its bits are the same everywhere.
 
     Returns:
         A bool tensor of ``shape``, true where the element is kept; or, ``packed``, a uint8 tensor of
@@ -94,6 +103,7 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
 
     Raises:
         ValueError: ``shape``, ``p``, ``seed`` or ``offset`` is out of range.
+        RuntimeError: there are no kernels for ``device``.
     """
     p = mask.check_p(p)
     seed, offset = mask.check_word("seed", seed), mask.check_word("offset", offset)
@@ -101,4 +111,4 @@ def dropout_mask(shape: int | Sequence[int], p: float, *, seed: int, offset: int
     if min(sizes, default=0) < 0:
         raise ValueError(f"shape has a negative dimension: {sizes}")
     make = operators.dropout_mask if observed() else mask.write
-    return make(sizes, p, seed, offset, packed)
+    return make(sizes, p, seed, offset, packed, torch.device(device))
