@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastopt.nn.functional as F
-from dropouts import FAMILY, IN_PLACE, Family
+from dropouts import FAMILY, IN_PLACE, SHAPES, Family, KernelCall, calls, formats
 from fastopt import _core, reference
-from fastopt.nn._dropout import mask
 from support import DTYPES, ISAS, SIZES, Guarded, assert_same_bits, running, some_values
 
 PROBABILITIES = [1e-6, 0.1, 1 / 3, 0.5, 0.999, 1.0]
@@ -71,23 +70,6 @@ def test_bias_gradient_at_the_edges_of_its_blocks(shape: tuple[int, ...]) -> Non
         for grads in zip(*everywhere(lambda inputs=inputs: family.gradients(*inputs)), strict=True):
             for grad in grads[1:]:
                 assert_same_bits(grad, grads[0])
-
-
-def formats(x: Tensor) -> dict[str, Tensor]:
-    """The same values in other places of memory."""
-    turned = list(range(x.ndim))[::-1]
-    wide = torch.zeros(*x.shape[:-1], 2 * x.shape[-1] + 3, dtype=x.dtype)
-    sliced = wide[..., 3::2]
-    found = {"turned": x.permute(turned).contiguous().permute(turned), "sliced": sliced.copy_(x)}
-    if x.ndim in (4, 5):
-        last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        found["channels last"] = x.to(memory_format=last)
-    for d in range(x.ndim):  # each dimension innermost once
-        found[f"dimension {d} innermost"] = x.movedim(d, -1).contiguous().movedim(-1, d)
-    return found
-
-
-SHAPES = [(2, 64, 16, 17), (3, 130, 7, 7), (2, 3, 33, 40), (1, 5, 300, 1), (2, 65, 2, 3, 50), (300, 300), (4, 1, 6)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -156,39 +138,13 @@ def test_lazily_negated(family: Family) -> None:
     assert_same_bits(lazy, eager)
 
 
-@st.composite
-def calls(draw: st.DrawFn) -> dict[str, Any]:
-    shape = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 17, 64, 70, 257]), min_size=0, max_size=5))
-    while torch.Size(shape).numel() > 60_000:
-        shape.pop()
-    return {
-        "shape": shape,
-        "order": draw(st.permutations(range(len(shape)))),
-        "dims": draw(st.integers(0, len(shape))),
-        "rule": draw(st.sampled_from(["dropout", "alpha_dropout", "dropout_add"])),
-        "dtype": draw(st.sampled_from([*DTYPES, torch.complex64])),
-        "p": draw(st.sampled_from([1e-9, 0.2, 1 / 3, 0.5, 0.99, 1.0]) | st.floats(0, 1)),
-        "seed": draw(st.integers(0, 2**64 - 1)),
-        "offset": draw(st.integers(0, 2**64 - 1)),
-        "isa": draw(st.sampled_from(ISAS)),
-        "threads": draw(st.sampled_from([1, 2])),
-    }
-
-
-@given(calls())
+@given(calls(), st.sampled_from(ISAS), st.sampled_from([1, 2]))
 @settings(max_examples=300, deadline=None)
-def test_any_layout_and_mask(call: dict[str, Any]) -> None:
+def test_any_layout_and_mask(call: KernelCall, isa: str, threads: int) -> None:
     """Kernel and reference on dense tensors of any order of dimensions, with masks of any number of them."""
-    order = call["order"]
-    memory = some_values([call["shape"][d] for d in order], torch.float32, 1).to(call["dtype"])
-    x = memory.permute([order.index(d) for d in range(len(order))])
-    kernel, threshold, scalars = mask.constants(call["rule"], call["p"])
-    rest = call["dims"], call["seed"], call["offset"], threshold, scalars, call["threads"]
-    ours, theirs = torch.empty_like(x), torch.empty_like(x)
-    with running(isa=call["isa"], threads=call["threads"]):
-        assert _core.drop(kernel, ours, x, x, None, *rest)
-    assert reference.drop(kernel, theirs, x, x, None, *rest)
-    assert_same_bits(ours, theirs)
+    with running(isa=isa, threads=threads):
+        ours = call.run(_core, threads)
+    assert_same_bits(ours, call.run(reference))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -37,7 +37,9 @@ def packed_bytes(kept: Tensor | np.ndarray[Any, Any]) -> bytes:
 
 def native_philox(key: int, first: int, counter_high: int, count: int) -> np.ndarray[Any, Any]:
     """As the reference's, for `count` counters from `first` on."""
-    return np.frombuffer(_core.philox_blocks(key, first, counter_high, count), np.uint32).reshape(-1, 4)
+    blocks = torch.empty((count, 4), dtype=torch.int32)
+    _core.philox_blocks(blocks, key, first, counter_high)
+    return blocks.numpy().view(np.uint32)
 
 
 def counters(first: int, count: int) -> np.ndarray[Any, Any]:
