@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from gpu import DEVICE, gpu
 
 from cases import ALL_CASES, Case, ids
-from support import DTYPES, SIZES, Guarded, assert_same_bits, running, some_values, state_tensors
+from gpu import DEVICE, assert_same, gpu
+from support import DTYPES, SIZES, Guarded, running, some_values
 
 STEPS = 3
 
@@ -18,16 +18,6 @@ def _train(case: Case, params: list[torch.Tensor], low: float, high: float, misa
             param.grad = grad.copy_(some_values(param.shape, param.dtype, 100 * step + i, low, high))
         optimizer.step()
     return optimizer
-
-
-def assert_same(ours, params, reference, expected) -> None:
-    """Parameters and all states; the reference is on the CPU."""
-    for i, (a, b) in enumerate(zip(params, expected, strict=True)):
-        assert_same_bits(a.cpu(), b, f"parameter {i}")
-        one, other = state_tensors(ours, a), state_tensors(reference, b)
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same_bits(one[key].cpu(), other[key], f"{key} of parameter {i}")
 
 
 def _guarded(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarded], list[torch.Tensor]]:
