@@ -1,7 +1,7 @@
 # The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES.
 set(FASTOPT_CUDA_PARTS 0 1 2 3)  # of rules.cu: kParts in csrc/cuda/rule_parts.h
 set(FASTOPT_CUDA_FILES
-  device dropout dropout_across dropout_mask dropout_sums norm_apply norm_channels norm_columns norm_gradient
+  adafactor device dropout dropout_across dropout_mask dropout_sums norm_apply norm_channels norm_columns norm_gradient
   norm_planes reductions settle)
 set(FASTOPT_CUDA_SOURCES csrc/cuda/no_cuda.cpp)
 set(FASTOPT_CUDA_ARCHITECTURES "")

@@ -3,8 +3,8 @@
 #include <map>
 
 #include "batch.h"
-#include "cpu/factored.h"
 #include "device.h"
+#include "rules/factored.h"
 
 namespace py = pybind11;
 
@@ -117,7 +117,8 @@ void Batch::run_on(int device) {
     place_scratch(tasks, reserve<double>(device, doubles, held));
 
     std::map<int, std::vector<const Task*>> by_rule;
-    for (const Task* task : tasks) by_rule[task->rule].push_back(task);
+    for (const Task* task : tasks)
+        if (task->n > 0) by_rule[task->rule].push_back(task);
     const py::gil_scoped_release released;
     settle_on(stream, tasks, sets, unknowns);
     for (const auto& [rule, own] : by_rule) cuda::update(stream, rule, own.data(), static_cast<int>(own.size()));

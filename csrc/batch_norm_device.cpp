@@ -6,8 +6,7 @@ namespace py = pybind11;
 
 namespace fastopt {
 
-BatchNormDevice::BatchNormDevice(const NormTask& task, int device)
-    : task_(task), stream_(stream_of(device)) {
+BatchNormDevice::BatchNormDevice(const NormTask& task, int device) : task_(task), stream_(stream_of(device)) {
     const NormLayout& l = task_.layout;
     const int64_t partials = 2 * (l.planes ? l.channels * l.chunks : l.columns * l.chunks + l.rest);
     const int64_t pairs = task_.pairs == nullptr ? 2 * l.channels : 0, coefficients = 5 * l.channels;  // of either type

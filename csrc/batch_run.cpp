@@ -6,7 +6,7 @@
 
 #include "batch.h"
 #include "cpu/dispatch.h"
-#include "cpu/factored.h"
+#include "rules/factored.h"
 #include "rules/prologue.h"
 #include "run_released.h"
 
@@ -145,7 +145,7 @@ void Batch::run_on_host(int threads) {
         for (const Task* task : tasks) {
             if (task->n == 0 || task->pass_count <= pass) continue;
             const bool tiled = task->shape.count > 0;
-            const int64_t units = tiled ? task->shape.count * tiles_per_matrix(task->shape) : task->n;
+            const int64_t units = tiled ? FactoredScratch::parts_of(task->shape) : task->n;
             jobs.push_back({task->passes[pass].kernel, task, units, std::max<int64_t>(task->n / units, 1)});
         }
         if (jobs.empty()) break;

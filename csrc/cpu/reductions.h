@@ -22,13 +22,13 @@ FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int
     for (int l = 0; i + l < n; ++l) lanes[l] = join(lanes[l], term(double(values[i + l])));
 }
 
-// Squares go to the lanes, and each to a sum of its own.
-template <class T>
+// Squares go to the lanes, and each to a sum of its own, which it begins where `kBegins`.
+template <bool kBegins, class T>
 FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each, const T* __restrict values, int n) {
     const auto add = [&](int i, int l) {
         const double square = double(values[i + l]) * double(values[i + l]);
         lanes[l] += square;
-        each[i + l] += square;
+        each[i + l] = kBegins ? square : each[i + l] + square;
     };
     int i = 0;
     for (; i + kLanes <= n; i += kLanes)
@@ -47,7 +47,7 @@ FASTOPT_HD double merge(double* lanes, Join join) {
 constexpr auto kPlus = [](double a, double b) { return a + b; };
 constexpr auto kSquare = [](double x) { return x * x; };
 
-// A sum over the results of chunks. Zero of them make the sum's start.
+// In 32 lanes, however many values there are: for the results of chunks. Zero of them make the sum's start.
 template <class T, class Join>
 FASTOPT_HD double in_lanes(const T* values, int64_t n, double start, Join join) {
     alignas(64) double lanes[kLanes];
@@ -57,9 +57,15 @@ FASTOPT_HD double in_lanes(const T* values, int64_t n, double start, Join join) 
     return merge(lanes, join);
 }
 
+// The sum of numbers in memory, chunks and all.
 template <class T>
 FASTOPT_HD double sum(const T* values, int64_t n) {
-    return in_lanes(values, n, 0, kPlus);
+    if (n <= kSumChunk) return in_lanes(values, n, 0, kPlus);
+    alignas(64) double lanes[kLanes] = {};
+    int lane = 0;
+    for (int64_t chunk = 0; chunk < n; chunk += kSumChunk, lane = (lane + 1) % kLanes)
+        lanes[lane] += in_lanes(values + chunk, n - chunk < kSumChunk ? n - chunk : kSumChunk, 0, kPlus);
+    return merge(lanes, kPlus);
 }
 
 // Reads the gradient, or the parameter where there is none. The exponent is the first scalar.

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdint>
+#include "../common.h"
 
 namespace fastopt::cuda {
 namespace {
@@ -29,6 +29,17 @@ class Divisor {
         const uint64_t quotient = (high + ((n - high) >> first_shift_)) >> second_shift_;
         return {quotient, n - quotient * number_};
     }
+
+    __device__ __forceinline__ int64_t quotient(int64_t n) const { return int64_t(divide(uint64_t(n)).quotient); }
+
+    // The quotient of n; n becomes what is left.
+    __device__ __forceinline__ int64_t split(int64_t& n) const {
+        const Result result = divide(uint64_t(n));
+        n = int64_t(result.remainder);
+        return int64_t(result.quotient);
+    }
+
+    FASTOPT_HD int64_t number() const { return int64_t(number_); }
 
    private:
     uint64_t number_, multiplier_;

@@ -1,8 +1,10 @@
 // Rules of one pass on a device: a thread loads 16 bytes of every operand, prologue, rule, and stores them again.
 #pragma once
 
-#include "../rules/prologue.h"
+#include <vector>
+
 #include "memory.h"
+#include "scalars.h"
 #include "tensors.h"
 
 namespace fastopt::cuda {
@@ -13,56 +15,27 @@ constexpr int kBlocks = 2;  // of a multiprocessor, at least; without a bound th
 constexpr int64_t kPart =
     8192;  // elements of a block: enough to make up for its start, few enough for all to end together
 
-template <template <class> class Scalars, class T>
-FASTOPT_HD Scalars<T> scalars_from(const T* values) {
-    Scalars<T> scalars;
-    __builtin_memcpy(&scalars, __builtin_assume_aligned(values, alignof(ScalarSet)), sizeof scalars);
-    return scalars;
-}
-
-template <class T>
-__device__ __forceinline__ const T* prologue_of(const ScalarSet& set) {
-    if constexpr (sizeof(T) == sizeof(float))
-        return set.rounded_prologue;
-    else
-        return set.prologue;
-}
-
-template <class T>
-__device__ __forceinline__ const T* rule_of(const ScalarSet& set) {
-    if constexpr (sizeof(T) == sizeof(float))
-        return set.rounded_rule;
-    else
-        return set.rule;
-}
-
 // What happens to one element, for each kind of rule. `unscales`: the gradient is written, too; `rests`: nothing is.
+// `arrays` are those of the tensor, in the order of Places.
 
 template <class Rule>
 struct OnePass {
     static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = true;
+    static constexpr bool reads_grad = true, reads_scratch = false;
 
     template <class T>
-    struct Constants {
-        Prologue::Scalars<T> common;
+    struct Constants : Gradients<T> {
         typename Rule::template Scalars<T> own;
-        bool unscales;
         static constexpr bool rests = false;
 
-        __device__ __forceinline__ explicit Constants(const ScalarSet& set)
-            : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))),
-              own(scalars_from<Rule::template Scalars>(rule_of<T>(set))),
-              unscales(common.loss_scale != T(1)) {}
+        __device__ __forceinline__ Constants(const ScalarSet& set, void* const*)
+            : Gradients<T>(set), own(scalars_from<Rule::template Scalars>(rule_of<T>(set))) {}
     };
 
     template <class T>
     __device__ __forceinline__ static void update(T& param, T& grad, T* state, const Constants<T>& c) {
+        c.unscale(&grad, 1);
         T prepared = grad;
-        if (c.unscales) {
-            Prologue::unscale(&prepared, 1, c.common);
-            grad = prepared;
-        }
         Prologue::gradient(&param, &prepared, 1, c.common);
         param = Prologue::decayed(param, c.common);
         Rule::update(param, prepared, state, c.own);
@@ -72,14 +45,14 @@ struct OnePass {
 template <class Rule>
 struct Gradientless {
     static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = false;
+    static constexpr bool reads_grad = false, reads_scratch = false;
 
     template <class T>
     struct Constants {
         typename Rule::template Scalars<T> own;
         static constexpr bool unscales = false, rests = false;
 
-        __device__ __forceinline__ explicit Constants(const ScalarSet& set)
+        __device__ __forceinline__ Constants(const ScalarSet& set, void* const*)
             : own(scalars_from<Rule::template Scalars>(rule_of<T>(set))) {}
     };
 
@@ -92,7 +65,7 @@ struct Gradientless {
 // Gradients themselves, taken as parameters.
 struct Clip {
     static constexpr int states = 0;
-    static constexpr bool reads_grad = false;
+    static constexpr bool reads_grad = false, reads_scratch = false;
 
     template <class T>
     struct Constants {
@@ -100,7 +73,7 @@ struct Clip {
         static constexpr bool unscales = false;
         bool rests;
 
-        __device__ __forceinline__ explicit Constants(const ScalarSet& set)
+        __device__ __forceinline__ Constants(const ScalarSet& set, void* const*)
             : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))), rests(!Prologue::changes_grad(common)) {}
     };
 
@@ -114,7 +87,8 @@ struct Clip {
 template <class Rule>
 struct Places {
     static constexpr int states = 1 + Rule::reads_grad;
-    static constexpr int count = states + Rule::states;
+    static constexpr int scratch = states + Rule::states;
+    static constexpr int count = scratch + Rule::reads_scratch;
 };
 
 // At least one, as there are no arrays of none.
@@ -144,10 +118,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     constexpr int kCount = 4;
     const Part part = part_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[part.tensor];
-    const typename Rule::template Constants<T> constants(set);
-    if (set.skip != 0 || constants.rests) return;
     void* const* const arrays = tensors.arrays[part.tensor];
     const DType* const types = tensors.types[part.tensor];
+    const typename Rule::template Constants<T> constants(set, arrays);
+    if (set.skip != 0 || constants.rests) return;
     for (int64_t first = part.begin + threadIdx.x; first < part.end; first += kCount * kThreads) {
         Elements<Rule, T, kCount> elements{};
         const auto each = [&](auto visit) {
@@ -179,9 +153,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage));
     const Part part = part_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[part.tensor];
-    const typename Rule::template Constants<T> constants(set);
-    if (set.skip != 0 || constants.rests) return;
     void* const* const arrays = tensors.arrays[part.tensor];
+    const typename Rule::template Constants<T> constants(set, arrays);
+    if (set.skip != 0 || constants.rests) return;
     const int64_t vectors_end = part.end - part.end % kWidth;
     for (int64_t at = part.begin + int64_t(threadIdx.x) * kWidth; at < vectors_end; at += kThreads * kWidth) {
         Elements<Rule, T, kWidth> elements;
@@ -204,6 +178,65 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (Rule::reads_grad && constants.unscales) store_element<Format>(arrays[1], at, rest.grad[0]);
     for (int k = 0; k < Rule::states; ++k) store_element<StateFormat>(arrays[P::states + k], at, rest.states[k][0]);
 }
+
+// How a task's operands are stored, as far as there is a kernel for it.
+enum Kind { kF32, kF64, kBF16, kBF16WithF32, kF16, kF16WithF32, kOtherF32, kOtherF64, kKinds };
+
+template <class Rule>
+Kind kind_of(const Task& task) {
+    bool aligned = is_aligned(task.param.data) && is_aligned(task.grad.data), own = true, wide = Rule::states > 0;
+    for (int k = 0; k < Rule::states; ++k) {
+        aligned &= is_aligned(task.states[k].data);
+        own &= task.states[k].type == task.param.type;
+        wide &= task.states[k].type == DType::f32;
+    }
+    const bool f64 = task.param.type == DType::f64;
+    if (!aligned || !(own || wide)) return f64 ? kOtherF64 : kOtherF32;
+    switch (task.param.type) {
+        case DType::f32: return kF32;
+        case DType::f64: return kF64;
+        case DType::bf16: return own ? kBF16 : kBF16WithF32;
+        case DType::f16: return own ? kF16 : kF16WithF32;
+    }
+    return kOtherF32;
+}
+
+template <class Rule>
+void fill_arrays(Tensors<Places<Rule>::count>& tensors, int i, const Task& task) {
+    const auto set = [&](int k, const Array& array) {
+        tensors.arrays[i][k] = array.data;
+        tensors.types[i][k] = array.type;
+    };
+    set(0, task.param);
+    if (Rule::reads_grad) set(1, task.grad);
+    for (int k = 0; k < Rule::states; ++k) set(Places<Rule>::states + k, task.states[k]);
+    if (Rule::reads_scratch) tensors.arrays[i][Places<Rule>::scratch] = task.scratch;
+}
+
+// A step of many tensors.
+template <class Rule>
+struct Elementwise {
+    static void update(const Stream& stream, const Task* const* tasks, int count) {
+        using P = Places<Rule>;
+        using BF16 = Narrow<BFloat16>;
+        using F16 = Narrow<Float16>;
+        using F32 = Plain<float>;
+        using F64 = Plain<double>;
+        static constexpr void (*kernels[kKinds])(const Tensors<P::count>) = {
+            update_vectors<Rule, F32, F32>,  update_vectors<Rule, F64, F64>, update_vectors<Rule, BF16, BF16>,
+            update_vectors<Rule, BF16, F32>, update_vectors<Rule, F16, F16>, update_vectors<Rule, F16, F32>,
+            update_elements<Rule, float>,    update_elements<Rule, double>};
+        std::vector<const Task*> of_kind[kKinds];
+        for (int i = 0; i < count; ++i) of_kind[kind_of<Rule>(*tasks[i])].push_back(tasks[i]);
+        for (int kind = 0; kind < kKinds; ++kind) {
+            const std::vector<const Task*>& chosen = of_kind[kind];
+            for_tables<P::count>(chosen.data(), static_cast<int>(chosen.size()), kPart, fill_arrays<Rule>,
+                                 [&](const Tensors<P::count>& tensors, int64_t blocks) {
+                                     launch(stream, "update", kernels[kind], {blocks, kThreads}, tensors);
+                                 });
+        }
+    }
+};
 
 }  // namespace
 }  // namespace fastopt::cuda

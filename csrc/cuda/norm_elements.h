@@ -5,7 +5,7 @@
 // of each vector, two at most.
 #pragma once
 
-#include "divider.h"
+#include "divisor.h"
 #include "norm.h"
 
 namespace fastopt::cuda {
@@ -59,7 +59,7 @@ __device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t c
 
 struct Elements {
     NormTask task;
-    Divider inner, channels;
+    Divisor inner, channels;
     int64_t vectors, per_block;  // planes: vectors of all, and of a block
     int64_t cycle, step;         // columns: vectors after which channels repeat; a thread's next one is so far ahead
     int parts, rounds;           // columns: blocks along a cycle; vectors of a thread
@@ -69,7 +69,7 @@ struct Elements {
 template <class Work, class T>
 __device__ __forceinline__ void run_single(const Elements& elements, int64_t at) {
     const int64_t segment = elements.inner.quotient(at);
-    const int64_t channel = segment - elements.channels.quotient(segment) * elements.channels.divisor();
+    const int64_t channel = segment - elements.channels.quotient(segment) * elements.channels.number();
     const auto own = numbers_of<Work::projects, T>(elements.task, channel);
     Work::template run<Singles<T>>(elements.task, at, [&](int) { return own; });
 }
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ E
         int64_t place = v * Access::width, segment = elements.inner.split(place);
         int64_t channel = segment;
         elements.channels.split(channel);
-        const int64_t left = elements.inner.divisor() - place;  // the next channel's elements follow
+        const int64_t left = elements.inner.number() - place;  // the next channel's elements follow
         const auto own = numbers_of<Work::projects, T>(elements.task, channel);
         auto next = own;
         if (left < Access::width)
@@ -130,7 +130,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // How the elements are shared out to blocks, in vectors of `width`.
 inline Elements share_out(const NormTask& task, int width, Grid& grid) {
     const NormLayout& l = task.layout;
-    Elements elements{task, Divider(l.inner), Divider(l.channels), l.total / width, 0, 0, 0, 1, 1};
+    Elements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
     grid.threads = kThreads;
     if (l.planes) {
         elements.per_block = kThreads * kSteps;

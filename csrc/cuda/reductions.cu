@@ -10,7 +10,6 @@ namespace fastopt::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kLoads = 8;  // a thread's on their way at a time
 
 // arrays: elements, partial results
 template <class Sum, class Format>
@@ -22,14 +21,8 @@ __global__ void __launch_bounds__(kWarps* kLanes)
     if (begin >= part.end) return;
     const int64_t end = part.end - begin < kSumChunk ? part.end : begin + kSumChunk;
     const auto* const elements = static_cast<const typename Format::Storage*>(tensors.arrays[part.tensor][0]);
-    double sum = Sum::start;
-    int64_t at = begin + lane;
-    for (; at + (kLoads - 1) * kLanes < end; at += kLoads * kLanes) {
-        typename Format::Storage loaded[kLoads];
-        for (int k = 0; k < kLoads; ++k) loaded[k] = elements[at + k * kLanes];
-        for (int k = 0; k < kLoads; ++k) sum = Sum::join(sum, Sum::term(double(Format::load(loaded[k])), exponent));
-    }
-    for (; at < end; at += kLanes) sum = Sum::join(sum, Sum::term(double(Format::load(elements[at])), exponent));
+    const auto term = [exponent](typename Format::Storage x) { return Sum::term(double(Format::load(x)), exponent); };
+    double sum = gather_lane(elements + begin, end - begin, lane, kLanes, Sum::start, term, Sum::join);
     sum = merge_lanes(sum, Sum::join);
     if (lane == 0) static_cast<double*>(tensors.arrays[part.tensor][1])[begin / kSumChunk] = sum;
 }

@@ -26,9 +26,9 @@ struct Part {
     int64_t begin, end;
 };
 
-// The part of this block, `size` elements of a tensor at most.
+// The tensor that this block works on.
 template <class Table>
-__device__ __forceinline__ Part part_of_block(const Table& tensors, int64_t size) {
+__device__ __forceinline__ int tensor_of_block(const Table& tensors) {
     int low = 0, high = tensors.count - 1;
     while (low < high) {
         const int middle = (low + high) / 2;
@@ -37,20 +37,32 @@ __device__ __forceinline__ Part part_of_block(const Table& tensors, int64_t size
         else
             low = middle + 1;
     }
-    const int64_t block = blockIdx.x - (low == 0 ? 0u : tensors.end[low - 1]);
-    const int64_t begin = block * size, n = tensors.n[low];
-    return {low, begin, n - begin < size ? n : begin + size};
+    return low;
 }
 
-// Calls start(tensors, blocks) for all tasks, as many at a time as the table holds, with parts of `size` elements.
-// `fill(tensors, i, task)` sets the arrays of the i-th tensor.
-template <int kArrays, class Fill, class Start>
-void for_tables(const Task* const* tasks, int count, int64_t size, Fill fill, Start start) {
-    Tensors<kArrays> tensors;
+// Which of its tensor's blocks this is.
+template <class Table>
+__device__ __forceinline__ int64_t block_within(const Table& tensors, int tensor) {
+    return blockIdx.x - (tensor == 0 ? 0u : tensors.end[tensor - 1]);
+}
+
+// The part of this block, `size` elements of a tensor at most.
+template <class Table>
+__device__ __forceinline__ Part part_of_block(const Table& tensors, int64_t size) {
+    const int tensor = tensor_of_block(tensors);
+    const int64_t begin = block_within(tensors, tensor) * size, n = tensors.n[tensor];
+    return {tensor, begin, n - begin < size ? n : begin + size};
+}
+
+// Calls start(tensors, blocks) for all tasks, as many at a time as a table holds. The i-th tensor gets blocks_of(task)
+// blocks, and fill(tensors, i, task) sets what is the table's own.
+template <class Table, class BlocksOf, class Fill, class Start>
+void for_tables(const Task* const* tasks, int count, BlocksOf blocks_of, Fill fill, Start start) {
+    Table tensors;
     tensors.count = 0;
     int64_t blocks = 0;
     for (int i = 0; i < count; ++i) {
-        const int64_t own = (tasks[i]->n + size - 1) / size;
+        const int64_t own = blocks_of(*tasks[i]);
         if (tensors.count == tensors.kMax || blocks + own > INT32_MAX) {
             start(tensors, blocks);
             tensors.count = 0;
@@ -58,11 +70,22 @@ void for_tables(const Task* const* tasks, int count, int64_t size, Fill fill, St
         }
         const int k = tensors.count++;
         fill(tensors, k, *tasks[i]);
-        tensors.n[k] = tasks[i]->n;
         tensors.scalars[k] = tasks[i]->scalars;
         tensors.end[k] = static_cast<uint32_t>(blocks += own);
     }
     if (blocks > 0) start(tensors, blocks);
+}
+
+// The same, for parts of `size` elements; `fill` sets the arrays.
+template <int kArrays, class Fill, class Start>
+void for_tables(const Task* const* tasks, int count, int64_t size, Fill fill, Start start) {
+    for_tables<Tensors<kArrays>>(
+        tasks, count, [size](const Task& task) { return (task.n + size - 1) / size; },
+        [&](Tensors<kArrays>& tensors, int i, const Task& task) {
+            fill(tensors, i, task);
+            tensors.n[i] = task.n;
+        },
+        start);
 }
 
 }  // namespace

@@ -8,10 +8,28 @@
 namespace fastopt {
 namespace {
 
-// Halves onto halves, as the CPU merges its lanes; the result is lane 0's.
+constexpr int kLoads = 8;  // a thread's on their way at a time
+
+// A lane of n elements: every `lanes`-th one, from the `lane`-th on.
+template <class T, class Term, class Join>
+__device__ __forceinline__ double gather_lane(const T* elements, int64_t n, int lane, int lanes, double start,
+                                              Term term, Join join) {
+    double sum = start;
+    int64_t at = lane;
+    for (; at + (kLoads - 1) * lanes < n; at += kLoads * lanes) {
+        T loaded[kLoads];
+        for (int k = 0; k < kLoads; ++k) loaded[k] = elements[at + k * lanes];
+        for (int k = 0; k < kLoads; ++k) sum = join(sum, term(loaded[k]));
+    }
+    for (; at < n; at += lanes) sum = join(sum, term(elements[at]));
+    return sum;
+}
+
+// Halves onto halves, as the CPU merges its lanes; the result is lane 0's. All threads of the warp come here; where
+// they have fewer lanes, a power of two, each such team has a result of its own.
 template <class Join>
-__device__ __forceinline__ double merge_lanes(double lane, Join join) {
-    for (int half = kLanes / 2; half > 0; half /= 2) lane = join(lane, __shfl_down_sync(~0u, lane, half));
+__device__ __forceinline__ double merge_lanes(double lane, Join join, int lanes = kLanes) {
+    for (int half = lanes / 2; half > 0; half /= 2) lane = join(lane, __shfl_down_sync(~0u, lane, half));
     return lane;
 }
 

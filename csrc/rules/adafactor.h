@@ -1,5 +1,5 @@
 // Adafactor (arXiv 1804.04235): a second moment kept as its row and column means. The update is clipped
-// by its own root mean square, so it takes several passes: csrc/cpu/adafactor.h.
+// by its own root mean square, so it takes several passes: csrc/cpu/adafactor.h, csrc/cuda/adafactor.cu.
 #pragma once
 
 #include "math.h"
@@ -10,6 +10,23 @@ namespace {
 struct Adafactor {
     // rho: min(lr, 1 / sqrt(t)); limit: 1 / eps1, the largest 1 / sqrt(second moment)
     FASTOPT_SCALARS(one_minus_beta2, rho, limit, eps1, eps2, d);
+
+    // The second moment of a vector's element.
+    template <class T>
+    FASTOPT_HD static T moved(T variance, T grad, const Scalars<T>& c) {
+        return lerp(variance, grad * grad, c.one_minus_beta2);
+    }
+
+    // A matrix's is row_var * col_var / mean(row_var). Those are means of n squares each.
+    template <class T>
+    FASTOPT_HD static T moved_mean(T mean, double squares, int64_t n, const Scalars<T>& c) {
+        return lerp(mean, T(squares / double(n)), c.one_minus_beta2);
+    }
+
+    template <class T>
+    FASTOPT_HD static T mean_of_rows(double sum, int64_t rows, const Scalars<T>& c) {
+        return maximum(T(sum / double(rows)), c.eps1);
+    }
 
     template <class T>
     FASTOPT_HD static T inverse_root(T second_moment) {

@@ -14,7 +14,7 @@ import torch
 
 from fastopt import _core, _runtime
 from fastopt._compat import increment_version
-from support import running
+from support import assert_same_bits, running, state_tensors
 
 REAL = torch.cuda.is_available() and bool(_core.built()["cuda"])
 DEVICE = torch.device("cuda" if REAL else "cpu")
@@ -38,3 +38,13 @@ def gpu() -> Iterator[None]:
         yield
         if REAL:
             torch.cuda.synchronize()
+
+
+def assert_same(ours, params, reference, expected) -> None:
+    """Parameters and all states; the reference is on the CPU."""
+    for i, (a, b) in enumerate(zip(params, expected, strict=True)):
+        assert_same_bits(a.cpu(), b, f"parameter {i}")
+        one, other = state_tensors(ours, a), state_tensors(reference, b)
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_bits(one[key].cpu(), other[key], f"{key} of parameter {i}")

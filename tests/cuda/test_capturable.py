@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_optimizers import assert_same
 
 import fastopt
 from cases import PLAIN_CASES, Case, ids
 from fastopt import _runtime
-from gpu import DEVICE, REAL, gpu
+from gpu import DEVICE, REAL, assert_same, gpu
 from support import assert_same_bits, some_values, states_of
 
 CAPTURABLE = [case for case in PLAIN_CASES if "capturable" in inspect.signature(case.ours).parameters]

@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from test_optimizers import assert_same
 
 import fastopt
-from gpu import DEVICE, REAL, emulator, gpu
+from gpu import DEVICE, REAL, assert_same, emulator, gpu
 from support import DTYPES, assert_same_bits, running, some_values
 
 # Around a lane, a chunk, a warp's and a block's share.

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from test_optimizers import assert_same
 
 import fastopt
 from fastopt import _core, _runtime
-from gpu import DEVICE, REAL, emulator, gpu
+from gpu import DEVICE, REAL, assert_same, emulator, gpu
 from support import assert_same_bits, running, some_values
 
 NEEDS_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU beside the CPU")

@@ -5,8 +5,8 @@ import torch
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, Case, ids
-from gpu import DEVICE, emulator, gpu
-from support import DTYPES, HALF, SIZES, Guarded, assert_same_bits, running, some_values, state_tensors
+from gpu import DEVICE, assert_same, emulator, gpu
+from support import DTYPES, HALF, SIZES, Guarded, running, some_values
 
 STEPS = 3
 
@@ -19,16 +19,6 @@ def _train(case: Case, params: list[torch.Tensor], low: float, high: float, misa
             param.grad = grad.copy_(some_values(param.shape, param.dtype, 100 * step + i, low, high))
         optimizer.step()
     return optimizer
-
-
-def assert_same(ours, params, reference, expected) -> None:
-    """Parameters and all states; the reference is on the CPU."""
-    for i, (a, b) in enumerate(zip(params, expected, strict=True)):
-        assert_same_bits(a.cpu(), b, f"parameter {i}")
-        one, other = state_tensors(ours, a), state_tensors(reference, b)
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same_bits(one[key].cpu(), other[key], f"{key} of parameter {i}")
 
 
 def _guarded(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarded], list[torch.Tensor]]:

@@ -10,9 +10,9 @@ import numpy as np
 from .half import Array
 from .math import lerp, minimum
 from .pipeline import rule
-from .reductions import by_lanes, in_order, partials
+from .reductions import LANES, by_lanes, in_order, lanes_of, merge, partials, total
 
-TILE_ROWS, TILE_COLUMNS = 64, 256
+TILE_ROWS, TILE_COLUMNS, BAND_ROWS = 64, 256, 8
 
 
 def _inverse_root(second_moment: Array) -> Array:
@@ -27,8 +27,8 @@ def _squares(values: Array) -> Array:
 
 def _step_size(param_squares: Array, update_squares: Array, n: int, rho: float, eps2: float, d: float) -> float:
     """alpha / max(1, RMS(update) / d)."""
-    rms_param = math.sqrt(by_lanes(param_squares) / n)
-    clipping = math.sqrt(by_lanes(update_squares) / n) / d
+    rms_param = math.sqrt(total(param_squares) / n)
+    clipping = math.sqrt(total(update_squares) / n) / d
     # Either is NaN where its sum is.
     alpha = (rms_param if not rms_param < eps2 else eps2) * rho
     return alpha / (clipping if not clipping < 1.0 else 1.0)
@@ -59,16 +59,30 @@ def adafactor(
 
 
 def _tiled(matrices: Array) -> Array:
-    """[count, rows, columns] as [count, down, TILE_ROWS, across, TILE_COLUMNS], with zeros where there is nothing."""
+    """[matrix, tile down, band, row, tile across, column] of [matrix, row, column], zeros where there is nothing."""
     count, rows, columns = matrices.shape
-    padded = np.pad(matrices, ((0, 0), (0, -rows % TILE_ROWS), (0, -columns % TILE_COLUMNS)))
-    return padded.reshape(count, padded.shape[1] // TILE_ROWS, TILE_ROWS, -1, TILE_COLUMNS)
+    high = min(TILE_ROWS, rows + -rows % BAND_ROWS)  # of a small matrix, only what is not empty
+    wide = min(TILE_COLUMNS, columns + -columns % LANES)
+    padded = np.pad(matrices, ((0, 0), (0, -rows % high), (0, -columns % wide)))
+    return padded.reshape(count, padded.shape[1] // high, -1, BAND_ROWS, padded.shape[2] // wide, wide)
 
 
-def _tile_sums(matrices: Array) -> Array:
-    """Of every tile, row after row through the same lanes; in the order of the tiles."""
-    tiles = _tiled(matrices).transpose(0, 1, 3, 2, 4)
-    return by_lanes(tiles.reshape(-1, TILE_ROWS * TILE_COLUMNS))
+def _row_sums(tiled: Array) -> Array:
+    """[matrix, row]: of each tile across, by lanes; of all of them, by lanes."""
+    return by_lanes(by_lanes(tiled)).reshape(tiled.shape[0], -1)
+
+
+def _column_sums(tiled: Array) -> Array:
+    """[matrix, column]: of each band, row after row; of each tile, band after band; of all tiles down, by lanes."""
+    in_tiles = in_order(in_order(tiled, 3), 2)
+    return by_lanes(np.moveaxis(in_tiles, 1, -1)).reshape(tiled.shape[0], -1)
+
+
+def _tile_sums(tiled: Array) -> Array:
+    """Of every tile: each band row after row through lanes; the lanes of the bands one after the other, and merged."""
+    bands = np.moveaxis(tiled, 4, 2)
+    lanes = lanes_of(bands.reshape(*bands.shape[:4], -1))
+    return merge(in_order(lanes, 3)).reshape(-1)
 
 
 @rule("adafactor_factored", decays=True, factored=True)
@@ -91,22 +105,21 @@ def adafactor_factored(
     """``shape`` is (matrices, rows, columns)."""
     T = param.dtype.type
     count, rows, columns = shape
-    squares = _squares(grad).reshape(shape)
-    tiled = _tiled(squares)
-    row_sums = in_order(by_lanes(tiled), 3).reshape(count, -1)[:, :rows]
-    column_sums = in_order(in_order(tiled, 2), 1).reshape(count, -1)[:, :columns]
+    squares = _tiled(_squares(grad).reshape(shape))
+    row_sums = _row_sums(squares)[:, :rows]
+    column_sums = _column_sums(squares)[:, :columns]
     row_var = lerp(row_var.reshape(count, rows), (row_sums / columns).astype(T), one_minus_beta2)
     col_var = lerp(col_var.reshape(count, columns), (column_sums / rows).astype(T), one_minus_beta2)
 
-    mean = (by_lanes(row_var.astype(np.float64)) / rows).astype(T)
+    mean = (total(row_var.astype(np.float64)) / rows).astype(T)
     mean = np.where((mean > eps1) | np.isnan(mean), mean, eps1)
     row_factors = _inverse_root(row_var / mean[:, None])
     column_factors = _inverse_root(col_var)
     inverse = row_factors[:, :, None] * column_factors[:, None, :]
     update = grad.reshape(shape) * minimum(inverse, limit)
     step = _step_size(
-        _tile_sums(_squares(param).reshape(shape)),
-        _tile_sums(_squares(update)),
+        _tile_sums(_tiled(_squares(param).reshape(shape))),
+        _tile_sums(_tiled(_squares(update))),
         param.size,
         exact["rho"],
         exact["eps2"],

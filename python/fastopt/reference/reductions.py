@@ -21,11 +21,19 @@ def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
     return last
 
 
-def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
-    """Joins the last axis by lanes."""
-    missing = -values.shape[-1] % LANES
-    padded = np.concatenate([values, np.full((*values.shape[:-1], missing), start)], axis=-1)
-    lanes = in_order(padded.reshape(*values.shape[:-1], -1, LANES), -2, join)
+def _cut(values: Array, size: int, start: float) -> Array:
+    """The last axis in pieces, the last of which is filled up."""
+    filler = np.full((*values.shape[:-1], -values.shape[-1] % size), start)
+    return np.concatenate([values, filler], axis=-1).reshape(*values.shape[:-1], -1, size)
+
+
+def lanes_of(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
+    """The last axis through lanes."""
+    return in_order(_cut(values, LANES, start), -2, join)
+
+
+def merge(lanes: Array, join: np.ufunc = np.add) -> Array:
+    """Halves of the last axis onto halves."""
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = join(lanes[..., :half], lanes[..., half:])
@@ -33,10 +41,19 @@ def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Arra
     return merged
 
 
+def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
+    """Joins the last axis by lanes."""
+    return merge(lanes_of(values, join, start), join)
+
+
 def partials(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
-    """One per chunk of a flat array."""
-    padded = np.concatenate([values, np.full(-values.size % CHUNK, start)])
-    return by_lanes(padded.reshape(-1, CHUNK), join, start)
+    """One per chunk of the last axis."""
+    return by_lanes(_cut(values, CHUNK, start), join, start)
+
+
+def total(values: Array) -> Array:
+    """The sum of the last axis, chunks and all."""
+    return by_lanes(partials(values))
 
 
 def _terms(reduction: str, values: Array, exponent: float) -> Array:

@@ -1,0 +1,107 @@
+// Many matrices in one launch, and a thread's place among their tiles.
+#pragma once
+
+#include "../rules/factored.h"
+#include "group_sum.h"
+#include "tensors.h"
+
+namespace fastopt::cuda {
+namespace {
+
+enum MatrixArray { kParam, kGrad, kRowVar, kColumnVar, kMatrixArrays };
+
+// Of a launch, as Tensors is.
+struct MatrixTensors {
+    static constexpr int kEach = kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 4;
+    static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
+
+    void* arrays[kMax][kMatrixArrays];
+    double* scratch[kMax];
+    Matrices shapes[kMax];
+    const ScalarSet* scalars[kMax];
+    uint32_t end[kMax];
+    DType types[kMax][kMatrixArrays];
+    int count;
+};
+static_assert(sizeof(MatrixTensors) <= kParameterBytes);
+
+inline void fill_matrices(MatrixTensors& tensors, int i, const Task& task) {
+    const Array* const arrays[] = {&task.param, &task.grad, &task.states[0], &task.states[1]};
+    for (int k = 0; k < kMatrixArrays; ++k) {
+        tensors.arrays[i][k] = arrays[k]->data;
+        tensors.types[i][k] = arrays[k]->type;
+    }
+    tensors.scratch[i] = task.scratch;
+    tensors.shapes[i] = task.shape;
+}
+
+__device__ __forceinline__ FactoredScratch scratch_of(const MatrixTensors& tensors, int tensor) {
+    return {tensors.scratch[tensor], tensors.shapes[tensor]};
+}
+
+__device__ __forceinline__ int64_t elements_of(const MatrixTensors& tensors, int tensor) {
+    const Matrices& shape = tensors.shapes[tensor];
+    return shape.count * shape.rows * shape.columns;
+}
+
+constexpr int kBands = kTileRows / kBandRows;
+constexpr int kTileThreads = kBands * kLanes;
+
+// A tile has a team of threads for each band of its rows, a lane for every 32nd of its columns. Where matrices are
+// small, so are their teams, and a block has many tiles.
+struct Teams {
+    int lanes, bands;  // powers of two
+
+    FASTOPT_HD explicit Teams(const Matrices& shape)
+        : lanes(power_of_two(shape.columns, kLanes)), bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
+
+    FASTOPT_HD int threads() const { return lanes * bands; }           // of a tile
+    FASTOPT_HD int tiles() const { return kTileThreads / threads(); }  // of a block
+};
+
+inline int64_t tile_blocks(const Task& task) {
+    return tiles_along(FactoredScratch::parts_of(task.shape), Teams(task.shape).tiles());
+}
+
+// A thread's place among the tiles of a launch.
+struct Place {
+    int tensor;
+    Teams teams;
+    int index, band, lane;  // of the thread in its tile, of its team, in its team
+    int first_row, steps;   // of the team's rows in the tile; how many there may be, the same in all of the block
+    int64_t unit;
+    bool exists;
+    MatrixTile tile;
+
+    __device__ __forceinline__ explicit Place(const MatrixTensors& tensors)
+        : Place(tensors, tensor_of_block(tensors)) {}
+
+    // How many columns of a row of the tile there are: none where there is no row.
+    __device__ __forceinline__ int columns_of(int row) const { return exists && row < tile.rows ? tile.columns : 0; }
+
+    __device__ __forceinline__ bool is_first() const { return exists && index == 0; }
+
+    // The thread of the block that is a lane of a band of this tile.
+    __device__ __forceinline__ int thread_of(int of_band, int of_lane) const {
+        return int(threadIdx.x) - index + of_band * teams.lanes + of_lane;
+    }
+
+   private:
+    __device__ __forceinline__ Place(const MatrixTensors& tensors, int of_tensor)
+        : Place(tensors.shapes[of_tensor], of_tensor, block_within(tensors, of_tensor)) {}
+
+    __device__ __forceinline__ Place(const Matrices& shape, int of_tensor, int64_t block)
+        : tensor(of_tensor),
+          teams(shape),
+          index(int(threadIdx.x) % teams.threads()),
+          band(index / teams.lanes),
+          lane(index % teams.lanes),
+          first_row(band * kBandRows),
+          steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)),
+          unit(block * teams.tiles() + int(threadIdx.x) / teams.threads()),
+          exists(unit < FactoredScratch::parts_of(shape)),
+          tile(shape, unit) {}
+};
+
+}  // namespace
+}  // namespace fastopt::cuda

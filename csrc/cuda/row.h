@@ -1,0 +1,35 @@
+// Rows of at most 256 elements in a warp's registers: lane l has the elements l, l + 32, ...
+#pragma once
+
+#include "../rules/factored.h"
+#include "../rules/sums.h"
+#include "memory.h"
+
+namespace fastopt {
+namespace {
+
+constexpr int kRowSteps = kTileColumns / kLanes;  // a lane's elements
+
+// The first of which are at `data` + `at`. Beyond `columns` there are zeros.
+template <class Format>
+__device__ __forceinline__ void load_row(const void* data, int64_t at, int columns, int lane,
+                                         typename Format::Compute (&values)[kRowSteps]) {
+    using Storage = typename Format::Storage;
+    const Storage* const row = static_cast<const Storage*>(data) + at;
+    Storage stored[kRowSteps] = {};
+    for (int k = 0; k < kRowSteps; ++k)
+        if (lane + k * kLanes < columns) stored[k] = row[lane + k * kLanes];
+    for (int k = 0; k < kRowSteps; ++k) values[k] = Format::load(stored[k]);
+}
+
+template <class Format>
+__device__ __forceinline__ void store_row(void* data, int64_t at, int columns, int lane,
+                                          const typename Format::Compute (&values)[kRowSteps]) {
+    using Storage = typename Format::Storage;
+    Storage* const row = static_cast<Storage*>(data) + at;
+    for (int k = 0; k < kRowSteps; ++k)
+        if (lane + k * kLanes < columns) row[lane + k * kLanes] = Format::store(values[k]);
+}
+
+}  // namespace
+}  // namespace fastopt
