@@ -13,7 +13,7 @@ namespace {
 // The lanes of a tile's bands, one after the other; merged, for the first thread of each team.
 __device__ __forceinline__ double sum_of_tile(const Place& place, double lane, double* lanes) {
     lanes[threadIdx.x] = lane;
-    ;
+    __syncthreads();
     double sum = 0;
     for (int band = 0; band < place.teams.bands; ++band) sum += lanes[place.thread_of(band, place.lane)];
     return merge_lanes(sum, Squares::join, place.teams.lanes);
