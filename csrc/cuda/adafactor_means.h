@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kMeanThreads) move_means(const __grid_constant
         const double* const sums = by_row ? scratch.row_sums(matrix) : scratch.column_sums(matrix);
         joined[threadIdx.x] = join_lanes(sums + i % axis.n, axis.parts, axis.n, joiner);
     }
-    ;
+    __syncthreads();
     if (!exists || joiner != 0) return;
     double sums[kJoiners];
     for (int k = 0; k < kJoiners; ++k) sums[k] = k < axis.joiners() ? joined[int(threadIdx.x) + k * width] : 0;
