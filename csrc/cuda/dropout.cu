@@ -77,7 +77,7 @@ __device__ __forceinline__ void drop_window(const Drop<Rule, Format>& drop, cons
 // A warp takes one window. Memory sees each element once in and once out, and one of a residual in: 4 bytes of
 // bfloat16, for which there is time for about 30 instructions; these are 25.
 template <class Rule, class Format, class Order>
-__global__ void __launch_bounds__(kWarps* kLanes)
+__global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
     drop_along(const __grid_constant__ Drop<Rule, Format> drop, const __grid_constant__ Order order, int64_t n,
                bool vectors) {
     constexpr int W = kWidth<Format>;

@@ -16,7 +16,8 @@ void drop_across(const Stream& stream, int rule, const DropoutTask& task);
 
 namespace {
 
-constexpr int kWarps = 8;  // of a block
+constexpr int kWarps = 8;   // of a block
+constexpr int kBlocks = 2;  // of a multiprocessor, at least: without a bound the compiler saves registers and spills
 
 // A mask, the seed of which may be known to the device only.
 struct DeviceMask {

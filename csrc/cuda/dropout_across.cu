@@ -7,7 +7,7 @@ namespace fastopt::cuda {
 namespace {
 
 template <class Rule, class Format, int W>
-__global__ void __launch_bounds__(kWarps* kLanes, 2)
+__global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
     drop_tiles(const __grid_constant__ Drop<Rule, Format> drop, const __grid_constant__ MaskWalk walk) {
     const int64_t tile = int64_t(blockIdx.x) * (kWarps * kLanes) + threadIdx.x;
     if (tile >= walk.steps()) return;

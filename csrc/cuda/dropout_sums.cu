@@ -66,7 +66,8 @@ __device__ __forceinline__ void sum_strip(const Sums<Format>& sums, int64_t row,
 }
 
 template <class Format>
-__global__ void __launch_bounds__(kWarps* kLanes, 2) sum_rows(const __grid_constant__ Sums<Format> sums, bool vectors) {
+__global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
+    sum_rows(const __grid_constant__ Sums<Format> sums, bool vectors) {
     FASTOPT_SHARED(double[kWarps][kColumns], of_strips);
     const Divisor::Result place = sums.across.divide(blockIdx.x);
     const int64_t block = int64_t(place.quotient), column = int64_t(place.remainder) * kColumns;

@@ -8,7 +8,7 @@ memory counts as that of the first device. A test moves its tensors with ``.to(D
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -48,3 +48,16 @@ def assert_same(ours, params, reference, expected) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_same_bits(one[key].cpu(), other[key], f"{key} of parameter {i}")
+
+
+Trained = tuple[torch.optim.Optimizer, list[torch.Tensor]]
+
+
+def assert_equals_reference(run: Callable[[torch.device | str], Trained]) -> Trained:
+    """Trains on the device and on the reference: the same parameters and states, to the bit."""
+    with running("reference"):
+        reference, expected = run("cpu")
+    with gpu():
+        ours, params = run(DEVICE)
+    assert_same(ours, params, reference, expected)
+    return ours, params

@@ -5,7 +5,7 @@ import torch
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, Case, ids
-from gpu import DEVICE, assert_same, emulator, gpu
+from gpu import DEVICE, Trained, assert_equals_reference, assert_same, emulator, gpu
 from support import DTYPES, HALF, SIZES, Guarded, running, some_values
 
 STEPS = 3
@@ -53,7 +53,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> N
     sizes = (50_003, 16_384)
     start = [some_values(n, dtype, seed=n) for n in sizes]
 
-    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    def run(device: torch.device | str) -> Trained:
         params = [p.to(device, copy=True).requires_grad_() for p in start]
         optimizer = case.make(params)
         for i, param in enumerate(params):
@@ -61,11 +61,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> N
         optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run("cpu")
-    with gpu():
-        ours, params = run(DEVICE)
-    assert_same(ours, params, reference, expected)
+    _, params = assert_equals_reference(run)
     for param, before in zip(params, start, strict=True):
         assert (param.cpu() != before).all(), "an element was not updated"
 
@@ -79,7 +75,7 @@ def test_special_values(case: Case, dtype: torch.dtype) -> None:
     special = torch.tensor([*values, torch.inf, -torch.inf, torch.nan], dtype=dtype)
     grid = torch.cartesian_prod(special, special)
 
-    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    def run(device: torch.device | str) -> Trained:
         params = [grid[:, 0].contiguous().to(device, copy=True).requires_grad_()]
         optimizer = case.make(params)
         for shift in (0, 5, 11):
@@ -87,11 +83,7 @@ def test_special_values(case: Case, dtype: torch.dtype) -> None:
             optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run("cpu")
-    with gpu():
-        ours, params = run(DEVICE)
-    assert_same(ours, params, reference, expected)
+    assert_equals_reference(run)
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["all states", "one state"])
@@ -99,7 +91,7 @@ def test_special_values(case: Case, dtype: torch.dtype) -> None:
 def test_float32_states_of_half_parameters(dtype: torch.dtype, mixed: bool) -> None:
     """Wide states have a kernel of their own; where only some are wide, the one for any types takes them."""
 
-    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    def run(device: torch.device | str) -> Trained:
         params = [some_values(1025, dtype, seed=0).to(device).requires_grad_()]
         optimizer = fastopt.AdamW(params, lr=0.01)
         for step in range(3):
@@ -110,11 +102,7 @@ def test_float32_states_of_half_parameters(dtype: torch.dtype, mixed: bool) -> N
                 state.update({key: state[key].float() for key in ("exp_avg", "exp_avg_sq")[mixed:]})
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run("cpu")
-    with gpu():
-        ours, params = run(DEVICE)
-    assert_same(ours, params, reference, expected)
+    assert_equals_reference(run)
 
 
 def test_a_rule_a_type_and_a_device_at_once() -> None:
@@ -125,7 +113,7 @@ def test_a_rule_a_type_and_a_device_at_once() -> None:
             return torch.complex(*(some_values(shape, torch.float32, seed=seed) for seed in (1, 2)))
         return some_values(shape, dtype, seed=3)
 
-    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    def run(device: torch.device | str) -> Trained:
         dtypes = [*DTYPES, torch.complex64]
         shapes = [(), (0,), (3, 5), (1000,)]
         params = [values(shape, dtype).to(device).requires_grad_() for dtype in dtypes for shape in shapes]
@@ -137,18 +125,14 @@ def test_a_rule_a_type_and_a_device_at_once() -> None:
             optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run("cpu")
-    with gpu():
-        ours, params = run(DEVICE)
-    assert_same(ours, params, reference, expected)
+    assert_equals_reference(run)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_strides(dtype: torch.dtype) -> None:
     """Channels-last is dense; a slice goes through a copy and back; a transposed gradient is made to match."""
 
-    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    def run(device: torch.device | str) -> Trained:
         image = some_values((2, 3, 4, 5), dtype, seed=1).to(device).to(memory_format=torch.channels_last)
         whole = some_values((6, 14), dtype, seed=2).to(device)
         params = [image.requires_grad_(), whole[:, ::2].requires_grad_(), some_values((4, 6), dtype, 3).to(device)]
@@ -161,14 +145,10 @@ def test_strides(dtype: torch.dtype) -> None:
             optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run("cpu")
-    with gpu():
-        ours, params = run(DEVICE)
-    assert_same(ours, params, reference, expected)
+    assert_equals_reference(run)
 
 
-def _many(count: int, size: int) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+def _many(count: int, size: int) -> Trained:
     params = [some_values(size, torch.float32, seed=i).to(DEVICE).requires_grad_() for i in range(count)]
     for i, param in enumerate(params):
         param.grad = some_values(size, torch.float32, seed=1000 + i).to(DEVICE)
