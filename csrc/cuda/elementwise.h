@@ -12,8 +12,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlocks = 2;  // of a multiprocessor, at least; without a bound the compiler saves registers and spills
-constexpr int64_t kPart =
-    8192;  // elements of a block: enough to make up for its start, few enough for all to end together
+
+// Elements of a block: enough to make up for its start, few enough for all to end together.
+constexpr int64_t kPart = 8192;
 
 // What happens to one element, for each kind of rule. `unscales`: the gradient is written, too; `rests`: nothing is.
 // `arrays` are those of the tensor, in the order of Places.
