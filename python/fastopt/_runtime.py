@@ -81,7 +81,7 @@ def why_not(device: torch.device) -> str:
         return (
             "this build of fastopt has no kernels for CUDA; where nvcc is installed (CUDACXX may name it), "
             "reinstall with: pip install --force-reinstall --no-cache-dir --no-deps "
-            "-C cmake.define.FASTOPT_CUDA=ON fastopt"
+            "--config-settings=cmake.define.FASTOPT_CUDA=ON fastopt"
         )
     return ""
 
