@@ -12,6 +12,7 @@ namespace {
 
 using Tasks = std::vector<const Task*>;
 
+// Starts kernels over the same tasks, in tables of the kind they take.
 template <class Table>
 struct Start {
     const Stream& stream;

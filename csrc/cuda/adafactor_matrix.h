@@ -1,4 +1,5 @@
-// Adafactor of matrices on a device: the three walks over their tiles. Bytes per float32 element: 8, 4, and 12.
+// Adafactor of matrices on a device: the three walks over their tiles, which move 8, 4 and 12 bytes for each float32
+// element.
 #pragma once
 
 #include "../rules/adafactor.h"
@@ -9,6 +10,27 @@
 
 namespace fastopt::cuda {
 namespace {
+
+// Of those on a multiprocessor at a time, where a kernel else took more registers: for more loads on their way.
+template <class Format>
+constexpr int kTileBlocks = sizeof(typename Format::Compute) == sizeof(float) ? 4 : 2;
+
+// A thread's factors of 1 / sqrt(second moment).
+template <class T>
+struct Factors {
+    const T* rows;
+    int row_count;
+    T columns[kRowSteps];
+
+    __device__ __forceinline__ Factors(const FactoredScratch& scratch, const Place& place)
+        : rows(scratch.row_factors<T>(place.tile.matrix) + place.tile.first_row + place.first_row()),
+          row_count(place.rows) {
+        load_row<Plain<T>>(scratch.column_factors<T>(place.tile.matrix), place.tile.first_column, place.columns,
+                           place.lane, columns);
+    }
+
+    __device__ __forceinline__ T row(int step) const { return step < row_count ? rows[step] : T(0); }
+};
 
 // The lanes of a tile's bands, one after the other; merged, for the first thread of each team.
 __device__ __forceinline__ double sum_of_tile(const Place& place, double lane, double* lanes) {
@@ -29,69 +51,63 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
-    const MatrixTile& tile = place.tile;
-    void* const* const arrays = tensors.arrays[place.tensor];
+    double* const row_sums = scratch.row_sums(place.tile) + place.first_row();
     double column_squares[kRowSteps] = {}, param_squares = 0;
     for (int step = 0; step < place.steps; ++step) {
-        const int row = place.first_row + step, count = place.columns_of(row);
         T param[kRowSteps], grad[kRowSteps];
-        load_row<Format>(arrays[kParam], tile.at(row), count, place.lane, param);
-        load_row<Format>(arrays[kGrad], tile.at(row), count, place.lane, grad);
+        params.load(step, param);
+        grads.load(step, grad);
         gradients.prepare(param, grad, kRowSteps);
         double row_squares = 0;
         for (int k = 0; k < kRowSteps; ++k) {
-            if (place.lane + k * kLanes >= count) continue;
+            if (place.lane + k * kLanes >= grads.count(step)) continue;
             const double square = double(grad[k]) * double(grad[k]);
             row_squares += square;
             column_squares[k] += square;
             param_squares += double(param[k]) * double(param[k]);
         }
         row_squares = merge_lanes(row_squares, Squares::join, place.teams.lanes);
-        if (place.lane == 0 && count > 0) scratch.row_sums(tile)[row] = row_squares;
+        if (place.lane == 0 && step < place.rows) row_sums[step] = row_squares;
     }
 
     for (int k = 0; k < kRowSteps; ++k) columns[k * kTileThreads + threadIdx.x] = column_squares[k];
     param_squares = sum_of_tile(place, param_squares, lanes);  // and a barrier
     if (place.is_first()) scratch.param_squares[place.unit] = param_squares;
-    for (int column = place.index; column < place.columns_of(0); column += place.teams.threads()) {
+    for (int column = place.index; column < place.columns; column += place.teams.threads()) {
         const int row_step = column / kLanes * kTileThreads;
         double sum = 0;
         for (int band = 0; band < place.teams.bands; ++band)
             sum += columns[row_step + place.thread_of(band, column % kLanes)];
-        scratch.column_sums(tile)[column] = sum;
+        scratch.column_sums(place.tile)[column] = sum;
     }
 }
 
 // Squares of the update.
 template <class Format>
-__global__ void __launch_bounds__(kTileThreads) measure_updates(const __grid_constant__ MatrixTensors tensors) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+    measure_updates(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Format::Compute;
     FASTOPT_SHARED(double[kTileThreads], lanes);
     const Place place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
-    const bool penalizes = Prologue::penalizes(gradients.common);
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
-    const MatrixTile& tile = place.tile;
-    void* const* const arrays = tensors.arrays[place.tensor];
-    const T* const row_factors = scratch.row_factors<T>(tile.matrix) + tile.first_row;
-    T column_factors[kRowSteps];
-    load_row<Plain<T>>(scratch.column_factors<T>(tile.matrix), tile.first_column, place.columns_of(0), place.lane,
-                       column_factors);
+    const Factors<T> factors(scratch, place);
     double squares = 0;
     for (int step = 0; step < place.steps; ++step) {
-        const int row = place.first_row + step, count = place.columns_of(row);
         T param[kRowSteps] = {}, grad[kRowSteps];
-        if (penalizes) load_row<Format>(arrays[kParam], tile.at(row), count, place.lane, param);
-        load_row<Format>(arrays[kGrad], tile.at(row), count, place.lane, grad);
+        if (Prologue::penalizes(gradients.common)) params.load(step, param);
+        grads.load(step, grad);
         gradients.prepare(param, grad, kRowSteps);
-        const T row_factor = count > 0 ? row_factors[row] : T(0);
+        const T row_factor = factors.row(step);
         for (int k = 0; k < kRowSteps; ++k) {
-            if (place.lane + k * kLanes >= count) continue;
-            const T update = Adafactor::update(grad[k], row_factor * column_factors[k], c);
+            if (place.lane + k * kLanes >= grads.count(step)) continue;
+            const T update = Adafactor::update(grad[k], row_factor * factors.columns[k], c);
             squares += double(update) * double(update);
         }
     }
@@ -101,35 +117,30 @@ __global__ void __launch_bounds__(kTileThreads) measure_updates(const __grid_con
 
 // The update.
 template <class Format>
-__global__ void __launch_bounds__(kTileThreads) apply_updates(const __grid_constant__ MatrixTensors tensors) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+    apply_updates(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Format::Compute;
     const Place place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
-    const MatrixTile& tile = place.tile;
-    void* const* const arrays = tensors.arrays[place.tensor];
-    const T* const row_factors = scratch.row_factors<T>(tile.matrix) + tile.first_row;
+    const Factors<T> factors(scratch, place);
     const T step_size = T(*scratch.step_size);
-    T column_factors[kRowSteps];
-    load_row<Plain<T>>(scratch.column_factors<T>(tile.matrix), tile.first_column, place.columns_of(0), place.lane,
-                       column_factors);
     for (int step = 0; step < place.steps; ++step) {
-        const int row = place.first_row + step, count = place.columns_of(row);
-        if (count == 0) break;
         T param[kRowSteps], grad[kRowSteps];
-        load_row<Format>(arrays[kParam], tile.at(row), count, place.lane, param);
-        load_row<Format>(arrays[kGrad], tile.at(row), count, place.lane, grad);
+        params.load(step, param);
+        grads.load(step, grad);
         gradients.unscale(grad, kRowSteps);
-        if (gradients.unscales) store_row<Format>(arrays[kGrad], tile.at(row), count, place.lane, grad);
+        if (gradients.unscales) grads.store(step, grad);
         Prologue::gradient(param, grad, kRowSteps, gradients.common);
-        const T row_factor = row_factors[row];
+        const T row_factor = factors.row(step);
         for (int k = 0; k < kRowSteps; ++k)
             param[k] = Prologue::decayed(param[k], gradients.common) -
-                       step_size * Adafactor::update(grad[k], row_factor * column_factors[k], c);
-        store_row<Format>(arrays[kParam], tile.at(row), count, place.lane, param);
+                       step_size * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
+        params.store(step, param);
     }
 }
 

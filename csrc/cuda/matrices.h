@@ -3,6 +3,7 @@
 
 #include "../rules/factored.h"
 #include "group_sum.h"
+#include "row.h"
 #include "tensors.h"
 
 namespace fastopt::cuda {
@@ -55,8 +56,9 @@ struct Teams {
     FASTOPT_HD explicit Teams(const Matrices& shape)
         : lanes(power_of_two(shape.columns, kLanes)), bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
 
-    FASTOPT_HD int threads() const { return lanes * bands; }           // of a tile
-    FASTOPT_HD int tiles() const { return kTileThreads / threads(); }  // of a block
+    // Threads of a tile, tiles of a block.
+    FASTOPT_HD int threads() const { return lanes * bands; }
+    FASTOPT_HD int tiles() const { return kTileThreads / threads(); }
 };
 
 inline int64_t tile_blocks(const Task& task) {
@@ -68,18 +70,19 @@ struct Place {
     int tensor;
     Teams teams;
     int index, band, lane;  // of the thread in its tile, of its team, in its team
-    int first_row, steps;   // of the team's rows in the tile; how many there may be, the same in all of the block
     int64_t unit;
-    bool exists;
     MatrixTile tile;
+    int columns, rows;  // of the tile, and from the team's first row on; none where there is no tile
+    int steps;          // rows that a team has at most, the same in all of the block
 
     __device__ __forceinline__ explicit Place(const MatrixTensors& tensors)
         : Place(tensors, tensor_of_block(tensors)) {}
 
-    // How many columns of a row of the tile there are: none where there is no row.
-    __device__ __forceinline__ int columns_of(int row) const { return exists && row < tile.rows ? tile.columns : 0; }
+    // The first thread of a tile that exists.
+    __device__ __forceinline__ bool is_first() const { return index == 0 && columns > 0; }
 
-    __device__ __forceinline__ bool is_first() const { return exists && index == 0; }
+    // The team's first row in the tile.
+    __device__ __forceinline__ int first_row() const { return band * kBandRows; }
 
     // The thread of the block that is a lane of a band of this tile.
     __device__ __forceinline__ int thread_of(int of_band, int of_lane) const {
@@ -96,11 +99,38 @@ struct Place {
           index(int(threadIdx.x) % teams.threads()),
           band(index / teams.lanes),
           lane(index % teams.lanes),
-          first_row(band * kBandRows),
-          steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)),
           unit(block * teams.tiles() + int(threadIdx.x) / teams.threads()),
-          exists(unit < FactoredScratch::parts_of(shape)),
-          tile(shape, unit) {}
+          tile(shape, unit),
+          columns(unit < FactoredScratch::parts_of(shape) ? tile.columns : 0),
+          rows(columns > 0 ? tile.rows - first_row() : 0),
+          steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)) {}
+};
+
+// A thread's elements of the rows of its team.
+template <class Format>
+struct Rows {
+    using T = typename Format::Compute;
+    typename Format::Storage* data;
+    int64_t stride;
+    int rows, columns, lane;
+
+    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const Place& place, MatrixArray array)
+        : data(static_cast<typename Format::Storage*>(tensors.arrays[place.tensor][array]) +
+               place.tile.at(place.first_row())),
+          stride(tensors.shapes[place.tensor].columns),
+          rows(place.rows),
+          columns(place.columns),
+          lane(place.lane) {}
+
+    // Columns of a row, none where there is no such row.
+    __device__ __forceinline__ int count(int step) const { return step < rows ? columns : 0; }
+
+    __device__ __forceinline__ void load(int step, T (&values)[kRowSteps]) const {
+        load_row<Format>(data, step * stride, count(step), lane, values);
+    }
+    __device__ __forceinline__ void store(int step, const T (&values)[kRowSteps]) const {
+        store_row<Format>(data, step * stride, count(step), lane, values);
+    }
 };
 
 }  // namespace
