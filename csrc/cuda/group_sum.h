@@ -7,7 +7,8 @@
 namespace fastopt::cuda {
 namespace {
 
-constexpr int kSummers = 1024;  // threads of a large group: a warp for each of the 32 lanes that chunks go through
+constexpr int kSummers = 512;  // threads of a large group: a warp for every two of the 32 lanes that chunks go through
+constexpr int kTeams = kSummers / kLanes;
 
 // The least power of two that is not below n, but not more than `most`, which is one.
 FASTOPT_HD int power_of_two(int64_t n, int most) {
@@ -24,14 +25,16 @@ __device__ __forceinline__ double group_sum(const T* values, int64_t n, bool any
     const int width = threads < kLanes ? threads : kLanes;  // lanes that are not empty
     const int teams = threads / width, team = int(threadIdx.x) / width, lane = int(threadIdx.x) % width;
     const int first = team - team % teams;  // of the group
-    double sum = 0;
-    for (int64_t chunk = int64_t(team - first) * kSumChunk; chunk < n; chunk += kLanes * kSumChunk) {
-        const int64_t size = n - chunk < kSumChunk ? n - chunk : kSumChunk;
-        const double own = gather_lane(
-            values + chunk, any ? size : 0, lane, width, 0, [](T value) { return double(value); }, Squares::join);
-        sum += merge_lanes(own, Squares::join, width);
-    }
-    if (lane == 0) lanes[team] = sum;
+    double sums[2] = {};                    // of lanes kTeams apart, which are merged first
+    static_assert(2 * kTeams == kLanes);
+    for (int k = 0; k < 2; ++k)
+        for (int64_t chunk = (team - first + k * kTeams) * kSumChunk; chunk < n; chunk += kLanes * kSumChunk) {
+            const int64_t size = n - chunk < kSumChunk ? n - chunk : kSumChunk;
+            const auto value = [](T element) { return double(element); };
+            const double own = gather_lane(values + chunk, any ? size : 0, lane, width, 0, value, Squares::join);
+            sums[k] += merge_lanes(own, Squares::join, width);
+        }
+    if (lane == 0) lanes[team] = sums[0] + sums[1];
     __syncthreads();
     const int in_warp = int(threadIdx.x) % kLanes;
     const double whole = merge_lanes(lanes[first + in_warp % teams], Squares::join, teams);
