@@ -23,11 +23,7 @@ FILES = sorted(path.name for path in CUDA.glob("*.cu"))
 Functions = list[ptx.Function]
 
 # What may have defects, by file, and why. It runs once per step and parameter, not per element.
-_JOINS = (
-    "joins a tensor's sums with a warp for each of the 32 lanes: 1024 threads, of which a multiprocessor has one block"
-)
 EXEMPT = {
-    "adafactor.cu": {"make_step_sizes": _JOINS, "make_row_factors": _JOINS},
     "settle.cu": {
         "settle_counters": "interprets a program: its values are an array with indices that only the program knows",
         "__internal_accurate_pow": "CUDA's pow, for scalars of a step (libm_pow in rules/math.h)",
