@@ -10,7 +10,7 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -25,8 +25,12 @@ lint: $(VENV)/dev
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
 
-bench: $(VENV)/dev $(VENV)/peers
+bench: $(VENV)/bench
 	$(BIN)/python -m bench
+
+# What bench measures beside torch, too. Without their dependencies, which would bring another torch.
+bench-peers: $(VENV)/bench
+	$(PIP) --no-deps -r bench/peers.txt
 
 clean:
 	rm -rf $(VENV) build
@@ -42,6 +46,6 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
-$(VENV)/demo $(VENV)/dev $(VENV)/peers: $(SOURCES) $(VENV)/torch
+$(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
 	touch $@

@@ -1,4 +1,4 @@
-"""``python -m bench``: fastopt beside torch, in one run.
+"""``python -m bench``: fastopt beside torch and other packages, in one run.
 
 Ratios are medians of paired rounds with their quartiles; above 1, fastopt is faster. Absolute times
 belong to this machine at this minute.
@@ -7,119 +7,121 @@ belong to this machine at this minute.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
+import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
-import fastopt
-
-from .case import Case
-from .cases import cases
+from . import about
+from .cases import FAMILIES, cases
+from .compare import comparison
+from .figures import Figures, read
 from .kept import kept_for_backward
 from .machine import Cpu, Gpu
-from .measure import measure
-from .report import LEGEND, Row, markdown, table
+from .measure import Pace
+from .operation import Case
+from .report import LEGEND, losses, markdown, remarks, tables
+from .run import Run, noted
 
-QUICK = 0.2  # seconds per case of a smoke test
+QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
+WIDTH = 165
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer cases, short: a smoke test")
+    parser.add_argument("--family", choices=FAMILIES, nargs="+", default=FAMILIES, help="cases of these alone")
     parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
-    default = f"{Cpu.seconds:g}, with --device cuda {Gpu.seconds:g}, with --quick {QUICK:g}"
+    default = f"{Cpu.seconds:g}, with --device cuda {Gpu.seconds:g}, with --quick {QUICK.seconds:g}"
     parser.add_argument("--seconds", type=float, help=f"per case (default: {default})")
     parser.add_argument("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and (why := Gpu.missing()):
-        parser.error(f"--device cuda: {why}")
-    if options.device == "cuda" and options.threads:
-        parser.error("--threads is for --device cpu")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw charts there (needs matplotlib)")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: show the figures in FILE")
+    earlier.add_argument(
+        "--compare", type=Path, metavar=("OLD", "NEW"), nargs=2, help="measure nothing: two files side by side"
+    )
+    return parser
+
+
+def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Case]:
     known = cases(options.device)
-    options.cases = [c for c in known if options.only.lower() in c.name.lower() and (c.quick or not options.quick)]
-    if not options.cases:
-        parser.error(f"no case has '{options.only}' in its name: {', '.join(c.name for c in known)}")
-    return options
+    chosen = [
+        case
+        for case in known
+        if case.family in options.family
+        and options.only.lower() in case.name.lower()
+        and (case.quick or not options.quick)
+    ]
+    if not chosen:
+        parser.error(f"no such case has '{options.only}' in its name: {', '.join(case.name for case in known)}")
+    return chosen
 
 
-@contextlib.contextmanager
-def _noted(failures: list[str], what: str) -> Iterator[None]:
-    """Goes on after an error: the figures of the others are worth having."""
-    try:
-        yield
-    except Exception as error:
-        failures.append(f"FAILED: {what}: {type(error).__name__}: {error}")
+def _measured(options: argparse.Namespace, chosen: list[Case], arguments: list[str], console: Console) -> Figures:
+    machine = Gpu() if options.device == "cuda" else Cpu(options.threads or torch.get_num_threads())
+    pace = QUICK if options.quick else Pace(machine.seconds)
+    run = Run(machine, dataclasses.replace(pace, seconds=options.seconds or pace.seconds))
+    run.measure(chosen, console)
+    figures = run.figures
+    with noted(figures.failures, "kept for backward"):
+        figures.kept_for_backward = kept_for_backward(options.only.lower(), options.family, machine.device)
+    figures.about = {**about.everything(arguments, machine.peers), **machine.about, "ceiling": machine.ceiling_is}
+    return figures
 
 
-@dataclass
-class Run:
-    """What came of the cases."""
-
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def measure(self, cases: list[Case], machine: Cpu | Gpu, seconds: float, min_rounds: int, console: Console) -> None:
-        """All of them, or as many as there is time for until an interruption."""
-        self.notes += [f"{case.name}: no peer, as {case.rival} is not installed" for case in cases if not case.peers]
-        try:
-            with Progress(console=console, transient=True) as progress:
-                for case in progress.track(cases, description="measuring"):
-                    with _noted(self.failures, case.name):
-                        peers, without = case.bursts(machine.device)
-                        self.notes += without
-                        floor = machine.floor(case)
-                        result = measure({**peers, **floor}, machine, seconds, min_rounds)
-                        self.rows.append(Row(case, result, next(iter(floor), None)))
-                for row in progress.track(self.rows, description="counting launches"):
-                    with _noted(self.failures, f"launches of {row.case.name}"):
-                        row.launches.update(machine.launches(row.case, [who for who in ("fastopt", row.best) if who]))
-        except KeyboardInterrupt:
-            self.failures.append(f"STOPPED after {len(self.rows)} of {len(cases)} cases")
+def _show(figures: Figures, console: Console) -> None:
+    console.print(f"{figures.title}, commit {figures.about['commit'] or '?'}", highlight=False)
+    for table in tables(figures):
+        console.print(table)
+    if figures.kept_for_backward:
+        kept = figures.kept_for_backward.items()
+        each = (f"{name} {' / '.join(f'{size:.3g}' for size in by.values())}" for name, by in kept)
+        what = "kept for backward, arguments and results included, bytes per float32 element, fastopt / torch"
+        console.print(f"{what}: {', '.join(each)}")
+    for line in [*LEGEND.splitlines(), *figures.about["ceiling"].splitlines(), *remarks(figures)]:
+        console.print(line, highlight=False)
+    if lost := losses(figures.rows):
+        console.print("Another one is faster:", *lost, sep="\n- ", highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: whether anything failed."""
-    options = _options(arguments)
-    machine = Gpu() if options.device == "cuda" else Cpu(options.threads or torch.get_num_threads())
-    seconds = options.seconds or (QUICK if options.quick else machine.seconds)
-    console = Console(width=max(165, Console().width))
-    run = Run()
-    run.measure(options.cases, machine, seconds, 3 if options.quick else 7, console)
-    run.notes += machine.notes
-    console.print(table(run.rows, machine.title, machine.rivals))
-    kept: dict[str, dict[str, float]] = {}
-    with _noted(run.failures, "kept for backward"):
-        kept = kept_for_backward(options.only.lower(), machine.device)
-    if kept:
-        each = (f"{name} {' / '.join(f'{bytes_:.3g}' for bytes_ in by.values())}" for name, by in kept.items())
-        what = "kept for backward, arguments and results included, bytes per float32 element, fastopt / torch"
-        console.print(f"{what}: {', '.join(each)}")
-    for note in [*LEGEND.splitlines(), *machine.floors.splitlines(), *run.notes, *run.failures]:
-        console.print(note, highlight=False)
-    if options.markdown:
-        options.markdown.write_text(markdown(run.rows, machine.title, machine.rivals))
+    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(arguments)
+    console = Console(width=max(WIDTH, Console().width))
+    try:
+        if options.compare:
+            old, new = map(read, options.compare)
+            console.print(comparison(old, new))
+            return 0
+        if options.read:
+            figures = read(options.read)
+        else:
+            if options.device == "cuda" and (why := Gpu.missing()):
+                parser.error(f"--device cuda: {why}")
+            if options.device == "cuda" and options.threads:
+                parser.error("--threads is for --device cpu")
+            figures = _measured(options, _chosen(parser, options), arguments, console)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    _show(figures, console)
     if options.json:
-        everything = {
-            "machine": machine.about,
-            "fastopt": fastopt.info(),
-            "notes": run.notes,
-            "cases": [row.figures() for row in run.rows],
-            "failures": run.failures,
-            "kept_for_backward": kept,
-        }
-        options.json.write_text(json.dumps(everything, indent=1))
-    return 1 if run.failures else 0
+        figures.write(options.json)
+    if options.markdown:
+        options.markdown.write_text(markdown(figures))
+    if options.pictures:
+        from .charts import draw
+
+        console.print("drawn:", *draw(figures, options.pictures))
+    return 1 if figures.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Batch normalization, alone and with what follows it: one description per case."""
+"""Batch normalization, alone and with what follows it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 
 import fastopt.nn.functional
 
-from .case import Case, Tensors
-from .functions import Competitors, Function, Shape, Way, backward, case, forward, forward_and_backward
+from .agreement import within
+from .functions import NAMES, Function, Functions, Way, backward, forward, forward_and_backward, moved
+from .operation import Case, Input, Operation, Tensors, Traffic
 
 ours: Function = fastopt.nn.functional.batch_norm
 theirs: Function = torch.nn.functional.batch_norm
 
 LAYOUTS = {"": torch.contiguous_format, "NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-STEPS = {forward: ("", 2), backward: ("backward", 3), forward_and_backward: ("forward + backward", 4)}  # name, words
 QUICK = 1 << 22  # elements up to which a case is in the smoke test
 
 
-def _activated(name: str) -> Competitors:
+def _activated(name: str) -> Functions:
     activate = getattr(torch.nn.functional, name)
     return {
         "fastopt": partial(ours, activation=name),
@@ -28,7 +28,7 @@ def _activated(name: str) -> Competitors:
 
 
 # By what follows. torch has no single function for it: as it is written there, in place as in torchvision's ResNets.
-COMPETITORS: dict[str, Competitors] = {
+FUNCTIONS: dict[str, Functions] = {
     "": {"fastopt": ours, "torch default": theirs},
     "relu": {
         **_activated("relu"),
@@ -44,20 +44,16 @@ COMPETITORS: dict[str, Competitors] = {
 }
 
 
-def competitors(then: str, training: bool = True) -> Competitors:
+def functions(then: str, training: bool = True) -> Functions:
     """Batch normalization and what follows it, with all arguments but the tensors."""
-    return {who: partial(function, training=training) for who, function in COMPETITORS[then].items()}
+    return {who: partial(function, training=training) for who, function in FUNCTIONS[then].items()}
 
 
-def tensors_for(
-    then: str,
-    shape: Shape,
-    dtype: torch.dtype = torch.float32,
-    layout: torch.memory_format = torch.contiguous_format,
-    requires_grad: bool = False,
-) -> Tensors:
+def tensors_for(then: str, input: Input, requires_grad: bool) -> Tensors:
     """What the functions take: input, residual where one is added, running statistics, weight, bias."""
-    maps = [torch.randn(shape).to(dtype).contiguous(memory_format=layout) for _ in range(1 + ("add" in then))]
+    (shape,) = input.shapes
+    count = 1 + ("add" in then)
+    maps = [torch.randn(shape).to(input.dtype).contiguous(memory_format=input.layout) for _ in range(count)]
     running = [torch.zeros(shape[1]), torch.ones(shape[1])]
     parameters = [torch.rand(shape[1]), torch.randn(shape[1])]
     for tensor in (*maps, *parameters):
@@ -65,69 +61,78 @@ def tensors_for(
     return [*maps, *running, *parameters]
 
 
-def _case(
-    input: str,
-    step: Way = forward,
-    *,
-    then: str = "",
-    training: bool = True,
-    graph: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> Case:
-    """On an input such as ``32x64x56x56 NCHW``. Bytes: inputs and outputs once, as where a channel stays in a cache.
+def operation(way: Way = forward, *, then: str = "", training: bool = True, graph: bool = False) -> Operation:
+    """It moves inputs and results once, as where a channel stays in a cache.
 
     Args:
-        step: one of ``STEPS``.
-        then: what follows: one of ``COMPETITORS``.
+        then: what follows: one of ``FUNCTIONS``.
         graph: whether a mere forward pass prepares for a backward one, too.
     """
-    size, _, layout = input.partition(" ")
-    shape = tuple(map(int, size.split("x")))
-    step_name, words = STEPS[step]
-    words += 2 * ("add" in then)  # the residual, its gradient
-    type_name = "" if dtype == torch.float32 else str(dtype).removeprefix("torch.")
-    parts = [then, "" if training else "eval", type_name, step_name, "with graph" if graph else "", input]
-    elements = torch.Size(shape).numel()
-    return case(
-        " ".join(["batch_norm", *filter(None, parts)]),
-        competitors(then, training),
-        partial(tensors_for, then, shape, dtype, LAYOUTS[layout], graph or step is not forward),
-        step,
-        elements * words * dtype.itemsize,
-        "clone" if step is forward else None,
-        elements <= QUICK,
+    makers = {who: way(function) for who, function in functions(then, training).items()}
+    maps = 1 + ("add" in then)
+
+    def traffic(tensors: Tensors) -> Traffic:
+        return moved(maps, way, tensors[0].nbytes, grads=maps, kept=True)
+
+    parts = ("batch_norm", then, "" if training else "eval")
+    return Operation(
+        family="batch_norm",
+        name=f"{' '.join(filter(None, parts))}{NAMES[way]}{' with graph' if graph else ''}",
+        tensors=lambda input: tensors_for(then, input, graph or way is not forward),
+        ours=makers.pop("fastopt"),
+        rival="torch",
+        others=makers,
+        traffic=traffic,
+        agreement=within(1e-3),
     )
+
+
+PLAIN, BACKWARD, BOTH = operation(), operation(backward), operation(forward_and_backward)
+WITH_GRAPH = operation(graph=True)
+EVAL = {then: operation(then=then, training=False) for then in ("", "relu")}
+FUSED = {then: operation(forward_and_backward, then=then) for then in ("relu", "add relu", "gelu", "silu")}
+OPERATIONS = (PLAIN, BACKWARD, BOTH, WITH_GRAPH, *EVAL.values(), *FUSED.values())
+
+
+def input_of(text: str, dtype: torch.dtype = torch.float32) -> Input:
+    """Such as ``32x64x56x56 NHWC``."""
+    size, _, layout = text.partition(" ")
+    kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
+    return Input(text + kind, (tuple(map(int, size.split("x"))),), dtype, LAYOUTS[layout])
+
+
+def _case(what: Operation, text: str, dtype: torch.dtype = torch.float32, cold: bool = False) -> Case:
+    input = input_of(text, dtype)
+    return Case(what, input, cold=cold, quick=input.elements <= QUICK)
+
+
+def _cases(images: list[str], rows: str) -> list[Case]:
+    """By the inputs that are large, and the one that has no images."""
+    plain, fused = [*images, rows, "32x64"], [*images[:5], rows]
+    half = [images[0], images[1], rows]
+    return [
+        *[_case(what, text) for what in (PLAIN, BACKWARD) for text in plain],
+        *[_case(PLAIN, text, cold=True) for text in ("32x64x8x8 NCHW", "32x64")],
+        *[_case(FUSED[then], text) for then in ("relu", "add relu") for text in fused],
+        *[_case(FUSED[then], images[2]) for then in ("gelu", "silu")],
+        *[_case(what, text) for what in EVAL.values() for text in images[:2]],
+        *[_case(what, text, torch.bfloat16) for what in (PLAIN, BACKWARD) for text in half],
+        *[_case(what, images[0], torch.float16) for what in (PLAIN, BACKWARD)],
+        _case(WITH_GRAPH, "32x64"),
+        *[_case(BOTH, text) for text in ("32x64", "32x64x8x8 NCHW")],
+    ]
 
 
 def _with_layouts(*sizes: str) -> list[str]:
     return [f"{size} {layout}" for size in sizes for layout in ("NCHW", "NHWC")]
 
 
-def _batch_norms(images: list[str], rows: str) -> list[Case]:
-    """By the inputs that are large, and the one that has no images."""
-    plain, fused = [*images, rows, "32x64"], [*images[:5], rows]
-    return [
-        *[_case(input) for input in plain],
-        *[_case(input, backward) for input in plain],
-        *[_case(input, forward_and_backward, then=then) for then in ("relu", "add relu") for input in fused],
-        *[_case(images[2], forward_and_backward, then=then) for then in ("gelu", "silu")],
-        *[_case(input, then=then, training=False) for then in ("", "relu") for input in images[:2]],
-        *[_case(images[0], step, dtype=torch.bfloat16) for step in (forward, backward)],
-        _case("32x64", graph=True),
-        *[_case(input, forward_and_backward) for input in ("32x64", "32x64x8x8 NCHW")],
-    ]
-
-
 def on_cpu() -> list[Case]:
-    images = _with_layouts("32x64x56x56", "32x256x28x28", "128x512x7x7")
-    return _batch_norms(images, "4096x1024")
+    return _cases(_with_layouts("32x64x56x56", "32x256x28x28", "128x512x7x7"), "4096x1024")
 
 
 def on_cuda() -> list[Case]:
     """As many images as a GPU takes at a time; channels-last in bfloat16, as they train there."""
     images = _with_layouts("256x64x56x56", "256x256x28x28", "1024x512x7x7")
-    half = [(forward, ""), (backward, ""), *[(forward_and_backward, then) for then in ("relu", "add relu")]]
-    return [
-        *_batch_norms(images, "65536x1024"),
-        *[_case(images[1], step, then=then, dtype=torch.bfloat16) for step, then in half],
-    ]
+    fused = [_case(FUSED[then], images[1], torch.bfloat16) for then in ("relu", "add relu")]
+    return [*_cases(images, "65536x1024"), *fused]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from . import batch_norm, dropout, optimizers
-from .case import Case
+from types import ModuleType
 
-FAMILIES = (optimizers, dropout, batch_norm)
+from . import batch_norm, dropout, optimizers, scaling, training
+from .operation import Case
+
+MODULES: tuple[ModuleType, ...] = (optimizers, dropout, batch_norm, training, scaling)
+FAMILIES = ("optimizers", "clip", "dropout", "batch_norm", "training", "scaling")
 
 
 def cases(device: str) -> list[Case]:
     """Those for ``"cpu"`` or ``"cuda"``."""
-    return [case for family in FAMILIES for case in (family.on_cuda() if device == "cuda" else family.on_cpu())]
+    return [case for module in MODULES for case in (module.on_cuda() if device == "cuda" else module.on_cpu())]

@@ -1,4 +1,4 @@
-"""What cases of functions have in common: ways to step through one, and floors."""
+"""What operations that are functions have in common: ways to step through one, and what it moves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .case import Case, Floor, Maker, Peers, Tensors
-from .measure import Step, repeated
+from .operation import Array, Maker, Step, Tensors, Traffic, Walk
 
-Shape = tuple[int, ...]
 Function = Callable[..., Tensor]
-Competitors = dict[str, Function]  # "fastopt" first; each takes the tensors of a case
+Functions = dict[str, Function]  # by competitor; each takes the tensors of a case
 Way = Callable[[Function], Maker]  # to step through a function
 
 
@@ -40,26 +38,25 @@ def forward_and_backward(function: Function) -> Maker:
     return make
 
 
+NAMES: dict[Way, str] = {forward: "", backward: " backward", forward_and_backward: " forward + backward"}
+
+
 def _leaves(tensors: Tensors) -> Tensors:
     return [tensor for tensor in tensors if tensor.requires_grad]
 
 
-FLOORS: Peers = {
-    "clone": lambda tensors: tensors[0].clone,
-    "copy_": lambda tensors: partial(torch.empty_like(tensors[0]).copy_, tensors[0]),
-}
+def moved(maps: int, way: Way, size: int, grads: int, kept: bool, inplace: bool = False) -> Traffic:
+    """What a function of ``maps`` inputs of the result's size has to move, each ``size`` bytes.
 
-
-def case(
-    name: str,
-    competitors: Competitors,
-    tensors: Callable[[], Tensors],
-    step: Way,
-    bytes: int,
-    floor: str | None,
-    quick: bool,
-) -> Case:
-    """One function, stepped through by ``step``, over a floor named in ``FLOORS``."""
-    makers = {who: step(function) for who, function in competitors.items()}
-    bound = Floor(floor, lambda _: repeated(FLOORS[floor](tensors()))) if floor else None
-    return Case(name, tensors, makers.pop("fastopt"), "torch", makers, bytes, bound, quick)
+    Args:
+        grads: how many gradients of that size it makes.
+        kept: whether they need the first input, beside the result's gradient.
+        inplace: whether the first input becomes the result.
+    """
+    inputs = [Array(size) for _ in range(maps)]
+    result = [] if inplace else [Array(size, fresh=True)]
+    updated = inputs[:1] if inplace else []
+    there = Walk(tuple(inputs[len(updated) :]), tuple(updated), tuple(result))
+    made = tuple(Array(size, fresh=True) for _ in range(grads))
+    back = Walk((Array(size), *inputs[: int(kept)]), written=made)
+    return [[walk] for walk, takes in ((there, way is not backward), (back, way is not forward)) if takes]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
 from . import batch_norm, dropout
-from .case import Tensors
-from .functions import Competitors, Function
+from .functions import Function, Functions
+from .operation import Input, Tensors
 
 DROPOUTS = ("dropout", "alpha_dropout", "dropout_add", "bias_dropout_add")
 FOLLOWING = ("relu", "add relu", "silu")
-MATRIX, IMAGES = (512, 2048), (32, 64, 56, 56)
-MEASURED: dict[str, tuple[Competitors, Callable[..., Tensors]]] = {
-    **{name: (dropout.competitors(name), partial(dropout.tensors_for, name, MATRIX)) for name in DROPOUTS},
+MATRIX, IMAGES = Input("512x2048", ((512, 2048),)), batch_norm.input_of("32x64x56x56")
+MEASURED: dict[str, tuple[Functions, Callable[..., Tensors]]] = {
+    **{name: (dropout.functions(name), partial(dropout.tensors_for, name, MATRIX)) for name in DROPOUTS},
     **{
-        f"batch_norm {then}": (batch_norm.competitors(then), partial(batch_norm.tensors_for, then, IMAGES))
+        f"batch_norm {then}": (batch_norm.functions(then), partial(batch_norm.tensors_for, then, IMAGES))
         for then in FOLLOWING
     },
 }
@@ -37,12 +37,12 @@ def _kept(function: Function, tensors: Tensors) -> float:
     return sum(sizes.values()) / result.numel()
 
 
-def kept_for_backward(only: str, device: torch.device) -> dict[str, dict[str, float]]:
-    """Bytes per element of float32, for each function with ``only`` in its name, by competitor."""
+def kept_for_backward(only: str, families: Sequence[str], device: torch.device) -> dict[str, dict[str, float]]:
+    """Bytes per element of float32, for each function of the families with ``only`` in its name, by competitor."""
     found = {}
-    for name, (competitors, tensors_for) in MEASURED.items():
-        if only in name:
+    for name, (functions, tensors_for) in MEASURED.items():
+        if only in name and ("batch_norm" if name.startswith("batch_norm") else "dropout") in families:
             with device:
                 tensors = tensors_for(requires_grad=True)
-            found[name] = {who: _kept(competitors[who], tensors) for who in ("fastopt", "torch default")}
+            found[name] = {who: _kept(functions[who], tensors) for who in ("fastopt", "torch default")}
     return found

@@ -1,14 +1,11 @@
-"""What cases run on: where its tensors are, its clock, what bounds it, and what it is."""
+"""What cases run on: where their tensors are, its clock, what bounds them, and what it is."""
 
 from __future__ import annotations
 
-import platform
-import shutil
+import contextlib
 import statistics
-import subprocess
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,47 +15,50 @@ from torch.profiler import ProfilerActivity
 import fastopt
 from fastopt import _runtime
 
-from .case import Case
+from .about import cpu, said
 from .measure import Burst, keep_heap, repeated
-from .peers import packages_on_cuda
+from .operation import Case
+from .peers import ON_CPU, ON_CUDA, packages
 from .stream import Stream
 
 
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Cpu:
-    """Wall-clock time; each case has a floor of its own, or none."""
+    """Wall-clock time."""
 
     device = torch.device("cpu")
-    seconds = 3.0  # per case
-    rivals: Sequence[str] = ()  # packages with a column of their own
-    rest = 10e-3  # seconds before a turn: after a step OpenMP's threads spin, on cores the next peer may want
-    floors = """\
-x floor: beside something simpler over as much memory, named behind the ratio: for large tensors 1 is memory's speed.
-- stream: a loop that only reads and writes the same arrays.
-- clone: a copy into fresh memory, beside what returns a new tensor. From 32 MiB on that memory comes from the system \
-at each step, and its page faults cost more than filling it; fewer of them give a ratio above 1.
-- copy_: a copy into memory that is there, beside what works in place: on one array, where a copy has two."""
+    seconds = 2.5  # per case
+    rest = 10e-3  # seconds before a turn: after a step OpenMP's threads spin, on cores the next one may want
+    evicted = 256 << 20  # bytes
+    ceiling_is = """\
+of ceiling: the share of the speed of loops in C, compiled for this CPU, that only read, update and write as much \
+memory as the step has to, with as many threads (one for what is smaller than 256 KiB). What a function returns is new \
+memory there, too. BatchNorm is counted as if it read its input once in each direction."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         keep_heap()
-        self.about: dict[str, Any] = {"cpu": _cpu(), "threads": threads}
+        self.threads = threads
+        self.about: dict[str, Any] = {"threads": threads}
         isa = fastopt.info()["in_use"]["isa"]
-        self.title = f"{_cpu()}, {threads} threads, {isa}, torch {torch.__version__}"
+        self.title = f"{cpu()}, {threads} threads, {isa}, torch {torch.__version__}"
+        self.peers = packages(ON_CPU)
         self.notes: list[str] = []
+        self._evicted = torch.zeros(self.evicted // 8, dtype=torch.int64)
         self._stream = None
         try:
             self._stream = Stream(threads)
         except RuntimeError as error:
-            self.notes.append(f"The stream was not measured: {error}")
+            self.notes.append(f"The ceiling was not measured: {error}")
 
     def time(self, burst: Burst, count: int) -> float:
         """Seconds per step."""
@@ -66,34 +66,36 @@ at each step, and its page faults cost more than filling it; fewer of them give 
         burst(count)
         return (time.perf_counter() - start) / count
 
-    def floor(self, case: Case) -> dict[str, Burst]:
-        """By name; none where there is none, or it cannot be had."""
-        burst = case.floor and case.floor.burst(self._stream)
-        return {case.floor.name: burst} if case.floor and burst else {}
+    def evict(self) -> None:
+        self._evicted.add_(1)
+        time.sleep(self.rest)
 
-    def launches(self, case: Case, peers: Sequence[str]) -> dict[str, int]:
-        """Of a step, by peer."""
+    def prepared(self, case: Case) -> contextlib.AbstractContextManager[None]:
+        """With as many threads as the case has."""
+        return _threads(case.threads or self.threads)
+
+    def ceiling(self, case: Case) -> Burst | None:
+        """Memory's speed; none where arithmetic decides, or it cannot be had."""
+        traffic = case.traffic()
+        return self._stream.burst(self._stream.plan(traffic, case.threads)) if self._stream and traffic else None
+
+    def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
+        """Of a step, by competitor."""
         return {}
 
 
-def _driver() -> str | None:
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    if shutil.which(query[0]) is None:
-        return None
-    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    return lines[0] if lines else None
-
-
 class Gpu:
-    """Time between events on the device; every case is beside a copy of as many bytes."""
+    """Time between events on the device."""
 
     device = torch.device("cuda")
     seconds = 1.0
     rest = 0.0
+    threads = 0
     copied = 2 << 30  # bytes read and written by the copy that tells the speed of memory
-    floors = """\
-x floor: beside a copy from device to device that reads and writes as many bytes: the fraction of its speed. BatchNorm \
-is counted as if it read its input once.
+    evicted = 256 << 20
+    ceiling_is = """\
+of ceiling: the share of the speed of a copy from device to device that reads and writes as many bytes. BatchNorm is \
+counted as if it read its input once in each direction.
 launches: kernels, copies and fills that the device runs in one step, ours / those of torch's best."""
 
     @staticmethod
@@ -108,20 +110,16 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
             "capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "memory": properties.total_memory,
-            "driver": _driver(),
+            "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
-            "cpu": _cpu(),
             "copy": self._copy_speed(),
         }
         about = "{gpu}, driver {driver}, CUDA {cuda}, cuDNN {cudnn}".format(**self.about)
         self.title = f"{about}, torch {torch.__version__}"
-        packages = packages_on_cuda()
-        self.rivals = [package for package, here in packages.items() if here]
-        self.notes = [
-            f"A copy of 1 GiB: {self.about['copy'] / 1e9:.0f} GB/s, read and written.",
-            *[f"{package} is not installed." for package, here in packages.items() if not here],
-        ]
+        self.peers = packages(ON_CUDA)
+        self.notes = [f"A copy of 1 GiB: {self.about['copy'] / 1e9:.0f} GB/s, read and written."]
+        self._evicted = torch.zeros(self.evicted // 8, dtype=torch.int64, device=self.device)
 
     def time(self, burst: Burst, count: int) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -131,6 +129,12 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
         end.record()
         end.synchronize()
         return start.elapsed_time(end) * 1e-3 / count
+
+    def evict(self) -> None:
+        self._evicted.add_(1)
+
+    def prepared(self, case: Case) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def _copy(self, bytes: int) -> Burst:
         """Reads and writes that many in all."""
@@ -144,15 +148,14 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
         copy(3)
         return self.copied / statistics.median(self.time(copy, 10) for _ in range(5))
 
-    def floor(self, case: Case) -> dict[str, Burst]:
-        return {"copy": self._copy(case.bytes)}
+    def ceiling(self, case: Case) -> Burst | None:
+        return self._copy(case.bytes) if case.bytes else None
 
-    def launches(self, case: Case, peers: Sequence[str]) -> dict[str, int]:
-        makers = {"fastopt": case.ours, **case.peers}
-        return {name: self._launches(case.burst(makers[name], self.device)) for name in peers}
+    def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
+        return {name: self._launches(repeated(case.competitors[name](case.tensors(self.device)))) for name in names}
 
     def _launches(self, burst: Burst) -> int:
-        burst(1)  # all states are there
+        burst(2)  # all states are there
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profile:
             burst(1)

@@ -1,8 +1,7 @@
-"""Paired timing: the peers take turns within one run, and only ratios of the same round are compared."""
+"""Paired timing: the competitors take turns within one run, and only ratios of the same round are compared."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +9,28 @@ from typing import Protocol
 
 Step = Callable[[], object]
 Burst = Callable[[int], object]  # that many steps, one after the other
+Rounds = dict[str, list[float]]  # seconds per step of each competitor, by round
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to measure."""
+
+    seconds: float  # per case
+    rounds: int = 7  # at least
+    turn: float = 20e-3  # seconds
 
 
 class Machine(Protocol):
-    """What peers run on."""
+    """What competitors run on."""
 
     rest: float  # seconds before a turn
 
     def time(self, burst: Burst, count: int) -> float:
         """Seconds per step."""
+
+    def evict(self) -> None:
+        """Has caches hold something else."""
 
 
 def repeated(step: Step) -> Burst:
@@ -38,38 +50,25 @@ def keep_heap() -> None:
     bytearray(31 << 20)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds per step of each peer, by round."""
+def measure(bursts: dict[str, Burst], machine: Machine, pace: Pace, cold: bool = False) -> Rounds:
+    """Times the competitors in turn, A B C A B C ...
 
-    rounds: dict[str, list[float]]
-
-    def seconds(self, peer: str) -> float:
-        return statistics.median(self.rounds[peer])
-
-    def ratio(self, peer: str) -> tuple[float, float, float]:
-        """How many times ours is faster: median over the rounds, and the quartiles."""
-        ours = self.rounds["fastopt"]
-        ratios = [theirs / mine for theirs, mine in zip(self.rounds[peer], ours, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        return middle, low, high
-
-
-def measure(peers: dict[str, Burst], machine: Machine, seconds: float, min_rounds: int) -> Result:
-    """Times the peers in turn, A B C A B C ..., for about ``seconds``.
-
-    A turn is as many steps as fill 20 ms, after a rest and one step to settle in: what is measured is an optimizer
-    that runs again and again, not one whose code and tensors a peer has just evicted.
+    A turn is as many steps as fill its time, after a rest and one step to settle in: what is measured is an optimizer
+    that runs again and again, not one whose code and tensors another has just evicted. Where it is to be ``cold``, a
+    turn is one step, after other memory has gone through the caches.
     """
     counts = {}
-    for name, burst in peers.items():
+    for name, burst in bursts.items():
         burst(3)
-        counts[name] = max(1, int(20e-3 / machine.time(burst, 1)))
-    rounds: dict[str, list[float]] = {name: [] for name in peers}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rounds["fastopt"]) < min_rounds:
-        for name, burst in peers.items():
+        counts[name] = 1 if cold else max(1, int(pace.turn / machine.time(burst, 1)))
+    rounds: Rounds = {name: [] for name in bursts}
+    end = time.perf_counter() + pace.seconds
+    while time.perf_counter() < end or len(rounds["fastopt"]) < pace.rounds:
+        for name, burst in bursts.items():
             time.sleep(machine.rest)
-            burst(1)
+            if cold:
+                machine.evict()
+            else:
+                burst(1)
             rounds[name].append(machine.time(burst, counts[name]))
-    return Result(rounds)
+    return rounds

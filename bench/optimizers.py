@@ -1,47 +1,23 @@
-"""The optimizers that are measured: one description per case."""
+"""The optimizers, and clipping with a step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import fastopt
 
-from .case import Case, Floor, Maker, Peers, Tensors
-from .measure import Burst
-from .peers import clipped, on_cuda_alone, variants
-from .stream import Stream
+from .agreement import changes
+from .operation import Array, Case, Input, Operation, Shape, Tensors, Traffic, Walk
+from .peers import clipped, implementations, on_cuda_alone
+from .shapes import MLP, gpt2, resnet50
 
-Shape = tuple[int, ...]
-MLP: list[Shape] = [(32, 64), (32,), (32, 32), (32,), (32, 32), (32,), (32, 32), (32,), (10, 32), (10,)]
-N = {"128k": 1 << 17, "1M": 1 << 20, "16M": 1 << 24, "64M": 1 << 26}
-SMALL: list[Shape] = [(1000,)] * 1000
-STREAMED = 1 << 20  # elements from which on the stream is about memory and not about caches and calls
-
-
-def _gpt2(width: int, vocabulary: int, context: int) -> list[Shape]:
-    """The 148 parameters of a GPT-2 of 12 layers."""
-    norm: list[Shape] = [(width,), (width,)]
-    attention: list[Shape] = [(width, 3 * width), (3 * width,), (width, width), (width,)]
-    mlp: list[Shape] = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
-    return [(vocabulary, width), (context, width), *[*norm, *attention, *norm, *mlp] * 12, *norm]
-
-
-def _params(shapes: Sequence[Shape], dtype: torch.dtype) -> Tensors:
-    params = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
-    for param in params:
-        param.grad = torch.randn(param.shape).to(dtype)
-    return params
-
-
-def _streamed(loop: str, elements: int, arrays: int) -> Floor:
-    def burst(stream: Stream | None) -> Burst | None:
-        return stream and stream.bursts(loop, [torch.randn(elements) for _ in range(arrays)])
-
-    return Floor("stream", burst)
+N = {f"{1 << k}k": 1 << (k + 10) for k in range(2, 10)} | {f"{1 << k}M": 1 << (k + 20) for k in range(7)}
+LR = 1e-2  # three steps move a bfloat16 parameter
 
 
 @dataclass(frozen=True)
@@ -52,13 +28,13 @@ class Rule:
     states: int  # of the parameter's size
     kwargs: dict[str, Any] = field(default_factory=dict)
     package: str = "torch.optim"  # where its rival is
-    words: int = 0  # read and written per element; 0: parameter 2, gradient 1, each state 2
-    loop: str = ""  # of stream.c, with the same traffic, where it is not the one for ``states``
 
 
 ELEMENTWISE = {
     "Adam": Rule("Adam", 2),
     "AdamW": Rule("AdamW", 2),
+    "Adam amsgrad": Rule("Adam", 3, {"amsgrad": True}),
+    "SGD": Rule("SGD", 0),
     "SGD momentum": Rule("SGD", 1, {"momentum": 0.9}),
     "SGD Nesterov": Rule("SGD", 1, {"momentum": 0.9, "nesterov": True}),
     "RMSprop": Rule("RMSprop", 1),
@@ -73,115 +49,134 @@ ELEMENTWISE = {
     "AdaBound": Rule("AdaBound", 2, package="adabound"),
     "Lion": Rule("Lion", 1, package="optimi"),
 }
-# Adafactor has three passes: parameter and gradient; gradient; both, and the parameter is written.
-RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0, words=6, loop="adafactor")}
+RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0)}
 
 
-def _described(
-    name: str,
-    rule: Rule,
-    ours: Maker,
-    rival: str,
-    peers: Peers,
-    shapes: Sequence[Shape],
-    dtype: torch.dtype = torch.float32,
-    quick: bool = False,
-) -> Case:
-    """One optimizer on one list of parameters."""
-    elements = sum(torch.Size(shape).numel() for shape in shapes)
-    is_streamed = len(shapes) == 1 and elements >= STREAMED and dtype == torch.float32
-    return Case(
-        name,
-        lambda: _params(shapes, dtype),
-        ours,
-        rival,
-        peers,
-        elements * (rule.words or 3 + 2 * rule.states) * dtype.itemsize,
-        _streamed(rule.loop or f"stream{rule.states}", elements, 2 + rule.states) if is_streamed else None,
-        quick,
-    )
+def parameters(input: Input) -> Tensors:
+    """With gradients."""
+    params = [torch.randn(shape).to(input.dtype).requires_grad_() for shape in input.shapes]
+    for param in params:
+        param.grad = torch.randn(param.shape).to(input.dtype)
+    return params
 
 
-def _case(
-    name: str,
-    where: str,
-    shapes: Sequence[Shape],
-    *,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    quick: bool = False,
-) -> Case:
-    """One of ``RULES`` on a list of parameters that is called ``where``."""
+def traffic(states: int, clips: bool = False) -> Callable[[Tensors], Traffic]:
+    """What an update moves: the gradient is read, the parameter and its states are updated. A norm reads it before."""
+
+    def of(params: Tensors) -> Traffic:
+        arrays = [[Array(param.nbytes) for _ in range(2 + states)] for param in params]
+        norm = [Walk(read=(grad,)) for grad, *_ in arrays]
+        return [*([norm] if clips else []), [Walk(read=(grad,), updated=tuple(rest)) for grad, *rest in arrays]]
+
+    return of
+
+
+def _adafactor_traffic(params: Tensors) -> Traffic:
+    """Sums over parameter and gradient, those over the update, the update; rows and columns are too small to count."""
+    arrays = [(Array(param.nbytes), Array(param.nbytes)) for param in params]
+    return [
+        [Walk(read=(param, grad)) for param, grad in arrays],
+        [Walk(read=(grad,)) for _, grad in arrays],
+        [Walk(read=(grad,), updated=(param,)) for param, grad in arrays],
+    ]
+
+
+@functools.cache
+def operation(name: str, device: str = "cpu") -> Operation:
+    """One of ``RULES``."""
     rule = RULES[name]
-    kwargs = {"lr": 1e-4, **rule.kwargs}
+    kwargs = {"lr": LR, **rule.kwargs}
     ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.optimizer}"
-    peers = variants(rival, **kwargs)
+    others = implementations(name, rival, **kwargs)
     if device == "cuda":
-        peers |= on_cuda_alone(rule.optimizer, **kwargs)
-    kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
-    return _described(
-        f"{name}{kind}, {where}", rule, lambda p: ours(p, **kwargs).step, rival, peers, shapes, dtype, quick
+        others |= on_cuda_alone(rule.optimizer, **kwargs)
+    return Operation(
+        family="optimizers",
+        name=name,
+        tensors=parameters,
+        ours=lambda params: ours(params, **kwargs).step,
+        rival=rival,
+        others=others,
+        traffic=_adafactor_traffic if name == "Adafactor" else traffic(rule.states),
+        agreement=changes,
     )
 
 
-def _one(name: str, size: str, **more: Any) -> Case:
-    return _case(name, f"one tensor of {size}", [(N[size],)], **more)
-
-
-def _adafactor(rows: int, **more: Any) -> Case:
-    return _case("Adafactor", f"one matrix of {rows} x {rows}", [(rows, rows)], **more)
-
-
-def _clip(model: str, shapes: Sequence[Shape], ways: Sequence[str], quick: bool = False) -> Case:
-    """Clipping reads the gradients once more. Every way of theirs has a copy of the model: few for a large one."""
-    kwargs: dict[str, Any] = {"lr": 1e-4}
+@functools.cache
+def clip_and_step() -> Operation:
+    """Clipping by the norm of all gradients, and AdamW."""
     rival = "torch.optim.AdamW"
-    peers = {name: make for name, make in variants(rival, **kwargs).items() if name in ways}
-    return _described(
-        f"clip + AdamW, {len(shapes)} tensors, {model}",
-        replace(RULES["AdamW"], words=8),
-        lambda p: fastopt.AdamW(p, max_grad_norm=1.0, **kwargs).step,
-        rival,
-        clipped(peers, 1.0),
-        shapes,
-        quick=quick,
+    return Operation(
+        family="clip",
+        name="clip + AdamW",
+        tensors=parameters,
+        ours=lambda params: fastopt.AdamW(params, lr=LR, max_grad_norm=1.0).step,
+        rival=rival,
+        others=clipped(implementations("AdamW", rival, lr=LR), 1.0),
+        traffic=traffic(2, clips=True),
+        agreement=changes,
     )
+
+
+OPERATIONS = (*map(operation, RULES), clip_and_step())
+
+
+def one(size: str, dtype: torch.dtype = torch.float32) -> Input:
+    kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
+    return Input(f"one tensor of {size}{kind}", ((N[size],),), dtype)
+
+
+def matrix(rows: int) -> Input:
+    return Input(f"one matrix of {rows}x{rows}", ((rows, rows),))
+
+
+def model(label: str, shapes: Sequence[Shape]) -> Input:
+    return Input(f"{label}, {len(shapes)} tensors", tuple(shapes))
+
+
+SMALL = Input("1000 tensors of 1k", ((1000,),) * 1000)
+TINY_MODEL = model("MLP", MLP)
+RESNET50 = model("ResNet-50", resnet50())
+GPT2 = model("GPT-2 small", gpt2(768, 50257, 1024))
+NARROW_GPT2 = model("GPT-2 of width 192", gpt2(192, 8192, 256))
+# Every competitor has a copy of the model: few for a large one.
+FEW = ("torch default", "torch fused", "deepspeed")
+
+
+def _cases(what: Operation, inputs: Sequence[Input], quick: Sequence[Input] = (), **more: Any) -> list[Case]:
+    return [Case(what, input, quick=input in quick, **more) for input in inputs]
 
 
 def on_cpu() -> list[Case]:
+    adam, adamw, sgd, adafactor = (operation(name) for name in ("Adam", "AdamW", "SGD momentum", "Adafactor"))
+    rest = [operation(name) for name in RULES if name not in ("Adam", "AdamW", "SGD momentum", "Adafactor")]
+    half = [one(size, dtype) for dtype in (torch.bfloat16, torch.float16) for size in ("16M", "1M")]
+    small = [one("4k"), SMALL, TINY_MODEL]
     return [
-        _one("Adam", "16M", quick=True),
-        _one("Adam", "1M", quick=True),
-        _one("Adam", "128k", quick=True),
-        _case("Adam", "1000 tensors of 1k", SMALL, quick=True),
-        _case("Adam", "MLP of 10 parameters", MLP, quick=True),
-        _one("AdamW", "128k", quick=True),
-        *[_one("Adam", "1M", dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)],
-        _one("SGD momentum", "16M", quick=True),
-        _one("SGD Nesterov", "16M"),
-        _one("SGD momentum", "128k", quick=True),
-        _case("SGD momentum", "MLP of 10 parameters", MLP, quick=True),
-        *[_one(rule, "16M") for rule in ("RMSprop", "RMSprop centered, momentum", "Adagrad", "Adadelta", "Adamax")],
-        _one("NAdam", "16M"),
-        _one("NAdam", "1M", quick=True),
-        *[_one(rule, "16M") for rule in ("RAdam", "Rprop", "ASGD", "AdaBound", "Lion")],
-        _adafactor(4096),
-        _adafactor(1024, quick=True),
-        _clip("GPT-2 small", _gpt2(768, 50257, 1024), ["torch fused"]),
-        _clip("of width 192", _gpt2(192, 8192, 256), ["torch default", "torch fused"], quick=True),
+        *_cases(adam, [one("64M"), GPT2], only=FEW),
+        *_cases(adam, [one("16M"), one("1M"), one("128k"), *small, RESNET50], quick=[one("128k"), *small]),
+        *_cases(adam, [*half, one("1M", torch.float64)]),
+        *_cases(adam, [one("1M"), one("128k"), TINY_MODEL], quick=[TINY_MODEL], cold=True),
+        *_cases(adamw, [one("16M"), one("128k")], quick=[one("128k")]),
+        *_cases(sgd, [one("16M"), one("1M"), one("128k"), *small, RESNET50], quick=small),
+        *_cases(sgd, [TINY_MODEL], quick=[TINY_MODEL], cold=True),
+        *[case for what in rest for case in _cases(what, [one("16M"), one("128k")], quick=[one("128k")])],
+        *_cases(adafactor, [GPT2], only=FEW),
+        *_cases(adafactor, [matrix(4096), matrix(1024), matrix(256)], quick=[matrix(256)]),
+        *_cases(clip_and_step(), [GPT2], only=FEW),
+        *_cases(clip_and_step(), [NARROW_GPT2, RESNET50, TINY_MODEL], quick=[TINY_MODEL]),
     ]
 
 
 def on_cuda() -> list[Case]:
     """The same rules on as much as a GPU takes to be busy, and on what its launches take longer for than its memory."""
+    adam, sgd, adafactor = (operation(name, "cuda") for name in ("Adam", "SGD momentum", "Adafactor"))
+    large = [one("64M"), one("64M", torch.bfloat16)]
     return [
-        *[_one(rule, "64M", device="cuda", quick=rule == "Adam") for rule in ELEMENTWISE],
-        *[_one(rule, "64M", device="cuda", dtype=torch.bfloat16) for rule in ELEMENTWISE],
-        *[_one("Adam", "64M", device="cuda", dtype=dtype) for dtype in (torch.float16, torch.float64)],
-        _one("Adam", "1M", device="cuda", quick=True),
-        *[_case(rule, "1000 tensors of 1k", SMALL, device="cuda", quick=True) for rule in ("Adam", "SGD momentum")],
-        *[_case(rule, "MLP of 10 parameters", MLP, device="cuda", quick=True) for rule in ("Adam", "SGD momentum")],
-        _adafactor(8192),
-        _adafactor(1024, quick=True),
-        _clip("GPT-2 small", _gpt2(768, 50257, 1024), ["torch default", "torch foreach", "torch fused"], quick=True),
+        *[case for name in ELEMENTWISE for case in _cases(operation(name, "cuda"), large, large[: name == "Adam"])],
+        *_cases(adam, [one("64M", torch.float16), one("64M", torch.float64)]),
+        *_cases(adam, [one("1M"), SMALL, TINY_MODEL], quick=[one("1M"), SMALL, TINY_MODEL]),
+        *_cases(sgd, [SMALL, TINY_MODEL], quick=[SMALL, TINY_MODEL]),
+        *_cases(adafactor, [matrix(8192), matrix(1024)], quick=[matrix(1024)]),
+        *_cases(clip_and_step(), [GPT2], quick=[GPT2], only=("torch default", "torch foreach", "torch fused")),
     ]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
-import itertools
 import warnings
 from typing import Any
 
 import torch
 
-from .case import Maker, Peers, Tensors
-from .measure import Step
+from .operation import Competitors, Maker, Step, Tensors
 
 # "default" is what a user gets without flags; which of the others is fastest differs from row to row.
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -21,9 +20,13 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "for-loop": {"foreach": False},
     "fused": {"fused": True},
 }
+Classes = dict[str, dict[str, Any]]  # arguments by the full name of a class
 
-# Packages that have fused optimizers for CUDA alone: class and arguments by the name of ours.
-ON_CUDA: dict[str, dict[str, dict[str, Any]]] = {
+# Packages with optimizers for the CPU: what does the same as one of ours, by the name of the rule.
+ON_CPU: dict[str, Classes] = {}
+
+# Packages that have fused optimizers for CUDA alone, by the name of ours.
+ON_CUDA: dict[str, Classes] = {
     "Adam": {"apex.optimizers.FusedAdam": {"adam_w_mode": False}, "bitsandbytes.optim.Adam": {}},
     "AdamW": {"apex.optimizers.FusedAdam": {}, "bitsandbytes.optim.AdamW": {}},
     "SGD": {"apex.optimizers.FusedSGD": {}, "bitsandbytes.optim.SGD": {}},
@@ -33,57 +36,69 @@ ON_CUDA: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def _found(rival: str) -> type[torch.optim.Optimizer] | None:
+def _found(name: str) -> type[torch.optim.Optimizer] | None:
     """The class of that full name, where it can be imported."""
-    module, _, name = rival.rpartition(".")
+    module, _, cls = name.rpartition(".")
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         return None
     if package != "torch":
         warnings.filterwarnings("ignore", module=package)  # what it says of this torch is its own affair
     try:
-        return getattr(importlib.import_module(module), name, None)
+        return getattr(importlib.import_module(module), cls, None)
     except ImportError:
         return None
 
 
-def variants(rival: str, **kwargs: Any) -> Peers:
-    """By name, the implementations the class ``rival`` has here, ``"torch fused"``; none where it is missing.
-
-    Args:
-        rival: the class's full name, such as ``torch.optim.Adam``.
-        kwargs: its arguments.
-    """
-    cls = _found(rival)
+def variants(name: str, **kwargs: Any) -> Competitors:
+    """The ways of the class of that full name, ``"torch fused"``; none where it is missing."""
+    cls = _found(name)
     if cls is None:
         return {}
-    package = rival.partition(".")[0]
+    package = name.partition(".")[0]
     known = inspect.signature(cls).parameters
 
     def maker(flags: dict[str, bool]) -> Maker:
         return lambda params: cls(params, **kwargs, **flags).step
 
-    return {f"{package} {name}": maker(flags) for name, flags in VARIANTS.items() if flags.keys() <= known.keys()}
+    return {f"{package} {way}": maker(flags) for way, flags in VARIANTS.items() if flags.keys() <= known.keys()}
 
 
-def on_cuda_alone(optimizer: str, **kwargs: Any) -> Peers:
-    """What the packages of ``ON_CUDA``, where they are here, have of one of our optimizers."""
-    found: Peers = {}
-    for rival, more in ON_CUDA.get(optimizer, {}).items():
-        found |= variants(rival, **kwargs, **more)
+def _all(classes: Classes, **kwargs: Any) -> Competitors:
+    found: Competitors = {}
+    for name, more in classes.items():
+        found |= variants(name, **{**kwargs, **more})
     return found
 
 
-def packages_on_cuda() -> dict[str, bool]:
-    """Those of ``ON_CUDA``, and whether anything of them is here."""
-    here: dict[str, bool] = {}
-    for rival in itertools.chain.from_iterable(ON_CUDA.values()):
-        package = rival.partition(".")[0]
-        here[package] = here.get(package, False) or _found(rival) is not None
+def implementations(rule: str, rival: str, **kwargs: Any) -> Competitors:
+    """Those of ``rival``, and of the packages that have the same rule."""
+    return variants(rival, **kwargs) | _all(ON_CPU.get(rule, {}), **kwargs)
+
+
+def on_cuda_alone(optimizer: str, **kwargs: Any) -> Competitors:
+    return _all(ON_CUDA.get(optimizer, {}), **kwargs)
+
+
+def packages(table: dict[str, Classes]) -> dict[str, str]:
+    """The versions of those that a table names; "" where nothing of one is here."""
+    here: dict[str, str] = {}
+    for name in (name for classes in table.values() for name in classes):
+        package = name.partition(".")[0]
+        if not here.get(package):
+            here[package] = _version(package) if _found(name) else ""
     return here
 
 
-def clipped(peers: Peers, max_norm: float) -> Peers:
+def _version(package: str) -> str:
+    names = importlib.metadata.packages_distributions().get(package, [package])
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
+
+
+def clipped(others: Competitors, max_norm: float) -> Competitors:
     """Each with ``clip_grad_norm_`` before its step. It scales the gradients at every step, by 1 after the first."""
 
     def maker(make: Maker) -> Maker:
@@ -98,4 +113,4 @@ def clipped(peers: Peers, max_norm: float) -> Peers:
 
         return build
 
-    return {name: maker(make) for name, make in peers.items()}
+    return {name: maker(make) for name, make in others.items()}

@@ -1,91 +1,91 @@
-"""The table that is printed, and what its columns mean."""
+"""Tables of figures, to be printed or kept, and what their columns mean."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .case import Case
-from .measure import Result
+from .figures import Figures, Row
 
 LEGEND = """\
-x torch best: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, \
-foreach=True, for-loop (foreach=False), fused=True; in place (add_, relu_). Where torch has none, a package is named.
-x torch default: beside what a user gets without flags.
-26M: 32 x 64 x 112 x 112."""
+us: median time of a step of ours. GB/s: what it has to move, by that time. Ratios are medians over the rounds of \
+(their time / ours in the same round), with quartiles; above 1, fastopt is faster.
+x torch: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, foreach=True, \
+for-loop (foreach=False), fused=True; in place (add_, relu_). x default: beside what a user gets without flags.
+x others: beside the fastest package that does the same.
+cold: 256 MiB of other memory go through the caches before each step."""
+TITLES = {
+    "optimizers": "Optimizers",
+    "clip": "Clipping by norm, and a step",
+    "dropout": "Dropout",
+    "batch_norm": "BatchNorm",
+    "training": "Training steps of whole models",
+    "scaling": "Scaling",
+}
+NAME = "case"
+Cells = list[dict[str, str]]  # by column
 
 
-@dataclass(frozen=True)
-class Row:
-    """A case and its figures."""
-
-    case: Case
-    result: Result
-    floor: str | None  # its name among the peers
-    launches: dict[str, int] = field(default_factory=dict)  # on a GPU, of a step, by peer
-
-    @property
-    def best(self) -> str | None:
-        """The fastest of torch's, by its median; where torch has none, of all peers."""
-        measured = [name for name in self.case.peers if name in self.result.rounds]
-        of_torch = [name for name in measured if name.startswith("torch ")]
-        return min(of_torch or measured, key=self.result.seconds, default=None)
-
-    def _ratio(self, peer: str | None, name: str | None = None) -> str:
-        if peer not in self.result.rounds:
-            return "-"
-        middle, low, high = self.result.ratio(peer)
-        return f"{middle:.2f} ({low:.2f}-{high:.2f}) {name or ''}".rstrip()
-
-    def cells(self, rivals: Sequence[str]) -> dict[str, str]:
-        """By column; `rivals` are packages that have one."""
-        seconds, best = self.result.seconds("fastopt"), self.best
-        found = {
-            "": self.case.name,
-            "us/step": f"{seconds * 1e6:.1f}",
-            "GB/s": f"{self.case.bytes / seconds / 1e9:.1f}",
-            "x torch best": self._ratio(best, best and best.removeprefix("torch ")),
-            "x torch default": self._ratio("torch default"),
-            "x floor": self._ratio(self.floor, self.floor),
-            **{f"x {rival}": self._ratio(f"{rival} default") for rival in rivals},
-        }
-        if self.launches:
-            found["launches"] = " / ".join(map(str, self.launches.values()))
-        return found
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "case": self.case.name,
-            "bytes": self.case.bytes,
-            "best": self.best,
-            "floor": self.floor,
-            "launches": self.launches,
-            "seconds": self.result.rounds,
-        }
+def _cells(row: Row) -> dict[str, str]:
+    torch, package = row.best(of_torch=True), row.best(of_torch=False)
+    found = {NAME: row.case, "us": f"{row.seconds * 1e6:.1f}"}
+    if row.bytes:
+        found["GB/s"] = f"{row.bytes / row.seconds / 1e9:.1f}"
+    if "ceiling" in row.rounds:
+        found["of ceiling"] = str(row.ratio("ceiling"))
+    if torch:
+        found["x torch"] = f"{row.ratio(torch)} {torch.removeprefix('torch ')}"
+    if (default := row.ratio("torch default")) and torch != "torch default":
+        found["x default"] = str(default)
+    if package:
+        found["x others"] = f"{row.ratio(package)} {package}"
+    if row.launches:
+        found["launches"] = " / ".join(map(str, row.launches.values()))
+    return found
 
 
-def _columns(rows: Sequence[Row], rivals: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Their names, and the rows."""
-    cells = [row.cells(rivals) for row in rows]
-    columns = list(dict.fromkeys(column for row in cells for column in row))
-    return columns, [[row.get(column, "-") for column in columns] for row in cells]
+def _families(figures: Figures) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and lines of each."""
+    for family, title in TITLES.items():
+        cells = [_cells(row) for row in figures.rows if row.family == family]
+        order = [NAME, "us", "GB/s", "of ceiling", "x torch", "x default", "x others", "launches"]
+        columns = [column for column in order if any(column in row for row in cells)]
+        if cells:
+            yield title, columns, [[row.get(column, "-") for column in columns] for row in cells]
 
 
-def table(rows: Sequence[Row], title: str, rivals: Sequence[str]) -> Table:
-    columns, cells = _columns(rows, rivals)
-    made = Table(title=title)
-    for column in columns:
-        made.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for row in cells:
-        made.add_row(*row)
-    return made
+def tables(figures: Figures) -> Iterator[Table]:
+    for title, columns, lines in _families(figures):
+        table = Table(title=title)
+        for column in columns:
+            table.add_column(column, justify="left" if column == NAME else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*line)
+        yield table
 
 
-def markdown(rows: Sequence[Row], title: str, rivals: Sequence[str]) -> str:
+def markdown(figures: Figures) -> str:
     """The same, to be kept."""
-    columns, cells = _columns(rows, rivals)
-    lines = [["case", *columns[1:]], ["---", *["--:"] * (len(columns) - 1)], *cells]
-    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+    text = [f"{figures.title}, commit {figures.about.get('commit') or '?'}, {figures.about.get('date', '?')[:10]}.", ""]
+    for title, columns, lines in _families(figures):
+        rule = ["---", *["--:"] * (len(columns) - 1)]
+        text += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in [columns, rule, *lines]), ""]
+    return "\n".join([*text, *(f"- {remark}" for remark in remarks(figures)), ""])
+
+
+def remarks(figures: Figures) -> list[str]:
+    """What differs from ours, what is absent, what went wrong."""
+    wrong = [f"{row.case}, {name}: {how}" for row in figures.rows for name, how in row.differs.items()]
+    return [*wrong, *figures.notes, *figures.failures]
+
+
+def losses(rows: Sequence[Row]) -> list[str]:
+    """Where another one is faster, by more than the spread."""
+    found = []
+    for row in rows:
+        for name in row.others:
+            ratio = row.ratio(name)
+            if ratio and ratio.high < 1 and name not in row.differs:
+                found.append(f"{row.case}: {ratio} {name}")
+    return found

@@ -1,53 +1,122 @@
-// What memory allows: loops that load the arrays a step loads, store those it stores, and do next to nothing
-// in between. Every average stays near the gradient, so no value becomes denormal, infinite or constant.
-// n is a multiple of LANES.
+// What memory allows: threads that walk through the arrays of a step, reading, updating and writing as much as the
+// step does, and compute next to nothing.
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
-#define LANES 64
+enum { READ, UPDATE, WRITE };
+enum { CHUNK = 4096, LINE = 64, HUGE_PAGE = 2 << 20, SPINS = 1000 };
 
-// Between two passes memory is as good as unknown: the compiler cannot join, swap or drop them.
-#define BARRIER() __asm__ volatile("" ::: "memory")
+typedef struct {
+    char **base;  // of an array that may be made anew at each step
+    size_t offset, bytes;
+    size_t kind;
+} Part;
 
-#define MEAN(x) x[i] = 0.5f * (x[i] + g[i])
+typedef struct {
+    const Part *parts;
+    size_t count;
+} Walk;
 
-#define ELEMENTWISE(name, declare, body)                                        \
-    float name(float *const *arrays, size_t n, size_t count) {                  \
-        float *restrict p = arrays[0];                                          \
-        const float *restrict g = arrays[1];                                    \
-        declare;                                                                \
-        for (; count; --count) {                                                \
-            for (size_t i = 0; i < n; ++i) {                                    \
-                body;                                                           \
-                MEAN(p);                                                        \
-            }                                                                   \
-            BARRIER();                                                          \
-        }                                                                       \
-        return p[0];                                                            \
+typedef struct {
+    const Walk *walks;
+    size_t count;
+} Pass;
+
+typedef struct {
+    char **base;
+    size_t bytes;
+} Fresh;
+
+// Where all threads wait for each other.
+typedef struct {
+    _Atomic size_t arrived, round;
+} Meeting;
+
+typedef struct {
+    const Pass *passes;  // those of thread 0, of thread 1, ...
+    size_t pass_count;
+    const Fresh *fresh;
+    size_t fresh_count;
+    size_t threads;
+    Meeting meeting;
+} Plan;
+
+static void meet(Plan *plan) {
+    Meeting *m = &plan->meeting;
+    if (plan->threads == 1) return;
+    const size_t round = atomic_load(&m->round);
+    if (atomic_fetch_add(&m->arrived, 1) + 1 == plan->threads) {
+        atomic_store(&m->arrived, 0);
+        atomic_fetch_add(&m->round, 1);
+        return;
     }
+    for (size_t spins = 0; atomic_load(&m->round) == round; ++spins)
+        if (spins > SPINS) sched_yield();
+}
 
-#define STATE(name, k) float *restrict name = arrays[2 + k]
+// As the tensors of a step that returns new ones, in large pages where the system has them.
+static void take(const Fresh *fresh) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, LINE, fresh->bytes) != 0) abort();
+    const uintptr_t begin = ((uintptr_t)memory + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    const uintptr_t end = ((uintptr_t)memory + fresh->bytes) / HUGE_PAGE * HUGE_PAGE;
+#ifdef MADV_HUGEPAGE
+    if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#endif
+    *fresh->base = memory;
+}
 
-ELEMENTWISE(stream0, , )
-ELEMENTWISE(stream1, STATE(s, 0), MEAN(s))
-ELEMENTWISE(stream2, STATE(s, 0); STATE(t, 1), MEAN(s); MEAN(t))
-ELEMENTWISE(stream3, STATE(s, 0); STATE(t, 1); STATE(u, 2), MEAN(s); MEAN(t); MEAN(u))
+// Integers: no value is slow, and sums may be joined in any order.
+static uint64_t touch(char *memory, size_t bytes, size_t kind) {
+    uint64_t *restrict words = (uint64_t *)memory;
+    const size_t n = bytes / sizeof *words;
+    uint64_t sum = 0;
+    if (kind == READ)
+        for (size_t i = 0; i < n; ++i) sum += words[i];
+    else if (kind == UPDATE)
+        for (size_t i = 0; i < n; ++i) words[i] += 1;
+    else
+        memset(memory, 1, bytes);
+    return sum;
+}
 
-// Adafactor: the sums over parameter and gradient, those over the update, the update. Its row and column
-// states are too small to count. A sum per lane is what lets the compiler vectorise.
-float adafactor(float *const *arrays, size_t n, size_t count) {
-    float *restrict p = arrays[0];
-    const float *restrict g = arrays[1];
-    float sums[LANES] = {0}, sum = 0;
+// Side by side: a chunk of each array, then the next chunks, whose sizes are to each other as the arrays' are.
+static uint64_t walk(const Walk *w) {
+    size_t longest = 0;
+    for (size_t k = 0; k < w->count; ++k) longest = w->parts[k].bytes > longest ? w->parts[k].bytes : longest;
+    const size_t chunks = (longest + CHUNK - 1) / CHUNK;
+    uint64_t sum = 0;
+    for (size_t c = 0; c < chunks; ++c)
+        for (size_t k = 0; k < w->count; ++k) {
+            const Part *part = &w->parts[k];
+            const size_t lines = part->bytes / LINE;
+            const size_t begin = lines * c / chunks * LINE;
+            const size_t end = c + 1 == chunks ? part->bytes : lines * (c + 1) / chunks * LINE;
+            sum += touch(*part->base + part->offset + begin, end - begin, part->kind);
+        }
+    return sum;
+}
+
+// What one thread does for `count` steps.
+uint64_t stream(Plan *plan, size_t thread, size_t count) {
+    uint64_t sum = 0;
     for (; count; --count) {
-        for (size_t i = 0; i < n; i += LANES)
-            for (size_t j = 0; j < LANES; ++j) sums[j] += p[i + j] * g[i + j];
-        BARRIER();
-        for (size_t i = 0; i < n; i += LANES)
-            for (size_t j = 0; j < LANES; ++j) sums[j] += g[i + j];
-        BARRIER();
-        for (size_t i = 0; i < n; ++i) MEAN(p);
-        BARRIER();
+        if (thread == 0)
+            for (size_t k = 0; k < plan->fresh_count; ++k) take(&plan->fresh[k]);
+        if (plan->fresh_count) meet(plan);
+        for (size_t p = 0; p < plan->pass_count; ++p) {
+            const Pass *pass = &plan->passes[thread * plan->pass_count + p];
+            for (size_t w = 0; w < pass->count; ++w) sum += walk(&pass->walks[w]);
+            if (plan->fresh_count || plan->pass_count > 1) meet(plan);
+        }
+        if (thread == 0)
+            for (size_t k = 0; k < plan->fresh_count; ++k) free(*plan->fresh[k].base);
     }
-    for (size_t j = 0; j < LANES; ++j) sum += sums[j];
     return sum;
 }

@@ -1,4 +1,4 @@
-"""The speed of memory: loops that only stream a step's arrays, compiled here and now for this CPU."""
+"""The speed of memory: loops that only move what a step moves, compiled here and now for this CPU."""
 
 from __future__ import annotations
 
@@ -10,16 +10,49 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .measure import Burst
+from .operation import Array, Traffic, Walk
 
 SOURCE = Path(__file__).with_name("stream.c")
-LANES = 64  # as in stream.c
+LINE = 64  # as in stream.c
+SMALL = 1 << 18  # bytes that one thread moves sooner than two could meet
+
+
+class _Part(ctypes.Structure):
+    _fields_ = (
+        ("base", ctypes.c_void_p),
+        ("offset", ctypes.c_size_t),
+        ("bytes", ctypes.c_size_t),
+        ("kind", ctypes.c_size_t),
+    )
+
+
+class _Span(ctypes.Structure):
+    """A walk, of parts, or a pass, of walks."""
+
+    _fields_ = (("items", ctypes.c_void_p), ("count", ctypes.c_size_t))
+
+
+class _Fresh(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("bytes", ctypes.c_size_t))
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = (
+        ("passes", ctypes.c_void_p),
+        ("pass_count", ctypes.c_size_t),
+        ("fresh", ctypes.c_void_p),
+        ("fresh_count", ctypes.c_size_t),
+        ("threads", ctypes.c_size_t),
+        ("meeting", ctypes.c_size_t * 2),
+    )
 
 
 def _compile() -> ctypes.CDLL:
@@ -29,39 +62,90 @@ def _compile() -> ctypes.CDLL:
         raise RuntimeError(f"there is no C compiler '{compiler[0]}'")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "stream.so"
-        flags = ["-O3", "-march=native", "-funroll-loops", "-fPIC", "-shared", "-o", str(library)]
+        flags = ["-std=c11", "-O3", "-march=native", "-funroll-loops", "-fPIC", "-shared", "-o", str(library)]
         done = subprocess.run([*compiler, *flags, str(SOURCE)], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{SOURCE.name} does not compile: {(done.stderr.splitlines() or ['?'])[0]}")
         return ctypes.CDLL(str(library))  # stays mapped when its file goes
 
 
+class Plan:
+    """A traffic's arrays, and structures of stream.c that point to them; alive as long as this object."""
+
+    def __init__(self, traffic: Traffic, threads: int) -> None:
+        self.threads = threads
+        self.tensors: dict[Array, torch.Tensor] = {}  # of bytes
+        self._kept: list[Any] = []
+        self._bases: dict[Array, ctypes.c_void_p] = {}
+        walks = [walk for walks in traffic for walk in walks]
+        arrays = dict.fromkeys(array for walk in walks for array in (*walk.read, *walk.updated, *walk.written))
+        for array in arrays:
+            if not array.fresh:
+                self.tensors[array] = torch.ones(array.bytes, dtype=torch.uint8)
+            self._bases[array] = ctypes.c_void_p(None if array.fresh else self.tensors[array].data_ptr())
+        fresh = [_Fresh(self._base(array), array.bytes) for array in arrays if array.fresh]
+        passes = [self._share(walks, k, threads) for k in range(threads) for walks in traffic]
+        self.struct = _Plan(self._array(_Span, passes), len(traffic), self._array(_Fresh, fresh), len(fresh), threads)
+
+    def _base(self, array: Array) -> int:
+        return ctypes.addressof(self._bases[array])
+
+    def _array(self, kind: Any, items: Sequence[Any]) -> int:
+        self._kept.append((kind * len(items))(*items))
+        return ctypes.addressof(self._kept[-1])
+
+    def _share(self, walks: Sequence[Walk], thread: int, threads: int) -> _Span:
+        """A thread's contiguous share of a pass, which is a part of one walk at each end."""
+        ends = [0, *itertools.accumulate(walk.bytes for walk in walks)]
+        low, high = (ends[-1] * k // threads for k in (thread, thread + 1))
+        spans = []
+        for walk, begin in zip(walks, ends[:-1], strict=True):
+            first, last = (min(max(edge - begin, 0), walk.bytes) / max(walk.bytes, 1) for edge in (low, high))
+            if first < last:
+                parts = list(self._parts(walk, first, last))
+                spans.append(_Span(self._array(_Part, parts), len(parts)))
+        return _Span(self._array(_Span, spans), len(spans))
+
+    def _parts(self, walk: Walk, first: float, last: float) -> Iterator[_Part]:
+        for kind, arrays in enumerate((walk.read, walk.updated, walk.written)):
+            for array in arrays:
+                begin, end = (_line(array.bytes, share) for share in (first, last))
+                yield _Part(self._base(array), begin, end - begin, kind)
+
+
+def _line(size: int, share: float) -> int:
+    return size if share == 1 else int(size * share) // LINE * LINE
+
+
 class Stream:
-    """The loops of stream.c on threads that are already there, each on its own contiguous part."""
+    """The loops of stream.c on threads that are already there."""
 
     def __init__(self, threads: int) -> None:
-        self._library = _compile()
+        self._stream = _compile().stream
+        self._stream.argtypes = [ctypes.POINTER(_Plan), ctypes.c_size_t, ctypes.c_size_t]
+        self._stream.restype = ctypes.c_uint64
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads)
         started = threading.Barrier(threads)  # a pool starts a thread only when the others are busy
         list(self._pool.map(lambda _: started.wait(), range(threads)))
 
-    def bursts(self, loop: str, arrays: Sequence[torch.Tensor]) -> Burst:
-        """Runs ``loop`` over float32 arrays of one size: parameter, gradient, states.
+    def plan(self, traffic: Traffic, threads: int | None = None) -> Plan:
+        """What so many threads are to move, where it is not too small for them; none: all."""
+        moved = sum(walk.bytes for walks in traffic for walk in walks)
+        return Plan(traffic, 1 if moved < SMALL else min(self._threads, threads or self._threads))
+
+    def burst(self, plan: Plan) -> Burst:
+        """Moves what a step moves.
 
         A burst is one call per thread. What waking the threads costs (30 us) is not memory's, and would
         count at every step.
         """
-        function = getattr(self._library, loop)
-        function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-        function.restype = ctypes.c_float
-        blocks = arrays[0].numel() // LANES
-        cuts = [blocks * k // self._threads * LANES for k in range(self._threads + 1)]
-        starts = [[x.data_ptr() + cut * x.itemsize for x in arrays] for cut in cuts[:-1]]
-        parts = [(ctypes.c_void_p * len(arrays))(*start) for start in starts]
-        sizes = [end - begin for begin, end in itertools.pairwise(cuts)]
 
-        def burst(count: int, _alive: Sequence[torch.Tensor] = arrays) -> None:
-            list(self._pool.map(function, parts, sizes, [count] * self._threads))
+        def burst(count: int) -> None:
+            struct, threads = ctypes.pointer(plan.struct), plan.threads
+            if threads == 1:
+                self._stream(struct, 0, count)
+            else:
+                list(self._pool.map(self._stream, [struct] * threads, range(threads), [count] * threads))
 
         return burst

@@ -1,0 +1,152 @@
+"""Pictures of figures, for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from .figures import Figures, Row
+from .report import TITLES
+
+OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
+MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D"}
+CURVES = {"fastopt": (OURS, "o"), "torch default": (DEFAULT, "s"), "torch fused": (BEST, "^"), "ceiling": (CEILING, "")}
+# What the README shows.
+SUMMARY = {
+    "Adam, one tensor of 16M": "Adam, 16M elements",
+    "Adam, one tensor of 128k": "Adam, 128k",
+    "Adam, 1000 tensors of 1k": "Adam, 1000 tensors of 1k",
+    "Adam, MLP, 10 tensors": "Adam, an MLP of 10 tensors",
+    "RMSprop, one tensor of 16M": "RMSprop, 16M",
+    "NAdam, one tensor of 16M": "NAdam, 16M",
+    "Adafactor, one matrix of 4096x4096": "Adafactor, 4096 x 4096",
+    "clip + AdamW, GPT-2 small, 148 tensors": "clip + AdamW, GPT-2 small",
+    "dropout, 1M": "Dropout, 1M",
+    "batch_norm, 32x64x56x56 NCHW": "BatchNorm forward, 32x64x56x56",
+    "batch_norm relu forward + backward, 32x64x56x56 NCHW": "BatchNorm + ReLU, both directions",
+}
+
+
+def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """Ratios of each row, with quartiles; log scale, from 1 outwards."""
+    kinds: list[tuple[str, str, Callable[[Row], str | None]]] = [
+        ("torch's fastest", BEST, lambda row: row.best(of_torch=True)),
+        ("torch's default", DEFAULT, lambda row: "torch default"),
+        ("fastest other package", PACKAGE, lambda row: row.best(of_torch=False)),
+    ]
+    for k, (label, colour, choose) in enumerate(kinds):
+        found = [(i, row.ratio(name)) for i, row in enumerate(rows) if (name := choose(row))]
+        shown = [(i, ratio) for i, ratio in found if ratio]
+        if not shown:
+            continue
+        places = [i + (k - 1) * 0.27 for i, _ in shown]
+        widths = [ratio.middle - 1 for _, ratio in shown]
+        axes.barh(places, widths, 0.25, left=1, color=colour, label=f"beside {label}", zorder=2)
+        spread = [[r.middle - r.low for _, r in shown], [r.high - r.middle for _, r in shown]]
+        axes.errorbar([r.middle for _, r in shown], places, xerr=spread, fmt="none", ecolor="#444444", lw=0.8, zorder=3)
+        for place, (_, ratio) in zip(places, shown, strict=True):
+            axes.text(max(ratio.high, 1) * 1.04, place, f"{ratio.middle:.3g}", va="center", fontsize=6.5)
+    axes.axvline(1, color=CEILING, lw=1, zorder=4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("times as fast (above 1: fastopt is faster); bars: medians, whiskers: quartiles")
+    axes.grid(axis="x", which="both", alpha=0.25, zorder=0)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _bar_chart(rows: Sequence[Row], labels: Sequence[str], title: str) -> Figure:
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.36 * len(rows)), layout="constrained")
+    _bars(axes, rows, labels)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def _summary(figures: Figures) -> Figure | None:
+    rows = [row for row in figures.rows if row.case in SUMMARY]
+    return _bar_chart(rows, [SUMMARY[row.case] for row in rows], figures.title) if rows else None
+
+
+def _family(figures: Figures, family: str) -> Figure | None:
+    rows = [row for row in figures.rows if row.family == family]
+    labels = [row.case for row in rows]
+    return _bar_chart(rows, labels, f"{TITLES[family]}\n{figures.title}") if rows else None
+
+
+def _roofline(figures: Figures) -> Figure | None:
+    """Bandwidth against the memory a step moves; the roof is what the streaming loop reached."""
+    rows = [row for row in figures.rows if "ceiling" in row.rounds and row.family in MARKERS and not row.cold]
+    if not rows:
+        return None
+
+    def speed(row: Row, name: str) -> float:
+        return row.bytes / row.seconds_of(name) / 1e9
+
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    sizes = sorted({row.bytes for row in rows})
+    roof = [max(speed(row, "ceiling") for row in rows if row.bytes == size) for size in sizes]
+    axes.plot(sizes, roof, color=CEILING, lw=1.2, label="ceiling: a loop that only streams", zorder=1)
+    for family, marker in MARKERS.items():
+        for name, colour, fill in (("torch", BEST, "none"), ("fastopt", OURS, OURS)):
+            here = [row for row in rows if row.family == family]
+            found = [(row, row.best(of_torch=True) if name == "torch" else name) for row in here]
+            points = [(row.bytes, speed(row, who)) for row, who in found if who]
+            if points:
+                label = f"{TITLES[family]}: {'torch, fastest' if name == 'torch' else 'fastopt'}"
+                axes.scatter(*zip(*points, strict=True), s=22, marker=marker, ec=colour, fc=fill, label=label, zorder=2)
+    axes.set(xscale="log", yscale="log", xlabel="bytes a step has to move", ylabel="GB/s", title=figures.title)
+    axes.grid(which="both", alpha=0.25)
+    axes.legend(fontsize=7.5, loc="lower right")
+    return figure
+
+
+def _scaling(figures: Figures) -> Figure | None:
+    """Time of a step against what grows."""
+    curves = list(dict.fromkeys(row.curve for row in figures.rows if row.curve))
+    if not curves:
+        return None
+    columns = min(3, len(curves))
+    height = -(-len(curves) // columns)
+    size = (4.2 * columns, 3.2 * height)
+    figure, grid = plt.subplots(height, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes, curve in zip(grid.flat, curves, strict=False):
+        rows = sorted((row for row in figures.rows if row.curve == curve), key=lambda row: row.x)
+        for name, (colour, marker) in CURVES.items():
+            there = [row for row in rows if name in row.rounds]
+            xs, ys = [row.x for row in there], [row.seconds_of(name) * 1e6 for row in there]
+            style = ":" if name == "ceiling" else "-"
+            axes.plot(xs, ys, style, color=colour, marker=marker, ms=3.5, label=name)
+        axes.set(xscale="log", yscale="log", ylabel="us per step")
+        axes.set_title(curve, fontsize=9)
+        if curve.endswith("threads"):
+            axes.set_xticks([row.x for row in rows], [str(row.x) for row in rows], minor=False)
+        axes.grid(which="major", alpha=0.3)
+    for axes in grid.flat[len(curves) :]:
+        axes.axis("off")
+    grid.flat[0].legend(fontsize=8)
+    figure.suptitle(figures.title, fontsize=10)
+    return figure
+
+
+def draw(figures: Figures, folder: Path) -> list[Path]:
+    """Writes what there are figures for, as PNG; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "summary": _summary(figures),
+        "roofline": _roofline(figures),
+        "scaling": _scaling(figures),
+        **{family: _family(figures, family) for family in TITLES if family != "scaling"},
+    }
+    files = []
+    for name, picture in pictures.items():
+        if picture is not None:
+            files.append(folder / f"{name}.png")
+            picture.savefig(files[-1], dpi=110)
+            plt.close(picture)
+    return files

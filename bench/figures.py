@@ -1,0 +1,94 @@
+"""What a run has found, as it is written to a file and read again: the source of tables, comparisons and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .measure import Rounds
+
+FORMAT = 2  # of the file
+
+
+class Ratio(NamedTuple):
+    """Median over the rounds, and the quartiles."""
+
+    middle: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and its figures."""
+
+    case: str
+    family: str
+    operation: str
+    input: str
+    dtype: str
+    tensors: int
+    elements: int
+    bytes: int  # that a step has to move; 0 where arithmetic decides
+    cold: bool
+    threads: int
+    rival: str
+    rounds: Rounds
+    curve: str = ""  # the curve it is a point of
+    x: int = 0
+    differs: dict[str, str] = field(default_factory=dict)  # how a competitor's result does, where it does
+    launches: dict[str, int] = field(default_factory=dict)  # on a GPU, of a step, by competitor
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_of("fastopt")
+
+    def seconds_of(self, name: str) -> float:
+        return statistics.median(self.rounds[name])
+
+    def ratio(self, name: str) -> Ratio | None:
+        """How many times ours is faster, if that one was measured."""
+        if name not in self.rounds:
+            return None
+        pairs = zip(self.rounds[name], self.rounds["fastopt"], strict=True)
+        low, middle, high = statistics.quantiles([theirs / ours for theirs, ours in pairs], n=4)
+        return Ratio(middle, low, high)
+
+    @property
+    def others(self) -> list[str]:
+        return [name for name in self.rounds if name not in ("fastopt", "ceiling")]
+
+    def best(self, of_torch: bool) -> str | None:
+        """The fastest of torch, or of the packages, by its median; one that computes something else does not count."""
+        right = [name for name in self.others if name not in self.differs]
+        return min((n for n in right if n.startswith("torch ") == of_torch), key=self.seconds_of, default=None)
+
+
+@dataclass
+class Figures:
+    """A run."""
+
+    title: str = ""
+    about: dict[str, Any] = field(default_factory=dict)  # machine, versions, commit, flags
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    kept_for_backward: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def write(self, file: Path) -> None:
+        file.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
+
+
+def read(file: Path) -> Figures:
+    """Raises ValueError where the file is not of this format."""
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise ValueError(f"{file} was not written by this version of the bench")
+    return Figures(**{**found, "rows": [Row(**row) for row in found["rows"]]})

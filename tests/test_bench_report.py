@@ -1,0 +1,104 @@
+"""What the bench makes of figures: files, tables, comparisons, pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rich", reason="needs the extra 'bench'")
+import bench.__main__ as program
+from bench.compare import comparison
+from bench.figures import Figures, Row, read
+from bench.report import losses, markdown
+
+
+def row(case: str = "Adam, 1M", **more: Any) -> Row:
+    rounds = {
+        "fastopt": [1e-3, 1e-3, 1e-3],
+        "torch default": [4e-3, 5e-3, 6e-3],
+        "torch fused": [2e-3, 2e-3, 2.2e-3],
+        "adabound default": [8e-3, 8e-3, 8e-3],
+        "ceiling": [0.8e-3, 0.9e-3, 0.9e-3],
+    }
+    about = {"operation": "Adam", "input": "1M", "dtype": "float32", "tensors": 1, "elements": 1 << 20}
+    given = {"family": "optimizers", "bytes": 28 << 20, "cold": False, "threads": 2, "rival": "torch.optim.Adam"}
+    return Row(**{"case": case, **about, **given, "rounds": rounds, **more})
+
+
+def figures(*rows: Row) -> Figures:
+    about = {"commit": "0123456789", "date": "2026-11-22T00:00:00+00:00", "ceiling": "of ceiling: ..."}
+    return Figures("a CPU", about, list(rows), ["adabound is not installed"])
+
+
+def slowed(old: Row, factor: float) -> Row:
+    return replace(old, rounds={**old.rounds, "fastopt": [factor * each for each in old.rounds["fastopt"]]})
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = figures(row(), row("SGD, 1M", differs={"torch fused": "its result differs"}))
+    written.write(tmp_path / "figures.json")
+    assert read(tmp_path / "figures.json") == written
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1}'])
+def test_another_file_is_an_error(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "figures.json").write_text(text)
+    with pytest.raises(SystemExit):
+        program.main(["--read", str(tmp_path / "figures.json")])
+    assert "was not written by this version of the bench" in capsys.readouterr().err
+
+
+def test_ratios_and_the_best() -> None:
+    one = row()
+    assert one.ratio("torch default") == (5, 4, 6)
+    assert one.ratio("apex default") is None
+    assert one.best(of_torch=True) == "torch fused"
+    assert one.best(of_torch=False) == "adabound default"
+    assert replace(one, differs={"torch fused": "its result differs"}).best(of_torch=True) == "torch default"
+
+
+def test_markdown(tmp_path: Path) -> None:
+    written = figures(row(), row("SGD, 1M", differs={"torch fused": "its result differs"}), row("x", family="dropout"))
+    text = markdown(written).splitlines()
+    assert text[0] == "a CPU, commit 0123456789, 2026-11-22."
+    assert [line for line in text if line.startswith("#")] == ["### Optimizers", "### Dropout"]
+    assert text[4] == "| case | us | GB/s | of ceiling | x torch | x default | x others |"
+    adam = "| Adam, 1M | 1000.0 | 29.4 | 0.90 (0.80-0.90) | 2.00 (2.00-2.20) fused | 5.00 (4.00-6.00) | "
+    assert text[6] == adam + "8.00 (8.00-8.00) adabound default |"
+    assert "- SGD, 1M, torch fused: its result differs" in text
+    assert "- adabound is not installed" in text
+
+
+def test_losses_are_listed() -> None:
+    lost = losses([row(), slowed(row("NAdam, 1M"), 3), slowed(row("tie"), 2.1)])
+    assert lost == ["NAdam, 1M: 0.67 (0.67-0.73) torch fused"]
+
+
+def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = figures(row("same"), row("slow"), row("fast"), row("gone"))
+    new = figures(row("same"), slowed(row("slow"), 2), slowed(row("fast"), 0.5), row("new"))
+    files = [tmp_path / "old.json", tmp_path / "new.json"]
+    for each, file in zip((old, new), files, strict=True):
+        each.write(file)
+    assert program.main(["--compare", *map(str, files)]) == 0
+    printed = capsys.readouterr().out
+    assert "2.00 -> 1.00 (1.00-1.10) fused" in printed
+    table = comparison(old, new)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["same", "slow", "fast", "gone", "new"]
+    assert cells[-1] == ["", "slower", "faster", "only in the old run", "only in the new run"]
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="needs the extra 'bench'")
+    curve = [row(f"by elements: {n}", family="scaling", curve="Adam, by elements", x=n) for n in (10, 100)]
+    rows = [row("Adam, one tensor of 16M"), row("dropout, 1M", family="dropout"), *curve]
+    figures(*rows).write(tmp_path / "figures.json")
+    assert program.main(["--read", str(tmp_path / "figures.json"), "--pictures", str(tmp_path / "drawn")]) == 0
+    names = {"summary", "roofline", "scaling", "optimizers", "dropout"}
+    assert {file.stem for file in (tmp_path / "drawn").iterdir()} == names
+    for name in names:
+        assert image.imread(tmp_path / "drawn" / f"{name}.png").std() > 0.01
