@@ -23,7 +23,7 @@ from .kept import kept_for_backward
 from .machine import Cpu, Gpu
 from .measure import Pace
 from .operation import Case
-from .report import LEGEND, losses, markdown, remarks, tables
+from .report import LEGEND, losses, remarks, tables, write_markdown
 from .run import Run, noted
 
 QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help=f"per case (default: {default})")
     parser.add_argument("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write the tables to FILE, or between its marks"
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw charts there (needs matplotlib)")
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: show the figures in FILE")
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         figures.write(options.json)
     if options.markdown:
-        options.markdown.write_text(markdown(figures))
+        write_markdown(figures, options.markdown)
     if options.pictures:
         from .charts import draw
 

@@ -15,6 +15,10 @@ from .report import TITLES
 
 OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
 MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D"}
+ROOFS = (
+    ("-", "memory that is there", ("optimizers", "clip")),
+    (":", "results in new memory", ("dropout", "batch_norm")),
+)
 CURVES = {"fastopt": (OURS, "o"), "torch default": (DEFAULT, "s"), "torch fused": (BEST, "^"), "ceiling": (CEILING, "")}
 # What the README shows.
 SUMMARY = {
@@ -58,13 +62,13 @@ def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("times as fast (above 1: fastopt is faster); bars: medians, whiskers: quartiles")
     axes.grid(axis="x", which="both", alpha=0.25, zorder=0)
-    axes.legend(loc="lower right", fontsize=8)
 
 
 def _bar_chart(rows: Sequence[Row], labels: Sequence[str], title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.36 * len(rows)), layout="constrained")
     _bars(axes, rows, labels)
     axes.set_title(title, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
@@ -88,10 +92,12 @@ def _roofline(figures: Figures) -> Figure | None:
     def speed(row: Row, name: str) -> float:
         return row.bytes / row.seconds_of(name) / 1e9
 
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    sizes = sorted({row.bytes for row in rows})
-    roof = [max(speed(row, "ceiling") for row in rows if row.bytes == size) for size in sizes]
-    axes.plot(sizes, roof, color=CEILING, lw=1.2, label="ceiling: a loop that only streams", zorder=1)
+    figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
+    for line, what, families in ROOFS:
+        under = [row for row in rows if row.family in families and "in place" not in row.operation]
+        sizes = sorted({row.bytes for row in under})
+        roof = [max(speed(row, "ceiling") for row in under if row.bytes == size) for size in sizes]
+        axes.plot(sizes, roof, line, color=CEILING, lw=1.2, label=f"a loop that only streams: {what}", zorder=1)
     for family, marker in MARKERS.items():
         for name, colour, fill in (("torch", BEST, "none"), ("fastopt", OURS, OURS)):
             here = [row for row in rows if row.family == family]
@@ -102,7 +108,7 @@ def _roofline(figures: Figures) -> Figure | None:
                 axes.scatter(*zip(*points, strict=True), s=22, marker=marker, ec=colour, fc=fill, label=label, zorder=2)
     axes.set(xscale="log", yscale="log", xlabel="bytes a step has to move", ylabel="GB/s", title=figures.title)
     axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=7.5, loc="lower right")
+    figure.legend(loc="outside right upper", fontsize=7.5, frameon=False)
     return figure
 
 
@@ -129,7 +135,8 @@ def _scaling(figures: Figures) -> Figure | None:
         axes.grid(which="major", alpha=0.3)
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
-    grid.flat[0].legend(fontsize=8)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(figures.title, fontsize=10)
     return figure
 

@@ -140,7 +140,7 @@ RESNET50 = model("ResNet-50", resnet50())
 GPT2 = model("GPT-2 small", gpt2(768, 50257, 1024))
 NARROW_GPT2 = model("GPT-2 of width 192", gpt2(192, 8192, 256))
 # Every competitor has a copy of the model: few for a large one.
-FEW = ("torch default", "torch fused", "deepspeed")
+FEW = ("torch default", "torch fused", "deepspeed default")
 
 
 def _cases(what: Operation, inputs: Sequence[Input], quick: Sequence[Input] = (), **more: Any) -> list[Case]:

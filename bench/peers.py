@@ -22,8 +22,46 @@ VARIANTS: dict[str, dict[str, bool]] = {
 }
 Classes = dict[str, dict[str, Any]]  # arguments by the full name of a class
 
-# Packages with optimizers for the CPU: what does the same as one of ours, by the name of the rule.
-ON_CPU: dict[str, Classes] = {}
+# optimi's defaults are not torch's; its Kahan sums, the default in half types, would use the gradient as scratch.
+_OPTIMI: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "kahan_sum": False}
+
+# Packages with optimizers for the CPU: what does the same as one of ours, by the name of the rule. Some write to the
+# gradients, which training makes anew. Nobody but torch has AMSGrad, centered RMSprop, NAdam, Rprop or its ASGD there.
+ON_CPU: dict[str, Classes] = {
+    "Adam": {
+        "deepspeed.ops.adam.DeepSpeedCPUAdam": {"adamw_mode": False},
+        "bitsandbytes.optim.Adam": {},  # torch's operations, in float32
+        "optimi.Adam": _OPTIMI,
+    },
+    "AdamW": {
+        "deepspeed.ops.adam.DeepSpeedCPUAdam": {"weight_decay": 1e-2},
+        "bitsandbytes.optim.AdamW": {},
+        "optimi.AdamW": _OPTIMI,
+    },
+    "SGD momentum": {
+        "bitsandbytes.optim.SGD": {},
+        "optimi.SGD": {"kahan_sum": False},
+        "pytorch_optimizer.SGDW": {},  # without weight decay that is SGD
+    },
+    "SGD Nesterov": {"pytorch_optimizer.SGDW": {}},
+    "RMSprop": {"bitsandbytes.optim.RMSprop": {}},
+    "Adagrad": {"deepspeed.ops.adagrad.DeepSpeedCPUAdagrad": {}, "bitsandbytes.optim.Adagrad": {}},
+    "Adadelta": {"pytorch_optimizer.AdaDelta": {}},
+    "Adamax": {"pytorch_optimizer.AdaMax": {}},
+    "RAdam": {
+        "optimi.RAdam": _OPTIMI,  # adds eps after the bias correction
+        "pytorch_optimizer.RAdam": {"degenerated_to_sgd": True},
+    },
+    # Its cap of beta2 is one that 10^8 steps do not reach.
+    "Adafactor": {"pytorch_optimizer.AdaFactor": {"betas": (None, 0.9999999), "relative_step": False}},
+    "AdaBound": {"adabound.AdaBound": {}, "pytorch_optimizer.AdaBound": {}},
+    "Lion": {
+        "deepspeed.ops.lion.DeepSpeedCPULion": {"betas": (0.9, 0.99)},
+        "bitsandbytes.optim.Lion": {},
+        "optimi.Lion": {"kahan_sum": False},
+        "pytorch_optimizer.Lion": {},
+    },
+}
 
 # Packages that have fused optimizers for CUDA alone, by the name of ours.
 ON_CUDA: dict[str, Classes] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -24,6 +25,7 @@ TITLES = {
     "scaling": "Scaling",
 }
 NAME = "case"
+MARKS = ("<!-- bench -->", "<!-- /bench -->")
 Cells = list[dict[str, str]]  # by column
 
 
@@ -71,7 +73,18 @@ def markdown(figures: Figures) -> str:
     for title, columns, lines in _families(figures):
         rule = ["---", *["--:"] * (len(columns) - 1)]
         text += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in [columns, rule, *lines]), ""]
-    return "\n".join([*text, *(f"- {remark}" for remark in remarks(figures)), ""])
+    for title, lines in (("Where another one is faster", losses(figures.rows)), ("Remarks", remarks(figures))):
+        text += [f"### {title}", "", *(f"- {line}" for line in lines or ["Nowhere."]), ""]
+    return "\n".join(text)
+
+
+def write_markdown(figures: Figures, file: Path) -> None:
+    """Between the two marks of a file that has them; or as the file."""
+    text = markdown(figures)
+    if file.exists() and all(mark in (old := file.read_text()) for mark in MARKS):
+        head, _, rest = old.partition(MARKS[0])
+        text = f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+    file.write_text(text)
 
 
 def remarks(figures: Figures) -> list[str]:

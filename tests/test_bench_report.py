@@ -64,12 +64,31 @@ def test_markdown(tmp_path: Path) -> None:
     written = figures(row(), row("SGD, 1M", differs={"torch fused": "its result differs"}), row("x", family="dropout"))
     text = markdown(written).splitlines()
     assert text[0] == "a CPU, commit 0123456789, 2026-11-22."
-    assert [line for line in text if line.startswith("#")] == ["### Optimizers", "### Dropout"]
+    assert [line for line in text if line.startswith("#")] == [
+        "### Optimizers",
+        "### Dropout",
+        "### Where another one is faster",
+        "### Remarks",
+    ]
+    assert "- Nowhere." in text
     assert text[4] == "| case | us | GB/s | of ceiling | x torch | x default | x others |"
     adam = "| Adam, 1M | 1000.0 | 29.4 | 0.90 (0.80-0.90) | 2.00 (2.00-2.20) fused | 5.00 (4.00-6.00) | "
     assert text[6] == adam + "8.00 (8.00-8.00) adabound default |"
     assert "- SGD, 1M, torch fused: its result differs" in text
     assert "- adabound is not installed" in text
+
+
+def test_markdown_between_marks(tmp_path: Path) -> None:
+    figures(row()).write(tmp_path / "figures.json")
+    document = tmp_path / "document.md"
+    document.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n")
+    for _ in range(2):
+        assert program.main(["--read", str(tmp_path / "figures.json"), "--markdown", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("before\n<!-- bench -->\n\na CPU, commit")
+    assert text.endswith("\n<!-- /bench -->\nafter\n")
+    assert text.count("| Adam, 1M |") == 1
+    assert "old" not in text
 
 
 def test_losses_are_listed() -> None:
