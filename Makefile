@@ -31,6 +31,7 @@ bench: $(VENV)/bench
 # What bench measures beside torch, too. Without their dependencies, which would bring another torch.
 bench-peers: $(VENV)/bench
 	$(PIP) --no-deps -r bench/peers.txt
+	$(BIN)/python -m bench.peers
 
 clean:
 	rm -rf $(VENV) build
