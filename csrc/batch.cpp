@@ -15,7 +15,13 @@ constexpr double kLastFloatStep = 16777216.0;
 
 bool given(const py::object& object) { return object && !object.is_none(); }
 
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
+// Throws what Python throws.
+py::object grad_of(PyObject* param) {
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    PyObject* grad = PyObject_GetAttr(param, name);
+    if (grad == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(grad);
+}
 
 bool fits(const TensorView& state, const TensorView& param) {
     const bool half = param.type == DType::bf16 || param.type == DType::f16;
@@ -61,44 +67,32 @@ bool as_matrices(const TensorView& param, Matrices& shape) {
 
 }  // namespace
 
-PyObject* StateWalk::pass(PyObject* state, PyObject* param) {
-    PyObject *key, *value;
-    Py_ssize_t next = position_;
-    if (!PyDict_Next(state, &next, &key, &value) || key != param) return nullptr;
-    position_ = next;
-    return value;
-}
-
-PyObject* StateWalk::find(PyObject* state, PyObject* param) {
-    if (PyObject* next = pass(state, param)) return next;
-    PyObject* found = PyDict_GetItemWithError(state, param);
-    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
-    return found;
-}
-
 template <class Visit>
 void Batch::Held::each(Visit visit) const {
-    for (PyObject* object : {owner, param, grad, step}) visit(object);
-    for (PyObject* object : states) visit(object);
-    for (PyObject* object : carried) visit(object);
+    for (PyObject* object : {owner, param, grad, step})
+        if (object != nullptr) visit(object);
+    for (int k = 0; k < kMaxStates && states[k] != nullptr; ++k) visit(states[k]);
+    for (int k = 0; k < kMaxCarried && carried[k] != nullptr; ++k) visit(carried[k]);
 }
 
 namespace {
 
-void acquire(PyObject* object) { Py_XINCREF(object); }
-void release(PyObject* object) { Py_XDECREF(object); }
+void acquire(PyObject* object) { Py_INCREF(object); }
+void release(PyObject* object) { Py_DECREF(object); }
 
 }  // namespace
 
 Batch::~Batch() { clear(); }
 
 void Batch::clear() {
+    for (size_t i = 0; i < written_.size(); ++i) written_[i] = py::none();
     tasks_.clear();
     counters_.clear();
     places_.clear();
     group_ = 0;
     constants_.clear();
     programs_.clear();
+    devices_.clear();
     programmed_ = nullptr;
     loss_scale_ = found_inf_ = norm_ = scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
@@ -112,9 +106,9 @@ void Batch::clear() {
 }
 
 const Constants* Batch::keep(const Constants& fresh) {
-    constants_.push_back(fresh);
-    constants_.back().index = static_cast<int>(constants_.size()) - 1;
-    return &constants_.back();
+    Constants& kept = constants_.add(fresh);
+    kept.index = static_cast<int>(constants_.size()) - 1;
+    return &kept;
 }
 
 const Constants* Batch::constants(int64_t t, const double* carried) {
@@ -141,24 +135,24 @@ const Constants* Batch::constants(int64_t t, const double* carried) {
     return entry.constants;
 }
 
-bool Batch::try_add(const Held& borrowed, int64_t index, int64_t t) {
-    const Held held = borrowed;
-    held.each(acquire);
+bool Batch::try_add(const Held& tensors, int64_t index, int64_t t) {
+    tensors.each(acquire);
     Task task{};
     Counter counter{};
     try {
-        if (!describe(held, t, task, counter)) {
-            held.each(release);
+        if (!describe(tensors, t, task, counter)) {
+            tensors.each(release);
             return false;
         }
     } catch (...) {
-        held.each(release);
+        tensors.each(release);
         throw;
     }
     tasks_.push_back(task);
     counters_.push_back(counter);
-    held_.push_back(held);
+    held_.push_back(tensors);
     places_.push_back({group_, index, programmed_});
+    if (std::find(devices_.begin(), devices_.end(), task.device) == devices_.end()) devices_.push_back(task.device);
     return true;
 }
 
@@ -247,8 +241,6 @@ void Batch::depend_on(const py::object& loss_scale, const py::object& found_inf)
 
 py::list Batch::take(const py::tuple& update, const py::dict& prologue, double max_grad_norm, const py::object& scalars,
                      const py::list& params, const py::dict& state, const py::object& learning_rate) {
-    static PyObject* const grad_name = interned("grad");
-    static PyObject* const step_name = interned("step");
     rule_ = &find_rule(update[0].cast<std::string>());
     keys_ = update[1].cast<py::tuple>();
     counts_ = update[2].cast<bool>();
@@ -278,17 +270,12 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     }
 
     const bool has_state = rule_->states > 0 || counts_;
-    const auto entry = [](PyObject* own, PyObject* key, PyObject*& out) {
-        out = PyDict_GetItemWithError(own, key);
-        return out != nullptr;
-    };
     py::list rest;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
         py::object grad;
         if (rule_->reads_grad) {
-            grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
-            if (!grad) throw py::error_already_set();
+            grad = grad_of(param.ptr());
             if (grad.is_none()) {
                 walk_.pass(state.ptr(), param.ptr());
                 continue;
@@ -296,16 +283,31 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
         Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
-        bool complete = !has_state || (own != nullptr && PyDict_Check(own));
-        for (size_t k = 0; complete && k < keys_.size(); ++k)
-            complete = entry(own, PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k]);
-        if (complete && counts_) complete = entry(own, step_name, tensors.step);
-        for (size_t k = 0; complete && k < carried_keys_.size(); ++k)
-            complete = entry(own, PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k]);
-        if (!complete && PyErr_Occurred()) throw py::error_already_set();
+        const bool complete = !has_state || (own != nullptr && find_entries(own, tensors));
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
     return rest;
+}
+
+bool Batch::find_entries(PyObject* own, Held& tensors) const {
+    static PyObject* const step_name = PyUnicode_InternFromString("step");
+    const auto find = [own](PyObject* key, PyObject*& out) {
+        out = PyDict_GetItemWithError(own, key);
+        if (out == nullptr && PyErr_Occurred()) throw py::error_already_set();
+        return out != nullptr;
+    };
+    if (!PyDict_Check(own)) return false;
+    for (size_t k = 0; k < keys_.size(); ++k)
+        if (!find(PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k])) return false;
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!find(PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k])) return false;
+    return !counts_ || find(step_name, tensors.step);
+}
+
+bool Batch::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
+    const py::object grad = rule_->reads_grad ? grad_of(param.ptr()) : py::object();
+    Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
+    return find_entries(entries.ptr(), tensors) && try_add(tensors, index, 1);
 }
 
 bool Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
@@ -328,12 +330,15 @@ py::object Batch::settle() {
         const auto& [a, b] = *found;
         return py::make_tuple(owner(a), a.role, owner(b), b.role);
     }
-    py::list written;
+    size_t count = tasks_.size();
+    for (const Task& task : tasks_) count += task.constants->unscales;
+    if (written_.size() != count) written_ = py::list(count);
+    size_t at = 0;
     for (size_t i = 0; i < tasks_.size(); ++i) {
-        written.append(py::handle(held_[i].param));
-        if (tasks_[i].constants->unscales) written.append(py::handle(held_[i].grad));
+        written_[at++] = py::handle(held_[i].param);
+        if (tasks_[i].constants->unscales) written_[at++] = py::handle(held_[i].grad);
     }
-    increment_version(written);
+    increment_version(written_);
     return py::none();
 }
 
