@@ -144,12 +144,12 @@ class Batch {
     std::vector<int> devices_;  // that have a task
 
     // Memory that serves every step anew.
-    pybind11::list written_;       // what autograd is told about, None between steps
-    std::vector<Task*> on_one_;    // the tasks of a device
-    std::vector<Job<Task>> jobs_;  // on the host
-    std::vector<size_t> order_;    // of the tasks that a norm is of,
-    std::vector<Task> measured_;   // those tasks,
-    std::vector<double> partials_; // and their partial results
+    pybind11::list written_;        // what autograd is told about, None between steps
+    std::vector<Task*> on_one_;     // the tasks of a device
+    std::vector<Job<Task>> jobs_;   // on the host
+    std::vector<size_t> order_;     // of the tasks that a norm is of,
+    std::vector<Task> measured_;    // those tasks,
+    std::vector<double> partials_;  // and their partial results
     std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;

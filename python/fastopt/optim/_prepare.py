@@ -45,7 +45,7 @@ class Preparation:
         self._views = False
 
     def add_fresh(self, indices: list[int], params: list[Tensor], group: Group, update: Update) -> list[int]:
-        """Adds those of the parameters that lack nothing but their states; whether that is all is for the engine to say.
+        """Adds those of the parameters that lack nothing but their states, which the engine can tell.
 
         Returns the indices of the others.
         """
