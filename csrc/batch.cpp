@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/dispatch.h"
 #include "program.h"
 
 namespace py = pybind11;
@@ -10,95 +9,44 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-// float32 counts exactly up to here; beyond, the slow path replaces the counter by a float64 one.
-constexpr double kLastFloatStep = 16777216.0;
-
 bool given(const py::object& object) { return object && !object.is_none(); }
 
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
-
-bool fits(const TensorView& state, const TensorView& param) {
-    const bool half = param.type == DType::bf16 || param.type == DType::f16;
-    return state.type == param.type || (half && state.type == DType::f32);
-}
-
-// Reads a float32 or float64 tensor of one element.
-bool read_scalar(PyObject* tensor, Array& where, double& value) {
-    TensorView v;
-    if (!view(tensor, v) || !v.on_host || v.numel != 1 || v.complex) return false;
-    if (v.type == DType::f32)
-        value = static_cast<double>(*static_cast<const float*>(v.data));
-    else if (v.type == DType::f64)
-        value = *static_cast<const double*>(v.data);
-    else
-        return false;
-    where = {v.data, v.type};
-    return true;
-}
-
-// Reads a 'step' tensor, which holds a count it can still add one to.
-bool read_step(PyObject* tensor, Counter& counter) {
-    double value;
-    if (!read_scalar(tensor, counter.step, value)) return false;
-    const double limit = counter.step.type == DType::f32 ? kLastFloatStep : 0x1p53;
-    if (!(value >= 0 && value < limit)) return false;
-    counter.t = static_cast<int64_t>(value) + 1;
-    return static_cast<double>(counter.t - 1) == value;
-}
-
-// The shape of a factored parameter; false unless it is contiguous, with two dimensions or more.
-bool as_matrices(const TensorView& param, Matrices& shape) {
-    if (param.ndim < 2 || param.complex) return false;
-    int64_t expected = 1;
-    for (int d = param.ndim - 1; d >= 0; --d) {
-        if (param.sizes[d] != 1 && param.strides[d] != expected && param.numel > 0) return false;
-        expected *= param.sizes[d];
-    }
-    shape = {1, param.sizes[param.ndim - 2], param.sizes[param.ndim - 1]};
-    for (int d = 0; d < param.ndim - 2; ++d) shape.count *= param.sizes[d];
-    return true;
+// Throws what Python throws.
+py::object grad_of(PyObject* param) {
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    PyObject* grad = PyObject_GetAttr(param, name);
+    if (grad == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(grad);
 }
 
 }  // namespace
 
-PyObject* StateWalk::pass(PyObject* state, PyObject* param) {
-    PyObject *key, *value;
-    Py_ssize_t next = position_;
-    if (!PyDict_Next(state, &next, &key, &value) || key != param) return nullptr;
-    position_ = next;
-    return value;
-}
-
-PyObject* StateWalk::find(PyObject* state, PyObject* param) {
-    if (PyObject* next = pass(state, param)) return next;
-    PyObject* found = PyDict_GetItemWithError(state, param);
-    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
-    return found;
-}
-
 template <class Visit>
 void Batch::Held::each(Visit visit) const {
-    for (PyObject* object : {owner, param, grad, step}) visit(object);
-    for (PyObject* object : states) visit(object);
-    for (PyObject* object : carried) visit(object);
+    for (PyObject* object : {owner, param, grad, step})
+        if (object != nullptr) visit(object);
+    for (int k = 0; k < kMaxStates && states[k] != nullptr; ++k) visit(states[k]);
+    for (int k = 0; k < kMaxCarried && carried[k] != nullptr; ++k) visit(carried[k]);
 }
 
 namespace {
 
-void acquire(PyObject* object) { Py_XINCREF(object); }
-void release(PyObject* object) { Py_XDECREF(object); }
+void acquire(PyObject* object) { Py_INCREF(object); }
+void release(PyObject* object) { Py_DECREF(object); }
 
 }  // namespace
 
 Batch::~Batch() { clear(); }
 
 void Batch::clear() {
+    for (size_t i = 0; i < written_.size(); ++i) written_[i] = py::none();
     tasks_.clear();
     counters_.clear();
     places_.clear();
     group_ = 0;
     constants_.clear();
     programs_.clear();
+    devices_.clear();
     programmed_ = nullptr;
     loss_scale_ = found_inf_ = norm_ = scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
@@ -112,9 +60,9 @@ void Batch::clear() {
 }
 
 const Constants* Batch::keep(const Constants& fresh) {
-    constants_.push_back(fresh);
-    constants_.back().index = static_cast<int>(constants_.size()) - 1;
-    return &constants_.back();
+    Constants& kept = constants_.add(fresh);
+    kept.index = static_cast<int>(constants_.size()) - 1;
+    return &kept;
 }
 
 const Constants* Batch::constants(int64_t t, const double* carried) {
@@ -141,102 +89,24 @@ const Constants* Batch::constants(int64_t t, const double* carried) {
     return entry.constants;
 }
 
-bool Batch::try_add(const Held& borrowed, int64_t index, int64_t t) {
-    const Held held = borrowed;
-    held.each(acquire);
+bool Batch::try_add(const Held& tensors, int64_t index, int64_t t) {
+    tensors.each(acquire);
     Task task{};
     Counter counter{};
     try {
-        if (!describe(held, t, task, counter)) {
-            held.each(release);
+        if (!describe(tensors, t, task, counter)) {
+            tensors.each(release);
             return false;
         }
     } catch (...) {
-        held.each(release);
+        tensors.each(release);
         throw;
     }
     tasks_.push_back(task);
     counters_.push_back(counter);
-    held_.push_back(held);
+    held_.push_back(tensors);
     places_.push_back({group_, index, programmed_});
-    return true;
-}
-
-bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
-    TensorView v;
-    if (!view(state, v) || v.device != param.device || !fits(v, param)) return false;
-    Matrices shape;
-    if (!rule_->factored) {
-        if (!same_layout(v, param)) return false;
-    } else if (!as_matrices(v, shape) || shape.count != task.shape.count ||
-               shape.rows != (k == 0 ? task.shape.rows : 1) || shape.columns != (k == 0 ? 1 : task.shape.columns)) {
-        return false;
-    }
-    task.states[k] = {v.data, v.type};
-    return true;
-}
-
-bool Batch::read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars) {
-    counter = {};
-    if (held.step != nullptr) {
-        if (!read_step(held.step, counter)) return false;
-        t = counter.t;
-    }
-    double carried[kMaxCarried] = {};
-    for (size_t k = 0; k < carried_keys_.size(); ++k)
-        if (!read_scalar(held.carried[k], counter.carried[k], carried[k])) return false;
-    scalars = constants(t, carried);
-    return true;
-}
-
-// Where a program counts, the counters are on the device, unread.
-bool Batch::describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& constants) {
-    counter = {};
-    constants = by_step_.front().constants;
-    const auto number = [&](PyObject* tensor, Array& where) {
-        TensorView v;
-        if (tensor == nullptr) return true;
-        if (!view(tensor, v) || v.device != param.device || v.numel != 1 || v.complex) return false;
-        where = {v.data, v.type};
-        return v.type == DType::f32 || v.type == DType::f64;
-    };
-    if (param.device == kHost || !number(held.step, counter.step)) return false;
-    for (size_t k = 0; k < carried_keys_.size(); ++k)
-        if (!number(held.carried[k], counter.carried[k])) return false;
-    return true;
-}
-
-// Everything that may run Python code comes first, and then the pointers are read.
-bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
-    // Before a subclass is asked anything.
-    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
-    if (programmed_ == nullptr) {
-        // Twice where the scalars were computed, as Python may have moved the counters' memory.
-        const size_t known = by_step_.size();
-        if (!read_counter(held, counter, t, task.constants)) return false;
-        if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
-    }
-    if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
-
-    TensorView param, grad;
-    if (!view(held.param, param) || !is_dense(param)) return false;
-    if (programmed_ != nullptr && !describe_counter(held, param, counter, task.constants)) return false;
-    if (rule_->factored && !as_matrices(param, task.shape)) return false;
-    if (held.grad != nullptr) {
-        if (!view(held.grad, grad) || grad.type != param.type || grad.device != param.device ||
-            !same_layout(grad, param))
-            return false;
-        task.grad = {grad.data, grad.type};
-    }
-    for (int k = 0; k < rule_->states; ++k)
-        if (!describe_state(held.states[k], param, k, task)) return false;
-    const RuleEntry& entry = kernels().rules[rule_->index];
-    task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
-    task.pass_count = entry.passes;
-    task.rule = rule_->index;
-    task.device = param.device;
-    task.n = param.numel;
-    task.param = {param.data, param.type};
+    if (std::find(devices_.begin(), devices_.end(), task.device) == devices_.end()) devices_.push_back(task.device);
     return true;
 }
 
@@ -247,8 +117,6 @@ void Batch::depend_on(const py::object& loss_scale, const py::object& found_inf)
 
 py::list Batch::take(const py::tuple& update, const py::dict& prologue, double max_grad_norm, const py::object& scalars,
                      const py::list& params, const py::dict& state, const py::object& learning_rate) {
-    static PyObject* const grad_name = interned("grad");
-    static PyObject* const step_name = interned("step");
     rule_ = &find_rule(update[0].cast<std::string>());
     keys_ = update[1].cast<py::tuple>();
     counts_ = update[2].cast<bool>();
@@ -278,17 +146,12 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     }
 
     const bool has_state = rule_->states > 0 || counts_;
-    const auto entry = [](PyObject* own, PyObject* key, PyObject*& out) {
-        out = PyDict_GetItemWithError(own, key);
-        return out != nullptr;
-    };
     py::list rest;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
         py::object grad;
         if (rule_->reads_grad) {
-            grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_name));
-            if (!grad) throw py::error_already_set();
+            grad = grad_of(param.ptr());
             if (grad.is_none()) {
                 walk_.pass(state.ptr(), param.ptr());
                 continue;
@@ -296,16 +159,31 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
         Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
-        bool complete = !has_state || (own != nullptr && PyDict_Check(own));
-        for (size_t k = 0; complete && k < keys_.size(); ++k)
-            complete = entry(own, PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k]);
-        if (complete && counts_) complete = entry(own, step_name, tensors.step);
-        for (size_t k = 0; complete && k < carried_keys_.size(); ++k)
-            complete = entry(own, PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k]);
-        if (!complete && PyErr_Occurred()) throw py::error_already_set();
+        const bool complete = !has_state || (own != nullptr && find_entries(own, tensors));
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
     return rest;
+}
+
+bool Batch::find_entries(PyObject* own, Held& tensors) const {
+    static PyObject* const step_name = PyUnicode_InternFromString("step");
+    const auto find = [own](PyObject* key, PyObject*& out) {
+        out = PyDict_GetItemWithError(own, key);
+        if (out == nullptr && PyErr_Occurred()) throw py::error_already_set();
+        return out != nullptr;
+    };
+    if (!PyDict_Check(own)) return false;
+    for (size_t k = 0; k < keys_.size(); ++k)
+        if (!find(PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k])) return false;
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!find(PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k])) return false;
+    return !counts_ || find(step_name, tensors.step);
+}
+
+bool Batch::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
+    const py::object grad = rule_->reads_grad ? grad_of(param.ptr()) : py::object();
+    Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
+    return find_entries(entries.ptr(), tensors) && try_add(tensors, index, 1);
 }
 
 bool Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
@@ -328,12 +206,15 @@ py::object Batch::settle() {
         const auto& [a, b] = *found;
         return py::make_tuple(owner(a), a.role, owner(b), b.role);
     }
-    py::list written;
+    size_t count = tasks_.size();
+    for (const Task& task : tasks_) count += task.constants->unscales;
+    if (written_.size() != count) written_ = py::list(count);
+    size_t at = 0;
     for (size_t i = 0; i < tasks_.size(); ++i) {
-        written.append(py::handle(held_[i].param));
-        if (tasks_[i].constants->unscales) written.append(py::handle(held_[i].grad));
+        written_[at++] = py::handle(held_[i].param);
+        if (tasks_[i].constants->unscales) written_[at++] = py::handle(held_[i].grad);
     }
-    increment_version(written);
+    increment_version(written_);
     return py::none();
 }
 

@@ -9,30 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/run.h"
 #include "cuda/engine.h"
 #include "overlap.h"
+#include "pool.h"
 #include "rule_table.h"
 #include "rules/program.h"
+#include "state_walk.h"
 #include "tensor.h"
 
 namespace fastopt {
-
-// Finds a parameter's entry in the optimizer's state dict. The dict's order is mostly that of the
-// walk through the parameters, and going along with it saves a hash of a tensor (a Python call) each.
-class StateWalk {
-   public:
-    void restart() { position_ = 0; }
-
-    // Borrowed, or null where there is no entry. Throws what Python throws.
-    PyObject* find(PyObject* state, PyObject* param);
-
-    // The entry if it is the one that comes next; goes past it. For a parameter without gradient, which
-    // is not worth a hash, this is all.
-    PyObject* pass(PyObject* state, PyObject* param);
-
-   private:
-    Py_ssize_t position_ = 0;  // of the entry expected next; no pointer, as the dict may change
-};
 
 class Batch {
    public:
@@ -63,6 +49,10 @@ class Batch {
     // Returns false where an operand is not as the engine takes it.
     bool add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
              const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
+
+    // Adds the parameter at `index` of the last take() with states that are its first ones, `entries` of the state dict
+    // to be. Returns false, as take() leaves it out, where it needs preparation.
+    bool add_fresh(int64_t index, const pybind11::object& param, const pybind11::dict& entries);
 
     // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
     // them is written to; or None, and then torch knows that parameters, and gradients that are
@@ -107,7 +97,8 @@ class Batch {
         const Programmed* programmed;
     };
 
-    bool try_add(const Held& borrowed, int64_t index, int64_t t);
+    bool find_entries(PyObject* own, Held& tensors) const;
+    bool try_add(const Held& tensors, int64_t index, int64_t t);
     bool read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars);
     bool describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& scalars);
     bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
@@ -115,11 +106,10 @@ class Batch {
     const Constants* constants(int64_t t, const double* carried);
     const Constants* keep(const Constants& fresh);
 
-    std::vector<int> devices() const;
-    std::vector<Task*> tasks_on(int device);
-    std::vector<Task> measured(const Constants& constants) const;
-    pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale, std::vector<Task>& tasks);
-    void fetch_partials(int device, int reduction, double exponent, std::vector<Task>& tasks, double* partials);
+    const std::vector<Task*>& tasks_on(int device);
+    void measure(const Constants& constants);
+    pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
+    void fetch_partials(int device, int reduction, double exponent);
     void run_on_host(int threads);
     void run_on(int device);
     void settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
@@ -149,8 +139,17 @@ class Batch {
     std::vector<Held> held_;
     std::vector<Place> places_;
 
-    std::deque<Constants> constants_;
+    Pool<Constants> constants_;
     std::deque<Programmed> programs_;
+    std::vector<int> devices_;  // that have a task
+
+    // Memory that serves every step anew.
+    pybind11::list written_;        // what autograd is told about, None between steps
+    std::vector<Task*> on_one_;     // the tasks of a device
+    std::vector<Job<Task>> jobs_;   // on the host
+    std::vector<size_t> order_;     // of the tasks that a norm is of,
+    std::vector<Task> measured_;    // those tasks,
+    std::vector<double> partials_;  // and their partial results
     std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;

@@ -44,15 +44,15 @@ std::vector<const Task*> of_device(const std::vector<Task>& tasks, int device) {
 
 }  // namespace
 
-py::object Batch::norm_on(int device, int reduction, double exponent, double loss_scale, std::vector<Task>& tasks) {
+py::object Batch::norm_on(int device, int reduction, double exponent, double loss_scale) {
     const cuda::Stream stream = stream_of(device);
     std::vector<py::object> held;
-    const int64_t chunks = count_chunks(tasks);
+    const int64_t chunks = count_chunks(measured_);
     double* const partials = reserve<double>(device, chunks, held);
     const DeviceMemory result = allocate(device, sizeof(double));
     const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held), nullptr, nullptr};
-    place_partials(tasks, device, partials);
-    const std::vector<const Task*> measured = of_device(tasks, device);
+    place_partials(measured_, device, partials);
+    const std::vector<const Task*> measured = of_device(measured_, device);
     {
         const py::gil_scoped_release released;
         cuda::reduce(stream, reduction, exponent, measured.data(), static_cast<int>(measured.size()));
@@ -63,17 +63,17 @@ py::object Batch::norm_on(int device, int reduction, double exponent, double los
 }
 
 // To be joined on the host with those of other devices.
-void Batch::fetch_partials(int device, int reduction, double exponent, std::vector<Task>& tasks, double* partials) {
+void Batch::fetch_partials(int device, int reduction, double exponent) {
     std::vector<py::object> held;
-    double* const there = reserve<double>(device, count_chunks(tasks), held);
-    place_partials(tasks, device, there);
-    const std::vector<const Task*> measured = of_device(tasks, device);
+    double* const there = reserve<double>(device, count_chunks(measured_), held);
+    place_partials(measured_, device, there);
+    const std::vector<const Task*> measured = of_device(measured_, device);
     cuda::reduce(stream_of(device), reduction, exponent, measured.data(), static_cast<int>(measured.size()));
     const py::object fetched = held[0].attr("cpu")();
     const auto* const all = reinterpret_cast<const double*>(fetched.attr("data_ptr")().cast<uintptr_t>());
     for (const Task* task : measured) {
         const int64_t first = task->partials - there;
-        std::copy_n(all + first, tiles_along(task->n, kSumChunk), partials + first);
+        std::copy_n(all + first, tiles_along(task->n, kSumChunk), partials_.data() + first);
     }
 }
 
@@ -107,7 +107,7 @@ void Batch::settle_on(const cuda::Stream& stream, const std::vector<Task*>& task
 
 void Batch::run_on(int device) {
     const cuda::Stream stream = stream_of(device);
-    const std::vector<Task*> tasks = tasks_on(device);
+    const std::vector<Task*>& tasks = tasks_on(device);
     std::vector<py::object> held;
     const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held),
                                   number_on<float>(device, found_inf_, held), number_on<double>(device, norm_, held)};

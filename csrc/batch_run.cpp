@@ -1,6 +1,5 @@
 // What a gathered Batch does: sums over gradients, clipping, the update.
 #include <algorithm>
-#include <numeric>
 #include <stdexcept>
 #include <tuple>
 
@@ -53,34 +52,27 @@ int64_t scratch_size(const Task& task) {
     return task.shape.count > 0 ? FactoredScratch::size(task.shape) : VectorScratch::size(task.n);
 }
 
-std::vector<Task*> Batch::tasks_on(int device) {
-    std::vector<Task*> all;
+const std::vector<Task*>& Batch::tasks_on(int device) {
+    on_one_.clear();
     for (Task& task : tasks_)
-        if (task.device == device) all.push_back(&task);
-    return all;
-}
-
-std::vector<int> Batch::devices() const {
-    std::vector<int> all;
-    for (const Task& task : tasks_)
-        if (std::find(all.begin(), all.end(), task.device) == all.end()) all.push_back(task.device);
-    return all;
+        if (task.device == device) on_one_.push_back(&task);
+    return on_one_;
 }
 
 // Those that are clipped, in the order of the parameters; prepared ones come later in tasks_.
-std::vector<Task> Batch::measured(const Constants& constants) const {
-    std::vector<size_t> order(tasks_.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::sort(order.begin(), order.end(), [this](size_t a, size_t b) {
+void Batch::measure(const Constants& constants) {
+    order_.clear();
+    for (size_t i = 0; i < tasks_.size(); ++i)
+        if (tasks_[i].constants->max_grad_norm >= 0) order_.push_back(i);
+    const auto earlier = [this](size_t a, size_t b) {
         return std::tie(places_[a].group, places_[a].index) < std::tie(places_[b].group, places_[b].index);
-    });
-    std::vector<Task> chosen;
-    for (const size_t i : order) {
-        if (tasks_[i].constants->max_grad_norm < 0) continue;
-        chosen.push_back(tasks_[i]);
-        chosen.back().constants = &constants;
+    };
+    if (!std::is_sorted(order_.begin(), order_.end(), earlier)) std::sort(order_.begin(), order_.end(), earlier);
+    measured_.clear();
+    for (const size_t i : order_) {
+        measured_.push_back(tasks_[i]);
+        measured_.back().constants = &constants;
     }
-    return chosen;
 }
 
 py::object Batch::norm(const std::string& reduction, double exponent, double loss_scale, int threads) {
@@ -88,23 +80,22 @@ py::object Batch::norm(const std::string& reduction, double exponent, double los
     const ReductionEntry& entry = kernels().reductions[row];
     Constants constants{};
     constants.rule[0] = exponent;
-    std::vector<Task> tasks = measured(constants);
-    const std::vector<int> where = devices();
-    if (where.size() == 1 && where[0] != kHost) return norm_on(where[0], row, exponent, loss_scale, tasks);
+    measure(constants);
+    if (devices_.size() == 1 && devices_[0] != kHost) return norm_on(devices_[0], row, exponent, loss_scale);
 
-    if (where.size() > 1 && !programs_.empty())
+    if (devices_.size() > 1 && !programs_.empty())
         throw std::runtime_error("a norm over several devices takes the host, which capturable=True leaves out");
 
-    std::vector<double> partials(static_cast<size_t>(count_chunks(tasks)));
-    place_partials(tasks, kHost, partials.data());
-    for (const int device : where)
-        if (device != kHost) fetch_partials(device, row, exponent, tasks, partials.data());
-    std::vector<Job<Task>> jobs;
-    for (const Task& task : tasks)
+    partials_.resize(static_cast<size_t>(count_chunks(measured_)));
+    place_partials(measured_, kHost, partials_.data());
+    for (const int device : devices_)
+        if (device != kHost) fetch_partials(device, row, exponent);
+    jobs_.clear();
+    for (const Task& task : measured_)
         if (task.device == kHost)
-            jobs.push_back({task.param.type == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
-    run_released(jobs, threads);
-    return py::float_(entry.norm(partials.data(), static_cast<int64_t>(partials.size()), exponent) / loss_scale);
+            jobs_.push_back({task.param.type == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
+    run_released(jobs_, threads);
+    return py::float_(entry.norm(partials_.data(), static_cast<int64_t>(partials_.size()), exponent) / loss_scale);
 }
 
 void Batch::clip(const py::object& norm) {
@@ -119,7 +110,7 @@ void Batch::clip(const py::object& norm) {
 }
 
 void Batch::run(int threads) {
-    for (const int device : devices()) {
+    for (const int device : devices_) {
         if (device == kHost)
             run_on_host(threads);
         else
@@ -134,23 +125,22 @@ void Batch::run(int threads) {
 }
 
 void Batch::run_on_host(int threads) {
-    const std::vector<Task*> tasks = tasks_on(kHost);
+    const std::vector<Task*>& tasks = tasks_on(kHost);
     int64_t doubles = 0;
     for (const Task* task : tasks) doubles += scratch_size(*task);
     if (scratch_.size() < static_cast<size_t>(doubles)) scratch_.resize(static_cast<size_t>(doubles));
     place_scratch(tasks, scratch_.data());
-    std::vector<Job<Task>> jobs;
     for (int pass = 0; pass < kMaxPasses; ++pass) {
-        jobs.clear();
+        jobs_.clear();
         for (const Task* task : tasks) {
             if (task->n == 0 || task->pass_count <= pass) continue;
             const bool tiled = task->shape.count > 0;
             const int64_t units = tiled ? FactoredScratch::parts_of(task->shape) : task->n;
-            jobs.push_back({task->passes[pass].kernel, task, units, std::max<int64_t>(task->n / units, 1)});
+            jobs_.push_back({task->passes[pass].kernel, task, units, std::max<int64_t>(task->n / units, 1)});
         }
-        if (jobs.empty()) break;
-        run_released(jobs, threads);
-        for (const Job<Task>& job : jobs)
+        if (jobs_.empty()) break;
+        run_released(jobs_, threads);
+        for (const Job<Task>& job : jobs_)
             if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
     }
     if (scratch_.size() > kKeptScratch) scratch_ = {};

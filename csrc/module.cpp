@@ -8,6 +8,7 @@
 #include "cpu/threads.h"
 #include "cuda/engine.h"
 #include "dropout.h"
+#include "operands.h"
 #include "program.h"
 #include "rule_table.h"
 #include "tensor.h"
@@ -49,6 +50,10 @@ void register_tensors(py::module_& m) {
         const int count = cuda::device_count(why);
         return py::make_tuple(count, why);
     });
+    m.def("expect_first_write", [](const py::object& tensor) {
+        TensorView v;
+        if (view(tensor.ptr(), v) && v.on_host) expect_first_write(v);
+    });
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
 }
@@ -64,6 +69,7 @@ void register_batch(py::module_& m) {
              py::arg("params"), py::arg("state"), py::arg("learning_rate"))
         .def("add", &Batch::add, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
              py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"))
+        .def("add_fresh", &Batch::add_fresh, py::arg("index"), py::arg("param"), py::arg("entries"))
         .def("settle", &Batch::settle)
         .def("norm", &Batch::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))
         .def("clip", &Batch::clip, py::arg("norm"))

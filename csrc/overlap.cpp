@@ -17,8 +17,8 @@ int64_t state_size(const Task& task, int k) {
     return task.shape.count * (k == 0 ? task.shape.rows : task.shape.columns);
 }
 
-std::vector<Range> all_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters) {
-    std::vector<Range> ranges;
+void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters, std::vector<Range>& ranges) {
+    ranges.clear();
     for (size_t i = 0; i < tasks.size(); ++i) {
         const Task& task = tasks[i];
         if (task.n > 0) {
@@ -31,7 +31,6 @@ std::vector<Range> all_writes(const std::vector<Task>& tasks, const std::vector<
         for (const Array& scalar : counters[i].carried)
             if (scalar.data != nullptr) ranges.push_back(range(scalar, 1, i, "state"));
     }
-    return ranges;
 }
 
 // Calls visit with every number that determines the ranges a step writes, as long as it returns true.
@@ -67,7 +66,7 @@ std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task
     }) && next == known_.size();
     if (!stayed) {
         known_.clear();  // nothing is known until the check has passed
-        writes_ = all_writes(tasks, counters);
+        list_writes(tasks, counters, writes_);
         std::sort(writes_.begin(), writes_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
         for (size_t i = 1; i < writes_.size(); ++i)
             if (writes_[i].begin < writes_[i - 1].end) return {{writes_[i - 1], writes_[i]}};

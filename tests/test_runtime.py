@@ -251,3 +251,10 @@ def test_backends_can_be_switched_between_steps() -> None:
     assert torch.equal(param, twin)
     with pytest.raises(ImportError, match="no backend 'cobol'"):
         _runtime.use_backend("cobol")
+
+
+def test_import_leaves_the_compiler_alone() -> None:
+    """It takes a second to import, and only who compiles needs it."""
+    assert output("import sys, torch, fastopt; print('torch._dynamo' in sys.modules)") == "False"
+    clip = "p = torch.ones(1, requires_grad=True); p.grad = torch.ones(1); fastopt.clip_grad_norm_(p, 1.0)"
+    assert output(f"import sys, torch, fastopt; {clip}; print('torch._dynamo' in sys.modules)") == "False"

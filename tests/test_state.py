@@ -228,3 +228,13 @@ def test_groups_of_a_torch_optimizer(case: Case) -> None:
     optimizer.param_groups[0]["params"] = (param,)
     optimizer.step()
     assert (param < 1).all()
+
+
+@pytest.mark.parametrize("cls", [fastopt.Adam, fastopt.Adagrad, fastopt.Rprop])
+def test_first_states_of_a_large_parameter(cls: Any) -> None:
+    """Those whose memory comes in large pages begin as small ones do."""
+    large, small = params = [torch.full((n,), 0.5).requires_grad_() for n in (2**23 + 5, 5)]
+    for param in params:
+        param.grad = torch.full_like(param, 0.25)
+    cls(params).step()
+    assert torch.equal(large, small[0].expand_as(large))

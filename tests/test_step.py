@@ -1,5 +1,6 @@
 """The step itself: closures, hooks, profiler, threads, torch.compile, what it keeps alive."""
 
+import ctypes
 import gc
 import subprocess
 import sys
@@ -220,3 +221,36 @@ def test_amsgrad_keeps_a_nan() -> None:
     optimizer.state[param]["max_exp_avg_sq"].fill_(torch.nan)
     optimizer.step()
     assert param.isnan().all()
+
+
+class Heap(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "used", "free", "keepcost")
+    ]
+
+
+@CASES
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_steady_steps_take_no_memory(case: Case) -> None:
+    """Neither Python's objects nor the heap grow."""
+    torch.set_num_threads(2)
+    params = [some_values(n, torch.float32, n).requires_grad_() for n in (3, 40_000, 1, 70)]
+    optimizer = case.make(params, max_grad_norm=1.0)
+    step_on_some_grads(optimizer, params, 0)
+    optimizer.step()
+    heap = ctypes.CDLL(None).mallinfo2
+    heap.restype = Heap
+    gc.collect()
+    gc.disable()
+    try:
+        blocks, used, mapped = sys.getallocatedblocks(), heap().used, heap().hblkhd
+        for _ in range(300):
+            optimizer.step()
+        assert sys.getallocatedblocks() - blocks < 150
+        assert heap().used - used < 4096
+        assert heap().hblkhd == mapped
+    finally:
+        gc.enable()

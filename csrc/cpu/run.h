@@ -37,20 +37,30 @@ struct alignas(64) Share {
     int64_t end;
 };
 
+// Kept by the thread that shares work out, for the next time: a step allocates nothing.
 template <class Task>
 struct Work {
-    const std::vector<Tile<Task>>& tiles;
-    Share* shares;
-    int workers;
+    std::vector<Tile<Task>> tiles;
+    std::unique_ptr<Share[]> shares;
+    int workers = 0;
+    int places = 0;  // in `shares`
+
+    void prepare(int for_workers) {
+        tiles.clear();
+        workers = for_workers;
+        if (places >= workers) return;
+        shares = std::make_unique<Share[]>(static_cast<size_t>(workers));
+        places = workers;
+    }
 };
 
 // Each worker takes its own share first, the same one every step, which is then still in its cache;
 // whoever ends early helps the others.
 template <class Task>
 void work(void* context, int worker) {
-    const Work<Task>& w = *static_cast<Work<Task>*>(context);
+    const Work<Task>& w = *static_cast<const Work<Task>*>(context);
     for (int turn = 0; turn < w.workers; ++turn) {
-        Share& share = w.shares[(worker + turn) % w.workers];
+        Share& share = w.shares[static_cast<size_t>((worker + turn) % w.workers)];
         int64_t i;
         while ((i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end) {
             const Tile<Task>& tile = w.tiles[static_cast<size_t>(i)];
@@ -77,7 +87,9 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
         return;
     }
 
-    std::vector<detail::Tile<Task>> tiles;
+    static thread_local detail::Work<Task> w;
+    w.prepare(workers);
+    std::vector<detail::Tile<Task>>& tiles = w.tiles;
     tiles.reserve(jobs.size() + static_cast<size_t>(total / kTile));
     for (const Job<Task>& job : jobs) {
         const int64_t step = std::max<int64_t>(kTile / job.elements_per_unit, 1);
@@ -85,11 +97,10 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
     }
 
     // Shares of equally many elements, cut at tiles.
-    const auto shares = std::make_unique<detail::Share[]>(static_cast<size_t>(workers));
     int64_t tile = 0, done = 0;
     const int64_t tile_count = static_cast<int64_t>(tiles.size());
     for (int k = 0; k < workers; ++k) {
-        detail::Share& share = shares[static_cast<size_t>(k)];
+        detail::Share& share = w.shares[static_cast<size_t>(k)];
         share.next.store(tile, std::memory_order_relaxed);
         const int64_t until = k + 1 == workers ? total : total / workers * (k + 1);
         while (tile < tile_count && done < until) {
@@ -98,7 +109,6 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
         }
         share.end = tile;
     }
-    detail::Work<Task> w{tiles, shares.get(), workers};
     parallel(workers, detail::work<Task>, &w);
 }
 

@@ -38,6 +38,9 @@ BACKENDS: dict[str, Any] = {"reference": reference}
 if not _missing:
     BACKENDS["native"] = _core
 
+# Exactly of these types: a subclass may hold its memory elsewhere.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 kernels: Any = BACKENDS.get("native", reference)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _runtime
+from ._compiler import eager
 from .optim._checks import check_range
 from .optim._dense import StandIns, dense_layout, norm_tensor, plain
 from .optim._layout import shared_pair
@@ -84,7 +85,7 @@ def _check_finite(norm: float | Tensor, norm_type: float) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@eager
 @torch.no_grad()
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor],
@@ -129,7 +130,7 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [p.grad for p in listed if p.grad is not None]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@eager
 @torch.no_grad()
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
@@ -168,7 +169,7 @@ def clip_grad_norm_(
     return norm_tensor(norm, grads)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+@eager
 @torch.no_grad()
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Clamps gradients in place to plus or minus ``clip_value``, as ``torch.nn.utils.clip_grad_value_``.

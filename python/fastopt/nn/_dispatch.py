@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._runtime import PLAIN
+
 library = torch.library.Library("fastopt", "FRAGMENT")  # type: ignore[no-untyped-call]
 
-PLAIN = (Tensor, torch.nn.Parameter)
 transforms_active = torch._C._are_functorch_transforms_active
 # Gradients of a backward pass with is_grads_batched.
 _is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor

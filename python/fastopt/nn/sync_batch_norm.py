@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._compiler import constant
 from . import functional
 from ._batch_norm import entry
 from ._batch_norm.call import Call
@@ -105,7 +106,7 @@ def _synchronized(
     return entry.batch_norm(call, (input, residual, weight, bias, running_mean, running_var))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _group_name(process_group: Any) -> str:
     """ "" where there is nobody else."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -19,7 +19,7 @@ def place(capturable: Any, param: Tensor) -> torch.device:
 def number(value: float, device: torch.device) -> Tensor:
     """In torch's choice of type for its own 'step' tensors."""
     wide = torch.get_default_dtype() == torch.float64
-    return torch.tensor(value, dtype=torch.float64 if wide else torch.float32, device=device)
+    return torch.scalar_tensor(value, dtype=torch.float64 if wide else torch.float32, device=device)
 
 
 def _is_number(value: Any, device: torch.device) -> bool:

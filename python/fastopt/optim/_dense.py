@@ -11,6 +11,7 @@ from .. import _runtime
 from ._layout import overlaps_itself, same_layout
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+_MANY = 2**20  # elements from which on it pays to think of how their memory is taken
 
 
 def plain(tensor: Tensor, name: object) -> Tensor:
@@ -20,7 +21,7 @@ def plain(tensor: Tensor, name: object) -> Tensor:
     kind = type(tensor)
     if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(f"{name} is a {kind.__name__}, whose memory fastopt cannot update")
-    if kind not in (Tensor, torch.nn.Parameter):
+    if kind not in _runtime.PLAIN:
         tensor = tensor.as_subclass(Tensor)
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
@@ -39,6 +40,15 @@ def lies_like(tensor: Tensor, layout: Tensor) -> bool:
 def copy_like(tensor: Tensor, layout: Tensor) -> Tensor:
     like = torch.empty_strided(layout.size(), layout.stride(), dtype=tensor.dtype, device=tensor.device)
     return like.copy_(tensor)
+
+
+def zeros_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros laid out like the tensor."""
+    if tensor.numel() < _MANY:
+        return torch.zeros_like(tensor, dtype=dtype)
+    zeros = torch.empty_like(tensor, dtype=dtype)
+    _runtime.kernels.expect_first_write(zeros)
+    return zeros.zero_()
 
 
 def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:

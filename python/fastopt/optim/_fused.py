@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from ._checks import check_range, check_state_dtype
-from ._dense import norm_tensor
+from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
 from ._load import uncast
 from ._prepare import Preparation
@@ -248,9 +248,10 @@ class FusedOptimizer(Optimizer):
                 rest = batch.take(update, *given, chosen, self.state, learning_rate)
                 if rest:
                     preparation = preparation or Preparation(self, batch, loss_scale)
-                    for i in rest:
-                        name = self._name_at(g, i if indices is None else indices[i])
-                        preparation.add(i, chosen[i], name, group, update)
+                    with torch.no_grad():
+                        for i in preparation.add_fresh(rest, chosen, group, update):
+                            name = self._name_at(g, i if indices is None else indices[i])
+                            preparation.add(i, chosen[i], name, group, update)
         if preparation is not None:
             preparation.check_views()
 
@@ -288,7 +289,7 @@ class FusedOptimizer(Optimizer):
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """A state before its parameter's first update."""
-        return torch.zeros_like(param, dtype=self._state_type(param, group), memory_format=torch.preserve_format)
+        return zeros_like(param, self._state_type(param, group))
 
     def _first_value(self, group: Group, key: str) -> float:
         """A carried scalar before its parameter's first update."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import _runtime
+from .._runtime import PLAIN
 from ..reference import RULES
 from . import _counters as counters
 from ._dense import StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
@@ -38,11 +39,30 @@ class Preparation:
         self._batch = batch
         self._loss_scale = loss_scale
         self._unscales = loss_scale != 1.0
+        self._capturing = _runtime.capturing()
         self._new_states: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
         self._stand_ins = StandIns()
         self._views = False
 
-    @torch.no_grad()
+    def add_fresh(self, indices: list[int], params: list[Tensor], group: Group, update: Update) -> list[int]:
+        """Adds those of the parameters that lack nothing but their states, which the engine can tell.
+
+        Returns the indices of the others.
+        """
+        if self._capturing or not (update.states or update.counts):
+            return indices
+        known = self._optimizer.state
+        others = []
+        for i in indices:
+            param = params[i]
+            if type(param) in PLAIN and param not in known and _takes_its_size(param):
+                entries = self._first_entries(param, group, update)
+                if self._batch.add_fresh(i, param, entries):
+                    self._new_states.append((param, entries))
+                    continue
+            others.append(i)
+        return others
+
     def add(self, index: int, owner: Tensor, name: str, group: Group, update: Update) -> None:
         """Adds the parameter at ``index`` of what the batch took last, or raises an error that calls it ``name``."""
         rule = RULES[update.rule]
@@ -138,8 +158,10 @@ class Preparation:
 
     def commit(self) -> None:
         """Everything has been checked: the new states become the optimizer's."""
+        state = self._optimizer.state
         for param, entries in self._new_states:
-            self._optimizer.state[param].update(entries)
+            if state.setdefault(param, entries) is not entries:
+                state[param].update(entries)
 
     def write_back(self) -> None:
         """Copies the updated stand-ins to what they stand for."""
@@ -158,16 +180,11 @@ class Preparation:
         entries: dict[str, Any] = {}
         fresh = all(known.get(key) is None for key in keys)
         if fresh:
-            if _runtime.capturing():
+            if self._capturing:
                 raise RuntimeError(
                     f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
                 )
-            for key in counter:
-                entries[key] = counters.number(0.0, device)
-            for key in update.carried:
-                entries[key] = counters.number(self._optimizer._first_value(group, key), device)
-            for key in update.states:
-                entries[key] = self._optimizer._new_state(owner, group, key)
+            entries = self._first_entries(owner, group, update)
         for key in keys:
             if key not in entries and known.get(key) is None:
                 raise RuntimeError(f"the state of {name} has no '{key}'")
@@ -186,6 +203,17 @@ class Preparation:
         if entries:
             self._new_states.append((owner, entries))
         return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
+
+    def _first_entries(self, param: Tensor, group: Group, update: Update) -> dict[str, Any]:
+        """A parameter's states before its first update."""
+        optimizer = self._optimizer
+        device = counters.place(group.get("capturable"), param)
+        entries: dict[str, Any] = {"step": counters.number(0.0, device)} if update.counts else {}
+        for key in update.carried:
+            entries[key] = counters.number(optimizer._first_value(group, key), device)
+        for key in update.states:
+            entries[key] = optimizer._new_state(param, group, key)
+        return entries
 
     def _state(
         self, state: Any, layout: Tensor, device: torch.device, entries: dict[str, Any], key: str, name: str
@@ -212,6 +240,11 @@ class Preparation:
 def _replace(known: dict[str, Any], entries: dict[str, Any], key: str, value: Tensor) -> None:
     if value is not known[key]:
         entries[key] = value
+
+
+def _takes_its_size(param: Tensor) -> bool:
+    """Whether its states take no more memory than itself: an expanded tensor's may take all there is."""
+    return param.layout == torch.strided and param.is_contiguous()
 
 
 def _kind(tensor: Tensor) -> str:

@@ -74,15 +74,15 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
 
     def _parts(self, group: Group) -> list[Part]:
         """By number of dimensions, and by type, on which the default of eps depends."""
-        indices: dict[tuple[Update, torch.dtype], list[int]] = {}
+        indices: dict[tuple[bool, torch.dtype], list[int]] = {}
         for i, param in enumerate(group["params"]):
-            if param.grad is not None:
-                if param.is_complex():
-                    raise RuntimeError(f"Adafactor does not support complex parameters ({self._name(param)})")
-                indices.setdefault((_MATRIX if param.dim() > 1 else _VECTOR, param.dtype), []).append(i)
+            dtype = param.dtype
+            if dtype.is_complex and param.grad is not None:
+                raise RuntimeError(f"Adafactor does not support complex parameters ({self._name(param)})")
+            indices.setdefault((param.dim() > 1, dtype), []).append(i)
         return [
-            (update, functools.partial(self._scalars_for, group, dtype), chosen)
-            for (update, dtype), chosen in indices.items()
+            (_MATRIX if factored else _VECTOR, functools.partial(self._scalars_for, group, dtype), chosen)
+            for (factored, dtype), chosen in indices.items()
         ]
 
     def _decoupled(self, group: Group) -> bool:

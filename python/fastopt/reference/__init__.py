@@ -29,6 +29,7 @@ from .batch_norm import (
     batch_norm_sums,
 )
 from .dropout import drop, drop_and_sum, write_mask
+from .operands import expect_first_write
 from .pipeline import RULES
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "drop",
     "drop_and_sum",
     "dropout",
+    "expect_first_write",
     "lion",
     "lookahead",
     "nadam",

@@ -86,6 +86,9 @@ class Batch:
         )
         return True
 
+    def add_fresh(self, index: int, param: Tensor, entries: dict[str, Any]) -> bool:
+        return False
+
     def _ranges(self) -> list[tuple[int, int, bool, Tensor, str]]:
         """(begin, end, written, owner, role) of every operand that has memory, by address."""
         found = []

@@ -31,3 +31,7 @@ def alike(tensor: Tensor | None, like: Tensor) -> bool:
         return True
     same = tensor.dtype == like.dtype and tensor.shape == like.shape and strides(tensor) == strides(like)
     return same and known(tensor)
+
+
+def expect_first_write(tensor: Tensor) -> None:
+    """How its memory is taken is the system's affair."""

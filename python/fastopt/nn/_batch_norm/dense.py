@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .._dispatch import PLAIN
+from ..._runtime import PLAIN
 
 Maybe: TypeAlias = Tensor | None
 

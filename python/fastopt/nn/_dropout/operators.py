@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from ..._compiler import constant
 from .._dispatch import below_autograd, by_samples, library
 from . import mask
 from .call import Call, check_type
@@ -90,7 +91,7 @@ def as_tensor(seed: int, device: torch.device) -> Tensor:
 _sites = itertools.count()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _site() -> int:
     """Another number at each call that is traced."""
     return next(_sites)
