@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../half.h"
+#include "../rules/sums.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -18,6 +19,11 @@ void widen(const uint16_t* __restrict from, float* __restrict to, int n) {
 template <class Half>
 void narrow(const float* __restrict from, uint16_t* __restrict to, int n) {
     for (int i = 0; i < n; ++i) to[i] = Half::store(from[i]);
+}
+
+template <class Half>
+FASTOPT_HD void widen_row(const uint16_t* from, float* to) {
+    for (int l = 0; l < kLanes; ++l) to[l] = Half::load(from[l]);
 }
 
 // The instructions where the CPU has them, twice as fast as the compiler's vectors; the loops above are their tails and
@@ -64,7 +70,34 @@ void narrow<Float16>(const float* __restrict from, uint16_t* __restrict to, int 
     for (; i + kHalves <= n; i += kHalves) narrow_vector(from + i, to + i);
     for (; i < n; ++i) to[i] = Float16::store(from[i]);
 }
+
+template <>
+FASTOPT_HD void widen_row<Float16>(const uint16_t* from, float* to) {
+    for (int l = 0; l < kLanes; l += kHalves) widen_vector(from + l, to + l);
+}
 #endif
+
+// What is in memory as it is computed with, beside the half types.
+template <class T>
+struct Native {
+    using Storage = T;
+    FASTOPT_HD static T load(T x) { return x; }
+};
+
+// 32 numbers, or the first `n`, in the compute type: those in memory, or `buffer`, which compilers keep in registers.
+template <class T>
+FASTOPT_HD const T* row_of(Native<T>, const T* from, int, T*) {
+    return from;
+}
+
+template <class Half>
+FASTOPT_HD const float* row_of(Half, const uint16_t* from, int n, float* buffer) {
+    if (n < kLanes)
+        for (int l = 0; l < n; ++l) buffer[l] = Half::load(from[l]);
+    else
+        widen_row<Half>(from, buffer);
+    return buffer;
+}
 
 }  // namespace
 }  // namespace fastopt
