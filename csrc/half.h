@@ -36,7 +36,7 @@ struct BFloat16 {
     FASTOPT_HD static uint16_t store(float x) {
         const uint32_t u = bits(x);
         const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-        return uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+        return uint16_t(x != x ? 0x7fc0u : rounded);
     }
 #endif
 };

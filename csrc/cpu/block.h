@@ -21,6 +21,16 @@ constexpr DType kNative = DType::f32;
 template <>
 constexpr DType kNative<double> = DType::f64;
 
+// Calls visit(format) with what an array is stored in.
+template <class T, class Visit>
+FASTOPT_HD void with_format(DType type, Visit visit) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (type == DType::bf16) return visit(BFloat16());
+        if (type == DType::f16) return visit(Float16());
+    }
+    visit(Native<T>());
+}
+
 // Elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
 template <class T>
 T* load(const Array& array, int64_t at, int n, T* buffer) {
@@ -36,20 +46,28 @@ T* load(const Array& array, int64_t at, int n, T* buffer) {
 }
 
 // `streams`: past the caches, where that can be had.
+FASTOPT_HD void copy(void* to, const void* from, size_t bytes, bool streams) {
+    if (streams)
+        stream(to, from, bytes);
+    else if (to != from)
+        __builtin_memcpy(to, from, bytes);
+}
+
 template <class T>
 void store(const Array& array, int64_t at, int n, const T* values, bool streams = false) {
     if (array.type == kNative<T>) {
-        T* own = static_cast<T*>(array.data) + at;
-        const size_t bytes = static_cast<size_t>(n) * sizeof(T);
-        if (own != values && !(streams && stream(own, values, bytes))) __builtin_memcpy(own, values, bytes);
+        copy(static_cast<T*>(array.data) + at, values, static_cast<size_t>(n) * sizeof(T), streams);
         return;
     }
     if constexpr (sizeof(T) == sizeof(float)) {
-        uint16_t* half = static_cast<uint16_t*>(array.data) + at;
+        uint16_t* const own = static_cast<uint16_t*>(array.data) + at;
+        alignas(64) uint16_t buffer[kBlock];
+        uint16_t* const half = streams ? buffer : own;
         if (array.type == DType::bf16)
             narrow<BFloat16>(values, half, n);
         else
             narrow<Float16>(values, half, n);
+        copy(own, half, static_cast<size_t>(n) * sizeof(uint16_t), streams);
     }
 }
 

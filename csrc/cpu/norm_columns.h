@@ -49,42 +49,49 @@ const T* entering(const NormTask& task, int64_t at, int n, int64_t column, const
     return out;
 }
 
-// Some rows of 32 columns, `stride` elements apart: in registers.
+// Some rows of up to 32 columns: in registers where there are 32. add(row, lanes, sums, others).
 template <class T, class Add>
 FASTOPT_HD void gather_rows(T* __restrict first, T* __restrict second, int rows, int width, Add add) {
     if (width == kLanes) {
         T sums[kLanes], others[kLanes];
         __builtin_memcpy(sums, first, sizeof sums);
         __builtin_memcpy(others, second, sizeof others);
-        for (int r = 0; r < rows; ++r)
-            for (int l = 0; l < kLanes; ++l) add(r, l, sums[l], others[l]);
+        for (int r = 0; r < rows; ++r) add(r, kLanes, sums, others);
         __builtin_memcpy(first, sums, sizeof sums);
         __builtin_memcpy(second, others, sizeof others);
     } else {
-        for (int r = 0; r < rows; ++r)
-            for (int l = 0; l < width; ++l) add(r, l, first[l], second[l]);
+        for (int r = 0; r < rows; ++r) add(r, width, first, second);
     }
 }
 
 // Of x - shift, and of their squares.
-template <class T>
-void gather_moment_rows(T* __restrict sums, T* __restrict squares, const T* __restrict x, int64_t stride, int rows,
-                        const T* __restrict shift, int width) {
-    gather_rows(sums, squares, rows, width, [=](int r, int l, T& sum, T& square) {
-        const T delta = x[r * stride + l] - shift[l];
-        sum += delta;
-        square += delta * delta;
+template <class Format, class T>
+void gather_moment_rows(T* __restrict sums, T* __restrict squares, const typename Format::Storage* __restrict x,
+                        int64_t stride, int rows, const T* __restrict shift, int width) {
+    gather_rows(sums, squares, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict square) {
+        T buffer[kLanes];
+        const T* const row = row_of(Format(), x + r * stride, n, buffer);
+        for (int l = 0; l < n; ++l) {
+            const T delta = row[l] - shift[l];
+            sum[l] += delta;
+            square[l] += delta * delta;
+        }
     });
 }
 
 // Of gradients, and of their products with x - center.
-template <class T>
-void gather_product_rows(T* __restrict sums, T* __restrict products, const T* __restrict grad, const T* __restrict x,
-                         int64_t stride, int rows, const T* __restrict center, int width) {
-    gather_rows(sums, products, rows, width, [=](int r, int l, T& sum, T& product) {
-        const T g = grad[r * stride + l];
-        sum += g;
-        product += g * (x[r * stride + l] - center[l]);
+template <class Format, class T>
+void gather_product_rows(T* __restrict sums, T* __restrict products, const typename Format::Storage* __restrict grad,
+                         const typename Format::Storage* __restrict x, int64_t stride, int rows,
+                         const T* __restrict center, int width) {
+    gather_rows(sums, products, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict product) {
+        T buffer[kLanes], grad_buffer[kLanes];
+        const T* const row = row_of(Format(), x + r * stride, n, buffer);
+        const T* const grad_row = row_of(Format(), grad + r * stride, n, grad_buffer);
+        for (int l = 0; l < n; ++l) {
+            sum[l] += grad_row[l];
+            product[l] += grad_row[l] * (row[l] - center[l]);
+        }
     });
 }
 
@@ -102,13 +109,15 @@ Span span_of(const NormLayout& l, int64_t unit) {
     return {chunk, first, end < l.rows ? end : l.rows, column, int(left < kSpan ? left : kSpan)};
 }
 
-// Rows taken at once. `direct`, in the tensor's memory: so many that sums stay in registers for a while, so few that
-// they are read as streams. Otherwise those that fit into a block; 1 where rows are longer than their span.
-int rows_at_once(const NormLayout& l, bool direct) {
-    if (!direct) return l.columns <= kBlock ? int(l.repeat / l.columns) : 1;
+// Rows taken at once in the tensor's memory: so many that sums stay in registers for a while, so few that they are read
+// as streams.
+int rows_in_memory(const NormLayout& l) {
     const int64_t rows = 8 * kBlock / l.columns;
     return int(rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows);
 }
+
+// And in a buffer: those that fit into a block; 1 where rows are longer than their span.
+int rows_in_block(const NormLayout& l) { return l.columns <= kBlock ? int(l.repeat / l.columns) : 1; }
 
 // Calls visit(element, rows) for each flush block of a span, in order.
 template <class Visit>
@@ -119,10 +128,9 @@ FASTOPT_HD void for_flush_blocks(const NormLayout& l, const Span& span, Visit vi
     }
 }
 
-// Calls visit(element, rows, n) for the rows of a block that are taken at once, in order: `n` elements in memory.
+// Calls visit(element, rows, n) for `step` rows of a block at a time, in order: `n` elements in memory.
 template <class Visit>
-FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width, bool direct, Visit visit) {
-    const int step = rows_at_once(l, direct);
+FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width, int step, Visit visit) {
     for (int r = 0; r < rows; r += step) {
         const int some = rows - r < step ? rows - r : step;
         visit(block + r * l.columns, some, int((some - 1) * l.columns + width));
@@ -149,11 +157,15 @@ void shifts_of(const NormTask& task, int64_t block, int rows, int width, T* __re
     for (int k = 0; k < width; ++k) shift[k] = shift_from(first[k], double(shift[k]), 1.0 / n);
 }
 
+template <class Format>
+FASTOPT_HD const typename Format::Storage* stored(const Array& array, int64_t at) {
+    return static_cast<const typename Format::Storage*>(array.data) + at;
+}
+
 template <class T>
 void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
-    const bool direct = task.input.type == kNative<T>;
-    alignas(64) T buffer[kBlock], shift[kSpan], sums[kSpan], squares[kSpan];
+    alignas(64) T shift[kSpan], sums[kSpan], squares[kSpan];
     for (int64_t unit = begin; unit < end; ++unit) {
         const Span span = span_of(l, unit);
         double* const means = task.partials + 2 * span.chunk * l.columns + span.column;
@@ -163,10 +175,13 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
         for_flush_blocks(l, span, [&](int64_t block, int rows) {
             shifts_of(task, block, rows, span.width, shift);
             for (int k = 0; k < span.width; ++k) sums[k] = squares[k] = 0;
-            for_rows(l, block, rows, span.width, direct, [&](int64_t at, int some, int n) {
-                const T* const x = load(task.input, at, n, buffer);
-                for_lanes(span.width, [&](int k, int width) {
-                    gather_moment_rows(sums + k, squares + k, x + k, l.columns, some, shift + k, width);
+            with_format<T>(task.input.type, [&](auto format) {
+                using Format = decltype(format);
+                for_rows(l, block, rows, span.width, rows_in_memory(l), [&](int64_t at, int some, int) {
+                    const auto* const x = stored<Format>(task.input, at);
+                    for_lanes(span.width, [&](int k, int width) {
+                        gather_moment_rows<Format>(sums + k, squares + k, x + k, l.columns, some, shift + k, width);
+                    });
                 });
             });
             const Share of = share(count, rows);
@@ -180,11 +195,39 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
+// The sums of a flush block, of a gradient that is taken as it comes.
+template <class Format, class T>
+void gather_stored(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
+                   T* products) {
+    const NormLayout& l = task.layout;
+    for_rows(l, block, rows, span.width, rows_in_memory(l), [&](int64_t at, int some, int) {
+        const auto *const x = stored<Format>(task.input, at), *const grad = stored<Format>(task.grad, at);
+        for_lanes(span.width, [&](int k, int width) {
+            gather_product_rows<Format>(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
+        });
+    });
+}
+
+// And of one that is computed first.
+template <class T>
+void gather_entering(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
+                     T* products) {
+    const NormLayout& l = task.layout;
+    const bool keeps = task.kept.data != nullptr;
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    for_rows(l, block, rows, span.width, rows_in_block(l), [&](int64_t at, int some, int n) {
+        const T* const x = load(task.input, at, n, x_buffer);
+        const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
+        for_lanes(span.width, [&](int k, int width) {
+            gather_product_rows<Native<T>>(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
+        });
+    });
+}
+
 template <class T>
 void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
-    const bool direct = task.input.type == kNative<T> && passes(task), keeps = task.kept.data != nullptr;
-    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock], sums[kSpan], products[kSpan];
+    alignas(64) T sums[kSpan], products[kSpan];
     for (int64_t unit = begin; unit < end; ++unit) {
         const Span span = span_of(l, unit);
         const T* const center = columns_from<T>(task, span.column).centers;
@@ -193,13 +236,12 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
         for (int k = 0; k < span.width; ++k) total[k] = total_products[k] = 0;
         for_flush_blocks(l, span, [&](int64_t block, int rows) {
             for (int k = 0; k < span.width; ++k) sums[k] = products[k] = 0;
-            for_rows(l, block, rows, span.width, direct, [&](int64_t at, int some, int n) {
-                const T* const x = load(task.input, at, n, x_buffer);
-                const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
-                for_lanes(span.width, [&](int k, int width) {
-                    gather_product_rows(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
+            if (passes(task))
+                with_format<T>(task.input.type, [&](auto format) {
+                    gather_stored<decltype(format)>(task, span, block, rows, center, sums, products);
                 });
-            });
+            else
+                gather_entering(task, span, block, rows, center, sums, products);
             for (int k = 0; k < span.width; ++k) {
                 total[k] += double(sums[k]);
                 total_products[k] += double(products[k]);

@@ -21,20 +21,24 @@ FASTOPT_HD void copy_segment(T* __restrict to, const T* __restrict from, int n) 
     __builtin_memcpy(to + n - some, from + n - some, some * sizeof(T));
 }
 
-// The tensor's own memory where it is in one piece and of the compute type; otherwise `buffer`. Null for no tensor.
-template <class T>
-T* load_piece(const Array& array, const Piece& piece, T* buffer) {
-    if (array.data == nullptr) return nullptr;
-    if (piece.segments == 1) return load(array, piece.at, piece.length, buffer);
-    if (array.type == kNative<T>) {
-        const T* const from = static_cast<const T*>(array.data) + piece.at;
-        for (int s = 0; s < piece.segments; ++s)
-            copy_segment(buffer + s * piece.length, from + s * piece.stride, piece.length);
-        return buffer;
-    }
+// As it is stored: the tensor's own memory where it is in one piece; otherwise `buffer`.
+template <class Storage>
+const Storage* collect(const Array& array, const Piece& piece, Storage* buffer) {
+    const Storage* const from = static_cast<const Storage*>(array.data) + piece.at;
+    if (piece.segments == 1) return from;
     for (int s = 0; s < piece.segments; ++s)
-        load(array, piece.at + s * piece.stride, piece.length, buffer + s * piece.length);
+        copy_segment(buffer + s * piece.length, from + s * piece.stride, piece.length);
     return buffer;
+}
+
+// In the compute type: the tensor's own memory where it can be. Null for no tensor.
+template <class T>
+const T* load_piece(const Array& array, const Piece& piece, T* buffer) {
+    if (array.data == nullptr) return nullptr;
+    if (array.type == kNative<T>) return collect(array, piece, buffer);
+    alignas(64) uint16_t halves[kBlock];
+    const uint16_t* const collected = collect(array, piece, halves);
+    return load({const_cast<uint16_t*>(collected), array.type}, 0, piece.n(), buffer);
 }
 
 // Where to write what store_piece() is to take.
@@ -84,18 +88,19 @@ FASTOPT_HD void for_flush_blocks(Range chunk, Visit visit) {
 }
 
 // From the first piece of a flush block.
-template <class T>
-T shift_of(const T* values, int n) {
+template <class Format, class T>
+T shift_of(const typename Format::Storage* values, int n) {
     constexpr int most = int(kShiftRows) * kLanes;
+    const T first = Format::load(values[0]);
     Pair<T> sums{};
     if (n > most) n = most;
-    gather_moments(sums, values, n, values[0]);
-    return shift_from(values[0], merged(sums.first), 1.0 / n);
+    gather_moments<Format>(sums, values, n, first);
+    return shift_from(first, merged(sums.first), 1.0 / n);
 }
 
-template <class T>
+template <class Format, class T>
 void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& mean, double& squares) {
-    alignas(64) T buffer[kBlock];
+    alignas(64) typename Format::Storage buffer[kBlock];
     double count = 0;
     mean = squares = 0;
     for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
@@ -104,9 +109,9 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
         double n = 0;
         for (int64_t k = block.begin; k < block.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);
-            const T* const x = load_piece(task.input, piece, buffer);
-            if (k == block.begin) shift = shift_of(x, piece.n());
-            gather_moments(sums, x, piece.n(), shift);
+            const auto* const x = collect(task.input, piece, buffer);
+            if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
+            gather_moments<Format>(sums, x, piece.n(), shift);
             n += piece.n();
         }
         const Moments theirs = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
@@ -129,20 +134,35 @@ const T* entering(const NormTask& task, const Piece& piece, const T* x, const On
     return out;
 }
 
+// Of a gradient that is taken as it comes.
+template <class Format, class T>
+void gather_stored(const NormTask& task, int64_t channel, int64_t index, T center, Pair<T>& sums) {
+    alignas(64) typename Format::Storage x_buffer[kBlock], grad_buffer[kBlock];
+    const Piece piece = piece_of(task.layout, channel, index);
+    const auto* const x = collect(task.input, piece, x_buffer);
+    const auto* const grad = collect(task.grad, piece, grad_buffer);
+    gather_products<Format>(sums, grad, x, piece.n(), center);
+}
+
+// Of one that is computed first.
 template <class T>
-void sums_of(const NormTask& task, int64_t channel, int64_t chunk, double& sum, double& products) {
+void gather_entering(const NormTask& task, int64_t channel, int64_t index, const OneChannel<T>& numbers,
+                     Pair<T>& sums) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
-    const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
+    const Piece piece = piece_of(task.layout, channel, index);
+    const T* const x = load_piece(task.input, piece, x_buffer);
+    ask_ahead(task.layout, channel, index, task.kept);
+    const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+    gather_products<Native<T>>(sums, grad, x, piece.n(), numbers.of.center);
+}
+
+// gather(index, sums) takes a piece.
+template <class T, class Gather>
+FASTOPT_HD void sums_of(Range chunk, double& sum, double& products, Gather gather) {
     sum = products = 0;
-    for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
+    for_flush_blocks(chunk, [&](Range block) {
         Pair<T> sums{};
-        for (int64_t k = block.begin; k < block.end; ++k) {
-            const Piece piece = piece_of(task.layout, channel, k);
-            const T* const x = load_piece(task.input, piece, x_buffer);
-            ask_ahead(task.layout, channel, k, task.kept);
-            const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
-            gather_products(sums, grad, x, piece.n(), numbers.of.center);
-        }
+        for (int64_t k = block.begin; k < block.end; ++k) gather(k, sums);
         sum += merged(sums.first);
         products += merged(sums.second);
     });
@@ -189,18 +209,31 @@ void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
 template <class T>
 void planes_moments(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
-    for (int64_t unit = begin; unit < end; ++unit) {
-        double* const pair = task.partials + 2 * unit;
-        moments_of<T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
-    }
+    with_format<T>(task.input.type, [&](auto format) {
+        for (int64_t unit = begin; unit < end; ++unit) {
+            double* const pair = task.partials + 2 * unit;
+            moments_of<decltype(format), T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
+        }
+    });
 }
 
 template <class T>
 void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
     for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t channel = unit / chunks;
+        const Range chunk = pieces_of(task.layout, unit % chunks);
+        const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
         double* const pair = task.partials + 2 * unit;
-        sums_of<T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
+        if (passes(task))
+            with_format<T>(task.input.type, [&](auto format) {
+                sums_of<T>(chunk, pair[0], pair[1], [&](int64_t k, Pair<T>& sums) {
+                    gather_stored<decltype(format)>(task, channel, k, numbers.of.center, sums);
+                });
+            });
+        else
+            sums_of<T>(chunk, pair[0], pair[1],
+                       [&](int64_t k, Pair<T>& sums) { gather_entering(task, channel, k, numbers, sums); });
     }
 }
 

@@ -10,25 +10,27 @@
 namespace fastopt {
 namespace {
 
-// Whole cache lines only; otherwise nothing is done, and the answer is false.
-FASTOPT_HD bool stream([[maybe_unused]] void* to, [[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
+// A copy; what shares a cache line with others goes the usual way.
+FASTOPT_HD void stream(void* to, const void* from, size_t bytes) {
 #if defined(__SSE2__)
     constexpr size_t line = 64;
-    if (reinterpret_cast<uintptr_t>(to) % line != 0 || bytes % line != 0) return false;
-    char* const out = static_cast<char*>(to);
-    const char* const in = static_cast<const char*>(from);
-    for (size_t i = 0; i < bytes; i += line) {
+    char* out = static_cast<char*>(to);
+    const char* in = static_cast<const char*>(from);
+    const size_t ahead = -reinterpret_cast<uintptr_t>(to) % line, head = ahead < bytes ? ahead : bytes;
+    __builtin_memcpy(out, in, head);
+    out += head, in += head, bytes -= head;
+    for (; bytes >= line; out += line, in += line, bytes -= line) {
 #if defined(__AVX512F__)
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), _mm512_loadu_si512(in + i));
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(out), _mm512_loadu_si512(in));
 #else
-        for (size_t k = i; k < i + line; k += 16)
+        for (size_t k = 0; k < line; k += 16)
             _mm_stream_si128(reinterpret_cast<__m128i*>(out + k),
                              _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k)));
 #endif
     }
-    return true;
+    __builtin_memcpy(out, in, bytes);
 #else
-    return false;
+    __builtin_memcpy(to, from, bytes);
 #endif
 }
 
