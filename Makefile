@@ -28,10 +28,11 @@ lint: $(VENV)/dev
 bench: $(VENV)/bench
 	$(BIN)/python -m bench
 
-# What bench measures beside torch, too. Without their dependencies, which would bring another torch.
+# What bench measures beside torch, too. Without their dependencies, which would bring another torch; and a first run,
+# in which some compile themselves.
 bench-peers: $(VENV)/bench
 	$(PIP) --no-deps -r bench/peers.txt
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench --quick --family optimizers --only 'one tensor of 128k'
 
 clean:
 	rm -rf $(VENV) build

@@ -138,16 +138,6 @@ def packages(table: dict[str, Classes]) -> dict[str, str]:
     return here
 
 
-def build() -> None:
-    """Has packages that compile themselves at first use do so: a step of everything in ``ON_CPU``."""
-    for name, more in (item for classes in ON_CPU.values() for item in classes.items()):
-        for way, make in variants(name, lr=1e-3, **more).items():
-            param = torch.ones(64, requires_grad=True)
-            param.grad = torch.ones(64)
-            make([param])()
-            print(f"{name}: {way}")
-
-
 def _version(package: str) -> str:
     names = importlib.metadata.packages_distributions().get(package, [package])
     try:
@@ -172,7 +162,3 @@ def clipped(others: Competitors, max_norm: float) -> Competitors:
         return build
 
     return {name: maker(make) for name, make in others.items()}
-
-
-if __name__ == "__main__":
-    build()
