@@ -45,8 +45,9 @@ FASTOPT_HD void gather_rows(T* __restrict first, T* __restrict second, int rows,
 
 // Of x - shift, and of their squares.
 template <class Format, class T>
-FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares, const typename Format::Storage* __restrict x,
-                        int64_t stride, int rows, const T* __restrict shift, int width) {
+FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
+                                      const typename Format::Storage* __restrict x, int64_t stride, int rows,
+                                      const T* __restrict shift, int width) {
     gather_rows(sums, squares, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict square) {
         T buffer[kLanes];
         const T* const row = row_of(Format(), x + r * stride, n, buffer);
@@ -60,9 +61,10 @@ FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
 
 // Of gradients, and of their products with x - center.
 template <class Format, class T>
-FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict products, const typename Format::Storage* __restrict grad,
-                         const typename Format::Storage* __restrict x, int64_t stride, int rows,
-                         const T* __restrict center, int width) {
+FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict products,
+                                       const typename Format::Storage* __restrict grad,
+                                       const typename Format::Storage* __restrict x, int64_t stride, int rows,
+                                       const T* __restrict center, int width) {
     gather_rows(sums, products, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict product) {
         T buffer[kLanes], grad_buffer[kLanes];
         const T* const row = row_of(Format(), x + r * stride, n, buffer);
