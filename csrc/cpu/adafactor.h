@@ -15,11 +15,22 @@ auto adafactor_scalars(const Task& task) {
     return round_scalars<Adafactor::Scalars, T>(task.constants->rule);
 }
 
-constexpr int kRowsAhead = 4;  // to prefetch: a tile's row is too short for the hardware to see where it goes
+constexpr int kRowsAhead = 3;  // to prefetch: a tile's row is too short for the hardware to see where it goes
 
-FASTOPT_HD void prefetch_ahead(const Array& array, const MatrixTile& tile, int row) {
-    if (row + kRowsAhead < tile.rows) prefetch(array, tile.at(row + kRowsAhead), tile.columns);
-}
+// Asks for a row to come, 32 elements at each call: spread over the work on another row, because many requests at once
+// hold it up. Takes the first pass 0.8 of the time in cache, 0.95 in DRAM.
+struct RowAhead {
+    const Array array;
+    const int64_t at;
+    const bool is_in_tile;
+
+    RowAhead(const Array& of, const MatrixTile& tile, int row)
+        : array(of), at(tile.at(row + kRowsAhead)), is_in_tile(row + kRowsAhead < tile.rows) {}
+
+    FASTOPT_HD void operator()(int i) const {
+        if (is_in_tile) prefetch(array, at + i, kLanes);
+    }
+};
 
 FASTOPT_HD int band_end(const MatrixTile& tile, int begin) {
     return tile.rows - begin < kBandRows ? tile.rows : begin + kBandRows;
@@ -63,8 +74,8 @@ struct AdafactorVector : Adafactor {
                 const T* variance = load(task.states[0], at, n, variance_buffer);
                 for (int i = 0; i < n; ++i)
                     update_buffer[i] = update(grad[i], inverse_root(moved(variance[i], grad[i], c)), c);
-                gather(param_lanes, param, n, kSquare, kPlus);
-                gather(update_lanes, update_buffer, n, kSquare, kPlus);
+                gather_squares(param_lanes, param, n, kNothing);
+                gather_squares(update_lanes, update_buffer, n, kNothing);
             }
             scratch.param_squares[chunk / kSumChunk] = merge(param_lanes, kPlus);
             scratch.update_squares[chunk / kSumChunk] = merge(update_lanes, kPlus);
@@ -120,16 +131,15 @@ struct AdafactorMatrix : Adafactor {
                 clear(lanes, kLanes);
                 for (int row = band; row < band_end(tile, band); ++row) {
                     const int64_t at = tile.at(row);
-                    prefetch_ahead(task.param, tile, row);
-                    prefetch_ahead(task.grad, tile, row);
+                    const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
                     const T* param = load(task.param, at, tile.columns, param_buffer);
                     const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                     clear(row_lanes, kLanes);
                     if (row == band)
-                        gather_squares<true>(row_lanes, columns, grad, tile.columns);
+                        gather_squares<true>(row_lanes, columns, grad, tile.columns, grad_ahead);
                     else
-                        gather_squares<false>(row_lanes, columns, grad, tile.columns);
-                    gather(lanes, param, tile.columns, kSquare, kPlus);
+                        gather_squares<false>(row_lanes, columns, grad, tile.columns, grad_ahead);
+                    gather_squares(lanes, param, tile.columns, param_ahead);
                     scratch.row_sums(tile)[row] = merge(row_lanes, kPlus);
                 }
                 add_onto(param_lanes, lanes, kLanes);
@@ -197,14 +207,13 @@ struct AdafactorMatrix : Adafactor {
                 clear(lanes, kLanes);
                 for (int row = band; row < band_end(tile, band); ++row) {
                     const int64_t at = tile.at(row);
-                    prefetch_ahead(task.grad, tile, row);
                     const T* param = penalizes ? load(task.param, at, tile.columns, param_buffer) : nullptr;
                     const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                     const T row_factor = row_factors[row];
                     T updates[kTileColumns];
                     for (int i = 0; i < tile.columns; ++i)
                         updates[i] = update(grad[i], row_factor * column_factors[i], c);
-                    gather(lanes, updates, tile.columns, kSquare, kPlus);
+                    gather_squares(lanes, updates, tile.columns, RowAhead(task.grad, tile, row));
                 }
                 add_onto(update_lanes, lanes, kLanes);
             }
@@ -227,15 +236,19 @@ struct AdafactorMatrix : Adafactor {
             const T* const column_factors = scratch.column_factors<T>(tile.matrix) + tile.first_column;
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
-                prefetch_ahead(task.param, tile, row);
-                prefetch_ahead(task.grad, tile, row);
+                const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
                 T* const param = load(task.param, at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
                 const T row_factor = row_factors[row];
-                FASTOPT_VECTORIZE
-                for (int i = 0; i < tile.columns; ++i)
-                    param[i] = Prologue::decayed(param[i], gradients.common) -
-                               step * update(grad[i], row_factor * column_factors[i], c);
+                for (int first = 0; first < tile.columns; first += kLanes) {
+                    const int last = first + kLanes < tile.columns ? first + kLanes : tile.columns;
+                    param_ahead(first);
+                    grad_ahead(first);
+                    FASTOPT_VECTORIZE
+                    for (int i = first; i < last; ++i)
+                        param[i] = Prologue::decayed(param[i], gradients.common) -
+                                   step * update(grad[i], row_factor * column_factors[i], c);
+                }
                 store(task.param, at, tile.columns, param);
             }
         }

@@ -13,6 +13,9 @@
 #define FASTOPT_VECTORIZE _Pragma("GCC ivdep")
 #endif
 
+// For loops that need all registers: inlined, they would share them with what is around them.
+#define FASTOPT_ALONE __attribute__((noinline))
+
 namespace fastopt {
 namespace {
 
@@ -45,7 +48,7 @@ T* load(const Array& array, int64_t at, int n, T* buffer) {
     return buffer;
 }
 
-// `streams`: past the caches, where that can be had.
+// `streams`: past the caches.
 FASTOPT_HD void copy(void* to, const void* from, size_t bytes, bool streams) {
     if (streams)
         stream(to, from, bytes);
@@ -53,6 +56,7 @@ FASTOPT_HD void copy(void* to, const void* from, size_t bytes, bool streams) {
         __builtin_memcpy(to, from, bytes);
 }
 
+// Elements [at, at + n) from the compute type: nothing to do where load() gave the tensor's own memory.
 template <class T>
 void store(const Array& array, int64_t at, int n, const T* values, bool streams = false) {
     if (array.type == kNative<T>) {

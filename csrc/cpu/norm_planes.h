@@ -3,80 +3,12 @@
 #pragma once
 
 #include "../norm/channel.h"
-#include "../norm/pieces.h"
 #include "norm_loops.h"
+#include "norm_pieces.h"
 #include "norm_sums.h"
 
 namespace fastopt {
 namespace {
-
-// At least 16 elements. Compilers would make the loop a call of memcpy, which costs more than a short segment.
-template <class T>
-FASTOPT_HD void copy_segment(T* __restrict to, const T* __restrict from, int n) {
-    constexpr int some = int(kPlane);
-    for (int i = 0; i + some <= n; i += some) {
-        __builtin_memcpy(to + i, from + i, some * sizeof(T));
-        asm volatile("");
-    }
-    __builtin_memcpy(to + n - some, from + n - some, some * sizeof(T));
-}
-
-// As it is stored: the tensor's own memory where it is in one piece; otherwise `buffer`.
-template <class Storage>
-const Storage* collect(const Array& array, const Piece& piece, Storage* buffer) {
-    const Storage* const from = static_cast<const Storage*>(array.data) + piece.at;
-    if (piece.segments == 1) return from;
-    for (int s = 0; s < piece.segments; ++s)
-        copy_segment(buffer + s * piece.length, from + s * piece.stride, piece.length);
-    return buffer;
-}
-
-// In the compute type: the tensor's own memory where it can be. Null for no tensor.
-template <class T>
-const T* load_piece(const Array& array, const Piece& piece, T* buffer) {
-    if (array.data == nullptr) return nullptr;
-    if (array.type == kNative<T>) return collect(array, piece, buffer);
-    alignas(64) uint16_t halves[kBlock];
-    const uint16_t* const collected = collect(array, piece, halves);
-    return load({const_cast<uint16_t*>(collected), array.type}, 0, piece.n(), buffer);
-}
-
-// Where to write what store_piece() is to take.
-template <class T>
-T* room_for(const Array& array, const Piece& piece, T* buffer, bool streams = false) {
-    const bool own = piece.segments == 1 && array.type == kNative<T> && !streams;
-    return own ? static_cast<T*>(array.data) + piece.at : buffer;
-}
-
-template <class T>
-void store_piece(const Array& array, const Piece& piece, const T* values, bool streams = false) {
-    if (piece.segments > 1 && array.type == kNative<T>) {
-        T* const to = static_cast<T*>(array.data) + piece.at;
-        for (int s = 0; s < piece.segments; ++s)
-            copy_segment(to + s * piece.stride, values + s * piece.length, piece.length);
-        return;
-    }
-    for (int s = 0; s < piece.segments; ++s)
-        store(array, piece.at + s * piece.stride, piece.length, values + s * piece.length, streams);
-}
-
-// Asks for where results go that come `kPiecesAhead` later when channels are walked one after the other: short segments
-// lie in a page each, and stores wait for them. Takes 7 x 7 images 0.6 of the time; asking for inputs, too, brought
-// nothing. To be inlined: a function that only asks is one without effects, and compilers drop its calls.
-constexpr int64_t kPiecesAhead = 4;
-
-template <class... Arrays>
-FASTOPT_HD void ask_ahead(const NormLayout& l, int64_t channel, int64_t index, const Arrays&... results) {
-    const int64_t later = index + kPiecesAhead;
-    channel += later / l.pieces;
-    if (channel >= l.channels) return;
-    const Piece piece = piece_of(l, channel, later % l.pieces);
-    const Array* const all[] = {&results...};
-    for (const Array* result : all) {
-        if (result->data == nullptr) continue;
-        for (int s = 0; s < piece.segments; ++s) prefetch<true>(*result, piece.at + s * piece.stride, piece.length);
-    }
-}
 
 // Calls visit(pieces) for each flush block of a chunk, in order.
 template <class Visit>
@@ -109,6 +41,7 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
         double n = 0;
         for (int64_t k = block.begin; k < block.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);
+            ask_for_inputs(task.layout, channel, k, task.input);
             const auto* const x = collect(task.input, piece, buffer);
             if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
             gather_moments<Format>(sums, x, piece.n(), shift);
@@ -139,6 +72,7 @@ template <class Format, class T>
 void gather_stored(const NormTask& task, int64_t channel, int64_t index, T center, Pair<T>& sums) {
     alignas(64) typename Format::Storage x_buffer[kBlock], grad_buffer[kBlock];
     const Piece piece = piece_of(task.layout, channel, index);
+    ask_for_inputs(task.layout, channel, index, task.input, task.grad);
     const auto* const x = collect(task.input, piece, x_buffer);
     const auto* const grad = collect(task.grad, piece, grad_buffer);
     gather_products<Format>(sums, grad, x, piece.n(), center);

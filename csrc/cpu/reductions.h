@@ -22,17 +22,42 @@ FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int
     for (int l = 0; i + l < n; ++l) lanes[l] = join(lanes[l], term(double(values[i + l])));
 }
 
-// Squares go to the lanes, and each to a sum of its own, which it begins where `kBegins`.
-template <bool kBegins, class T>
-FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each, const T* __restrict values, int n) {
+// sum + x * x. The square of a float32 is exact in float64, so that one operation rounds as the two do.
+FASTOPT_HD double plus_square(double sum, float x) {
+#if defined(__FMA__)
+    return __builtin_fma(double(x), double(x), sum);
+#else
+    return sum + double(x) * double(x);
+#endif
+}
+
+FASTOPT_HD double plus_square(double sum, double x) { return sum + x * x; }
+
+// Squares go to the lanes. `before(i)` is called for every 32 elements.
+template <class T, class Before>
+FASTOPT_HD void gather_squares(double* __restrict lanes, const T* __restrict values, int n, Before before) {
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        before(i);
+        for (int l = 0; l < kLanes; ++l) lanes[l] = plus_square(lanes[l], values[i + l]);
+    }
+    for (int l = 0; i + l < n; ++l) lanes[l] = plus_square(lanes[l], values[i + l]);
+}
+
+// And each to a sum of its own, which it begins where `kBegins`.
+template <bool kBegins, class T, class Before>
+FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each, const T* __restrict values, int n,
+                               Before before) {
     const auto add = [&](int i, int l) {
-        const double square = double(values[i + l]) * double(values[i + l]);
-        lanes[l] += square;
-        each[i + l] = kBegins ? square : each[i + l] + square;
+        const T x = values[i + l];
+        lanes[l] = plus_square(lanes[l], x);
+        each[i + l] = kBegins ? double(x) * double(x) : plus_square(each[i + l], x);
     };
     int i = 0;
-    for (; i + kLanes <= n; i += kLanes)
+    for (; i + kLanes <= n; i += kLanes) {
+        before(i);
         for (int l = 0; l < kLanes; ++l) add(i, l);
+    }
     for (int l = 0; i + l < n; ++l) add(i, l);
 }
 
@@ -44,8 +69,8 @@ FASTOPT_HD double merge(double* lanes, Join join) {
     return lanes[0];
 }
 
+constexpr auto kNothing = [](int) {};
 constexpr auto kPlus = [](double a, double b) { return a + b; };
-constexpr auto kSquare = [](double x) { return x * x; };
 
 // In 32 lanes, however many values there are: for the results of chunks. Zero of them make the sum's start.
 template <class T, class Join>
