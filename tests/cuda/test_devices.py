@@ -46,7 +46,7 @@ def test_who_cannot_take_a_device_says_why() -> None:
 
 def test_a_parameter_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runtime, "why_not", lambda device: "there is a reason")
-    param = torch.ones(3, device=DEVICE, requires_grad=True)
+    param = torch.ones(3, 2, device=DEVICE)[:, 0].requires_grad_()  # strided: the engine leaves it to be prepared
     param.grad = torch.ones_like(param)
     with gpu(), pytest.raises(RuntimeError, match=r"parameter 0 of group 0 .* is on device '.*'; there is a reason"):
         fastopt.Adam([param]).step()
