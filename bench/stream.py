@@ -125,9 +125,9 @@ class Stream:
         self._stream.argtypes = [ctypes.POINTER(_Plan), ctypes.c_size_t, ctypes.c_size_t]
         self._stream.restype = ctypes.c_uint64
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads)
-        started = threading.Barrier(threads)  # a pool starts a thread only when the others are busy
-        list(self._pool.map(lambda _: started.wait(), range(threads)))
+        self._pool = ThreadPoolExecutor(max(1, threads - 1))
+        started = threading.Barrier(max(1, threads - 1))  # a pool starts a thread only when the others are busy
+        list(self._pool.map(lambda _: started.wait(), range(started.parties)))
 
     def plan(self, traffic: Traffic, threads: int | None = None) -> Plan:
         """What so many threads are to move, where it is not too small for them; none: all."""
@@ -138,14 +138,14 @@ class Stream:
         """Moves what a step moves.
 
         A burst is one call per thread. What waking the threads costs (30 us) is not memory's, and would
-        count at every step.
+        count at every step. The calling thread is the one that takes fresh memory, from the heap that tensors are in.
         """
 
         def burst(count: int) -> None:
-            struct, threads = ctypes.pointer(plan.struct), plan.threads
-            if threads == 1:
-                self._stream(struct, 0, count)
-            else:
-                list(self._pool.map(self._stream, [struct] * threads, range(threads), [count] * threads))
+            struct = ctypes.pointer(plan.struct)
+            others = [self._pool.submit(self._stream, struct, k, count) for k in range(1, plan.threads)]
+            self._stream(struct, 0, count)
+            for other in others:
+                other.result()
 
         return burst

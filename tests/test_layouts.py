@@ -9,6 +9,7 @@ import torch
 
 import fastopt
 from cases import PLAIN_CASES, PLAIN_COMPARED_CASES, TORCH_CASES, Case, ids
+from fastopt.optim._layout import overlaps_itself
 from support import (
     INTAKES,
     assert_same_bits,
@@ -132,6 +133,13 @@ def test_columns_of_one_matrix_are_two_parameters(case: Case) -> None:
         optimizer.step()
         plain.step()
     assert_same_bits(whole, expected)
+
+
+def test_an_expanded_tensor_is_not_walked_through() -> None:
+    """Which would take days."""
+    assert overlaps_itself(torch.ones(2).as_strided((2**40, 2), (0, 1)))
+    assert not overlaps_itself(torch.ones(6, 4).t())
+    assert not overlaps_itself(torch.ones(100).as_strided((4, 4), (3, 4)))  # interleaved: 0 to 21, each once
 
 
 def _expanded() -> list[torch.Tensor]:

@@ -40,7 +40,9 @@ def overlaps_itself(tensor: Tensor) -> bool:
     span = 1  # conclusive and cheap: every stride steps over all that the smaller ones reach
     for stride, n in sorted((s, n) for n, s in zip(tensor.size(), tensor.stride(), strict=True) if n != 1):
         if stride < span:
-            return tensor.numel() > 0 and _elements(_view(tensor)) < tensor.numel()
+            view = _view(tensor)
+            more_than_places = tensor.numel() > view.reach // view.item  # a large expanded one would take ages to walk
+            return tensor.numel() > 0 and (more_than_places or _elements(view) < tensor.numel())
         span += stride * (n - 1)
     return False
 
