@@ -53,9 +53,9 @@ def keep_heap() -> None:
 def measure(bursts: dict[str, Burst], machine: Machine, pace: Pace, cold: bool = False) -> Rounds:
     """Times the competitors in turn, A B C A B C ...
 
-    A turn is as many steps as fill its time, after a rest and, where steps are short, one to settle in: what is measured is an optimizer
-    that runs again and again, not one whose code and tensors another has just evicted. Where it is to be ``cold``, a
-    turn is one step, after other memory has gone through the caches.
+    A turn is as many steps as fill its time, after a rest and, where they are short, one to settle in: what is measured
+    is an optimizer that runs again and again, not one whose code and tensors another has just evicted. Where it is to
+    be ``cold``, a turn is one step, after other memory has gone through the caches.
     """
     counts = {}
     for name, burst in bursts.items():
