@@ -148,7 +148,7 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
         "summary": _summary(figures),
         "roofline": _roofline(figures),
         "scaling": _scaling(figures),
-        **{family: _family(figures, family) for family in TITLES if family != "scaling"},
+        **{family: _family(figures, family) for family in TITLES},
     }
     files = []
     for name, picture in pictures.items():

@@ -83,7 +83,7 @@ class Figures:
     kept_for_backward: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
-        file.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
+        file.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}) + "\n")
 
 
 def read(file: Path) -> Figures:

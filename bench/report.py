@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -22,8 +22,8 @@ TITLES = {
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",
     "training": "Training steps of whole models",
-    "scaling": "Scaling",
 }
+CURVES = {"scaling": "Scaling"}
 NAME = "case"
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
 Cells = list[dict[str, str]]  # by column
@@ -47,9 +47,9 @@ def _cells(row: Row) -> dict[str, str]:
     return found
 
 
-def _families(figures: Figures) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+def _families(figures: Figures, titles: Mapping[str, str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, columns and lines of each."""
-    for family, title in TITLES.items():
+    for family, title in titles.items():
         cells = [_cells(row) for row in figures.rows if row.family == family]
         order = [NAME, "us", "GB/s", "of ceiling", "x torch", "x default", "x others", "launches"]
         columns = [column for column in order if any(column in row for row in cells)]
@@ -58,7 +58,7 @@ def _families(figures: Figures) -> Iterator[tuple[str, list[str], list[list[str]
 
 
 def tables(figures: Figures) -> Iterator[Table]:
-    for title, columns, lines in _families(figures):
+    for title, columns, lines in _families(figures, {**TITLES, **CURVES}):
         table = Table(title=title)
         for column in columns:
             table.add_column(column, justify="left" if column == NAME else "right", no_wrap=True)
@@ -68,9 +68,9 @@ def tables(figures: Figures) -> Iterator[Table]:
 
 
 def markdown(figures: Figures) -> str:
-    """The same, to be kept."""
+    """The same, to be kept; without the points of curves, which a picture has."""
     text = [f"{figures.title}, commit {figures.about.get('commit') or '?'}, {figures.about.get('date', '?')[:10]}.", ""]
-    for title, columns, lines in _families(figures):
+    for title, columns, lines in _families(figures, TITLES):
         rule = ["---", *["--:"] * (len(columns) - 1)]
         text += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in [columns, rule, *lines]), ""]
     for title, lines in (("Where another one is faster", losses(figures.rows)), ("Remarks", remarks(figures))):
@@ -89,7 +89,11 @@ def write_markdown(figures: Figures, file: Path) -> None:
 
 def remarks(figures: Figures) -> list[str]:
     """What differs from ours, what is absent, what went wrong."""
-    wrong = [f"{row.case}, {name}: {how}" for row in figures.rows for name, how in row.differs.items()]
+    wrong = []
+    for row in figures.rows:
+        for how in dict.fromkeys(row.differs.values()):
+            names = [name for name, theirs in row.differs.items() if theirs == how]
+            wrong.append(f"{row.case}, {', '.join(names)}: {how}")
     return [*wrong, *figures.notes, *figures.failures]
 
 
