@@ -109,7 +109,7 @@ def _case(what: Operation, text: str, dtype: torch.dtype = torch.float32, cold: 
 def _cases(images: list[str], rows: str) -> list[Case]:
     """By the inputs that are large, and the one that has no images."""
     plain, fused = [*images, rows, "32x64"], [*images[:5], rows]
-    half = [images[0], images[1], rows]
+    half = [images[0], images[1], images[4], rows]
     return [
         *[_case(what, text) for what in (PLAIN, BACKWARD) for text in plain],
         *[_case(PLAIN, text, cold=True) for text in ("32x64x8x8 NCHW", "32x64")],

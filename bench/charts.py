@@ -14,6 +14,8 @@ from .figures import Figures, Row
 from .report import TITLES
 
 OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D"}
 ROOFS = (
     ("-", "memory that is there", ("optimizers", "clip")),
@@ -44,7 +46,8 @@ def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
         ("fastest other package", PACKAGE, lambda row: row.best(of_torch=False)),
     ]
     for k, (label, colour, choose) in enumerate(kinds):
-        found = [(i, row.ratio(name)) for i, row in enumerate(rows) if (name := choose(row))]
+        chosen = [(i, row, choose(row)) for i, row in enumerate(rows)]
+        found = [(i, row.ratio(name)) for i, row, name in chosen if name and name not in row.differs]
         shown = [(i, ratio) for i, ratio in found if ratio]
         if not shown:
             continue
@@ -57,7 +60,10 @@ def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
             axes.text(max(ratio.high, 1) * 1.04, place, f"{ratio.middle:.3g}", va="center", fontsize=6.5)
     axes.axvline(1, color=CEILING, lw=1, zorder=4)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    low, high = axes.get_xlim()
+    axes.set_xticks([x for x in TICKS if low <= x <= high], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("times as fast (above 1: fastopt is faster); bars: medians, whiskers: quartiles")
@@ -131,6 +137,9 @@ def _scaling(figures: Figures) -> Figure | None:
         axes.set(xscale="log", yscale="log", ylabel="us per step")
         axes.set_title(curve, fontsize=9)
         if curve.endswith("threads"):
+            axes.yaxis.set_major_formatter(PLAIN)
+            axes.yaxis.set_minor_formatter(PLAIN)
+            axes.yaxis.set_tick_params(which="minor", labelsize=7)
             axes.set_xticks([row.x for row in rows], [str(row.x) for row in rows], minor=False)
         axes.grid(which="major", alpha=0.3)
     for axes in grid.flat[len(curves) :]:

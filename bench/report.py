@@ -39,7 +39,7 @@ def _cells(row: Row) -> dict[str, str]:
     if torch:
         found["x torch"] = f"{row.ratio(torch)} {torch.removeprefix('torch ')}"
     if (default := row.ratio("torch default")) and torch != "torch default":
-        found["x default"] = str(default)
+        found["x default"] = "differs" if "torch default" in row.differs else str(default)
     if package:
         found["x others"] = f"{row.ratio(package)} {package}"
     if row.launches:
