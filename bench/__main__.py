@@ -69,7 +69,9 @@ def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
 def _measured(options: argparse.Namespace, chosen: list[Case], arguments: list[str], console: Console) -> Figures:
     machine = Gpu() if options.device == "cuda" else Cpu(options.threads or torch.get_num_threads())
     pace = QUICK if options.quick else Pace(machine.seconds)
-    run = Run(machine, dataclasses.replace(pace, seconds=options.seconds or pace.seconds))
+    if options.seconds is not None:
+        pace = dataclasses.replace(pace, seconds=options.seconds)
+    run = Run(machine, pace)
     run.measure(chosen, console)
     figures = run.figures
     with noted(figures.failures, "kept for backward"):

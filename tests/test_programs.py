@@ -28,7 +28,7 @@ def test_bench_quick(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
-    assert [case["case"] for case in figures["cases"]]
+    assert [row["case"] for row in figures["rows"]]
     for case in figures["cases"]:
         assert case["case"] in done.stdout
         assert {"fastopt", "torch default", "torch foreach", "torch for-loop", "torch fused"} <= set(case["seconds"])
@@ -39,4 +39,4 @@ def test_bench_names_an_unknown_case() -> None:
     command = [sys.executable, "-m", "bench", "--only", "no such case"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no case has 'no such case' in its name" in done.stderr
+    assert "no such case has 'no such case' in its name" in done.stderr
