@@ -28,11 +28,11 @@ def test_bench_quick(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
-    assert [row["case"] for row in figures["rows"]]
-    for case in figures["cases"]:
-        assert case["case"] in done.stdout
-        assert {"fastopt", "torch default", "torch foreach", "torch for-loop", "torch fused"} <= set(case["seconds"])
-        assert case["best"] in case["seconds"]
+    assert len(figures["rows"]) > 10
+    for row in figures["rows"]:
+        assert row["case"] in done.stdout
+        assert len(row["rounds"]["fastopt"]) == 3
+        assert row["rounds"].keys() > {"fastopt", "ceiling"}
 
 
 def test_bench_names_an_unknown_case() -> None:
