@@ -27,7 +27,7 @@ from .report import LEGEND, losses, remarks, tables, write_markdown
 from .run import Run, noted
 
 QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
-WIDTH = 165
+WIDTH = 215  # of the widest table
 
 
 def _parser() -> argparse.ArgumentParser:
