@@ -32,7 +32,7 @@ def test_bench_quick(tmp_path: Path) -> None:
     for row in figures["rows"]:
         assert row["case"] in done.stdout
         assert len(row["rounds"]["fastopt"]) == 3
-        assert row["rounds"].keys() > {"fastopt", "ceiling"}
+        assert {"fastopt", "ceiling"} <= row["rounds"].keys()  # of AdaBound and Lion nobody else is installed
 
 
 def test_bench_names_an_unknown_case() -> None:
