@@ -235,7 +235,7 @@ class Heap(ctypes.Structure):
 @CASES
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
 def test_steady_steps_take_no_memory(case: Case) -> None:
-    """Neither Python's objects nor the heap grow."""
+    """Neither Python's objects nor the heap grow. Other threads may allocate meanwhile, but hardly each time."""
     torch.set_num_threads(2)
     params = [some_values(n, torch.float32, n).requires_grad_() for n in (3, 40_000, 1, 70)]
     optimizer = case.make(params, max_grad_norm=1.0)
@@ -243,14 +243,19 @@ def test_steady_steps_take_no_memory(case: Case) -> None:
     optimizer.step()
     heap = ctypes.CDLL(None).mallinfo2
     heap.restype = Heap
-    gc.collect()
-    gc.disable()
-    try:
+
+    def growth() -> tuple[int, int, int]:
         blocks, used, mapped = sys.getallocatedblocks(), heap().used, heap().hblkhd
         for _ in range(300):
             optimizer.step()
-        assert sys.getallocatedblocks() - blocks < 150
-        assert heap().used - used < 4096
-        assert heap().hblkhd == mapped
+        return sys.getallocatedblocks() - blocks, heap().used - used, heap().hblkhd - mapped
+
+    gc.collect()
+    gc.disable()
+    try:
+        blocks, used, mapped = (min(each) for each in zip(*(growth() for _ in range(3)), strict=True))
+        assert blocks < 150
+        assert used < 4096
+        assert mapped <= 0
     finally:
         gc.enable()

@@ -15,7 +15,7 @@ from .. import _runtime
 from .._runtime import PLAIN
 from ..reference import RULES
 from . import _counters as counters
-from ._dense import StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
+from ._dense import TYPES, StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Preparation:
         others = []
         for i in indices:
             param = params[i]
-            if type(param) in PLAIN and param not in known and _takes_its_size(param):
+            if type(param) in PLAIN and param.dtype in TYPES and param not in known and _takes_its_size(param):
                 entries = self._first_entries(param, group, update)
                 if self._batch.add_fresh(i, param, entries):
                     self._new_states.append((param, entries))
