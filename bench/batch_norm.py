@@ -9,7 +9,7 @@ import torch
 import fastopt.nn.functional
 
 from .agreement import within
-from .functions import NAMES, Function, Functions, Way, backward, forward, forward_and_backward, moved
+from .functions import NAMES, Function, Functions, Way, backward, forward, forward_and_backward, moved, stepped
 from .operation import Case, Input, Operation, Tensors, Traffic
 
 ours: Function = fastopt.nn.functional.batch_norm
@@ -68,20 +68,18 @@ def operation(way: Way = forward, *, then: str = "", training: bool = True, grap
         then: what follows: one of ``FUNCTIONS``.
         graph: whether a mere forward pass prepares for a backward one, too.
     """
-    makers = {who: way(function) for who, function in functions(then, training).items()}
     maps = 1 + ("add" in then)
 
     def traffic(tensors: Tensors) -> Traffic:
         return moved(maps, way, tensors[0].nbytes, grads=maps, kept=True)
 
     parts = ("batch_norm", then, "" if training else "eval")
-    return Operation(
-        family="batch_norm",
-        name=f"{' '.join(filter(None, parts))}{NAMES[way]}{' with graph' if graph else ''}",
+    return stepped(
+        "batch_norm",
+        f"{' '.join(filter(None, parts))}{NAMES[way]}{' with graph' if graph else ''}",
+        functions(then, training),
+        way,
         tensors=lambda input: tensors_for(then, input, graph or way is not forward),
-        ours=makers.pop("fastopt"),
-        rival="torch",
-        others=makers,
         traffic=traffic,
         agreement=within(1e-2),  # the sign of what is nearly 0 decides a ReLU's gradient
     )

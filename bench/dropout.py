@@ -11,7 +11,7 @@ import torch
 import fastopt.nn.functional
 
 from .agreement import moments
-from .functions import NAMES, Function, Functions, Way, backward, forward, forward_and_backward, moved
+from .functions import NAMES, Function, Functions, Way, backward, forward, forward_and_backward, moved, stepped
 from .operation import Case, Input, Operation, Tensors, Traffic
 
 N = {"1k": 1 << 10, "64k": 1 << 16, "1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24, "64M": 1 << 26}
@@ -46,19 +46,17 @@ def operation(name: str, way: Way = forward, *, graph: bool = False, inplace: bo
         graph: whether a mere forward pass prepares for a backward one, too.
     """
     both = functions(name, **({"inplace": True} if inplace else {}))
-    makers = {who: way(function) for who, function in both.items()}
 
     def traffic(tensors: Tensors) -> Traffic:
         maps = 2 if name in COMPOSED else 1
         return moved(maps, way, tensors[0].nbytes, grads=1, kept=False, inplace=inplace)
 
-    return Operation(
-        family="dropout",
-        name=f"{name}{NAMES[way]}{' in place' if inplace else ''}{' with graph' if graph else ''}",
+    return stepped(
+        "dropout",
+        f"{name}{NAMES[way]}{' in place' if inplace else ''}{' with graph' if graph else ''}",
+        both,
+        way,
         tensors=lambda input: tensors_for(name, input, graph or way is not forward),
-        ours=makers.pop("fastopt"),
-        rival="torch",
-        others=makers,
         traffic=traffic,
         agreement=moments(spatial=name == "dropout2d"),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .operation import Array, Maker, Step, Tensors, Traffic, Walk
+from .operation import Array, Maker, Operation, Step, Tensors, Traffic, Walk
 
 Function = Callable[..., Tensor]
 Functions = dict[str, Function]  # by competitor; each takes the tensors of a case
@@ -43,6 +44,12 @@ NAMES: dict[Way, str] = {forward: "", backward: " backward", forward_and_backwar
 
 def _leaves(tensors: Tensors) -> Tensors:
     return [tensor for tensor in tensors if tensor.requires_grad]
+
+
+def stepped(family: str, name: str, functions: Functions, way: Way, **more: Any) -> Operation:
+    """The functions, ours and torch's, stepped through by ``way``; ``more`` is the rest of the description."""
+    makers = {who: way(function) for who, function in functions.items()}
+    return Operation(family=family, name=name, ours=makers.pop("fastopt"), rival="torch", others=makers, **more)
 
 
 def moved(maps: int, way: Way, size: int, grads: int, kept: bool, inplace: bool = False) -> Traffic:
