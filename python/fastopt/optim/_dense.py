@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _runtime
 from ._layout import overlaps_itself, same_layout
+from ._sharded import local
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 _MANY = 2**20  # elements from which on it pays to think of how their memory is taken
@@ -16,8 +17,7 @@ _MANY = 2**20  # elements from which on it pays to think of how their memory is 
 
 def plain(tensor: Tensor, name: object) -> Tensor:
     """The torch.Tensor that owns the memory, or an error that calls it ``name``."""
-    if hasattr(tensor, "to_local"):  # DTensor: each process updates its own shard
-        tensor = tensor.to_local()
+    tensor = local(tensor)
     kind = type(tensor)
     if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(f"{name} is a {kind.__name__}, whose memory fastopt cannot update")

@@ -17,8 +17,10 @@ from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
 from ._load import uncast
+from ._norms import norm_across_processes
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
+from ._sharded import refuse_flattened, refuse_partition
 from ._update import COMMON, OFF, Common, Group, Part, Update
 
 
@@ -125,6 +127,8 @@ class FusedOptimizer(Optimizer):
         for key in common:
             if key not in COMMON:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
+        if common.get("max_grad_norm") is not None:
+            refuse_partition("max_grad_norm")
         options = {**own, **COMMON, **common}
         self.defaults.update(options)
         for group in self.param_groups:
@@ -172,8 +176,12 @@ class FusedOptimizer(Optimizer):
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
         if self._grad_norm is None:
             return None
-        grads = [p.grad for g in self.param_groups if g.get("max_grad_norm") is not None for p in g["params"]]
-        return norm_tensor(self._grad_norm, [grad for grad in grads if grad is not None])
+        return norm_tensor(self._grad_norm, [param.grad for param in self._clipped() if param.grad is not None])
+
+    def _clipped(self) -> list[Tensor]:
+        """The parameters whose gradients' norm it is."""
+        groups = [group for group in self.param_groups if self._max_norm(group) is not None]
+        return [param for group in groups for param in group["params"] if param.grad is not None]
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -252,8 +260,13 @@ class FusedOptimizer(Optimizer):
                         for i in preparation.add_fresh(rest, chosen, group, update):
                             name = self._name_at(g, i if indices is None else indices[i])
                             preparation.add(i, chosen[i], name, group, update)
+        if clips:
+            refuse_flattened((p for group in self.param_groups for p in group["params"]), "max_grad_norm")
+        norm_of_parts = None
         if preparation is not None:
             preparation.check_views()
+            with torch.no_grad():
+                norm_of_parts = norm_across_processes(self._clipped()) if clips else None
 
         conflict = batch.settle()
         if conflict is not None:
@@ -265,7 +278,10 @@ class FusedOptimizer(Optimizer):
             preparation.commit()
         threads = torch.get_num_threads()
         if clips:
-            self._grad_norm = batch.norm("squares", 2.0, loss_scale, threads)
+            if norm_of_parts is None:
+                self._grad_norm = batch.norm("squares", 2.0, loss_scale, threads)
+            else:
+                self._grad_norm = norm_of_parts.take(getattr(self, "grad_scale", None))
             batch.clip(self._grad_norm)
         elif self._grad_norm is not None:
             self._grad_norm = None

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
+from ._sharded import local
+
 
 class _View(NamedTuple):
     """Where a tensor's elements lie."""
@@ -71,8 +73,9 @@ def _share(shift: int, first: _View, second: _View) -> bool:
 
 
 def shared_pair(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Two of the strided tensors that share memory, if any do; interleaved ones do not."""
-    ranges = [(t.data_ptr(), _view(t), t) for t in tensors if t.numel()]
+    """Two of the strided tensors that share memory, if any do; interleaved ones do not. Of DTensors, what is here."""
+    here = [(local(t), t) for t in tensors]
+    ranges = [(own.data_ptr(), _view(own), t) for own, t in here if own.numel()]
     ranges.sort(key=lambda r: r[0])
     still_open: list[tuple[int, _View, Tensor]] = []
     for later in ranges:

@@ -17,6 +17,7 @@ from ..reference import RULES
 from . import _counters as counters
 from ._dense import TYPES, StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
+from ._sharded import cut_of, is_partial, keep_part, placed_like
 
 if TYPE_CHECKING:
     from ._fused import FusedOptimizer
@@ -68,16 +69,15 @@ class Preparation:
         rule = RULES[update.rule]
         if rule.reads_grad:
             self._check_grad_layout(owner.grad, group, name)
-        param = plain(owner, name)
+        if is_partial(owner):
+            raise RuntimeError(f"{name} is a DTensor whose terms are not added yet ({owner.placements})")  # type: ignore[attr-defined]
+        param = plain(self._all_of(owner, update), name)
         if group.get("capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
-        grad = self._gradient(owner, param, group, name) if rule.reads_grad else None
+        grad = self._gradient(owner, param, group, update, name) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
             self._add_rows(index, owner, param, grad, name, group, update)
             return
-        if (update.sums or self._optimizer._max_norm(group) is not None) and not _whole(owner):
-            needs = type(self._optimizer).__name__ if update.sums else "max_grad_norm"
-            raise RuntimeError(f"{name} is a DTensor of which this process has a part; {needs} needs all of it")
         layout = dense_layout(param, contiguous=rule.factored)
         dense = self._stand_ins.take(param, layout, name, written=True)
         self._views |= dense is not param
@@ -85,6 +85,15 @@ class Preparation:
             grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
         states, step, carried, t = self._states(owner, param, group, update, layout, name)
         self._to_batch(name, index, owner, dense, grad, states, step, carried, t)
+
+    def _all_of(self, tensor: Tensor, update: Update, written: bool = True) -> Tensor:
+        """A DTensor's parts put together, where the rule needs sums over the whole."""
+        if not update.sums or cut_of(tensor) is None:
+            return tensor
+        whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+        if written:
+            self._stand_ins.afterwards(lambda: keep_part(tensor, whole))
+        return whole
 
     def _to_batch(self, name: str, index: int, owner: Tensor, *operands: Any) -> None:
         if not self._batch.add(index, owner, *operands):
@@ -103,14 +112,14 @@ class Preparation:
         elif grad.layout != torch.strided:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
 
-    def _gradient(self, owner: Tensor, param: Tensor, group: Group, name: str) -> Tensor:
+    def _gradient(self, owner: Tensor, param: Tensor, group: Group, update: Update, name: str) -> Tensor:
         """Strided, or sparse and coalesced where only its rows are to be updated."""
         grad = owner.grad
         assert grad is not None
         if grad.is_sparse:
             grad = self._sparse(grad, self._optimizer._sparse(group))
         else:
-            grad = plain(_placed_like(owner, grad), f"the gradient of {name}")
+            grad = plain(self._all_of(placed_like(owner, grad), update, False), f"the gradient of {name}")
         if grad.dtype != param.dtype or grad.shape != param.shape or grad.device != param.device:
             raise RuntimeError(f"the gradient of {name} is {_kind(grad)}, the parameter {_kind(param)}")
         return grad
@@ -193,7 +202,8 @@ class Preparation:
         for key in update.states:
             shape = self._optimizer._state_shape(layout.shape, key)
             like = layout if shape == layout.shape else torch.empty(shape, dtype=layout.dtype, device="meta")
-            states.append(self._state(entries.get(key, known.get(key)), like, param.device, entries, key, name))
+            state = self._all_of(entries[key] if key in entries else known[key], update)
+            states.append(self._state(state, like, param.device, entries, key, name))
         if not fresh:
             for key in counter:
                 _replace(known, entries, key, counters.as_count(known[key], device, name))
@@ -249,16 +259,3 @@ def _takes_its_size(param: Tensor) -> bool:
 
 def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-
-
-def _whole(param: Tensor) -> bool:
-    """Whether this process has all of a parameter."""
-    return all(placement.is_replicate() for placement in getattr(param, "placements", ()))
-
-
-def _placed_like(param: Tensor, grad: Tensor) -> Tensor:
-    """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
-    placements = getattr(param, "placements", None)
-    if placements is None or getattr(grad, "placements", placements) == placements:
-        return grad
-    return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]

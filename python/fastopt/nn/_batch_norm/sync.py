@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ... import _runtime
+from ..._processes import gathered
 from .checks import check, check_device
 from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
@@ -25,21 +26,13 @@ def group_of(name: str) -> Any:
     return resolve(name)
 
 
-def gathered(own: Tensor, group: str) -> Tensor:
-    """What each process has, in the order of the ranks."""
-    process_group = group_of(group)
-    everybodys = own.new_empty((dist.get_world_size(process_group), *own.shape))
-    dist.all_gather(list(everybodys), own, group=process_group)
-    return everybodys
-
-
 class SumAll(torch.autograd.Function):
     """Over all processes, differentiable any number of times."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: str) -> Tensor:
         ctx.group = group
-        return gathered(own.contiguous(), group).sum(0)
+        return gathered(own.contiguous(), group_of(group)).sum(0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -57,7 +50,7 @@ def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: May
     own = torch.empty(2 * channels(input) + 1, dtype=torch.float64, device=input.device)
     own[-1].fill_(input.numel() // channels(input))
     _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
-    everybodys = gathered(own, call.group)
+    everybodys = gathered(own, group_of(call.group))
     if input.is_cpu and everybodys[:, -1].sum() == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in the "
@@ -113,7 +106,7 @@ def backward(
     passes = call.activation == "identity"
     grad_input = torch.empty_like(dense) if wants_input else None
     grad_residual = torch.empty_like(dense) if wants_residual and not passes else None
-    sums = gathered(own, call.group).sum(0) if wants_input else None
+    sums = gathered(own, group_of(call.group)).sum(0) if wants_input else None
     if wants_input or grad_residual is not None:
         _run("batch_norm_gradient", grad_input, grad_residual, *operands, sums, *how)
     grad_weight = (own[1] * statistics[1]).to(weight.dtype) if wants_weight and weight is not None else None

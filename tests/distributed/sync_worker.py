@@ -1,34 +1,21 @@
-"""What test_sync_batch_norm runs in two processes: ``python sync_worker.py RANK FOLDER``.
-
-Each scenario has a process group of its own, so that one that fails takes no other with it. A process leaves
-``{scenario: ""}``, or what went wrong, in the folder.
-"""
+"""What test_sync_batch_norm runs in two processes, beside what sync_joined has."""
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
-import traceback
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from sync_joined import SCENARIOS, batch, communication, share, total
 from torch.testing import assert_close
 
 from fastopt import nn
+from processes import work
 from support import assert_same_bits, some_values
-from sync_joined import SCENARIOS, batch, communication, share, total
 
 PROCESSES = 2
-
-
-def scenario(function: Callable[[], None]) -> Callable[[], None]:
-    SCENARIOS[function.__name__] = function
-    return function
 
 
 def net(norm: Callable[[int], torch.nn.Module]) -> torch.nn.Module:
@@ -39,7 +26,7 @@ def net(norm: Callable[[int], torch.nn.Module]) -> torch.nn.Module:
     return model.double()
 
 
-@scenario
+@SCENARIOS
 def distributed_data_parallel() -> None:
     joined = net(torch.nn.BatchNorm2d)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(joined))
@@ -56,7 +43,7 @@ def distributed_data_parallel() -> None:
         assert_close(mine, theirs)
 
 
-@scenario
+@SCENARIOS
 def subgroups() -> None:
     """A process group of one is plain BatchNorm; one of both, of reversed order even, is not."""
     groups = [dist.new_group([rank]) for rank in range(PROCESSES)]
@@ -73,7 +60,7 @@ def subgroups() -> None:
     both(share(whole, (3, 2))).sum().backward()
 
 
-@scenario
+@SCENARIOS
 def not_a_member() -> None:
     """As torch: a process outside of the group is on its own."""
     first = dist.new_group([0])
@@ -81,7 +68,7 @@ def not_a_member() -> None:
     assert_same_bits(module(batch((4, 3), 1)), nn.BatchNorm1d(3).double()(batch((4, 3), 1)))
 
 
-@scenario
+@SCENARIOS
 def nobody_has_a_sample() -> None:
     module = nn.SyncBatchNorm(3)
     x = torch.zeros(0, 3, 2, 2, requires_grad=True)
@@ -93,7 +80,7 @@ def nobody_has_a_sample() -> None:
     assert torch.equal(module.weight.grad, torch.zeros(3))
 
 
-@scenario
+@SCENARIOS
 def a_single_value_in_all() -> None:
     """Both processes see the error, with nothing written and none waiting for the other."""
     module = nn.SyncBatchNorm(3)
@@ -106,7 +93,7 @@ def a_single_value_in_all() -> None:
     assert torch.equal(module.running_mean, torch.zeros(3))
 
 
-@scenario
+@SCENARIOS
 def errors_and_writes() -> None:
     """Wrong arguments are refused in all processes, before they communicate; running statistics count their writes."""
     x = some_values((4, 3), torch.float32, dist.get_rank())
@@ -127,7 +114,7 @@ def errors_and_writes() -> None:
     assert module.running_var._version > before[1]
 
 
-@scenario
+@SCENARIOS
 def frozen_inputs_and_parameters() -> None:
     """Without a gradient of the input there is nothing to communicate backward."""
     module, x = nn.SyncBatchNorm(3), some_values((4, 3), torch.float32, dist.get_rank())
@@ -148,7 +135,7 @@ def frozen_inputs_and_parameters() -> None:
         module(x)
 
 
-@scenario
+@SCENARIOS
 def other_layouts() -> None:
     """Slices and permuted tensors, and gradients that are not laid out as the input."""
     whole = batch((6, 4, 5, 8), 1)
@@ -165,7 +152,7 @@ def other_layouts() -> None:
     assert_close(x.grad, torch.zeros_like(x), atol=1e-12, rtol=0)
 
 
-@scenario
+@SCENARIOS
 def compiled() -> None:
     """The graph breaks around the module, and nobody looks into it; in evaluation it does not break."""
     torch._dynamo.reset()
@@ -185,7 +172,7 @@ def compiled() -> None:
     assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), eager(x))
 
 
-@scenario
+@SCENARIOS
 def checkpointed() -> None:
     from torch.utils.checkpoint import checkpoint
 
@@ -195,22 +182,5 @@ def checkpointed() -> None:
     assert_same_bits(seen, expected)
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    results = {}
-    for name, run in SCENARIOS.items():
-        options = {"rank": rank, "world_size": PROCESSES, "timeout": timedelta(seconds=10)}
-        dist.init_process_group("gloo", init_method=f"file://{folder / name}", **options)
-        try:
-            with warnings.catch_warnings():
-                run()
-            results[name] = ""
-        except Exception:
-            results[name] = traceback.format_exc()
-        finally:
-            dist.destroy_process_group()
-    (folder / f"{rank}.json").write_text(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    work(SCENARIOS)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import sync_worker
 import torch
 
-import sync_worker
 from fastopt import nn
+from processes import outcomes
 from support import assert_same_bits, some_values
 
 SCENARIOS = sync_worker.SCENARIOS if torch.distributed.is_available() else {}
@@ -21,19 +19,7 @@ SCENARIOS = sync_worker.SCENARIOS if torch.distributed.is_available() else {}
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What went wrong in each scenario, of both processes."""
-    folder = tmp_path_factory.mktemp("sync")
-    ranks = range(sync_worker.PROCESSES)
-    script = [sys.executable, "-W", "error", str(Path(sync_worker.__file__))]
-    commands = [[*script, str(rank), str(folder)] for rank in ranks]
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * len(ranks), "\n".join(outputs)[-4000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in ranks]
+    return outcomes(sync_worker.__file__, sync_worker.PROCESSES, tmp_path_factory.mktemp("sync"))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from fastopt import nn
 from fastopt.nn._batch_norm.checks import ACTIVATIONS
+from processes import Scenarios
 from support import some_values
 
 COLLECTIVES = ["all_gather", "all_reduce", "all_gather_into_tensor", "broadcast", "reduce_scatter", "all_to_all"]
@@ -27,7 +28,7 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2},
 }
 
-SCENARIOS: dict[str, Callable[[], None]] = {}
+SCENARIOS = Scenarios()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,113 @@
+"""Gradients, or any tensors, gathered for the engine on their own: their norm, and clipping them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import _runtime
+from .._processes import gathered
+from ._dense import StandIns, dense_layout, plain
+from ._layout import shared_pair
+from ._sharded import Cut, cut_of, summed
+from ._update import OFF
+
+_CLIP = ("clip", (), False, ())  # an update of the gradients themselves
+_REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
+
+
+def _name(index: int, gradient: Tensor) -> str:
+    return f"gradient {index} (shape {tuple(gradient.shape)})"
+
+
+class Gradients:
+    """Tensors gathered for the engine; what is not dense through stand-ins. Of DTensors, this process's part."""
+
+    def __init__(self, tensors: list[Tensor], max_norm: float = 0.0, *, written: bool, **prologue: float) -> None:
+        self._tensors = tensors
+        self._stand_ins = StandIns()
+        self._batch = _runtime.kernels.Batch()
+        rest = self._batch.take(_CLIP, {**OFF, **prologue}, max_norm, lambda t: {}, tensors, {}, None)
+        for i in rest:
+            name = _name(i, tensors[i])
+            tensor = plain(tensors[i], name)
+            dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
+            if not self._batch.add(i, tensors[i], dense, None, (), None, (), 1):
+                raise RuntimeError(f"{name}: its memory cannot be reached ({type(tensors[i]).__name__})")
+        pair = shared_pair(tensors) if written and rest else None
+        if pair is not None:
+            raise RuntimeError(f"{self._name(pair[0])} shares memory with {self._name(pair[1])}")
+
+    def _name(self, tensor: Tensor) -> str:
+        return _name(next(i for i, other in enumerate(self._tensors) if other is tensor), tensor)
+
+    def clip(self, norm: float | Tensor) -> None:
+        self._batch.clip(norm)
+        self.write()
+
+    def write(self) -> None:
+        conflict = self._batch.settle()
+        if conflict is not None:
+            one, _, other, _ = conflict
+            raise RuntimeError(f"{self._name(one)} shares memory with {self._name(other)}")
+        self._batch.run(torch.get_num_threads())
+        self._stand_ins.write_back()
+
+    def norm(self, norm_type: float) -> float | Tensor:
+        """A tensor, where nobody has waited for a device."""
+        reduction = _REDUCTIONS.get(norm_type, "powers")
+        norm: float | Tensor = self._batch.norm(reduction, norm_type, 1.0, torch.get_num_threads())
+        return norm
+
+
+class Norm:
+    """The norm of tensors as one vector, of which each process may have a part. Making it checks them all; taking it is
+    a collective operation then."""
+
+    def __init__(self, tensors: list[Tensor], norm_type: float) -> None:
+        self._norm_type = norm_type
+        whole: list[Tensor] = []
+        by_cut: dict[Cut, list[Tensor]] = {}
+        for tensor in tensors:
+            # Of complex numbers the norm is not that of their parts, but for this one.
+            magnitude = tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor
+            complete = summed(magnitude)
+            cut = cut_of(complete)
+            (whole if cut is None else by_cut.setdefault(cut, [])).append(complete)
+        self._whole = Gradients(whole, written=False)
+        self._parts = [(cut, Gradients(own, written=False), own[0].device) for cut, own in by_cut.items()]
+
+    def take(self, loss_scale: Tensor | None = None) -> float | Tensor:
+        """Divided by GradScaler's scale, where the gradients have it."""
+        norm = self._whole.norm(self._norm_type)
+        for (mesh, dims), part, device in self._parts:
+            own = part.norm(self._norm_type)
+            for dim in dims:
+                own = self._joined(gathered(_number(own, device), mesh.get_group(dim)))
+            norm = self._joined(torch.stack([_number(norm, device), _number(own, device)]))
+        if loss_scale is None:
+            return norm
+        return norm / (loss_scale.to(norm.device) if isinstance(norm, Tensor) else float(loss_scale))
+
+    def _joined(self, norms: Tensor) -> float | Tensor:
+        """A norm of norms, but for numbers of elements, which are added."""
+        return Gradients([norms], written=False).norm(self._norm_type or 1.0)
+
+
+def _number(value: float | Tensor, device: torch.device) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64, device=device)
+
+
+def norm_across_processes(params: list[Tensor]) -> Norm | None:
+    """Of gradients; None where this process has all that is updated with them."""
+    grads = [param.grad for param in params if param.grad is not None]
+    return Norm(grads, 2.0) if any(cut_of(tensor) is not None for tensor in (*params, *grads)) else None
+
+
+def total_norm(tensors: list[Tensor], norm_type: float) -> float | Tensor:
+    """A tensor, where nobody has waited for a device."""
+    if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
+        return float(sum(bool(Norm([tensor], 0.0).take() > 0) for tensor in tensors))
+    return Norm(tensors, norm_type).take()

@@ -1,0 +1,82 @@
+"""Parameters of which each process has a part: DTensors, and what older ways of sharding leave unsaid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Of a DTensor, what this process has."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _placements(tensor: Tensor) -> tuple[Any, ...]:
+    return getattr(tensor, "placements", ())
+
+
+def cut_of(tensor: Tensor) -> Cut | None:
+    """None where this process has all of the tensor."""
+    dims = tuple(i for i, placement in enumerate(_placements(tensor)) if not placement.is_replicate())
+    return (tensor.device_mesh, dims) if dims else None  # type: ignore[attr-defined]
+
+
+def is_partial(tensor: Tensor) -> bool:
+    """Whether the processes have terms of a sum that has not been made."""
+    return any(placement.is_partial() for placement in _placements(tensor))
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The tensor without terms that are still to be added."""
+    if not is_partial(tensor):
+        return tensor
+    from torch.distributed.tensor import Replicate
+
+    placements = [Replicate() if placement.is_partial() else placement for placement in _placements(tensor)]
+    return tensor.redistribute(placements=placements)  # type: ignore[attr-defined,no-any-return]
+
+
+def placed_like(param: Tensor, grad: Tensor) -> Tensor:
+    """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
+    placements = _placements(param)
+    if not placements or getattr(grad, "placements", placements) == placements:
+        return grad
+    return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
+
+
+def keep_part(tensor: Tensor, whole: Tensor) -> None:
+    """Writes this process's part of ``whole`` to the DTensor. Nothing is communicated."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = tensor.device_mesh, _placements(tensor)  # type: ignore[attr-defined]
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    part = everywhere.redistribute(mesh, placements).to_local()
+    local(tensor).copy_(part)
+
+
+def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
+    """An error for parameters of FullyShardedDataParallel, which look whole and are parts."""
+    if "torch.distributed.fsdp" in sys.modules and any(getattr(p, "_fsdp_flattened", False) for p in params):
+        raise RuntimeError(
+            f"{what}: FullyShardedDataParallel has cut these parameters, and each process would take the norm of its "
+            "own part; call clip_grad_norm_ of the FullyShardedDataParallel module before the step, or use fully_shard"
+        )
+
+
+def refuse_partition(what: str) -> None:
+    """An error where ZeroRedundancyOptimizer is making an optimizer of this process's parameters, and says so nowhere:
+    only whoever called knows."""
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe(1)
+    while module is not None and frame.f_back is not None:
+        frame = frame.f_back
+        if isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
+            raise ValueError(
+                f"{what}: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; call "
+                "fastopt.clip_grad_norm_ on all parameters of the model before the step"
+            )

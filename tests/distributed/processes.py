@@ -1,0 +1,70 @@
+"""Scenarios that several processes (gloo, on the CPU) go through together, and the test that starts them.
+
+A module of scenarios ends with ``work(SCENARIOS)`` and is started once per process: ``python module.py RANK PROCESSES
+FOLDER``. Each scenario has a process group of its own, so that one that fails takes no other with it. A process leaves
+``{scenario: ""}``, or what went wrong, in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+# torch.distributed.optim scripts functions as it is imported.
+TORCHS_OWN = ["-W", "ignore::DeprecationWarning:torch.jit._script"]
+
+
+class Scenarios(dict[str, Callable[[], None]]):
+    """By name; also a decorator."""
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        self[function.__name__] = function
+        return function
+
+
+def work(scenarios: Scenarios) -> None:
+    """What one of the processes does."""
+    rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    results = {}
+    for name, run in scenarios.items():
+        options = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=20)}
+        dist.init_process_group("gloo", init_method=f"file://{folder / name}", **options)
+        try:
+            with warnings.catch_warnings():
+                run()
+            results[name] = ""
+        except Exception:
+            results[name] = traceback.format_exc()
+        finally:
+            dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+
+
+def outcomes(script: str, world_size: int, folder: Path) -> list[dict[str, str]]:
+    """What went wrong in each scenario of a module, of all processes."""
+    python = [sys.executable, "-W", "error", *TORCHS_OWN]
+    commands = [[*python, script, str(rank), str(world_size), str(folder)] for rank in range(world_size)]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    running = [
+        subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for c in commands
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * world_size, "\n".join(outputs)[-4000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world_size)]

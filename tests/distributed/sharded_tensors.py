@@ -1,0 +1,222 @@
+"""DTensors beside the whole tensors on one process: steps of every optimizer, norms, clipping, errors."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.testing import assert_close
+
+import fastopt
+from cases import ROWS
+from processes import Scenarios, work
+from support import assert_same_bits, some_values, step_on_some_grads
+
+SCENARIOS = Scenarios()
+
+SHAPES = [(6, 5), (13,), (3, 4, 2), (1,), (130, 70)]  # some processes have nothing of the small ones
+
+
+def meshes() -> Iterator[tuple[Any, list[Any]]]:
+    """Meshes of all processes, each with ways to place a tensor on it."""
+    size = dist.get_world_size()
+    yield init_device_mesh("cpu", (size,)), [Shard(0)]
+    yield init_device_mesh("cpu", (size,)), [Replicate()]
+    if size == 4:
+        yield init_device_mesh("cpu", (2, 2)), [Replicate(), Shard(0)]  # hybrid sharding
+        yield init_device_mesh("cpu", (2, 2)), [Shard(0), Shard(0)]
+
+
+def distributed(whole: list[Tensor], mesh: Any, placements: list[Any]) -> list[Tensor]:
+    params = [torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, placements)) for p in whole]
+    for param, of_whole in zip(params, whole, strict=True):
+        if of_whole.grad is not None:
+            param.grad = distribute_tensor(of_whole.grad.clone(), mesh, placements)
+    return params
+
+
+def some_params(dtype: torch.dtype = torch.float32, grads: int | None = None) -> list[Tensor]:
+    params = [some_values(shape, dtype, seed=i).requires_grad_() for i, shape in enumerate(SHAPES)]
+    if grads is not None:
+        for i, param in enumerate(params):
+            param.grad = some_values(param.shape, dtype, seed=100 * grads + i)
+    return params
+
+
+def everyones(value: Any) -> list[Any]:
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def refused(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except error as seen:
+        assert re.search(text, str(seen)), seen  # noqa: PT017
+    else:
+        raise AssertionError(f"no error: {text}")
+
+
+@SCENARIOS
+def steps_have_the_bits_of_one_process() -> None:
+    """Every optimizer, Adafactor's sums over the whole included; states are placed as their parameters are."""
+    makers = [lambda p, row=row: row.ours(p, lr=row.lr, **row.base, **row.plain) for row in ROWS]
+    makers.append(lambda p: fastopt.Lookahead(fastopt.AdamW(p, lr=0.1), k=2))
+    makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, l1=1e-2, max_grad_value=0.9))
+    for make in makers:
+        for dtype in (torch.float32, torch.bfloat16):
+            for mesh, placements in meshes():
+                whole = some_params(dtype)
+                parts = distributed(whole, mesh, placements)
+                optimizers = make(whole), make(parts)
+                before = [p.detach().clone() for p in whole]
+                for step in range(1, 4):
+                    step_on_some_grads(optimizers[0], whole, step)
+                    for part, param in zip(parts, whole, strict=True):
+                        part.grad = distribute_tensor(param.grad.clone(), mesh, placements)
+                    optimizers[1].step()
+                for part, param, old in zip(parts, whole, before, strict=True):
+                    assert_same_bits(part.full_tensor().detach(), param.detach())
+                    assert not torch.equal(old, param)
+                    for key, state in optimizers[0].state[param].items():
+                        own = optimizers[1].state[part][key]
+                        assert_same_bits(own.full_tensor() if isinstance(own, DTensor) else own, state, key)
+                        assert state.shape != param.shape or own.placements == part.placements
+
+
+@SCENARIOS
+def gradients_of_other_placements() -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    terms = [Partial()] * mesh.ndim
+    for placement, given in ((Shard(0), Shard(1)), (Replicate(), Partial()), (Shard(0), Replicate())):
+        for make in (fastopt.AdamW, fastopt.Adafactor, lambda p: fastopt.SGD(p, lr=0.1, max_grad_norm=1.0)):
+            whole = some_values((6, 4), torch.float64, 1).requires_grad_()
+            (part,) = distributed([whole], mesh, [placement])
+            optimizers = make([whole]), make([part])
+            for step in range(3):
+                whole.grad = some_values((6, 4), torch.float64, seed=step + 2)
+                if given == Partial():
+                    own = whole.grad * (dist.get_rank() + 1) / sum(range(1, mesh.size() + 1))
+                    part.grad = DTensor.from_local(own, mesh, terms)
+                else:
+                    part.grad = distribute_tensor(whole.grad.clone(), mesh, [given])
+                for optimizer in optimizers:
+                    optimizer.step()
+            assert_close(part.full_tensor().detach(), whole.detach(), rtol=1e-12, atol=1e-12)
+
+
+@SCENARIOS
+def norms_are_of_the_whole() -> None:
+    """And the same bits in all processes; plain tensors among them count once."""
+    for norm_type in (2.0, 1.0, math.inf, -math.inf, 3.0, 0.5, -1.5, 0.0):
+        for dtype in (torch.float32, torch.float16, torch.complex64):
+            for mesh, placements in meshes():
+                whole = [p.grad for p in some_params(dtype, grads=1)]
+                whole[1].zero_()
+                if norm_type < 0:
+                    whole[1].fill_(3)
+                parts = [distribute_tensor(t.clone(), mesh, placements) for t in whole]
+                for tensors in (parts, [*parts[:2], *whole[2:]], [whole[0], *parts[1:]]):
+                    norm = fastopt.get_total_norm(tensors, norm_type)
+                    assert type(norm) is Tensor
+                    assert_close(norm, fastopt.get_total_norm(whole, norm_type), rtol=1e-6, atol=0)
+                    assert len(set(everyones(norm.item()))) == 1
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    terms = DTensor.from_local(torch.full((3,), dist.get_rank() + 1.0), mesh, [Partial()])
+    total = sum(range(1, mesh.size() + 1))
+    assert_close(fastopt.get_total_norm([terms]), torch.tensor(total * math.sqrt(3)))
+
+
+@SCENARIOS
+def clipping_is_that_of_the_whole() -> None:
+    for mesh, placements in meshes():
+        for max_norm in (0.5, 1e6):
+            whole, parts = some_params(grads=1), distributed(some_params(grads=1), mesh, placements)
+            given = [p.grad for p in parts]
+            norms = [fastopt.clip_grad_norm_(params, max_norm) for params in (whole, parts)]
+            assert_close(*norms)
+            for part, param, grad in zip(parts, whole, given, strict=True):
+                assert part.grad is grad
+                assert_close(part.grad.full_tensor(), param.grad)
+        for params in (whole, parts):
+            fastopt.clip_grad_value_(params, 0.7)
+        for part, param in zip(parts, whole, strict=True):
+            assert_close(part.grad.full_tensor(), param.grad)
+            assert param.grad.abs().max() <= 0.7
+
+
+@SCENARIOS
+def clipping_inside_the_step() -> None:
+    """As clip_grad_norm_ before it, to the bit; a group without the option does not count."""
+    for mesh, placements in meshes():
+        for make in (fastopt.AdamW, fastopt.SGD, fastopt.Adafactor):
+            inside, before = (distributed(some_params(grads=1), mesh, placements) for _ in range(2))
+            one = make([{"params": inside[:3], "max_grad_norm": 0.5}, {"params": inside[3:]}], lr=0.1)
+            other = make(before, lr=0.1)
+            grads = [p.grad.full_tensor() for p in inside]
+            norm = fastopt.clip_grad_norm_(before[:3], 0.5)
+            for optimizer in (one, other):
+                optimizer.step()
+            assert_same_bits(one.grad_norm, norm)
+            assert_close(norm, fastopt.get_total_norm(grads[:3]))
+            for a, b, grad in zip(inside, before, grads, strict=True):
+                assert_close(a.full_tensor().detach(), b.full_tensor().detach(), rtol=1e-6, atol=1e-7)
+                assert torch.equal(a.grad.full_tensor(), grad)
+
+
+@SCENARIOS
+def loss_scales() -> None:
+    """An inf in one process's part stops all; the norm is that of unscaled gradients."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for inf in (False, True):
+        whole, parts = some_params(grads=1), distributed(some_params(grads=1), mesh, [Shard(0)])
+        before = [p.full_tensor().detach().clone() for p in parts]
+        optimizers = [fastopt.AdamW(params, lr=0.1, max_grad_norm=0.5) for params in (whole, parts)]
+        for params, optimizer in zip((whole, parts), optimizers, strict=True):
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            scaler.scale(torch.zeros(()))  # makes its tensors
+            for param in params:
+                param.grad.mul_(1024.0)
+            if inf and (params is whole or dist.get_rank() == 0):
+                grad = params[0].grad
+                (grad if params is whole else grad.to_local())[0, 0] = math.inf
+            scaler.step(optimizer)
+            scaler.update()
+            assert scaler.get_scale() == (512.0 if inf else 1024.0)
+        for part, param, old in zip(parts, whole, before, strict=True):
+            assert torch.equal(part.full_tensor(), old) == inf
+            assert_close(part.full_tensor().detach(), param.detach())
+        if not inf:
+            assert_close(optimizers[1].grad_norm, optimizers[0].grad_norm)
+
+
+@SCENARIOS
+def what_cannot_be_done() -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    terms = torch.nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
+    terms.grad = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+    local = terms.to_local().detach().clone()
+    refused(RuntimeError, "terms are not added yet", fastopt.SGD([terms], lr=0.1).step)
+    refused(RuntimeError, "terms are not added yet", lambda: fastopt.clip_grad_value_([terms], 0.1))
+    assert torch.equal(terms.to_local(), local)
+    (part,) = distributed([torch.ones(4, 2)], mesh, [Shard(0)])
+    part.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    optimizer = fastopt.Adafactor([part])
+    optimizer.step()
+    optimizer.state[part]["row_var"] = torch.ones(7, 1)
+    before = copy.deepcopy(part)
+    refused(RuntimeError, "'row_var' of parameter 0 .* where .* belongs", optimizer.step)
+    assert torch.equal(part.full_tensor(), before.full_tensor())
+
+
+if __name__ == "__main__":
+    work(SCENARIOS)

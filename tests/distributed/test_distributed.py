@@ -1,0 +1,27 @@
+"""2 and 4 processes do what one does on the whole: sharded tensors, DDP, FSDP2, ZeRO, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from processes import outcomes
+from support import TORCH
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+@pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard and DTensor are public from torch 2.6 on")
+@pytest.mark.parametrize("module", ["sharded_tensors", "training"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_as_one_process(tmp_path: Path, processes: int, module: str) -> None:
+    """All scenarios of a module in one go: starting the processes takes longer than most of them."""
+    script = Path(__file__).with_name(f"{module}.py")
+    wrong = [
+        f"{name}, process {rank}:\n{text}"
+        for rank, scenarios in enumerate(outcomes(str(script), processes, tmp_path))
+        for name, text in scenarios.items()
+        if text
+    ]
+    assert not wrong, "\n".join(wrong)[:8000]

@@ -1,0 +1,257 @@
+"""Networks trained by several processes, each on its share of the batch, beside one process on the whole: DDP, FSDP2,
+ZeRO, and checkpoints that other numbers of processes go on from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from sharded_tensors import refused
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+import fastopt
+from cases import ROWS
+from processes import Scenarios, work
+
+SCENARIOS = Scenarios()
+Make = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+MAKERS: dict[str, Make] = {
+    row.ours.__name__: lambda p, row=row: row.ours(p, lr=row.lr / 10, **row.base, **row.plain, max_grad_norm=0.1)
+    for row in ROWS
+}
+
+
+def lookahead(params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    return fastopt.Lookahead(fastopt.AdamW(params, lr=0.01), k=2)
+
+
+def net() -> nn.Sequential:
+    """Widths that no number of processes divides."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(7, 13), nn.Tanh(), nn.Linear(13, 5), nn.LayerNorm(5), nn.Linear(5, 1)]
+    return nn.Sequential(*layers).double()
+
+
+def sharded(mesh: DeviceMesh) -> nn.Module:
+    model = net()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def world() -> DeviceMesh:
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
+def batches(steps: Iterable[int], parts: int = 1, part: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(8, 7, dtype=torch.float64, generator=generator)
+        yield x.chunk(parts)[part], x.sin().sum(1, keepdim=True).chunk(parts)[part]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for x, y in batches:
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+
+
+def share(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(steps, dist.get_world_size(), dist.get_rank())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def assert_equal_models(model: nn.Module, expected: nn.Module) -> None:
+    for (name, param), other, first in zip(
+        model.named_parameters(), expected.parameters(), net().parameters(), strict=True
+    ):
+        assert_close(whole(param), other.detach(), rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        assert not torch.equal(other, first)
+
+
+def on_one_process(make: Make, steps: Iterable[int]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = net()
+    optimizer = make(model.parameters())
+    train(model, optimizer, batches(steps))
+    return model, optimizer
+
+
+@SCENARIOS
+def data_parallel() -> None:
+    for make in (*MAKERS.values(), lookahead):
+        expected, optimizer = on_one_process(make, range(4))
+        model = DistributedDataParallel(net())
+        own = make(model.parameters())
+        train(model, own, share(range(4)))
+        assert_equal_models(model.module, expected)
+        assert (own.grad_norm is None) == (make is lookahead)
+        if own.grad_norm is not None:
+            assert_close(own.grad_norm, optimizer.grad_norm)
+
+
+@SCENARIOS
+def synchronized_batch_norm() -> None:
+    """A converted model under DDP: statistics of the joined batch."""
+    models = []
+    for _ in range(2):
+        layers = list(net())
+        models.append(nn.Sequential(*layers[:2], nn.BatchNorm1d(13, dtype=torch.float64), *layers[2:]))
+    expected, model = models[0], DistributedDataParallel(fastopt.nn.SyncBatchNorm.convert_sync_batchnorm(models[1]))
+    train(expected, fastopt.AdamW(expected.parameters(), lr=0.01), batches(range(4)))
+    train(model, fastopt.AdamW(model.parameters(), lr=0.01), share(range(4)))
+    for mine, theirs in zip(model.module.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert_close(mine, theirs)
+
+
+@SCENARIOS
+def fully_sharded() -> None:
+    """The norm that clips is that of all parts."""
+    for make in (*MAKERS.values(), lookahead):
+        expected, optimizer = on_one_process(make, range(4))
+        model = sharded(world())
+        own = make(model.parameters())
+        train(model, own, share(range(4)))
+        assert_equal_models(model, expected)
+        if own.grad_norm is not None:
+            assert type(own.grad_norm) is Tensor
+            assert_close(own.grad_norm, optimizer.grad_norm)
+
+
+@SCENARIOS
+def hybrid_sharded() -> None:
+    if dist.get_world_size() < 4:
+        return
+    expected, _ = on_one_process(MAKERS["AdamW"], range(4))
+    model = sharded(init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards")))
+    train(model, MAKERS["AdamW"](model.parameters()), share(range(4)))
+    assert_equal_models(model, expected)
+
+
+@SCENARIOS
+def zero_redundancy() -> None:
+    expected, expected_optimizer = on_one_process(lambda p: fastopt.AdamW(p, lr=0.01), range(4))
+    model = DistributedDataParallel(net())
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=fastopt.AdamW, lr=0.01)
+    assert type(optimizer.optim) is fastopt.AdamW
+    train(model, optimizer, share(range(4)))
+    assert_equal_models(model.module, expected)
+    optimizer.consolidate_state_dict(to=0)
+    if dist.get_rank() == 0:
+        saved, wanted = optimizer.state_dict()["state"], expected_optimizer.state_dict()["state"]
+        for index, state in wanted.items():
+            assert_close(saved[index]["exp_avg_sq"], state["exp_avg_sq"])
+    optimizer_class = {"optimizer_class": fastopt.AdamW, "lr": 0.01}
+    refused(
+        ValueError,
+        "each process would take the norm of its own parameters",
+        lambda: ZeroRedundancyOptimizer(model.parameters(), **optimizer_class, max_grad_norm=1.0),
+    )
+
+
+@SCENARIOS
+def older_sharding_says_that_it_cannot_clip() -> None:
+    model = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
+    train(model, fastopt.AdamW(model.parameters(), lr=0.01), share(range(1)))
+    before = [p.detach().clone() for p in model.parameters()]
+    for call in (
+        fastopt.AdamW(model.parameters(), lr=0.01, max_grad_norm=1.0).step,
+        lambda: fastopt.clip_grad_norm_(model.parameters(), 1.0),
+    ):
+        refused(RuntimeError, "call clip_grad_norm_ of the FullyShardedDataParallel module", call)
+    for param, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(param, old)
+
+
+def built(make: Make, mesh: DeviceMesh | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = net() if mesh is None else sharded(mesh)
+    return model, make(model.parameters())
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {"model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+
+
+def go_on(make: Make, size: int, steps: Iterable[int], load: Path | None, save: Path | None) -> nn.Module | None:
+    """Trains on the first ``size`` processes, from one checkpoint to another."""
+    mesh = DeviceMesh("cpu", list(range(size)))  # which all processes make
+    if dist.get_rank() >= size:
+        return None
+    group = mesh.get_group()
+    model, optimizer = built(make, mesh if size > 1 else None)
+    if load is not None:
+        state = state_of(model, optimizer)
+        dcp.load(state, checkpoint_id=load, process_group=group)
+        set_model_state_dict(model, state["model"])
+        set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    train(model, optimizer, batches(steps, size, dist.get_rank()))
+    if save is not None:
+        dcp.save(state_of(model, optimizer), checkpoint_id=save, process_group=group)
+    return model
+
+
+@SCENARIOS
+def checkpoints() -> None:
+    """Saved by some processes, taken up by as many, fewer, and more: the run goes on as if it had not stopped."""
+    size = dist.get_world_size()
+    makers = {name: MAKERS[name] for name in ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD")}
+    for name, make in makers.items():
+        expected, _ = on_one_process(make, range(6))
+        for saving, loading in sorted({(size, size), (size, size // 2), (size // 2, size), (size, 1), (1, size)}):
+            folder = Path(sys.argv[3]) / f"{name}_{saving}_{loading}"
+            go_on(make, saving, range(3), None, folder)
+            dist.barrier()
+            model = go_on(make, loading, range(3, 6), folder, None)
+            if model is not None:
+                assert_equal_models(model, expected)
+
+
+@SCENARIOS
+def whole_state_dicts() -> None:
+    """Gathered on one process, and from there to all, as for a checkpoint in one file."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True)
+    for name in ("AdamW", "Adafactor"):
+        expected, optimizer = on_one_process(MAKERS[name], range(3))
+        model, own = built(MAKERS[name], world())
+        train(model, own, share(range(3)))
+        model_state = get_model_state_dict(model, options=options)
+        state = get_optimizer_state_dict(model, own, options=options)
+        if dist.get_rank() == 0:
+            for key, param in expected.named_parameters():
+                for entry, value in optimizer.state[param].items():
+                    assert_close(state["state"][key][entry], value, rtol=1e-9, atol=1e-9)
+        again, fresh = built(MAKERS[name], world())
+        set_model_state_dict(again, model_state, options=options)
+        set_optimizer_state_dict(again, fresh, state, options=options)
+        train(again, fresh, share(range(3, 6)))
+        train(expected, optimizer, batches(range(3, 6)))
+        assert_equal_models(again, expected)
+
+
+if __name__ == "__main__":
+    work(SCENARIOS)
