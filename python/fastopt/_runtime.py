@@ -21,6 +21,7 @@ import torch
 
 from . import reference
 from ._compat import increment_version
+from ._processes import cores, on_this_machine, thread_note
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -138,10 +139,11 @@ def info() -> dict[str, Any]:
             version    of fastopt
             built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
                        toolkit's version and the architectures, or False
-            detected   isa: those this CPU can run; cuda: how many GPUs the kernels can run on, or why
-                       they cannot; exchange: whether this torch has the DLPack exchange API; torch,
-                       numpy, python, machine
-            in_use     backend, isa, intake, threads (per step, at most)
+            detected   isa: those this CPU can run; cores: that this process may run on; cuda: how many GPUs
+                       the kernels can run on, or why they cannot; exchange: whether this torch has the
+                       DLPack exchange API; torch, numpy, python, machine
+            in_use     backend, isa, intake, threads (per step, at most); processes: how many torchrun has
+                       started on this machine
             openmp     the file of the runtime shared with torch; "" where there is none, and
                        then everything runs on the calling thread
             notes      what is slower than it could be, and why
@@ -161,6 +163,9 @@ def info() -> dict[str, Any]:
         notes.append("this process was forked: every step runs on the calling thread")
     if torch.cuda.is_available() and (why := why_not(torch.device("cuda"))):
         notes.append(f"tensors on CUDA devices are errors: {why}")
+    threads = torch.get_num_threads() if native and openmp and not forked else 1
+    if native and openmp and not forked and (note := thread_note(threads)):
+        notes.append(note)
     exchange = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
     if native and exchange and _core.intake_in_use() != "exchange":
         notes.append("FASTOPT_INTAKE turned the DLPack exchange API off")
@@ -169,6 +174,7 @@ def info() -> dict[str, Any]:
         "built": None if _missing else _core.built(),
         "detected": {
             "isa": [] if _missing else _core.detected_isas(),
+            "cores": cores(),
             "cuda": _missing or _gpus(),
             "exchange": exchange,
             "torch": torch.__version__,
@@ -180,7 +186,8 @@ def info() -> dict[str, Any]:
             "backend": backend(),
             "isa": _core.isa_in_use() if native else None,
             "intake": _core.intake_in_use() if native else "numpy",
-            "threads": torch.get_num_threads() if native and openmp and not forked else 1,
+            "threads": threads,
+            "processes": on_this_machine(),
         },
         "openmp": openmp,
         "notes": notes,

@@ -1,0 +1,88 @@
+"""How many threads each process has, and what is said about it; the example, under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastopt
+from fastopt import _processes
+from support import TORCH
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_distributed.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+
+
+def run(command: list[str], **variables: str) -> str:
+    without = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE")}
+    done = subprocess.run(
+        command, env={**without, **variables}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("processes", "cores", "threads", "said"),
+    [
+        (1, 8, 8, None),
+        (1, 8, 2, None),  # somebody's choice
+        (1, 2, 4, "threads of each: 4, cores: 2; torch.set_num_threads(2)"),
+        (2, 8, 4, None),
+        (2, 8, 1, "threads of each: 1 (torchrun has set OMP_NUM_THREADS=1), cores: 8; torch.set_num_threads(4)"),
+        (2, 8, 8, "processes on this machine: 2, threads of each: 8, cores: 8; torch.set_num_threads(4)"),
+        (4, 2, 1, None),  # less than one thread cannot be had
+        (3, 8, 2, None),
+    ],
+)
+def test_threads_are_the_processs_share(
+    monkeypatch: pytest.MonkeyPatch, processes: int, cores: int, threads: int, said: str | None
+) -> None:
+    monkeypatch.setattr(_processes, "cores", lambda: cores)
+    if processes > 1:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    else:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    note = _processes.thread_note(threads)
+    assert said in note if said else note == ""
+    assert fastopt.info()["in_use"]["processes"] == processes
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "two"])
+def test_other_launchers_mean_one_process(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
+    assert _processes.on_this_machine() == 1
+
+
+@pytest.mark.skipif(_processes.cores() < 4, reason="torchrun's one thread is two processes' share of these cores")
+def test_torchruns_one_thread_is_reported(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import json, os, fastopt; print(json.dumps(fastopt.info()), flush=True)")
+    for line in run([*TORCHRUN, str(script)]).splitlines():
+        assert any("OMP_NUM_THREADS=1" in note for note in json.loads(line)["notes"])
+
+
+@pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard and DTensor are public from torch 2.6 on")
+def test_example(tmp_path: Path) -> None:
+    """Sharded or not, interrupted or not: the same epochs."""
+
+    def epochs(*arguments: str) -> list[str]:
+        output = run([*TORCHRUN, str(EXAMPLE), *arguments])
+        assert f"2 processes with {max(_processes.cores() // 2, 1)} thread" in output
+        accuracy = re.search(r"test accuracy ([\d.]+)%", output)
+        assert accuracy is not None
+        assert float(accuracy[1]) > 80
+        return re.findall(r"epoch +\d+: .*", output)
+
+    whole = epochs("--epochs", "3")
+    assert len(set(whole)) == 3
+    checkpoint = ("--checkpoint", str(tmp_path))
+    assert [*epochs("--sharded", "--epochs", "2", *checkpoint), *epochs("--epochs", "1", *checkpoint)] == whole
