@@ -111,6 +111,7 @@ def main() -> None:
         dcp.save(state, checkpoint_id=arguments.checkpoint / f"epoch_{first + arguments.epochs:04}")
     if dist.get_rank() == 0:
         print(f"test accuracy {accuracy:.2%}")
+    dist.barrier()  # gloo's threads let go of their last tensors; torch has been seen to hang at exit otherwise
     dist.destroy_process_group()
 
 

@@ -254,16 +254,33 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
     params = some_params()
     optimizer = fastopt.Lookahead(fastopt.SGD(params, lr=0.1), k=2)
     step_on_some_grads(optimizer, params, 0)
-    for part in ("optimizer", None):
+    for repeat, error in ((1, "its groups have no lookahead_alpha"), (2, "different number of parameter groups")):
         bad = copy.deepcopy(optimizer.state_dict())
-        (bad[part] if part else bad)["param_groups"] *= 2
-        bad["optimizer"]["param_groups"][0]["lr"] = 77.0
+        bad["param_groups"][0]["lr"] = 77.0
+        bad["param_groups"] *= repeat
         bad["state"][0]["slow_param"] += 1
+        if repeat == 1:
+            del bad["param_groups"][0]["lookahead_alpha"]
         slow = optimizer.state[params[0]]["slow_param"].clone()
-        with pytest.raises(ValueError, match="different number of parameter groups"):
+        with pytest.raises(ValueError, match=error):
             optimizer.load_state_dict(bad)
         assert optimizer.param_groups[0]["lr"] == 0.1
         assert torch.equal(optimizer.state[params[0]]["slow_param"], slow)
+
+
+@CASES
+def test_a_checkpoint_is_one_optimizers(case: Case) -> None:
+    """The inner states and the slow weights by parameter, for tools that know ``state`` and ``param_groups`` only."""
+    params = some_params()
+    optimizer = fastopt.Lookahead(case.make(params), k=2)
+    step_on_some_grads(optimizer, params, 0)
+    saved, inner = optimizer.state_dict(), optimizer.optimizer.state_dict()
+    assert saved.keys() == inner.keys() == {"state", "param_groups"}
+    for i, param in enumerate(params):
+        assert saved["state"][i].keys() == {*inner["state"].get(i, {}), "slow_param"}
+        assert saved["state"][i]["slow_param"] is optimizer.state[param]["slow_param"]
+    assert [group["lookahead_steps"] for group in saved["param_groups"]] == [1] * len(inner["param_groups"])
+    assert "lookahead_steps" not in optimizer.param_groups[0]
 
 
 def test_a_step_that_fails_starts_no_slow_weights() -> None:

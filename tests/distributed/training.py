@@ -219,7 +219,8 @@ def go_on(make: Make, size: int, steps: Iterable[int], load: Path | None, save: 
 def checkpoints() -> None:
     """Saved by some processes, taken up by as many, fewer, and more: the run goes on as if it had not stopped."""
     size = dist.get_world_size()
-    makers = {name: MAKERS[name] for name in ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD")}
+    names = ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD")
+    makers = {**{name: MAKERS[name] for name in names}, "Lookahead": lookahead}
     for name, make in makers.items():
         expected, _ = on_one_process(make, range(6))
         for saving, loading in sorted({(size, size), (size, size // 2), (size // 2, size), (size, 1), (1, size)}):

@@ -16,6 +16,26 @@ from ._program import Scalars
 from ._update import OFF, Group, Part, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False)
+_NUMBERS = {"k": "lookahead_k", "alpha": "lookahead_alpha", "steps": "lookahead_steps"}  # in a checkpoint's groups
+
+
+def _split(state_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A checkpoint of the inner optimizer, one of the slow weights, and the numbers, if it has them."""
+    groups = [{k: v for k, v in g.items() if k not in _NUMBERS.values()} for g in state_dict["param_groups"]]
+    state = state_dict["state"]
+    slow = {i: {"slow_param": entries["slow_param"]} for i, entries in state.items() if "slow_param" in entries}
+    inner = {i: {k: v for k, v in entries.items() if k != "slow_param"} for i, entries in state.items()}
+    first: dict[str, Any] = next(iter(state_dict["param_groups"]), {})
+    numbers = {name: first[key] for name, key in _NUMBERS.items() if key in first}
+    if len(numbers) < len(_NUMBERS) and (slow or numbers):
+        missing = ", ".join(key for key in _NUMBERS.values() if key not in first)
+        raise ValueError(f"the checkpoint has a Lookahead's slow weights, but its groups have no {missing}")
+    rest = {key: value for key, value in state_dict.items() if key not in ("state", "param_groups")}
+    return (
+        {**rest, "state": {i: entries for i, entries in inner.items() if entries}, "param_groups": groups},
+        {"state": slow, "param_groups": groups},
+        numbers,
+    )
 
 
 class Lookahead(FusedOptimizer):
@@ -161,26 +181,32 @@ class Lookahead(FusedOptimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's under ``"optimizer"``; the slow weights, and ``k``, ``alpha`` and ``steps``."""
-        own = {"k": self.k, "alpha": self.alpha, "steps": self.steps}
-        return {**super().state_dict(), "optimizer": self.optimizer.state_dict(), "lookahead": own}
+        """One optimizer's: slow weights beside the inner states of each parameter, ``k``, ``alpha`` and ``steps`` in
+        the groups. So it goes where state dicts of torch's optimizers go, ``torch.distributed.checkpoint`` included.
+        """
+        inner, own = self.optimizer.state_dict(), super().state_dict()["state"]
+        numbers = {key: getattr(self, name) for name, key in _NUMBERS.items()}
+        state = {i: {**inner["state"].get(i, {}), **own.get(i, {})} for i in {**inner["state"], **own}}
+        return {**inner, "state": state, "param_groups": [{**group, **numbers} for group in inner["param_groups"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew."""
-        if "lookahead" not in state_dict:
-            self.optimizer.load_state_dict(state_dict)
-            self.state = defaultdict(dict)
-            self.steps, self._known = 0, []
-            return
-        own = {key: state_dict["lookahead"][key] for key in ("k", "alpha", "steps")}
+        """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew.
+
+        Raises:
+            ValueError: the checkpoint has slow weights, but not what belongs to them in its groups; or as torch.
+        """
+        inner, slow, numbers = _split(state_dict)
         before = self.state
         try:
-            super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-            self.optimizer.load_state_dict(state_dict["optimizer"])
+            if numbers:
+                super().load_state_dict(slow)
+            else:
+                self.state = defaultdict(dict)
+            self.optimizer.load_state_dict(inner)
         except BaseException:
             self.state = before
             raise
-        self.__dict__.update(own, _known=[])
+        self.__dict__.update(numbers or {"steps": 0}, _known=[])
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("optimizer", "state", "k", "alpha", "steps", "state_dtype")
