@@ -140,6 +140,6 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     if any(grad.is_complex() for grad in grads):
         raise RuntimeError("clamp is not supported for complex types")
     if any(map(is_partial, grads)):
-        raise RuntimeError("a gradient is a DTensor whose terms are not added yet (Partial); redistribute() it first")
+        raise RuntimeError("a gradient is a DTensor whose terms are not added yet (Partial placement)")
     if grads:
         Gradients(grads, written=True, max_grad_value=clip_value).write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -175,26 +176,30 @@ def clipping_inside_the_step() -> None:
 
 @SCENARIOS
 def loss_scales() -> None:
-    """An inf in one process's part stops all; the norm is that of unscaled gradients."""
+    """An inf in one process's part stops all; the norm is that of unscaled gradients, which are unscaled afterwards."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for inf in (False, True):
+    makers = [lambda p: fastopt.AdamW(p, lr=0.1, max_grad_norm=0.5), lambda p: fastopt.Adafactor(p, max_grad_norm=0.5)]
+    for make, inf, given in itertools.product(makers, (False, True), (Shard(0), Replicate())):
         whole, parts = some_params(grads=1), distributed(some_params(grads=1), mesh, [Shard(0)])
         before = [p.full_tensor().detach().clone() for p in parts]
-        optimizers = [fastopt.AdamW(params, lr=0.1, max_grad_norm=0.5) for params in (whole, parts)]
-        for params, optimizer in zip((whole, parts), optimizers, strict=True):
+        for part, param in zip(parts, whole, strict=True):
+            param.grad.mul_(1024.0)
+            part.grad = distribute_tensor(param.grad.clone(), mesh, [given])
+        if inf:
+            whole[0].grad[0, 0] = math.inf
+            if dist.get_rank() == 0 or given.is_replicate():
+                parts[0].grad.to_local()[0, 0] = math.inf
+        optimizers = [make(params) for params in (whole, parts)]
+        for optimizer in optimizers:
             scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
             scaler.scale(torch.zeros(()))  # makes its tensors
-            for param in params:
-                param.grad.mul_(1024.0)
-            if inf and (params is whole or dist.get_rank() == 0):
-                grad = params[0].grad
-                (grad if params is whole else grad.to_local())[0, 0] = math.inf
             scaler.step(optimizer)
             scaler.update()
             assert scaler.get_scale() == (512.0 if inf else 1024.0)
         for part, param, old in zip(parts, whole, before, strict=True):
             assert torch.equal(part.full_tensor(), old) == inf
             assert_close(part.full_tensor().detach(), param.detach())
+            assert_close(part.grad.full_tensor(), param.grad)
         if not inf:
             assert_close(optimizers[1].grad_norm, optimizers[0].grad_norm)
 

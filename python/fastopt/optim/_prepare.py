@@ -17,7 +17,7 @@ from ..reference import RULES
 from . import _counters as counters
 from ._dense import TYPES, StandIns, copy_like, dense_layout, lies_like, plain, refuse_overlap
 from ._layout import shared_pair
-from ._sharded import cut_of, is_partial, keep_part, placed_like
+from ._sharded import cut_of, is_partial, keep_part, local, placed_like
 
 if TYPE_CHECKING:
     from ._fused import FusedOptimizer
@@ -70,7 +70,7 @@ class Preparation:
         if rule.reads_grad:
             self._check_grad_layout(owner.grad, group, name)
         if is_partial(owner):
-            raise RuntimeError(f"{name} is a DTensor whose terms are not added yet ({owner.placements})")  # type: ignore[attr-defined]
+            raise RuntimeError(f"{name} is a DTensor whose terms are not added yet (Partial placement)")
         param = plain(self._all_of(owner, update), name)
         if group.get("capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
@@ -119,7 +119,10 @@ class Preparation:
         if grad.is_sparse:
             grad = self._sparse(grad, self._optimizer._sparse(group))
         else:
-            grad = plain(self._all_of(placed_like(owner, grad), update, False), f"the gradient of {name}")
+            placed = self._all_of(placed_like(owner, grad), update, written=False)
+            if self._unscales and placed is not grad:
+                self._divide_afterwards(local(grad))
+            grad = plain(placed, f"the gradient of {name}")
         if grad.dtype != param.dtype or grad.shape != param.shape or grad.device != param.device:
             raise RuntimeError(f"the gradient of {name} is {_kind(grad)}, the parameter {_kind(param)}")
         return grad
@@ -127,8 +130,12 @@ class Preparation:
     def _sparse(self, grad: Tensor, how: str | None) -> Tensor:
         taken = grad.coalesce() if how == "rows" else grad.to_dense()
         if self._unscales and taken is not grad:
-            self._stand_ins.afterwards(lambda: grad._values().div_(self._loss_scale))
+            self._divide_afterwards(grad._values())
         return taken
+
+    def _divide_afterwards(self, grad: Tensor) -> None:
+        """A gradient that the batch has a copy of: unscaled like the copy."""
+        self._stand_ins.afterwards(lambda: grad.div_(self._loss_scale))
 
     def _add_rows(
         self, index: int, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update
