@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,13 @@ def accepted(cls: type, **options: Any) -> dict[str, Any]:
     """Those of the options that this torch's class has as arguments."""
     known = inspect.signature(cls).parameters
     return {key: value for key, value in options.items() if key in known}
+
+
+def distributed_tensor() -> Any:
+    """The module of DTensor and its placements, public from torch 2.5 on."""
+    from torch.distributed import tensor
+
+    return tensor if hasattr(tensor, "DTensor") else importlib.import_module("torch.distributed._tensor")
 
 
 class _Adafactor(torch.optim.Optimizer):

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from .._compat import distributed_tensor
+
 Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
 
 
@@ -35,9 +37,8 @@ def summed(tensor: Tensor) -> Tensor:
     """The tensor without terms that are still to be added."""
     if not is_partial(tensor):
         return tensor
-    from torch.distributed.tensor import Replicate
-
-    placements = [Replicate() if placement.is_partial() else placement for placement in _placements(tensor)]
+    replicate = distributed_tensor().Replicate()
+    placements = [replicate if placement.is_partial() else placement for placement in _placements(tensor)]
     return tensor.redistribute(placements=placements)  # type: ignore[attr-defined,no-any-return]
 
 
@@ -51,10 +52,9 @@ def placed_like(param: Tensor, grad: Tensor) -> Tensor:
 
 def keep_part(tensor: Tensor, whole: Tensor) -> None:
     """Writes this process's part of ``whole`` to the DTensor. Nothing is communicated."""
-    from torch.distributed.tensor import DTensor, Replicate
-
+    module = distributed_tensor()
     mesh, placements = tensor.device_mesh, _placements(tensor)  # type: ignore[attr-defined]
-    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    everywhere = module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
     part = everywhere.redistribute(mesh, placements).to_local()
     local(tensor).copy_(part)
 
