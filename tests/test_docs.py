@@ -170,7 +170,7 @@ def test_docstrings_name_the_arguments(name: str) -> None:
     documented = inspect.getdoc(PUBLIC[name]) or ""
     parameters = set(inspect.signature(PUBLIC[name]).parameters)
     section = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{documented}\n", re.MULTILINE)
-    lines = re.findall(r"^    ([\w*, ]+):", section[1], re.MULTILINE) if section else []
+    lines = re.findall(r"^    ([\w*][\w*, ]*):", section[1], re.MULTILINE) if section else []
     names = {one.strip() for line in lines for one in line.split(",")}
     if "**common" in names:
         names = names - {"**common"} | COMMON.keys()
