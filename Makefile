@@ -27,7 +27,7 @@ lint: $(VENV)/dev
 
 # Into build/site. Warnings are errors, and so is a page that would fetch a script, a style or a picture from elsewhere.
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	! grep -rnoE --include='*.html' '<(script|link|img)[^>]+(src|href)="?(https?:)?//[^>]*' build/site
 
 bench: $(VENV)/bench

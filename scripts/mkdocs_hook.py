@@ -17,6 +17,7 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
+from pymdownx.superfences import SuperFencesException
 
 _BLOCK = re.compile(r"^\.\. math::\n((?:(?:[ \t]+.*)?\n)+)", re.MULTILINE)
 _FORMULA = re.compile(r":math:`([^`]+)`")
@@ -32,7 +33,10 @@ def _mathml(latex: str, display: str) -> str:
 
 
 def _fence(source: str, *_: Any, **__: Any) -> str:
-    return f'<div class="formula">{_mathml(source, "block")}</div>'
+    try:
+        return f'<div class="formula">{_mathml(source, "block")}</div>'
+    except Exception as error:  # any other, superfences would take for a block of code
+        raise SuperFencesException(str(error)) from error
 
 
 class _Docstrings(Preprocessor):
