@@ -47,7 +47,8 @@ class _Docstrings(Preprocessor):
         text = _BLOCK.sub(lambda found: f"```math\n{textwrap.dedent(found[1]).strip()}\n```\n\n", text)
         text = _FORMULA.sub(r"$`\1`$", text)
         text = _LINK.sub(r"[`\1`][\1]", text)
-        return _NAME.sub(r"`\1`", text).split("\n")
+        text = _NAME.sub(r"`\1`", text)
+        return re.sub(r"::$", ":", text, flags=re.MULTILINE).split("\n")
 
 
 class _Inline(InlineProcessor):
