@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 
 import fastopt
 from bench.__main__ import _parser
-from fastopt import _runtime
+from fastopt import _core, _runtime
 from fastopt.optim._update import COMMON
 
 ROOT = Path(__file__).parent.parent
@@ -180,15 +181,38 @@ def test_docstrings_name_the_arguments(name: str) -> None:
     assert names == parameters or refers
 
 
+def shown_messages() -> list[str]:
+    """Those that no block of errors.md provokes itself."""
+    return [line for block in blocks("errors.md") if block.language == "text" for line in block.code.splitlines()]
+
+
 def test_messages_of_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     param = torch.nn.Parameter(torch.zeros(3))
     param.grad = torch.ones(3)
-    adam, sgd = fastopt.Adam([param]), fastopt.SGD([param], momentum=0.9)
-    lookahead = fastopt.Lookahead(fastopt.SGD([param]))
+    optimizers = (fastopt.Adam([param]), fastopt.SGD([param], momentum=0.9), fastopt.Lookahead(fastopt.SGD([param])))
     monkeypatch.setattr(_runtime, "capturing", lambda: True)
-    found = []
-    for optimizer in (adam, sgd, lookahead):
+    for optimizer, message in zip(optimizers, shown_messages()[:3], strict=True):
         with pytest.raises(RuntimeError) as error:
             optimizer.step()
-        found.append(str(error.value))
-    assert "\n".join(found) in [block.code for block in blocks("errors.md")]
+        assert str(error.value) == message
+
+
+def test_messages_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing, no_cuda, isa, intake, backend = shown_messages()[3:]
+    for ask, value, message in (
+        (_core.use_isa, "neon", isa.split(", built")[0]),
+        (_core.use_intake, "dlpack", intake),
+        (_runtime.use_backend, "cuda", backend),
+    ):
+        with pytest.raises((ValueError, ImportError)) as error:
+            ask(value)
+        assert str(error.value).split(", built")[0] == message  # and then this machine's
+
+    monkeypatch.setattr(_runtime, "kernels", SimpleNamespace(built=lambda: {"cuda": False}))
+    assert _runtime.why_not(torch.device("cuda")) == no_cuda
+
+    monkeypatch.setattr(_runtime, "_missing", "...")
+    monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning) as warned:
+        _runtime._start()
+    assert str(warned[0].message) == missing
