@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,11 +18,8 @@ import fastopt
 from bench.__main__ import _parser
 from fastopt import _core, _runtime
 from fastopt.optim._update import COMMON
+from pages import ECOSYSTEM_PAGES, PAGES, ROOT, blocks, prose, run, table
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))} | {"README.md": ROOT / "README.md"}
-ECOSYSTEM_PAGES = {"trainers.md"}  # tests/ecosystem runs them: they need packages of others
 LANGUAGES = {"bash", "cpp", "math", "python", "text", "toml", "yaml"}
 
 # Commands of ```bash blocks, and what runs them.
@@ -44,47 +38,9 @@ OPTIMIZERS = {
 }
 
 
-class Block(NamedTuple):
-    language: str
-    line: int  # of its first line of code
-    code: str
-
-
-def blocks(page: str) -> Iterator[Block]:
-    found: list[str] | None = None
-    for number, line in enumerate(PAGES[page].read_text().splitlines(), 1):
-        if not line.lstrip().startswith("```"):
-            if found is not None:
-                found.append(line)
-        elif found is None:
-            found, language, begin = [], line.strip().strip("`"), number + 1
-        else:
-            yield Block(language, begin, "\n".join(found))
-            found = None
-    assert found is None, f"{page}: a block is not closed"
-
-
-def prose(page: str) -> str:
-    """A page without its blocks and code."""
-    text = re.sub(r"^\s*```.*?^\s*```$", "", PAGES[page].read_text(), flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"`[^`]*`", "code", text)
-
-
-def table(page: str, heading: str) -> dict[str, list[str]]:
-    """The rows of the table behind a heading, by the code in their first cells."""
-    text = PAGES[page].read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
-    return {row[0].strip("`"): row[1:] for row in rows[1:]}
-
-
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - ECOSYSTEM_PAGES))
 def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "page"}
-    with contextlib.redirect_stdout(None):
-        for block in blocks(page):
-            if block.language == "python":  # on the lines of the page, for tracebacks
-                exec(compile("\n" * (block.line - 1) + block.code, str(PAGES[page]), "exec"), namespace)
+    run(page, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES)
