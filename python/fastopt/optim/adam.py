@@ -72,7 +72,8 @@ class Adam(AdamRule, torch.optim.Adam):
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()
 
-    Reference: Kingma and Ba, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018.
+    Reference: Kingma and Ba, arXiv 1412.6980; AMSGrad: Reddi et al., *On the Convergence of Adam and Beyond*,
+    ICLR 2018.
     """
 
     def __init__(
