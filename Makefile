@@ -10,7 +10,7 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint bench bench-peers clean
+.PHONY: demo test lint docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -24,6 +24,11 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
+
+# Into build/site. Warnings are errors, and so is a page that would fetch a script, a style or a picture from elsewhere.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rnoE --include='*.html' '<(script|link|img)[^>]+(src|href)="?(https?:)?//[^>]*' build/site
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench
@@ -48,6 +53,6 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
-$(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
+$(VENV)/bench $(VENV)/demo $(VENV)/dev $(VENV)/docs: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
 	touch $@

@@ -198,10 +198,10 @@ def test_bad_gradients_are_named_and_nothing_is_written(backend: str) -> None:
     whole = torch.full((2, 3), 5.0)
     pair = [torch.ones(2, 2, requires_grad=True) for _ in range(2)]
     pair[0].grad, pair[1].grad = whole[:, :2], whole[:, 1:]
-    with running(backend), pytest.raises(RuntimeError, match=r"gradient . .* shares memory with gradient"):
+    with running(backend), pytest.raises(RuntimeError, match=r"^gradient 0 .* shares memory with gradient 1 "):
         fastopt.clip_grad_norm_(pair, 1.0)
     assert (whole == 5).all()
     params[1].grad, params[2].grad = None, params[0].grad
-    with running(backend), pytest.raises(RuntimeError, match=r"gradient . .* shares memory with gradient"):
+    with running(backend), pytest.raises(RuntimeError, match=r"^gradient 0 .* shares memory with gradient 1 "):
         fastopt.clip_grad_norm_(params, 1.0)
     assert (params[0].grad == 5).all()

@@ -173,8 +173,8 @@ def _column_of_another() -> list[torch.Tensor]:
 OVERLAPS = {
     _expanded: "{p0} is an expanded or overlapping tensor",
     _overlapping_itself: "{p0} is an expanded or overlapping tensor",
-    _same_memory: "parameter of {p0} shares memory with the parameter of {p1}",
-    _same_memory_other_shape: "parameter of {p0} shares memory with the parameter of {p1}",
+    _same_memory: "{p0} shares memory with {p1}",
+    _same_memory_other_shape: "{p0} shares memory with {p1}",
     _overlapping_columns: "{p0} shares memory with {p1}",
     _column_of_another: "{p0} shares memory with {p1}",
 }
@@ -213,7 +213,7 @@ def test_shared_states_and_gradients_are_errors(case: Case) -> None:
 
     optimizer = case.make(params)
     params[1].grad = params[0].detach()
-    with pytest.raises(RuntimeError, match=r"the parameter of parameter 0 .*shares memory with the gradient"):
+    with pytest.raises(RuntimeError, match=r"^parameter 0 .*shares memory with the gradient"):
         optimizer.step()
     params[1].grad = params[0].grad  # read only: two parameters may have one gradient
     optimizer.step()

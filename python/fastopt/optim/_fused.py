@@ -271,9 +271,7 @@ class FusedOptimizer(Optimizer):
         conflict = batch.settle()
         if conflict is not None:
             one, role, other, other_role = conflict
-            raise RuntimeError(
-                f"the {role} of {self._name(one)} shares memory with the {other_role} of {self._name(other)}"
-            )
+            raise RuntimeError(f"{self._operand(one, role)} shares memory with {self._operand(other, other_role)}")
         if preparation is not None:
             preparation.commit()
         threads = torch.get_num_threads()
@@ -296,6 +294,9 @@ class FusedOptimizer(Optimizer):
                 if candidate is param:
                     return self._name_at(g, i)
         return "a parameter"
+
+    def _operand(self, param: Tensor, role: str) -> str:
+        return self._name(param) if role == "parameter" else f"the {role} of {self._name(param)}"
 
     def _name_at(self, g: int, i: int) -> str:
         group = self.param_groups[g]

@@ -38,10 +38,12 @@ class Gradients:
                 raise RuntimeError(f"{name}: its memory cannot be reached ({type(tensors[i]).__name__})")
         pair = shared_pair(tensors) if written and rest else None
         if pair is not None:
-            raise RuntimeError(f"{self._name(pair[0])} shares memory with {self._name(pair[1])}")
+            raise self._shared(*pair)
 
-    def _name(self, tensor: Tensor) -> str:
-        return _name(next(i for i, other in enumerate(self._tensors) if other is tensor), tensor)
+    def _shared(self, one: Tensor, other: Tensor) -> RuntimeError:
+        """The error for two gradients in one place, which may be one that was given twice."""
+        named = [_name(i, tensor) for i, tensor in enumerate(self._tensors) if tensor is one or tensor is other]
+        return RuntimeError(f"{named[0]} shares memory with {named[1]}")
 
     def clip(self, norm: float | Tensor) -> None:
         self._batch.clip(norm)
@@ -51,7 +53,7 @@ class Gradients:
         conflict = self._batch.settle()
         if conflict is not None:
             one, _, other, _ = conflict
-            raise RuntimeError(f"{self._name(one)} shares memory with {self._name(other)}")
+            raise self._shared(one, other)
         self._batch.run(torch.get_num_threads())
         self._stand_ins.write_back()
 

@@ -42,12 +42,12 @@ class AdaBound(FusedOptimizer):
         amsbound: divides by the largest ``v`` so far.
         maximize: ascends instead.
         decoupled_weight_decay: decays the parameter by ``1 - lr * weight_decay`` instead.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.AdaBound(model.parameters(), lr=1e-3, final_lr=0.1)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

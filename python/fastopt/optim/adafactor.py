@@ -42,13 +42,13 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         weight_decay: decays the parameter by ``1 - lr * weight_decay`` (default: 0).
         foreach: accepted and without effect, as every step is fused.
         maximize: ascends instead.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: a parameter is complex.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.Adafactor(model.parameters(), lr=1e-2)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

@@ -36,13 +36,13 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         foreach, fused: accepted and without effect, as every step is fused.
         differentiable: not supported.
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.Adagrad(model.parameters(), lr=0.01)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

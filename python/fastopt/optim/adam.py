@@ -61,18 +61,19 @@ class Adam(AdamRule, torch.optim.Adam):
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
         decoupled_weight_decay: decays as AdamW does.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.Adam(model.parameters(), lr=1e-3)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()
 
-    Reference: Kingma and Ba, arXiv 1412.6980; AMSGrad: Reddi et al., ICLR 2018.
+    Reference: Kingma and Ba, arXiv 1412.6980; AMSGrad: Reddi et al., *On the Convergence of Adam and Beyond*,
+    ICLR 2018.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def from_torch(optimizer: Optimizer) -> FusedOptimizer:
         TypeError: fastopt has no equivalent of its class.
         RuntimeError: it uses ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.from_torch(optimizer)
     """
     from . import ALL
@@ -115,7 +115,7 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
         ValueError: an option is out of range, or a group has a ``weight_decay`` and ``cls`` has none.
             Nothing has changed then.
 
-    Example:
+    Examples:
         >>> fastopt.switch(optimizer, fastopt.SGD, lr=0.05, momentum=0.9)  # was Adam
     """
     from . import ALL

@@ -32,7 +32,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     Raises:
         ValueError: ``weight_decay`` is negative.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.AdamW(fastopt.param_groups(model, weight_decay=0.05), lr=1e-3)
     """
     check_range("weight_decay value", weight_decay)

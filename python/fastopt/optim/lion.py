@@ -29,12 +29,12 @@ class Lion(FusedOptimizer):
         betas: of the interpolation and of the average, in [0, 1) (default: (0.9, 0.99)).
         weight_decay: :math:`\lambda`, decoupled; 3 to 10 times larger than AdamW's (default: 0).
         maximize: ascends instead.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.Lion(model.parameters(), lr=1e-4, weight_decay=0.1)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

@@ -60,7 +60,7 @@ class Lookahead(FusedOptimizer):
         TypeError: ``optimizer`` is not an optimizer.
         ValueError: ``k`` or ``alpha`` is out of range.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.Lookahead(fastopt.AdamW(model.parameters(), lr=1e-3), k=5, alpha=0.5)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

@@ -41,13 +41,13 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.RAdam(model.parameters(), lr=1e-3)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

@@ -39,13 +39,13 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`, as TensorFlow does.
         lr_in_momentum: puts the learning rate inside the velocity, :math:`v \leftarrow \mu v + \text{lr}\,
             g / \dots,\; p \leftarrow p - v`: the same as long as ``lr`` is constant.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.RMSprop(model.parameters(), lr=1e-3, momentum=0.9)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()

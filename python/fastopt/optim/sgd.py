@@ -41,13 +41,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         lr_in_momentum: puts the learning rate inside the velocity,
             :math:`v \leftarrow \mu v + \text{lr}\, g,\; p \leftarrow p - v`: the same as long as ``lr``
             is constant, gentler when it changes. The buffer's meaning differs from torch's.
-        common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`Common`.
+        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
         RuntimeError: ``differentiable=True``.
 
-    Example:
+    Examples:
         >>> optimizer = fastopt.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
         >>> loss_fn(model(input), target).backward()
         >>> optimizer.step()
