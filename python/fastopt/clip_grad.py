@@ -86,7 +86,6 @@ def _check_finite(norm: float | Tensor, norm_type: float) -> None:
 
 
 @eager
-@torch.no_grad()
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor],
     norm_type: float = 2.0,
@@ -113,11 +112,12 @@ def get_total_norm(
         RuntimeError: a tensor is sparse, distributed or on another kind of device; or the norm is not finite and
             ``error_if_nonfinite``.
     """
-    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    norm = _norm(tensors, float(norm_type))
-    if error_if_nonfinite:
-        _check_finite(norm, norm_type)
-    return norm_tensor(norm, tensors)
+    with torch.no_grad():
+        tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        norm = _norm(tensors, float(norm_type))
+        if error_if_nonfinite:
+            _check_finite(norm, norm_type)
+        return norm_tensor(norm, tensors)
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -126,12 +126,11 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     generator = isinstance(parameters, types.GeneratorType)
     listed = list(parameters)
     if generator and not listed:
-        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=4)
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     return [p.grad for p in listed if p.grad is not None]
 
 
 @eager
-@torch.no_grad()
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
@@ -158,19 +157,19 @@ def clip_grad_norm_(
     """
     max_norm = float(max_norm)
     check_range("max_norm value", max_norm)
-    grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type))
-    if error_if_nonfinite:
-        _check_finite(norm, norm_type)
-    if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
-        gradients = _Gradients(grads, max_norm, written=True)
-        gradients.batch.clip(norm)
-        gradients.write()
-    return norm_tensor(norm, grads)
+    with torch.no_grad():
+        grads = _gradients(parameters)
+        norm = _norm(grads, float(norm_type))
+        if error_if_nonfinite:
+            _check_finite(norm, norm_type)
+        if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
+            gradients = _Gradients(grads, max_norm, written=True)
+            gradients.batch.clip(norm)
+            gradients.write()
+        return norm_tensor(norm, grads)
 
 
 @eager
-@torch.no_grad()
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Clamps gradients in place to plus or minus ``clip_value``, as ``torch.nn.utils.clip_grad_value_``.
 
@@ -190,4 +189,5 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     if any(grad.is_complex() for grad in grads):
         raise RuntimeError("clamp is not supported for complex types")
     if grads:
-        _Gradients(grads, written=True, max_grad_value=clip_value).write()
+        with torch.no_grad():
+            _Gradients(grads, written=True, max_grad_value=clip_value).write()
