@@ -111,7 +111,7 @@ def pair(backend: str) -> Iterator[Compiled]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("batch", [5, 3, 8, 5])
+@pytest.mark.parametrize("batch", [5, 3, 8])
 def test_model(pair: Compiled, backend: str, batch: int) -> None:
     """Whatever the batch size: to the bit, but for the gradients of inductor's own convolutions and sums."""
     assert_same(results(pair.model, batch), results(pair.eager, batch), exactly=backend == "aot_eager")

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import fastopt
 from cases import PLAIN_CASES, PLAIN_COMPARED_CASES, Case, ids
-from support import assert_same_bits, assert_same_step, running, some_params, some_values, step_on_some_grads, train
+from support import assert_same_bits, running, some_params, some_values, step_on_some_grads, train
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
