@@ -31,8 +31,8 @@ def eager(function: Function) -> Function:
         return cast(Function, torch._disable_dynamo(function))  # type: ignore[attr-defined]
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
-        f"fastopt's {function.__name__}() is native code, which runs between graphs; with fullgraph=True, call it "
-        "outside of what is compiled"
+        f"fastopt's {function.__name__} is native code, which runs between graphs; with fullgraph=True, use it outside "
+        "of what is compiled"
     )
     skip = _frames._FrameAction.SKIP
     _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))
