@@ -222,7 +222,7 @@ def test_clipping_in_what_is_compiled(given: Callable[[Any], Any]) -> None:
             assert_same_bits(p.grad, q.grad)
     names = ("clip_grad_value_", "clip_grad_norm_", "get_total_norm") if given is list else ("clip_grad_value_",)
     for name in names:
-        assert len([why for why in breaks() if f"function {name}" in why]) == 1
+        assert len([why for why in breaks() if name in why]) == 1
 
 
 @pytest.mark.skipif(TORCH < (2, 7), reason="torch's compiler did not say why a function is not compiled")
