@@ -29,6 +29,10 @@ from .run import Run, noted
 QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
 WIDTH = 215  # of the widest table
 
+# Options that have nothing to do where figures are read, and where they are compared.
+MEASURING = ("device", "quick", "family", "only", "seconds", "threads")
+NOT_WITH = {"read": MEASURING, "compare": (*MEASURING, "json", "markdown", "pictures")}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -50,6 +54,17 @@ def _parser() -> argparse.ArgumentParser:
         "--compare", type=Path, metavar=("OLD", "NEW"), nargs=2, help="measure nothing: two files side by side"
     )
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    options = parser.parse_args(arguments)
+    unset = argparse.Namespace(**dict.fromkeys(vars(options)))  # where parsing leaves alone what is not given
+    given = {name for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not None}
+    for earlier, others in NOT_WITH.items():
+        for other in others:
+            if {earlier, other} <= given:
+                parser.error(f"argument --{other}: not allowed with argument --{earlier}")
+    return options
 
 
 def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Case]:
@@ -99,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: whether anything failed."""
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     console = Console(width=max(WIDTH, Console().width))
     try:
         if options.compare:

@@ -121,3 +121,15 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     assert {file.stem for file in (tmp_path / "drawn").iterdir()} == names
     for name in names:
         assert image.imread(tmp_path / "drawn" / f"{name}.png").std() > 0.01
+
+
+@pytest.mark.parametrize("earlier", [["--read", "old.json"], ["--compare", "old.json", "new.json"]], ids=lambda x: x[0])
+def test_what_would_be_ignored_is_an_error(earlier: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Given as its default is, too."""
+    measuring = ["--device cpu", "--quick", "--family dropout", "--only Adam", "--seconds 0", "--threads 1"]
+    writing = ["--json a.json", "--markdown a.md", "--pictures a"]
+    for option in measuring + (writing if "--compare" in earlier else []):
+        with pytest.raises(SystemExit):
+            program.main([*earlier, *option.split()])
+        flag = option.split()[0]
+        assert f"argument {flag}: not allowed with argument {earlier[0]}" in capsys.readouterr().err

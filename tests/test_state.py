@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, PLAIN_COMPARED_CASES, PLAIN_TORCH_CASES, TORCH_CASES, Case, ids
+from fastopt.optim._prepare import Preparation
 from support import HALF, OWN_OPTIONS, TORCH, assert_same_step, running, some_params, step_on_some_grads
 
 COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
@@ -238,3 +239,22 @@ def test_first_states_of_a_large_parameter(cls: Any) -> None:
         param.grad = torch.full_like(param, 0.25)
     cls(params).step()
     assert torch.equal(large, small[0].expand_as(large))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
+def test_first_states_are_made_once(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the engine takes a parameter as it is, and where it does not."""
+    made = []
+    first_entries = Preparation._first_entries
+
+    def spy(self: Preparation, param: torch.Tensor, *rest: Any) -> dict[str, Any]:
+        made.append(param)
+        return first_entries(self, param, *rest)
+
+    monkeypatch.setattr(Preparation, "_first_entries", spy)
+    params = [torch.ones(4, 4, requires_grad=True) for _ in range(2)]
+    params[0].grad, params[1].grad = torch.ones(4, 4), torch.ones(4, 8)[:, ::2]
+    with running(backend):
+        case.make(params).step()
+    assert len({id(param) for param in made}) == len(made)

@@ -1,4 +1,4 @@
-"""The step itself: closures, hooks, profiler, threads, torch.compile, what it keeps alive."""
+"""The step itself: closures, hooks, profiler, threads, what it keeps alive."""
 
 import ctypes
 import gc
@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import fastopt
 from cases import PLAIN_CASES, PLAIN_COMPARED_CASES, Case, ids
-from support import assert_same_bits, assert_same_step, running, some_params, some_values, step_on_some_grads, train
+from support import assert_same_bits, running, some_params, some_values, step_on_some_grads, train
 
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
@@ -172,35 +172,6 @@ def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
         del optimizer, params
         gc.collect()
         assert [ref() for ref in gone] == [None, None]
-
-
-@pytest.mark.filterwarnings("ignore")
-@CASES
-def test_compiled_step_and_training_function(case: Case) -> None:
-    """torch.compile breaks the graph there; the step itself is eager."""
-    ours, theirs = some_params(), some_params()
-    one, other = case.make(ours), case.make(theirs)
-    compiled = torch.compile(one.step, backend="eager")
-
-    @torch.compile(backend="eager")
-    def train_once() -> None:
-        sum((p * p).sum() for p in ours).backward()
-        one.step()
-        one.zero_grad()
-
-    for step in range(3):
-        for p, q in zip(ours, theirs, strict=True):
-            p.grad, q.grad = (some_values(p.shape, p.dtype, step) for _ in range(2))
-        compiled()
-        other.step()
-    one.zero_grad()
-    other.zero_grad()
-    for _ in range(2):
-        train_once()
-        sum((q * q).sum() for q in theirs).backward()
-        other.step()
-        other.zero_grad()
-    assert_same_step(one, ours, other, theirs)
 
 
 def test_beta1_of_zero_is_the_gradient_itself() -> None:

@@ -28,7 +28,6 @@ def _check_finite(norm: float | Tensor, norm_type: float) -> None:
 
 
 @eager
-@torch.no_grad()
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor],
     norm_type: float = 2.0,
@@ -58,11 +57,12 @@ def get_total_norm(
         RuntimeError: a tensor is sparse or on another kind of device; or the norm is not finite and
             ``error_if_nonfinite``.
     """
-    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    norm = total_norm(tensors, float(norm_type))
-    if error_if_nonfinite:
-        _check_finite(norm, norm_type)
-    return norm_tensor(norm, tensors)
+    with torch.no_grad():
+        tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        norm = total_norm(tensors, float(norm_type))
+        if error_if_nonfinite:
+            _check_finite(norm, norm_type)
+        return norm_tensor(norm, tensors)
 
 
 def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -71,7 +71,7 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     generator = isinstance(parameters, types.GeneratorType)
     listed = list(parameters)
     if generator and not listed:
-        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=4)
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     return listed
 
 
@@ -80,7 +80,6 @@ def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
 
 
 @eager
-@torch.no_grad()
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
@@ -108,19 +107,19 @@ def clip_grad_norm_(
     """
     max_norm = float(max_norm)
     check_range("max_norm value", max_norm)
-    listed = _listed(parameters)
-    refuse_flattened(listed, "clip_grad_norm_")
-    grads = _grads_of(listed)
-    norm = total_norm(grads, float(norm_type))
-    if error_if_nonfinite:
-        _check_finite(norm, norm_type)
-    if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
-        Gradients(grads, max_norm, written=True).clip(norm)
-    return norm_tensor(norm, grads)
+    with torch.no_grad():
+        listed = _listed(parameters)
+        refuse_flattened(listed, "clip_grad_norm_")
+        grads = _grads_of(listed)
+        norm = total_norm(grads, float(norm_type))
+        if error_if_nonfinite:
+            _check_finite(norm, norm_type)
+        if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
+            Gradients(grads, max_norm, written=True).clip(norm)
+        return norm_tensor(norm, grads)
 
 
 @eager
-@torch.no_grad()
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Clamps gradients in place to plus or minus ``clip_value``, as ``torch.nn.utils.clip_grad_value_``.
 
@@ -142,4 +141,5 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     if any(map(is_partial, grads)):
         raise RuntimeError("a gradient is a DTensor whose terms are not added yet (Partial placement)")
     if grads:
-        Gradients(grads, written=True, max_grad_value=clip_value).write()
+        with torch.no_grad():
+            Gradients(grads, written=True, max_grad_value=clip_value).write()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _runtime
+from .._compiler import eager
 from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
@@ -172,6 +173,7 @@ class FusedOptimizer(Optimizer):
             super().load_state_dict(state_dict)
 
     @property
+    @eager
     def grad_norm(self) -> Tensor | None:
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
         if self._grad_norm is None:

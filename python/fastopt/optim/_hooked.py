@@ -10,8 +10,9 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from .._compiler import eager
+
 Step = TypeVar("Step", bound=Callable[..., Any])
-_is_compiling = torch.compiler.is_compiling
 _profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
@@ -20,12 +21,10 @@ def hooked(func: Step) -> Step:
     itself: here its wrapper runs only while somebody hooks or profiles. A compiled step runs eagerly.
     """
     observed = Optimizer.profile_hook_step(func)
-    eager = torch._disable_dynamo(observed)  # type: ignore[attr-defined]
 
+    @eager
     @functools.wraps(func)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            return eager(self, *args, **kwargs)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks

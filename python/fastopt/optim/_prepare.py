@@ -42,6 +42,7 @@ class Preparation:
         self._unscales = loss_scale != 1.0
         self._capturing = _runtime.capturing()
         self._new_states: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
+        self._declined: dict[Tensor, dict[str, Any]] = {}  # made, but the engine does not take them as they are
         self._stand_ins = StandIns()
         self._views = False
 
@@ -61,6 +62,7 @@ class Preparation:
                 if self._batch.add_fresh(i, param, entries):
                     self._new_states.append((param, entries))
                     continue
+                self._declined[param] = entries
             others.append(i)
         return others
 
@@ -200,7 +202,7 @@ class Preparation:
                 raise RuntimeError(
                     f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
                 )
-            entries = self._first_entries(owner, group, update)
+            entries = self._declined.pop(owner, {}) or self._first_entries(owner, group, update)
         for key in keys:
             if key not in entries and known.get(key) is None:
                 raise RuntimeError(f"the state of {name} has no '{key}'")

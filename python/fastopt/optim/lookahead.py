@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _runtime
+from .._compiler import eager
 from ._checks import check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
@@ -100,6 +101,7 @@ class Lookahead(FusedOptimizer):
         return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
     @property
+    @eager
     def grad_norm(self) -> Tensor | None:
         """The inner optimizer's."""
         return getattr(self.optimizer, "grad_norm", None)

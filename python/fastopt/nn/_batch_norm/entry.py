@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from .._dispatch import any_foreign, jit_tracing, observed
@@ -26,8 +25,7 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
         check(call.batch, *tensors)
     out, _, *new = operators.batch_norm(call, *tensors)
     if call.batch:
-        with torch.no_grad():
-            for running, now in zip(tensors[4:], new, strict=True):
-                if running is not None:
-                    running.copy_(now)
+        for running, now in zip(tensors[4:], new, strict=True):
+            if running is not None:  # detached, since a program with no_grad() in it cannot always be exported
+                running.detach().copy_(now)
     return out
