@@ -2,7 +2,7 @@
 BatchNorm. N(0, s) means here: of standard deviation s.
 
 Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al. 2015,
-"Delving deep into rectifiers"; Ioffe and Szegedy 2015, "Batch normalization".
+"Delving deep into rectifiers".
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ INITIALISATIONS: dict[str, Callable[[Tensor], Any]] = {
     "Xavier": nn.init.xavier_normal_,
     "He": nn.init.kaiming_normal_,
 }
+COLOURS = (style.SKY, style.ORANGE)  # of tanh, of ReLU
 NETWORKS = ("tanh", "tanh, BatchNorm", "ReLU", "ReLU, BatchNorm")
 
 
@@ -54,28 +55,26 @@ def measure() -> dict[tuple[str, str], list[Tensor]]:
 
 
 def ridges(axes: Axes, outputs: list[Tensor], relu: bool) -> None:
-    """A histogram for each layer, each to its own height; of ReLU the logarithm of what is not 0."""
+    """A histogram for each layer, each to its own height; of ReLU the logarithms of what is not 0."""
     edges = np.linspace(-13, 13, 105) if relu else np.linspace(-1, 1, 81)
-    for i, output in enumerate(outputs):
-        values = output[output > 0].log10() if relu else output
-        counts, _ = np.histogram(values, edges)
-        heights = -(i + 1) + 0.9 * counts / counts.max()
-        axes.fill_between(
-            edges[:-1], -(i + 1), heights, step="post", color=style.ORANGE if relu else style.SKY, lw=0, zorder=i + 2
-        )
-    axes.set(yticks=(-1, -5, -10), yticklabels=("1", "5", "10"), ylim=(-10.2, 0.1))
+    for depth, output in enumerate(outputs, 1):
+        counts, _ = np.histogram(output[output > 0].log10() if relu else output, edges)
+        axes.stairs(0.9 * counts / counts.max() - depth, edges, baseline=-depth, fill=True, color=COLOURS[relu])
+    axes.set(yticks=(-1, -5, -10), yticklabels=("1", "5", "10"), ylim=(-10.1, 0.1))
 
 
 def draw(measured: dict[tuple[str, str], list[Tensor]]) -> Figure:
-    figure, grid = plt.subplots(4, 4, figsize=(8, 8.4), sharey=True)
+    figure, grid = plt.subplots(4, 4, figsize=(8, 7.6), sharex="row", sharey=True)
     for row, network in zip(grid, NETWORKS, strict=True):
         for axes, name in zip(row, INITIALISATIONS, strict=True):
             outputs = measured[network, name]
             ridges(axes, outputs, "ReLU" in network)
-            axes.set_title(f"{name}\nstd in layer 10: {outputs[-1].std():.2g}", fontsize=8.5)
+            axes.set_title(
+                f"{name}\n" * (network == NETWORKS[0]) + f"std {outputs[-1].std():.2g} in layer 10", fontsize=8.5
+            )
+            axes.set_xlabel("log10(output > 0)" if "ReLU" in network else "output", fontsize=8)
         row[0].set_ylabel(f"{network}\nlayer")
-        row[0].get_yaxis()
-    figure.suptitle("x")
+    figure.suptitle("Ten untrained layers keep their scale with He's start, or with BatchNorm and any start")
     return figure
 
 
