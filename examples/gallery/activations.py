@@ -21,14 +21,13 @@ import fastopt
 import style
 
 LAYERS, WIDTH, BATCH = 10, 500, 256
+NETWORKS = ("tanh", "tanh, BatchNorm", "ReLU", "ReLU, BatchNorm")
 INITIALISATIONS: dict[str, Callable[[Tensor], Any]] = {
     "N(0, 0.01)": lambda weight: nn.init.normal_(weight, std=0.01),
     "N(0, 1)": lambda weight: nn.init.normal_(weight, std=1.0),
     "Xavier": nn.init.xavier_normal_,
     "He": nn.init.kaiming_normal_,
 }
-COLOURS = (style.SKY, style.ORANGE)  # of tanh, of ReLU
-NETWORKS = ("tanh", "tanh, BatchNorm", "ReLU", "ReLU, BatchNorm")
 
 
 def layer(network: str, initialise: Callable[[Tensor], Any]) -> nn.Sequential:
@@ -56,10 +55,10 @@ def measure() -> dict[tuple[str, str], list[Tensor]]:
 
 def ridges(axes: Axes, outputs: list[Tensor], relu: bool) -> None:
     """A histogram for each layer, each to its own height; of ReLU the logarithms of what is not 0."""
-    edges = np.linspace(-13, 13, 105) if relu else np.linspace(-1, 1, 81)
+    edges, colour = (np.linspace(-13, 13, 105), style.ORANGE) if relu else (np.linspace(-1, 1, 81), style.SKY)
     for depth, output in enumerate(outputs, 1):
         counts, _ = np.histogram(output[output > 0].log10() if relu else output, edges)
-        axes.stairs(0.9 * counts / counts.max() - depth, edges, baseline=-depth, fill=True, color=COLOURS[relu])
+        axes.stairs(0.9 * counts / counts.max() - depth, edges, baseline=-depth, fill=True, color=colour)
     axes.set(yticks=(-1, -5, -10), yticklabels=("1", "5", "10"), ylim=(-10.1, 0.1))
 
 
@@ -69,9 +68,8 @@ def draw(measured: dict[tuple[str, str], list[Tensor]]) -> Figure:
         for axes, name in zip(row, INITIALISATIONS, strict=True):
             outputs = measured[network, name]
             ridges(axes, outputs, "ReLU" in network)
-            axes.set_title(
-                f"{name}\n" * (network == NETWORKS[0]) + f"std {outputs[-1].std():.2g} in layer 10", fontsize=8.5
-            )
+            above = f"{name}\n" if network == "tanh" else ""
+            axes.set_title(f"{above}std {outputs[-1].std():.2g} in layer 10", fontsize=8.5)
             axes.set_xlabel("log10(output > 0)" if "ReLU" in network else "output", fontsize=8)
         row[0].set_ylabel(f"{network}\nlayer")
     figure.suptitle("Ten untrained layers keep their scale with He's start, or with BatchNorm and any start")

@@ -1,7 +1,7 @@
 """AdaBound: the step sizes of Adam between two bounds that close in on the learning rate of an SGD.
 
-Luo et al. 2019, "Adaptive gradient methods with dynamic bound of learning rate". The SGD it turns into has Adam's average
-for a momentum: momentum 0.9 and dampening 0.9.
+Luo et al. 2019, "Adaptive gradient methods with dynamic bound of learning rate". The SGD it turns into has Adam's
+average for a momentum: momentum 0.9 and dampening 0.9.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 import digits
 import fastopt
@@ -26,11 +26,6 @@ METHODS: dict[str, tuple[str, Any]] = {
 }
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-
-
 def adam_sizes(optimizer: torch.optim.Optimizer, t: int) -> Tensor:
     """What every element of Adam's average is multiplied with after step t, before the bounds."""
     states = torch.cat([state["exp_avg_sq"].flatten() for state in optimizer.state.values()])
@@ -39,7 +34,7 @@ def adam_sizes(optimizer: torch.optim.Optimizer, t: int) -> Tensor:
 
 def train(name: str) -> tuple[list[float], Tensor]:
     """The loss of all training images every 10 steps; Adam's step sizes' percentiles PERCENT after every step."""
-    model, data = network(), digits.split()
+    model, data = digits.mlp(64, 128, 128, 10), digits.split()
     optimizer = METHODS[name][1](model.parameters())
     losses: list[float] = []
     sizes: list[Tensor] = []
@@ -69,7 +64,8 @@ def draw(measured: dict[str, tuple[list[float], Tensor]]) -> Figure:
     left.set(xlabel="step", ylabel="step size", xscale="log", yscale="log", title="step sizes, 80 % of the coordinates")
     left.legend(loc="upper right")
     for name, (losses, _) in measured.items():
-        right.semilogy(range(10, STEPS + 1, 10), losses, color=METHODS[name][0], label=f"{name}: {losses[-1]:.2g} at the end")
+        end = f"{name}: {losses[-1]:.2g} at the end"
+        right.semilogy(range(10, STEPS + 1, 10), losses, color=METHODS[name][0], label=end)
     right.set(xlabel="step", ylabel="cross-entropy", title="training loss")
     right.legend()
     figure.suptitle("AdaBound begins like Adam and turns into SGD; here its loss stays between theirs")

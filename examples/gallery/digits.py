@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,13 @@ def split(train: int = 1297, seed: int = 0) -> Split:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     chosen, rest = order[:train], order[-500:]
     return Split(images[chosen], labels[chosen], images[rest], labels[rest])
+
+
+def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
+    """Linear layers with ReLU in between, in torch's initialisation."""
+    torch.manual_seed(seed)
+    layers = [layer for wide, narrow in pairwise(widths) for layer in (nn.Linear(wide, narrow), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 @torch.no_grad()

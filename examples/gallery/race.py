@@ -1,7 +1,6 @@
-"""Away from a saddle point, and down Beale's function: how many steps each optimizer needs, and four of the paths.
-
-At the saddle, where y starts at 0.001, all have one lr: what counts is how a method scales a tiny slope. On Beale's
-function each has the best of 19. Dauphin et al. 2014, "Identifying and attacking the saddle point problem".
+"""How many steps each optimizer needs, and four of the paths: away from a saddle point, where all have one lr, since
+what counts is how they scale a tiny slope; and down Beale's function, where each has the best of 19 rates. Dauphin et
+al. 2014, "Identifying and attacking the saddle point problem in high-dimensional non-convex optimization".
 """
 
 from __future__ import annotations
@@ -72,9 +71,8 @@ def draw(results: list[dict[str, Result]]) -> Figure:
     style.contours(valley, BEALE.f, (-1.5, 4.6, -2, 1.8), (0.05, 0.5, 3, 10, 30, 100))
     saddle.set(xlabel="x", ylabel="y", title="saddle x² - y²")
     valley.set(xlabel="x", ylabel="y", title="Beale's function")
-    counts = [result[name][0] for result in results for name in ("Adam", "SGD")]
     title = "Adam leaves the saddle after {} steps, SGD after {}; down Beale's valley they need {} and {}"
-    figure.suptitle(title.format(*counts))
+    figure.suptitle(title.format(*(result[name][0] for result in results for name in ("Adam", "SGD"))))
     return figure
 
 

@@ -1,65 +1,80 @@
 """torch's learning-rate schedulers drive fastopt's SGD: the learning rate over the steps, and the training loss.
-
-Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts"; Smith and Topin 2018,
-"Super-convergence".
+Loshchilov and Hutter 2017, "SGDR"; Smith and Topin 2018, "Super-convergence".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.figure import Figure
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim import lr_scheduler as schedulers
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Optimizer, lr_scheduler
 
 import digits
 import fastopt
 import style
 
-STEPS, EVERY, LR, SEEDS = 600, 10, 0.3, 2
+STEPS, EVERY, LR = 600, 10, 0.1
 
 
-def warm_up_and_cosine(optimizer: Optimizer) -> LRScheduler:
-    warm_up = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=STEPS // 10)
-    cosine = schedulers.CosineAnnealingLR(optimizer, T_max=STEPS - STEPS // 10)
-    return schedulers.SequentialLR(optimizer, [warm_up, cosine], [STEPS // 10])
+def warm_up(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
+    linear = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=60)
+    cosine = lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS - 60)
+    return lr_scheduler.SequentialLR(optimizer, [linear, cosine], [60])
 
 
-SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
-    "constant": lambda optimizer: schedulers.ConstantLR(optimizer, factor=1.0),
-    "StepLR": lambda optimizer: schedulers.StepLR(optimizer, step_size=STEPS // 3, gamma=0.1),
-    "ExponentialLR": lambda optimizer: schedulers.ExponentialLR(optimizer, gamma=0.01 ** (1 / STEPS)),
-    "CosineAnnealingLR": lambda optimizer: schedulers.CosineAnnealingLR(optimizer, T_max=STEPS),
-    "LinearLR, then cosine": warm_up_and_cosine,
-    "OneCycleLR": lambda optimizer: schedulers.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS + 1),
-    "Warm restarts": lambda optimizer: schedulers.CosineAnnealingWarmRestarts(optimizer, T_0=STEPS // 3),
+SCHEDULES: dict[str, Callable[[Optimizer], lr_scheduler.LRScheduler]] = {
+    "constant": lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    "StepLR": lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=STEPS // 3, gamma=0.1),
+    "ExponentialLR": lambda optimizer: lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / STEPS)),
+    "CosineAnnealingLR": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS),
+    "LinearLR, then cosine": warm_up,
+    "OneCycleLR": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS + 1),
+    "Warm restarts": lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=STEPS // 3),
 }
 
 
-def train(name: str, seed: int) -> tuple[list[float], list[float]]:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    data = digits.split(seed=seed)
+class Run(NamedTuple):
+    rates: list[float]  # of every step
+    losses: list[float]  # of all training images, every EVERY steps
+
+
+def train(name: str) -> Run:
+    model, data = digits.mlp(64, 64, 64, 10), digits.split()
     optimizer = fastopt.SGD(model.parameters(), lr=LR, momentum=0.9)
     scheduler = SCHEDULES[name](optimizer)
     rates: list[float] = []
     losses: list[float] = []
-    for step, _ in enumerate(digits.steps(model, optimizer, data, STEPS, batch=16, seed=seed), 1):
+    for step, _ in enumerate(digits.steps(model, optimizer, data, STEPS, batch=16), 1):
         rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
         if step % EVERY == 0:
-            losses.append(digits.scores(model, data))
-    return rates, losses
+            losses.append(digits.scores(model, data).loss)
+    return Run(rates, losses)
+
+
+def measure() -> dict[str, Run]:
+    return {name: train(name) for name in SCHEDULES}
+
+
+def draw(measured: dict[str, Run]) -> Figure:
+    figure, grid = plt.subplots(4, 3, figsize=(8, 7), sharex=True, sharey="row", height_ratios=(1, 2, 1, 2))
+    steps, constant = range(EVERY, STEPS + 1, EVERY), measured["constant"].losses
+    pairs = zip((*grid[0], *grid[2]), (*grid[1], *grid[3]), list(measured.items())[1:], strict=True)
+    for upper, lower, (name, run) in pairs:
+        upper.fill_between(range(1, STEPS + 1), run.rates, color=style.SKY, lw=0)
+        upper.axhline(LR, color=style.GREY, lw=1)
+        upper.set(title=name, ylabel="lr")
+        lower.semilogy(steps, constant, color=style.GREY, lw=1)
+        lower.semilogy(steps, run.losses, color=style.BLUE)
+        lower.text(0.05, 0.05, f"{run.losses[-1]:.2g} at the end", color=style.BLUE, transform=lower.transAxes)
+        lower.set(xlabel="step", ylabel="training loss")
+        upper.label_outer()
+        lower.label_outer()
+    figure.suptitle(f"SGD: every schedule in which lr falls ends below the constant {LR:g} (grey, {constant[-1]:.2g})")
+    return figure
+
 
 if __name__ == "__main__":
-    import sys
-    torch.set_num_threads(1)
-    for LR in map(float, sys.argv[1:]):
-        for n in SCHEDULES:
-            for s in range(SEEDS):
-                r,l = train(n,s)
-                print(LR,n,s,[round(x.loss,4) for x in l[9::10]], l[-1][1:])
+    measured = style.main(__file__, __doc__, measure, draw)

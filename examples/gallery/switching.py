@@ -9,7 +9,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 import digits
 import fastopt
@@ -26,9 +25,7 @@ METHODS = {
 
 def train(name: str, seed: int) -> torch.Tensor:
     """Training loss, test loss and test accuracy, every EVERY steps."""
-    torch.manual_seed(seed)
-    hidden = [layer for _ in range(7) for layer in (nn.Linear(64, 64), nn.ReLU())]
-    model, data = nn.Sequential(*hidden, nn.Linear(64, 10)), digits.split(seed=seed)
+    model, data = digits.mlp(*[64] * 8, 10, seed=seed), digits.split(seed=seed)
     optimizer: torch.optim.Optimizer
     if name.startswith("SGD"):
         optimizer = fastopt.SGD(model.parameters(), lr=float(name.split()[-1]))
