@@ -1,5 +1,5 @@
 """What comes out of each of ten layers before any training: tanh and ReLU, four initialisations, with and without
-BatchNorm. N(0, s) means here: of standard deviation s.
+BatchNorm. The 0.01 of N(0, 0.01²) is the standard deviation.
 
 Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al. 2015,
 "Delving deep into rectifiers".
@@ -23,7 +23,7 @@ import style
 LAYERS, WIDTH, BATCH = 10, 500, 256
 NETWORKS = ("tanh", "tanh, BatchNorm", "ReLU", "ReLU, BatchNorm")
 INITIALISATIONS: dict[str, Callable[[Tensor], Any]] = {
-    "N(0, 0.01)": lambda weight: nn.init.normal_(weight, std=0.01),
+    "N(0, 0.01²)": lambda weight: nn.init.normal_(weight, std=0.01),
     "N(0, 1)": lambda weight: nn.init.normal_(weight, std=1.0),
     "Xavier": nn.init.xavier_normal_,
     "He": nn.init.kaiming_normal_,

@@ -39,7 +39,7 @@ LOOK: dict[str, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
 }
