@@ -72,7 +72,7 @@ def draw(measured: dict[tuple[str, str], list[Tensor]]) -> Figure:
             axes.set_title(f"{above}std {outputs[-1].std():.2g} in layer 10", fontsize=8.5)
             axes.set_xlabel("log10(output > 0)" if "ReLU" in network else "output", fontsize=8)
         row[0].set_ylabel(f"{network}\nlayer")
-    figure.suptitle("Ten untrained layers keep their scale with He's start, or with BatchNorm and any start")
+    figure.suptitle("Ten untrained layers fade, saturate or grow - not with He's start, nor with BatchNorm")
     return figure
 
 

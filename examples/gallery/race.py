@@ -68,7 +68,7 @@ def draw(results: list[dict[str, Result]]) -> Figure:
     panels(saddle, first, SADDLE, results[0])
     panels(valley, second, BEALE, results[1])
     style.contours(saddle, SADDLE.f, (-1.2, 0.8, -0.5, 1.2), (-1, -0.5, 0, 0.5))
-    style.contours(valley, BEALE.f, (-1.5, 5.2, -2, 1.8), (0.05, 0.5, 3, 10, 30, 100))
+    style.contours(valley, BEALE.f, (-1.5, 7, -2, 1.8), (0.05, 0.5, 3, 10, 30, 100))
     saddle.set(xlabel="x", ylabel="y", title="saddle x² - y²")
     valley.set(xlabel="x", ylabel="y", title="Beale's function")
     title = "Adam leaves the saddle after {} steps, SGD after {}; down Beale's valley they need {} and {}"
