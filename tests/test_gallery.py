@@ -153,7 +153,7 @@ def test_switching(draw: Draw) -> None:
     assert plateau[0] > 2.2
     assert late[0] > 10 * adam[0]
     assert switched[0] < 0.5 * adam[0]
-    assert abs(switched[2] - adam[2]) < 0.02
+    assert abs(switched[2] - adam[2]) < 0.03
     before = script.SWITCH // script.EVERY
     assert torch.equal(*(script.measured[name][:, :before] for name in list(script.METHODS)[2:]))
 
