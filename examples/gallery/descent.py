@@ -53,7 +53,7 @@ def measure() -> dict[str, Tensor]:
 def draw(paths: dict[str, Tensor]) -> Figure:
     figure = plt.figure(figsize=(8, 4.4))
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.15))
-    curves = figure.add_subplot(grid[:, 2], title="f over the steps", xlabel="step", ylim=(1e-6, 300))
+    curves = figure.add_subplot(grid[:, 2], title="f over the steps", xlabel="step", ylabel="f", ylim=(1e-6, 300))
     for i, (name, points) in enumerate(paths.items()):
         colour, needed = METHODS[name][0], steps_to_goal(points)
         axes = figure.add_subplot(grid[divmod(i, 2)], xlabel="x1", ylabel="x2")

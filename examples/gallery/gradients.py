@@ -36,8 +36,9 @@ def network(name: str, batch_norm: bool) -> nn.Sequential:
     activation, std = NETWORKS[name]
     layers: list[nn.Module] = []
     for _ in range(LAYERS):
-        layers += [nn.Linear(WIDTH, WIDTH), *[fastopt.nn.BatchNorm1d(WIDTH)] * batch_norm, activation()]
-        nn.init.normal_(layers[-2 - batch_norm].weight, std=std)
+        linear = nn.Linear(WIDTH, WIDTH)
+        nn.init.normal_(linear.weight, std=std)
+        layers += [linear, fastopt.nn.BatchNorm1d(WIDTH), activation()] if batch_norm else [linear, activation()]
     return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
 
 

@@ -23,7 +23,6 @@ Window = tuple[float, float, float, float]
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#999999"
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PINK, SKY, BLACK)
 
 # 8 inches at 150 dots: 1200 pixels, and 9 points are 12 pixels where the picture is shown 800 pixels wide.
 LOOK: dict[str, Any] = {
