@@ -10,10 +10,15 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint docs bench bench-peers clean
+.PHONY: demo gallery test lint docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
+
+# Redraws every picture of docs/gallery.md.
+gallery: $(VENV)/demo
+	set -e; for script in $$(grep -l __main__ examples/gallery/*.py); do \
+		$(BIN)/python $$script --out docs/gallery/$$(basename $$script .py).png; done
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto

@@ -19,6 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from pymdownx.superfences import SuperFencesException
 
+_SOURCE = re.compile(r"\[([^]]+)\]\(\.\./examples/[^)]+\)")  # GitHub shows the file, the site its name
 _BLOCK = re.compile(r"^\.\. math::\n((?:(?:[ \t]+.*)?\n)+)", re.MULTILINE)
 _FORMULA = re.compile(r":math:`([^`]+)`")
 _LINK = re.compile(r":(?:class|func|meth):`~?(fastopt\.[\w.]+)`")
@@ -60,6 +61,10 @@ class _Formulas(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
         md.preprocessors.register(_Docstrings(md), "docstrings", 40)  # before fences (25) are taken out
         md.inlinePatterns.register(_Inline(r"\$`([^`]+)`\$", md), "formula", 200)  # before code (190)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return _SOURCE.sub(r"`\1`", markdown)
 
 
 @event_priority(100)  # before mkdocstrings, which takes the extensions over

@@ -1,0 +1,27 @@
+"""Every optimizer of fastopt by the name it has in the gallery, and its family's colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import fastopt
+import style
+
+METHODS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    **{each.__name__: each for each in fastopt.optim.ALL},
+    "momentum 0.9": partial(fastopt.SGD, momentum=0.9),
+    "Nesterov 0.9": partial(fastopt.SGD, momentum=0.9, nesterov=True),
+    "AMSGrad": partial(fastopt.Adam, amsgrad=True),
+    "Lookahead(SGD)": lambda params, **options: fastopt.Lookahead(fastopt.SGD(params, **options)),
+}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    style.BLUE: ("SGD", "ASGD", "momentum 0.9", "Nesterov 0.9", "Lookahead(SGD)"),
+    style.GREEN: ("Adagrad", "Adadelta", "RMSprop"),
+    style.ORANGE: ("Adam", "AMSGrad", "AdamW", "Adamax", "NAdam", "RAdam", "AdaBound", "Adafactor"),
+    style.PINK: ("Lion", "Rprop"),
+}
+COLOURS: dict[str, Any] = {name: colour for colour, names in FAMILIES.items() for name in names}
