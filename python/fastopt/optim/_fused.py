@@ -48,7 +48,9 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _grad_norm: float | Tensor | None = None
+    _grad_norm: (
+        float | Tensor
+    )  # of a step that clipped; not on the class, where a trainer's wrapper would find it first
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
@@ -170,10 +172,11 @@ class FusedOptimizer(Optimizer):
     @property
     def grad_norm(self) -> Tensor | None:
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
-        if self._grad_norm is None:
+        norm = getattr(self, "_grad_norm", None)
+        if norm is None:
             return None
         grads = [p.grad for g in self.param_groups if g.get("max_grad_norm") is not None for p in g["params"]]
-        return norm_tensor(self._grad_norm, [grad for grad in grads if grad is not None])
+        return norm_tensor(norm, [grad for grad in grads if grad is not None])
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -267,8 +270,8 @@ class FusedOptimizer(Optimizer):
         if clips:
             self._grad_norm = batch.norm("squares", 2.0, loss_scale, threads)
             batch.clip(self._grad_norm)
-        elif self._grad_norm is not None:
-            self._grad_norm = None
+        else:
+            self.__dict__.pop("_grad_norm", None)
         batch.run(threads)
         if preparation is not None:
             preparation.write_back()
