@@ -19,12 +19,7 @@ import fastopt
 from cases import PLAIN_CASES, PLAIN_TORCH_CASES, Case, ids
 from support import assert_same_bits, some_values
 
-pytestmark = [
-    pytest.mark.ecosystem,
-    # Lightning's own uses of what torch has deprecated, and its advice on loading data.
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
+pytestmark = pytest.mark.ecosystem
 Make = Callable[[Any], Optimizer]
 
 
