@@ -134,7 +134,7 @@ def test_max_grad_norm_clips_what_was_accumulated() -> None:
 
 @pytest.mark.parametrize("overflow", [False, True], ids=["good", "overflow"])
 def test_grad_scaler(overflow: bool) -> None:
-    """Accelerate has one on GPUs only: handed to its wrapper. A step that overflows does nothing; as with torch's fused
+    """Accelerate has none on the CPU: handed to its wrapper. A step that overflows does nothing; as with torch's fused
     optimizers, Accelerate takes it for a step, since the optimizer itself is what skips it."""
     accelerate.Accelerator(cpu=True)
     param, expected = (torch.ones(3, requires_grad=True) for _ in range(2))
