@@ -10,7 +10,7 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo gallery test lint docs bench bench-peers clean
+.PHONY: demo gallery test test-ecosystem lint docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -23,6 +23,10 @@ gallery: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
+
+# Trainers of other packages with our optimizers.
+test-ecosystem: $(VENV)/ecosystem
+	$(BIN)/python -m pytest -q -n 2 tests/ecosystem
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -58,6 +62,6 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
-$(VENV)/bench $(VENV)/demo $(VENV)/dev $(VENV)/docs: $(SOURCES) $(VENV)/torch
+$(VENV)/bench $(VENV)/demo $(VENV)/dev $(VENV)/docs $(VENV)/ecosystem: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
 	touch $@

@@ -158,6 +158,26 @@ def test_the_norm_is_that_of_the_last_step() -> None:
     assert optimizer.grad_norm is None
 
 
+def test_the_norm_is_seen_through_a_wrapper() -> None:
+    """Lightning's wrappers are subclasses of what they wrap, and hand on what they do not have themselves."""
+
+    class Wrapper:
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.wrapped = optimizer
+            self.__class__ = type("Wrapped", (Wrapper, type(optimizer)), {})
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.wrapped, name)
+
+    param = torch.ones(4, requires_grad=True)
+    param.grad = torch.ones(4)
+    optimizer = fastopt.SGD([param], lr=1.0, max_grad_norm=1.0)
+    wrapper = Wrapper(optimizer)
+    assert wrapper.grad_norm is None
+    optimizer.step()
+    assert wrapper.grad_norm == 2
+
+
 def test_an_error_after_the_norm_leaves_everything() -> None:
     """Shared memory is found before anything is measured or written."""
     params = [torch.ones(3, requires_grad=True) for _ in range(2)]

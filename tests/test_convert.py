@@ -1,10 +1,9 @@
-"""From torch and back, from one optimizer to another, and groups with and without decay."""
+"""From torch and back, and from one optimizer to another."""
 
 import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, StepLR
 
 import fastopt
@@ -232,49 +231,3 @@ def test_switch_errors_change_nothing() -> None:
             fastopt.switch(*arguments, **options)
     assert type(optimizer) is fastopt.Adam
     torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
-
-
-class _Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2)
-        self.norm = nn.LayerNorm((4, 8))  # two-dimensional weights, still a norm
-        self.scale = nn.Parameter(torch.ones(8))
-        self.linear = nn.Linear(8, 8)
-        self.tied = self.linear
-        self.conv = nn.Conv2d(3, 8, 3)
-        self.batch_norm = nn.BatchNorm2d(8)
-        self.frozen = nn.Linear(8, 8).requires_grad_(False)
-
-
-def test_trap_13_biases_and_norms_are_not_decayed() -> None:
-    model = _Block()
-    decayed, others = fastopt.param_groups(model, 0.05)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert [names[id(p)] for p in decayed["params"]] == [
-        "attention.in_proj_weight",
-        "attention.out_proj.weight",
-        "linear.weight",
-        "conv.weight",
-    ]
-    assert {names[id(p)] for p in others["params"]} == {
-        "scale",
-        "attention.in_proj_bias",
-        "attention.out_proj.bias",
-        "norm.weight",
-        "norm.bias",
-        "linear.bias",
-        "conv.bias",
-        "batch_norm.weight",
-        "batch_norm.bias",
-    }
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
-    optimizer = fastopt.AdamW([decayed, others], lr=1.0)
-    for param in model.parameters():
-        param.grad = torch.zeros_like(param)
-    before = model.norm.weight.detach().clone(), model.linear.weight.detach().clone()
-    optimizer.step()
-    assert torch.equal(model.norm.weight, before[0])
-    torch.testing.assert_close(model.linear.weight.detach(), before[1] * 0.95)
-    with pytest.raises(ValueError, match="Invalid weight_decay value: -1"):
-        fastopt.param_groups(model, -1)

@@ -51,7 +51,9 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _grad_norm: float | Tensor | None = None
+    _grad_norm: (
+        float | Tensor
+    )  # of a step that clipped; not on the class, where a trainer's wrapper would find it first
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
@@ -176,9 +178,10 @@ class FusedOptimizer(Optimizer):
     @eager
     def grad_norm(self) -> Tensor | None:
         """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
-        if self._grad_norm is None:
+        norm = getattr(self, "_grad_norm", None)
+        if norm is None:
             return None
-        return norm_tensor(self._grad_norm, [param.grad for param in self._clipped() if param.grad is not None])
+        return norm_tensor(norm, [param.grad for param in self._clipped() if param.grad is not None])
 
     def _clipped(self) -> list[Tensor]:
         """The parameters whose gradients' norm it is."""
@@ -283,8 +286,8 @@ class FusedOptimizer(Optimizer):
             else:
                 self._grad_norm = norm_of_parts.take(getattr(self, "grad_scale", None))
             batch.clip(self._grad_norm)
-        elif self._grad_norm is not None:
-            self._grad_norm = None
+        else:
+            self.__dict__.pop("_grad_norm", None)
         batch.run(threads)
         if preparation is not None:
             preparation.write_back()
