@@ -10,7 +10,7 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo gallery test lint docs bench bench-peers clean
+.PHONY: demo gallery test lint wheel docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -24,11 +24,13 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
+# What the checks are stands in .pre-commit-config.yaml.
 lint: $(VENV)/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+# dist/ gets a wheel that was seen to run where nothing can compile.
+wheel: $(VENV)/dev
+	PYTHON=$(BIN)/python scripts/wheel_check.sh
 
 # Into build/site. Warnings are errors, and so is a page that would fetch a script, a style or a picture from elsewhere.
 docs: $(VENV)/docs
