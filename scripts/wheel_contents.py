@@ -31,7 +31,7 @@ def wrong(path: Path) -> list[str]:
     """What is wrong with the wheel, a line each."""
     found = []
     with zipfile.ZipFile(path) as wheel:
-        names = set(wheel.namelist())
+        names = {name for name in wheel.namelist() if not name.endswith("/")}
         info = next(name.split("/")[0] for name in names if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
         extensions = {name for name in names if name.endswith(".so")}
