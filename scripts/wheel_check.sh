@@ -47,5 +47,5 @@ print("no compiler is in reach")
 END
 env -i PATH="$empty/bin" FASTOPT_BACKEND=native python -m fastopt
 
+step "passed: $(basename -a "$work"/built/*.tar.gz "$wheel" | paste -sd' ')"
 mv "$work"/built/*.tar.gz "$wheel" "$OUT"
-step "passed: $(cd "$OUT" && ls fastopt-*.tar.gz "${wheel##*/}" | paste -sd' ')"
