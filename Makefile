@@ -10,7 +10,7 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo gallery test test-ecosystem lint docs bench bench-peers clean
+.PHONY: demo gallery test test-ecosystem lint wheel docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -33,6 +33,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
+
+# dist/ gets a wheel that was seen to run where nothing can compile.
+wheel: $(VENV)/dev
+	PYTHON=$(BIN)/python scripts/wheel_check.sh
 
 # Into build/site. Warnings are errors, and so is a page that would fetch a script, a style or a picture from elsewhere.
 docs: $(VENV)/docs
@@ -62,6 +66,15 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
 # compiler warnings are errors.
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
-$(VENV)/bench $(VENV)/demo $(VENV)/dev $(VENV)/docs $(VENV)/ecosystem: $(SOURCES) $(VENV)/torch
+$(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
+	touch $@
+
+# Pages are made from the sources: nothing has to be built.
+$(VENV)/docs: docs/requirements.txt | $(BIN)/python
+	$(PIP) -r $<
+	touch $@
+
+$(VENV)/ecosystem: tests/ecosystem/requirements.txt $(VENV)/dev
+	$(PIP) -r $<
 	touch $@

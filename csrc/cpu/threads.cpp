@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <cstdint>
+
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
@@ -21,27 +23,33 @@ bool in_forked_child = false;
 struct Region {
     Body body;
     void* context;
-    unsigned float_mode;
+    uint64_t float_mode;
 };
 
 // Rounding and flush-to-zero are per-thread state: every worker computes as the caller would.
-unsigned float_mode() {
+uint64_t float_mode() {
 #if defined(__SSE2__)
     return _mm_getcsr();
+#elif defined(__aarch64__)
+    uint64_t mode;
+    asm volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
 #else
     return 0;
 #endif
 }
 
-void set_float_mode([[maybe_unused]] unsigned mode) {
+void set_float_mode([[maybe_unused]] uint64_t mode) {
 #if defined(__SSE2__)
-    _mm_setcsr(mode);
+    _mm_setcsr(static_cast<unsigned>(mode));
+#elif defined(__aarch64__)
+    asm volatile("msr fpcr, %0" : : "r"(mode));
 #endif
 }
 
 void enter(void* pointer) {
     const Region& region = *static_cast<Region*>(pointer);
-    const unsigned own = float_mode();
+    const uint64_t own = float_mode();
     set_float_mode(region.float_mode);
     region.body(region.context, thread_number());
     set_float_mode(own);
