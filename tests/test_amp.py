@@ -1,5 +1,7 @@
 """GradScaler's contract (trap 11), and what torch's fused SGD gets wrong of it."""
 
+import copy
+
 import pytest
 import torch
 
@@ -11,6 +13,17 @@ BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 
 
+# Who unscales and skips steps: GradScaler, as for torch's optimizers; or, as for torch's fused ones, the step.
+WAYS = pytest.mark.parametrize("fused", [False, True], ids=["scaler", "step"])
+
+
+def _make(case: Case, param: torch.Tensor, fused: bool) -> torch.optim.Optimizer:
+    optimizer = case.make([param])
+    optimizer.param_groups[0]["fused"] = fused
+    assert optimizer._step_supports_amp_scaling == fused
+    return optimizer
+
+
 def _scaled_step(scaler: torch.amp.GradScaler, optimizer, param: torch.Tensor, grad: torch.Tensor) -> None:
     """What backward leaves behind, and the scaler's step."""
     scaler.scale(torch.ones(()))  # makes its scale
@@ -19,12 +32,13 @@ def _scaled_step(scaler: torch.amp.GradScaler, optimizer, param: torch.Tensor, g
     scaler.update()
 
 
+@WAYS
 @BACKENDS
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
-def test_scaled_training_is_unscaled_training(case: Case, backend: str) -> None:
+def test_scaled_training_is_unscaled_training(case: Case, fused: bool, backend: str) -> None:
     """Scales are powers of two: to the bit."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
-    one, other = case.make([ours]), case.make([plain])
+    one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
     with running(backend):
         for step in range(8):
@@ -37,13 +51,14 @@ def test_scaled_training_is_unscaled_training(case: Case, backend: str) -> None:
     assert scaler.get_scale() > 1024
 
 
+@WAYS
 @BACKENDS
 @pytest.mark.parametrize("inf_at", [0, 2])
 @CASES
-def test_inf_does_nothing_at_all(case: Case, inf_at: int, backend: str) -> None:
+def test_inf_does_nothing_at_all(case: Case, inf_at: int, fused: bool, backend: str) -> None:
     """An inf at the first or a middle step: no update, no state, no count; the next step is a good one."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
-    one, other = case.make([ours]), case.make([plain])
+    one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     with running(backend):
         for step in range(5):
@@ -66,11 +81,12 @@ def test_inf_does_nothing_at_all(case: Case, inf_at: int, backend: str) -> None:
     assert_same_step(one, [ours], other, [plain])
 
 
+@WAYS
 @CASES
-def test_unscale_before_the_step(case: Case) -> None:
+def test_unscale_before_the_step(case: Case, fused: bool) -> None:
     """scaler.unscale_, for clipping: the step must not unscale again."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
-    one, other = case.make([ours]), case.make([plain])
+    one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
     scaler.scale(torch.ones(()))
     ours.grad = some_values(70, torch.float32, seed=1) * 16
@@ -140,3 +156,15 @@ def test_expanded_gradients_cannot_be_unscaled(backend: str) -> None:
         optimizer.step()
     assert all((p == 1).all() for p in params)
     assert (params[0].grad == 1).all()
+
+
+@pytest.mark.parametrize("make", [fastopt.SGD, fastopt.Adam, fastopt.AdamW, fastopt.Adagrad])
+def test_the_scale_is_handed_over_as_torchs_fused_optimizers_have_it(make: type[torch.optim.Optimizer]) -> None:
+    """Lightning, Accelerate and others ask by this name who unscales."""
+    params = [torch.ones(3, requires_grad=True)]
+    theirs = getattr(torch.optim, make.__name__)
+    for fused in (None, False, True):
+        expected = getattr(theirs(params, fused=fused), "_step_supports_amp_scaling", False)
+        assert make(params, fused=fused)._step_supports_amp_scaling == bool(fused) == expected
+    copied = copy.deepcopy(make(params, fused=True))
+    assert copied._step_supports_amp_scaling

@@ -160,8 +160,9 @@ def test_closure_in_what_is_compiled() -> None:
     assert_same_step(pairs[0][1], [*own.parameters()], pairs[1][1], [*other.parameters()])
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("wrap", [as_it_is, with_lookahead])
-def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any]) -> None:
+def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any], fused: bool) -> None:
     """What a training step with AMP logs, the norm of the gradients, is another number each time."""
 
     def train_once(net: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler, x: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any]) -> None
     compiled = torch.compile(train_once, backend="aot_eager")
     given = []
     for net in (model(), model()):
-        optimizer = wrap(fastopt.AdamW(net.parameters(), max_grad_norm=0.1))
+        optimizer = wrap(fastopt.AdamW(net.parameters(), max_grad_norm=0.1, fused=fused))
         given.append((net, optimizer, torch.amp.GradScaler("cpu", init_scale=8.0)))
     for step in range(3):
         with torch._dynamo.config.patch(error_on_recompile=step > 0):

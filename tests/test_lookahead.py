@@ -194,11 +194,15 @@ def test_a_parameter_without_gradient_takes_part_in_the_sync() -> None:
     assert param.item() == -0.5
 
 
+@pytest.mark.parametrize("handed_over", [False, True], ids=["scaler skips", "step skips"])
 @pytest.mark.parametrize("inner", INNER)
-def test_amp_skips_are_not_counted(inner: str) -> None:
+def test_amp_skips_are_not_counted(inner: str, handed_over: bool) -> None:
     """An inf at the first and at a middle step; then as without them."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = (fastopt.Lookahead(INNER[inner]([p]), k=2) for p in (ours, plain))
+    if isinstance(one.optimizer, fastopt.optim._fused.FusedOptimizer):
+        one.param_groups[0]["fused"] = handed_over
+        assert one._step_supports_amp_scaling == handed_over
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=100)
     for step in range(6):
         grad = some_values(70, torch.float32, seed=step)

@@ -292,6 +292,7 @@ def test_trap_11_inf_in_poisoned_memory(case: Case, dtype: torch.dtype, inf_at: 
 
     ours, plain = make(), make()
     one, other = case.make(ours), case.make(plain)
+    one.param_groups[0]["fused"] = True  # the step skips itself
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=100)
     for step in range(5):
         scaler.scale(torch.ones(()))

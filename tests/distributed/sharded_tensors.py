@@ -179,7 +179,7 @@ def loss_scales() -> None:
     """An inf in one process's part stops all; the norm is that of unscaled gradients, which are unscaled afterwards."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     makers = [lambda p: fastopt.AdamW(p, lr=0.1, max_grad_norm=0.5), lambda p: fastopt.Adafactor(p, max_grad_norm=0.5)]
-    for make, inf, given in itertools.product(makers, (False, True), (Shard(0), Replicate())):
+    for make, inf, fused, given in itertools.product(makers, (False, True), (False, True), (Shard(0), Replicate())):
         whole, parts = some_params(grads=1), distributed(some_params(grads=1), mesh, [Shard(0)])
         before = [p.full_tensor().detach().clone() for p in parts]
         for part, param in zip(parts, whole, strict=True):
@@ -191,6 +191,7 @@ def loss_scales() -> None:
                 parts[0].grad.to_local()[0, 0] = math.inf
         optimizers = [make(params) for params in (whole, parts)]
         for optimizer in optimizers:
+            optimizer.param_groups[0]["fused"] = fused
             scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
             scaler.scale(torch.zeros(()))  # makes its tensors
             scaler.step(optimizer)

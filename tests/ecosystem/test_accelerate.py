@@ -132,14 +132,15 @@ def test_max_grad_norm_clips_what_was_accumulated() -> None:
     torch.testing.assert_close(inside.model.state_dict(), outside.model.state_dict(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("overflow", [False, True], ids=["good", "overflow"])
-def test_grad_scaler(overflow: bool) -> None:
+def test_grad_scaler(overflow: bool, fused: bool) -> None:
     """Accelerate has none on the CPU: handed to its wrapper. A step that overflows does nothing; as with torch's fused
-    optimizers, Accelerate takes it for a step, since the optimizer itself is what skips it."""
+    optimizers, Accelerate takes it for a step where the optimizer itself is what skips it."""
     accelerate.Accelerator(cpu=True)
     param, expected = (torch.ones(3, requires_grad=True) for _ in range(2))
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    optimizer = AcceleratedOptimizer(fastopt.AdamW([param], lr=0.1), scaler=scaler)
+    optimizer = AcceleratedOptimizer(fastopt.AdamW([param], lr=0.1, fused=fused), scaler=scaler)
     scaler.scale((param * torch.tensor([1.0, 2.0, torch.inf if overflow else 3.0])).sum()).backward()
     optimizer.step()
     if overflow:
@@ -150,4 +151,4 @@ def test_grad_scaler(overflow: bool) -> None:
         expected.grad = torch.tensor([1.0, 2.0, 3.0])
         fastopt.AdamW([expected], lr=0.1).step()
         assert_same_bits(param, expected)
-    assert not optimizer.step_was_skipped
+    assert optimizer.step_was_skipped == (overflow and not fused)

@@ -114,7 +114,8 @@ def scaled(scaler: torch.amp.GradScaler) -> dict[str, Any]:
     return {"plugins": MixedPrecision("16-mixed", "cpu", scaler)}
 
 
-def test_grad_scaler(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_grad_scaler(fused: bool, tmp_path: Path) -> None:
     """A batch that overflows does nothing at all; the others are updated by unscaled, clipped gradients."""
 
     class Overflowing(Regression):
@@ -126,7 +127,7 @@ def test_grad_scaler(tmp_path: Path) -> None:
             counts.append(int(self.trainer.optimizers[0].state[self.head[1].weight]["step"]))
 
     counts: list[int] = []
-    model = Overflowing(lambda params: fastopt.AdamW(params, lr=0.05, max_grad_norm=1.0))
+    model = Overflowing(lambda params: fastopt.AdamW(params, lr=0.05, max_grad_norm=1.0, fused=fused))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     fit(model, tmp_path, max_epochs=1, **scaled(scaler))
     assert counts == [1, 2, 2, 3, 4, 5]
@@ -135,12 +136,20 @@ def test_grad_scaler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
-def test_lightnings_clipping_in_mixed_precision_is_refused(precision: str, tmp_path: Path) -> None:
-    """As with torch's fused optimizers, by Lightning, with or without a GradScaler. max_grad_norm is the way."""
-    model = Regression(lambda params: fastopt.AdamW(params))
-    options = scaled(torch.amp.GradScaler("cpu")) if precision == "16-mixed" else {"precision": precision}
-    with pytest.raises(RuntimeError, match="AdamW, does not allow for gradient clipping"):
+def test_lightnings_clipping_in_mixed_precision(precision: str, tmp_path: Path) -> None:
+    """As with torch's optimizers: Lightning clips, but for those that take the scale over, the fused ones."""
+    finals = []
+    for optimizers in (fastopt, torch.optim):
+        options = (
+            scaled(torch.amp.GradScaler("cpu", init_scale=8.0)) if precision == "16-mixed" else {"precision": precision}
+        )
+        model = Regression(lambda params, o=optimizers: o.AdamW(params, lr=0.05))
         fit(model, tmp_path, gradient_clip_val=1.0, **options)
+        finals.append(model.losses)
+        model = Regression(lambda params, o=optimizers: o.AdamW(params, fused=True))
+        with pytest.raises(RuntimeError, match="AdamW, does not allow for gradient clipping"):
+            fit(model, tmp_path, gradient_clip_val=1.0, **options)
+    assert finals[0] == pytest.approx(finals[1], rel=0.1)
 
 
 def test_max_grad_norm_is_gradient_clip_val(tmp_path: Path) -> None:

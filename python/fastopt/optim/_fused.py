@@ -48,7 +48,6 @@ class FusedOptimizer(Optimizer):
     the usual, :meth:`_decoupled`, :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler hands its scale over instead of unscaling itself
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
     _grad_norm: (
@@ -220,6 +219,22 @@ class FusedOptimizer(Optimizer):
             raise
         self._batch = batch
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler hands its scale and verdict over to the step, instead of unscaling and skipping by itself.
+
+        As with torch's fused optimizers; where the device counts, so that nobody waits for the verdict; and for float16
+        parameters, whose gradients GradScaler refuses to unscale.
+        """
+        return any(
+            group.get("fused") or group.get("capturable") or any(p.dtype == torch.float16 for p in group["params"])
+            for group in self.param_groups
+        )
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        """torch's constructors say so of fused=True, which the groups know."""
 
     def _loss_scale(self, batch: Any) -> float | None:
         """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.

@@ -33,7 +33,8 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         initial_accumulator_value: :math:`s` at the start, also per parameter group (default: 0).
         eps: added to the root (default: 1e-10).
         maximize: ascends instead.
-        foreach, fused: accepted and without effect, as every step is fused.
+        foreach: accepted and without effect, as every step is fused.
+        fused: True has GradScaler hand its scale over to the step (default: None); no other effect.
         differentiable: not supported.
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`.
         **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.

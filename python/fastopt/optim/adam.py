@@ -55,7 +55,8 @@ class Adam(AdamRule, torch.optim.Adam):
         eps: added to the root, after bias correction (default: 1e-8).
         weight_decay: L2 penalty, added to the gradient (default: 0).
         amsgrad: divides by the largest ``v`` so far.
-        foreach, fused: accepted and without effect, as every step is fused.
+        foreach: accepted and without effect, as every step is fused.
+        fused: True has GradScaler hand its scale over to the step (default: None); no other effect.
         maximize: ascends instead.
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).

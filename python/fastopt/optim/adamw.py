@@ -27,7 +27,8 @@ class AdamW(AdamRule, torch.optim.AdamW):
         weight_decay: :math:`\lambda` (default: 1e-2).
         amsgrad: divides by the largest second moment so far.
         maximize: ascends instead.
-        foreach, fused: accepted and without effect, as every step is fused.
+        foreach: accepted and without effect, as every step is fused.
+        fused: True has GradScaler hand its scale over to the step (default: None); no other effect.
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.

@@ -96,8 +96,8 @@ class Lookahead(FusedOptimizer):
         """The inner optimizer's."""
         return self.optimizer.defaults
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def _step_supports_amp_scaling(self) -> bool:
         return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
     @property

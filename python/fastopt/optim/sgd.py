@@ -36,7 +36,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         weight_decay: L2 penalty, added to the gradient (default: 0).
         nesterov: looks ahead along the velocity; needs momentum and no dampening.
         maximize: ascends instead.
-        foreach, fused: accepted and without effect, as every step is fused.
+        foreach: accepted and without effect, as every step is fused.
+        fused: True has GradScaler hand its scale over to the step (default: None); no other effect.
         differentiable: not supported.
         lr_in_momentum: puts the learning rate inside the velocity,
             :math:`v \leftarrow \mu v + \text{lr}\, g,\; p \leftarrow p - v`: the same as long as ``lr``
