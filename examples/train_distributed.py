@@ -82,36 +82,39 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> in
     return int(saved[-1].parent.name.removeprefix("epoch_"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sharded", action="store_true", help="fully_shard instead of DistributedDataParallel")
-    parser.add_argument("--checkpoint", type=Path, help="where to go on from, if it exists, and to save to")
-    parser.add_argument("--epochs", type=int, default=10)
-    arguments = parser.parse_args()
-
-    dist.init_process_group("gloo")
-    use_all_cores()
+def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     images, labels, test_images, test_labels = digits()
     model = distributed(nn.Sequential(nn.BatchNorm2d(1), *network()), arguments.sharded)
     optimizer = fastopt.AdamW(model.parameters(), lr=1e-3, max_grad_norm=1.0)
     first = load(arguments.checkpoint, model, optimizer) if arguments.checkpoint is not None else 0
 
-    if dist.get_rank() == 0:
+    talks = dist.get_rank() == 0
+    if talks:
         how = "fully_shard" if arguments.sharded else "DistributedDataParallel"
         threads = fastopt.info()["in_use"]["threads"]
         print(f"{how}: {dist.get_world_size()} processes with {threads} thread(s) each, from epoch {first}")
     for epoch in range(first, first + arguments.epochs):
         loss = train_epoch(model, optimizer, images, labels, seed=epoch)
-        if dist.get_rank() == 0:
+        if talks:
             print(f"epoch {epoch + 1:3}: loss {loss:.4f}, norm of the last gradients {optimizer.grad_norm:.3f}")
     accuracy = evaluate(model, test_images, test_labels)
     if arguments.checkpoint is not None:
         state = state_of(model, optimizer)
         dcp.save(state, checkpoint_id=arguments.checkpoint / f"epoch_{first + arguments.epochs:04}")
-    if dist.get_rank() == 0:
+    if talks:
         print(f"test accuracy {accuracy:.2%}")
-    dist.barrier()  # gloo's threads let go of their last tensors; torch has been seen to hang at exit otherwise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sharded", action="store_true", help="fully_shard instead of DistributedDataParallel")
+    parser.add_argument("--checkpoint", type=Path, help="where to go on from, if it exists, and to save to")
+    parser.add_argument("--epochs", type=int, default=10)
+    arguments = parser.parse_args()
+    dist.init_process_group("gloo")
+    use_all_cores()
+    train(arguments)  # its model goes before the process group: a DistributedDataParallel left behind can hang at exit
     dist.destroy_process_group()
 
 
