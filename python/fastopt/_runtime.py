@@ -83,9 +83,8 @@ def why_not(device: torch.device) -> str:
         return "the NumPy reference, which is in use, computes on the CPU"
     if not kernels.built()["cuda"]:
         return (
-            "this build of fastopt has no kernels for CUDA; where nvcc is installed (CUDACXX may name it), "
-            "reinstall with: pip install --force-reinstall --no-cache-dir --no-deps "
-            "--config-settings=cmake.define.FASTOPT_CUDA=ON fastopt"
+            "this build of fastopt has no kernels for CUDA; where nvcc is installed (CUDACXX may name it), build it "
+            "from its sources: pip install --force-reinstall --no-deps --config-settings=cmake.define.FASTOPT_CUDA=ON ."
         )
     return ""
 
