@@ -29,7 +29,7 @@ import fastopt
 
 def use_all_cores() -> None:
     """torchrun leaves each process one thread; this gives it its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = fastopt.info()["detected"]["cores"]
     torch.set_num_threads(max(cores // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
 
 

@@ -139,6 +139,15 @@ def test_docstrings_name_the_arguments(name: str) -> None:
     assert names == parameters or refers
 
 
+def test_the_report_shown_has_the_lines_of_the_command() -> None:
+    (shown,) = [block.code for block in blocks("install.md") if block.language == "text"]
+    names = [line.split(":")[0] for line in shown.splitlines()]
+    expected = []
+    for name, value in fastopt.info().items():
+        expected += [name, *(f"  {inner}" for inner in value)] if isinstance(value, dict) else [name]
+    assert names == [*expected, "self-test"]
+
+
 def shown_messages() -> list[str]:
     """Those that no block of errors.md provokes itself."""
     return [line for block in blocks("errors.md") if block.language == "text" for line in block.code.splitlines()]

@@ -32,7 +32,7 @@ def batch_norm(
     2015. Beyond ``torch.nn.functional.batch_norm``:
 
     - The statistics are right in every memory format, at any mean: the relative error of a variance is below 1e-6
-      for noise around any mean, and below 1e-4 for any input.
+      for noise around any mean, and below 3.6e-4 for any input.
     - The result has the same bits for any number of threads, on every CPU and GPU.
     - For the backward pass nothing is kept but the arguments and two numbers per channel.
 
