@@ -21,7 +21,7 @@ from ._load import uncast
 from ._norms import norm_across_processes
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
-from ._sharded import refuse_flattened, refuse_partition
+from ._sharded import any_distributed, refuse_flattened, refuse_partition
 from ._update import COMMON, OFF, Common, Group, Part, Update
 
 
@@ -254,6 +254,7 @@ class FusedOptimizer(Optimizer):
     def _run(self, batch: Any, loss_scale: float) -> None:
         preparation = None
         clips = False
+        clipped: list[Tensor] = []
         for g, group in enumerate(self.param_groups):
             self._check_flags(group)
             capturable = bool(group.get("capturable"))
@@ -266,6 +267,8 @@ class FusedOptimizer(Optimizer):
             params = group["params"]
             if not isinstance(params, list):
                 params = list(params)
+            if max_grad_norm is not None:
+                clipped += params
             for update, scalars, indices in self._parts(source):
                 chosen = params if indices is None else [params[i] for i in indices]
                 given: Any = (prologue, max_norm, scalars)
@@ -285,15 +288,14 @@ class FusedOptimizer(Optimizer):
         norm_of_parts = None
         if preparation is not None:
             preparation.check_views()
+        if clips and (preparation is not None or any_distributed(clipped)):
             with torch.no_grad():
-                norm_of_parts = norm_across_processes(self._clipped()) if clips else None
+                norm_of_parts = norm_across_processes(clipped)
 
         conflict = batch.settle()
         if conflict is not None:
             one, role, other, other_role = conflict
             raise RuntimeError(f"{self._operand(one, role)} shares memory with {self._operand(other, other_role)}")
-        if preparation is not None:
-            preparation.commit()
         threads = torch.get_num_threads()
         if clips:
             if norm_of_parts is None:
@@ -303,6 +305,8 @@ class FusedOptimizer(Optimizer):
             batch.clip(self._grad_norm)
         else:
             self.__dict__.pop("_grad_norm", None)
+        if preparation is not None:
+            preparation.commit()
         batch.run(threads)
         if preparation is not None:
             preparation.write_back()

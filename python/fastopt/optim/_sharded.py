@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from .._compat import distributed_tensor
+from .._runtime import PLAIN
 
 Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
+_MODULES = {"torch.distributed.tensor", "torch.distributed._tensor"}  # without them there is no DTensor
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -26,6 +28,11 @@ def cut_of(tensor: Tensor) -> Cut | None:
     """None where this process has all of the tensor."""
     dims = tuple(i for i, placement in enumerate(_placements(tensor)) if not placement.is_replicate())
     return (tensor.device_mesh, dims) if dims else None  # type: ignore[attr-defined]
+
+
+def any_distributed(tensors: Iterable[Tensor]) -> bool:
+    """Whether one of them may be a DTensor: a quick answer, for every step."""
+    return not _MODULES.isdisjoint(sys.modules) and not set(map(type, tensors)).issubset(PLAIN)
 
 
 def is_partial(tensor: Tensor) -> bool:
