@@ -4,6 +4,7 @@ ZeRO, and checkpoints that other numbers of processes go on from."""
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,47 @@ def zero_redundancy() -> None:
         saved, wanted = optimizer.state_dict()["state"], expected_optimizer.state_dict()["state"]
         for index, state in wanted.items():
             assert_close(saved[index]["exp_avg_sq"], state["exp_avg_sq"])
-    optimizer_class = {"optimizer_class": fastopt.AdamW, "lr": 0.01}
-    refused(
-        ValueError,
-        "each process would take the norm of its own parameters",
-        lambda: ZeroRedundancyOptimizer(model.parameters(), **optimizer_class, max_grad_norm=1.0),
-    )
+
+
+@SCENARIOS
+def zero_redundancy_does_not_clip() -> None:
+    """However the option gets there; what is no part of a ZeroRedundancyOptimizer clips."""
+
+    class Own(ZeroRedundancyOptimizer):
+        def another(self) -> torch.optim.Optimizer:
+            return fastopt.AdamW([torch.ones(2, requires_grad=True)], max_grad_norm=1.0)
+
+    def zero(params: Iterable[Any], **options: Any) -> Own:
+        return Own(params, optimizer_class=fastopt.AdamW, lr=0.01, **options)
+
+    says = "each process would take the norm of its own parameters"
+    params = list(net().parameters())
+    refused(ValueError, says, lambda: zero(params, max_grad_norm=1.0))
+    refused(ValueError, says, lambda: zero([{"params": params, "max_grad_norm": 1.0}]))
+    optimizer = zero(params[:-2])
+    refused(ValueError, says, lambda: optimizer.add_param_group({"params": params[-2:], "max_grad_norm": 1.0}))
+    optimizer = zero(params)
+    optimizer.param_groups[0]["max_grad_norm"] = 1.0
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = [p.detach().clone() for p in params]
+    refused(ValueError, says, optimizer.step)
+    assert all(map(torch.equal, params, before))
+    assert optimizer.another().param_groups[0]["max_grad_norm"] == 1.0
+
+
+@SCENARIOS
+def looking_for_zero_redundancy_keeps_nothing() -> None:
+    """What the callers of a constructor let go of, goes."""
+
+    def calls() -> bool:
+        checkpoint = torch.ones(1)
+        seen = weakref.ref(checkpoint)
+        fastopt.AdamW([torch.ones(2, requires_grad=True)], max_grad_norm=1.0)
+        del checkpoint
+        return seen() is None
+
+    assert calls()
 
 
 @SCENARIOS

@@ -21,7 +21,7 @@ from ._load import uncast
 from ._norms import norm_across_processes
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
-from ._sharded import any_distributed, refuse_flattened, refuse_partition
+from ._sharded import any_distributed, made_by_zero_redundancy, refuse_flattened
 from ._update import COMMON, OFF, Common, Group, Part, Update
 
 
@@ -50,9 +50,9 @@ class FusedOptimizer(Optimizer):
 
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _grad_norm: (
-        float | Tensor
-    )  # of a step that clipped; not on the class, where a trainer's wrapper would find it first
+    _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
+    # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
+    _grad_norm: float | Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
@@ -129,8 +129,8 @@ class FusedOptimizer(Optimizer):
         for key in common:
             if key not in COMMON:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
-        if common.get("max_grad_norm") is not None:
-            refuse_partition("max_grad_norm")
+        if made_by_zero_redundancy():
+            self._has_partition = True
         options = {**own, **COMMON, **common}
         self.defaults.update(options)
         for group in self.param_groups:
@@ -143,7 +143,16 @@ class FusedOptimizer(Optimizer):
         self._check_flags(group)
         for option in ("l1", "max_grad_norm", "max_grad_value"):
             self._limit(group, option)
+        if group.get("max_grad_norm") is not None:
+            self._refuse_partition()
         check_state_dtype(group.get("state_dtype"))
+
+    def _refuse_partition(self) -> None:
+        if self._has_partition:
+            raise ValueError(
+                "max_grad_norm: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; "
+                "call fastopt.clip_grad_norm_ on all parameters of the model before the step"
+            )
 
     def _check_flags(self, group: Group) -> None:
         """At every step: groups may be edited, and a flag is never ignored."""
@@ -284,7 +293,8 @@ class FusedOptimizer(Optimizer):
                             name = self._name_at(g, i if indices is None else indices[i])
                             preparation.add(i, chosen[i], name, group, update)
         if clips:
-            refuse_flattened((p for group in self.param_groups for p in group["params"]), "max_grad_norm")
+            self._refuse_partition()
+            refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = None
         if preparation is not None:
             preparation.check_views()

@@ -75,15 +75,10 @@ def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
         )
 
 
-def refuse_partition(what: str) -> None:
-    """An error where ZeroRedundancyOptimizer is making an optimizer of this process's parameters, and says so nowhere:
-    only whoever called knows."""
+def made_by_zero_redundancy() -> bool:
+    """Whether ZeroRedundancyOptimizer is making an optimizer of some of the parameters: only whoever called knows."""
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1)
-    while module is not None and frame.f_back is not None:
+    frame = sys._getframe(1) if module is not None else None
+    while frame is not None and frame.f_globals is not vars(module):
         frame = frame.f_back
-        if isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
-            raise ValueError(
-                f"{what}: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; call "
-                "fastopt.clip_grad_norm_ on all parameters of the model before the step"
-            )
+    return frame is not None
