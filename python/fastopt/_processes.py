@@ -33,7 +33,8 @@ def thread_note(threads: int) -> str:
     share = max(have // processes, 1)
     if threads == share or (processes == 1 and threads < have):
         return ""
-    why = " (torchrun has set OMP_NUM_THREADS=1)" if threads == 1 else ""
+    torchruns = threads == 1 and os.environ.get("OMP_NUM_THREADS") == "1"
+    why = " (OMP_NUM_THREADS=1, as torchrun sets it)" if torchruns else ""
     return (
         f"processes on this machine: {processes}, threads of each: {threads}{why}, cores: {have}; "
         f"torch.set_num_threads({share}) gives each its share"
