@@ -16,6 +16,11 @@ def gathered(own: Tensor, group: Any) -> Tensor:
     return everybodys
 
 
+def any_others() -> bool:
+    """Whether there may be other processes: a quick answer, for every step."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def cores() -> int:
     """That this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from .._compiler import eager
+from .._processes import any_others
 from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
@@ -194,7 +195,7 @@ class FusedOptimizer(Optimizer):
     def _clipped(self) -> list[Tensor]:
         """The parameters whose gradients' norm it is."""
         groups = [group for group in self.param_groups if self._max_norm(group) is not None]
-        return [param for group in groups for param in group["params"] if param.grad is not None]
+        return [param for group in groups for param in group["params"]]
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -263,7 +264,6 @@ class FusedOptimizer(Optimizer):
     def _run(self, batch: Any, loss_scale: float) -> None:
         preparation = None
         clips = False
-        clipped: list[Tensor] = []
         for g, group in enumerate(self.param_groups):
             self._check_flags(group)
             capturable = bool(group.get("capturable"))
@@ -276,8 +276,6 @@ class FusedOptimizer(Optimizer):
             params = group["params"]
             if not isinstance(params, list):
                 params = list(params)
-            if max_grad_norm is not None:
-                clipped += params
             for update, scalars, indices in self._parts(source):
                 chosen = params if indices is None else [params[i] for i in indices]
                 given: Any = (prologue, max_norm, scalars)
@@ -292,15 +290,16 @@ class FusedOptimizer(Optimizer):
                         for i in preparation.add_fresh(rest, chosen, group, update):
                             name = self._name_at(g, i if indices is None else indices[i])
                             preparation.add(i, chosen[i], name, group, update)
-        if clips:
+        others = clips and any_others()
+        if others:
             self._refuse_partition()
-            refuse_flattened(clipped, "max_grad_norm")
+            refuse_flattened(self._clipped(), "max_grad_norm")
         norm_of_parts = None
         if preparation is not None:
             preparation.check_views()
-        if clips and (preparation is not None or any_distributed(clipped)):
+        if clips and (preparation is not None or (others and any_distributed(self._clipped()))):
             with torch.no_grad():
-                norm_of_parts = norm_across_processes(clipped)
+                norm_of_parts = norm_across_processes(self._clipped())
 
         conflict = batch.settle()
         if conflict is not None:

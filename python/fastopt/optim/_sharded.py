@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from .._compat import distributed_tensor
+from .._processes import any_others
 from .._runtime import PLAIN
 
 Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
-_MODULES = {"torch.distributed.tensor", "torch.distributed._tensor"}  # without them there is no DTensor
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def cut_of(tensor: Tensor) -> Cut | None:
 
 
 def any_distributed(tensors: Iterable[Tensor]) -> bool:
-    """Whether one of them may be a DTensor: a quick answer, for every step."""
-    return not _MODULES.isdisjoint(sys.modules) and not set(map(type, tensors)).issubset(PLAIN)
+    """Whether one of them may be a DTensor."""
+    return not set(map(type, tensors)).issubset(PLAIN)
 
 
 def is_partial(tensor: Tensor) -> bool:
@@ -68,7 +68,7 @@ def keep_part(tensor: Tensor, whole: Tensor) -> None:
 
 def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
     """An error for parameters of FullyShardedDataParallel, which look whole and are parts."""
-    if "torch.distributed.fsdp" in sys.modules and any(getattr(p, "_fsdp_flattened", False) for p in params):
+    if any_others() and any(getattr(p, "_fsdp_flattened", False) for p in params):
         raise RuntimeError(
             f"{what}: FullyShardedDataParallel has cut these parameters, and each process would take the norm of its "
             "own part; call clip_grad_norm_ of the FullyShardedDataParallel module before the step, or use fully_shard"
