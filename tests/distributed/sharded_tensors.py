@@ -117,6 +117,15 @@ def gradients_of_other_placements() -> None:
 
 
 @SCENARIOS
+def terms_of_a_plain_parameters_gradient() -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    param = torch.zeros(3, requires_grad=True)
+    param.grad = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+    fastopt.SGD([param], lr=1.0).step()
+    assert_same_bits(param.detach(), torch.full((3,), -float(mesh.size())))
+
+
+@SCENARIOS
 def norms_are_of_the_whole() -> None:
     """And the same bits in all processes; plain tensors among them count once."""
     for norm_type in (2.0, 1.0, math.inf, -math.inf, 3.0, 0.5, -1.5, 0.0):

@@ -52,7 +52,9 @@ def summed(tensor: Tensor) -> Tensor:
 def placed_like(param: Tensor, grad: Tensor) -> Tensor:
     """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
     placements = _placements(param)
-    if not placements or getattr(grad, "placements", placements) == placements:
+    if not placements:
+        return summed(grad)
+    if getattr(grad, "placements", placements) == placements:
         return grad
     return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
 
