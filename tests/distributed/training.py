@@ -3,7 +3,9 @@ ZeRO, and checkpoints that other numbers of processes go on from."""
 
 from __future__ import annotations
 
+import copy
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -152,6 +155,28 @@ def hybrid_sharded() -> None:
     model = sharded(init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards")))
     train(model, MAKERS["AdamW"](model.parameters()), share(range(4)))
     assert_equal_models(model, expected)
+
+
+@SCENARIOS
+def sharded_and_tensor_parallel() -> None:
+    """Parameters cut along both dimensions of a mesh, one inside the other (``_StridedShard``)."""
+    if dist.get_world_size() < 4:
+        return
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # torch's two ways beside each other
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    for name in ("AdamW", "SGD", "Adafactor"):
+        torch.manual_seed(0)
+        expected = nn.Sequential(nn.Linear(7, 14), nn.Tanh(), nn.Linear(14, 1)).double()
+        model = copy.deepcopy(expected)
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for module in (model[0], model[2], model):
+            fully_shard(module, mesh=mesh["data"])
+        optimizers = MAKERS[name](expected.parameters()), MAKERS[name](model.parameters())
+        train(expected, optimizers[0], batches(range(3)))
+        train(model, optimizers[1], batches(range(3), 2, mesh["data"].get_local_rank()))
+        assert_close(optimizers[1].grad_norm, optimizers[0].grad_norm)
+        for param, other in zip(model.parameters(), expected.parameters(), strict=True):
+            assert_close(whole(param), other.detach(), rtol=1e-9, atol=1e-9)
 
 
 @SCENARIOS
