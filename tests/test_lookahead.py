@@ -314,7 +314,46 @@ def test_frozen_integers_and_replaced_parameters() -> None:
     assert torch.equal(frozen, torch.ones(2, dtype=torch.int64))
 
 
+def test_hooks_see_the_whole_state_dict() -> None:
+    """Of the Lookahead and of the inner optimizer, each once, as with torch's optimizers."""
+    params = some_params()
+    optimizer = fastopt.Lookahead(fastopt.Adam(params), k=2)
+    step_on_some_grads(optimizer, params, 0)
+    seen = []
+
+    def see(owner: torch.optim.Optimizer, state_dict: dict) -> None:
+        seen.append(
+            (type(owner).__name__, sorted(state_dict["state"][0]), "lookahead_k" in state_dict["param_groups"][0])
+        )
+
+    for each in (optimizer, optimizer.optimizer):
+        each.register_state_dict_post_hook(see)
+        each.register_load_state_dict_pre_hook(see)
+        each.register_state_dict_pre_hook(lambda owner: seen.append(type(owner).__name__))
+        each.register_load_state_dict_post_hook(lambda owner: seen.append((type(owner).__name__, len(owner.state))))
+    inner = ("Adam", ["exp_avg", "exp_avg_sq", "step"], False)
+    whole = ("Lookahead", ["exp_avg", "exp_avg_sq", "slow_param", "step"], True)
+    saved = optimizer.state_dict()
+    assert seen == ["Lookahead", "Adam", inner, whole]
+    seen.clear()
+    optimizer.load_state_dict(saved)
+    assert seen == [whole, inner, ("Adam", len(params)), ("Lookahead", len(params))]
+    optimizer.register_state_dict_post_hook(lambda _, state_dict: {**state_dict, "epoch": 3})
+    assert optimizer.state_dict()["epoch"] == 3
+
+
+def test_states_of_one_name_are_not_lost() -> None:
+    param = torch.ones(2, requires_grad=True)
+    param.grad = torch.ones(2)
+    optimizer = fastopt.Lookahead(torch.optim.SGD([param], lr=0.1))
+    optimizer.step()
+    optimizer.optimizer.state[param]["slow_param"] = torch.zeros(2)
+    with pytest.raises(RuntimeError, match="SGD has states named 'slow_param' of its own"):
+        optimizer.state_dict()
+
+
 ERRORS = [
+    (lambda o: fastopt.Lookahead(fastopt.Lookahead(o)), TypeError, "goes around an optimizer, not a Lookahead"),
     (lambda o: fastopt.Lookahead([torch.ones(1)]), TypeError, "goes around an optimizer, not a list"),
     (lambda o: fastopt.Lookahead(o, k=0), ValueError, "Invalid k value: 0"),
     (lambda o: fastopt.Lookahead(o, k=1.5), ValueError, "Invalid k value: 1.5"),

@@ -16,6 +16,11 @@ def gathered(own: Tensor, group: Any) -> Tensor:
     return everybodys
 
 
+def any_others() -> bool:
+    """Whether there may be other processes: a quick answer, for every step."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def cores() -> int:
     """That this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -33,7 +38,8 @@ def thread_note(threads: int) -> str:
     share = max(have // processes, 1)
     if threads == share or (processes == 1 and threads < have):
         return ""
-    why = " (torchrun has set OMP_NUM_THREADS=1)" if threads == 1 else ""
+    torchruns = threads == 1 and os.environ.get("OMP_NUM_THREADS") == "1"
+    why = " (OMP_NUM_THREADS=1, as torchrun sets it)" if torchruns else ""
     return (
         f"processes on this machine: {processes}, threads of each: {threads}{why}, cores: {have}; "
         f"torch.set_num_threads({share}) gives each its share"

@@ -111,7 +111,7 @@ def clip_grad_norm_(
         listed = _listed(parameters)
         refuse_flattened(listed, "clip_grad_norm_")
         grads = _grads_of(listed)
-        norm = total_norm(grads, float(norm_type))
+        norm = total_norm(grads, float(norm_type), listed)
         if error_if_nonfinite:
             _check_finite(norm, norm_type)
         if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -116,6 +117,15 @@ def gradients_of_other_placements() -> None:
 
 
 @SCENARIOS
+def terms_of_a_plain_parameters_gradient() -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    param = torch.zeros(3, requires_grad=True)
+    param.grad = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+    fastopt.SGD([param], lr=1.0).step()
+    assert_same_bits(param.detach(), torch.full((3,), -float(mesh.size())))
+
+
+@SCENARIOS
 def norms_are_of_the_whole() -> None:
     """And the same bits in all processes; plain tensors among them count once."""
     for norm_type in (2.0, 1.0, math.inf, -math.inf, 3.0, 0.5, -1.5, 0.0):
@@ -175,6 +185,55 @@ def clipping_inside_the_step() -> None:
 
 
 @SCENARIOS
+def some_have_no_gradient() -> None:
+    """They take part in the norm, in the order of the parameters."""
+    if dist.get_world_size() == 4:
+        mesh = init_device_mesh("cpu", (2, 2))
+        ways = [[Shard(0), Replicate()], [Shard(0), Shard(0)], [Shard(0), Replicate()]]
+    else:
+        mesh = init_device_mesh("cpu", (2,))
+        ways = [[Shard(0)], [Replicate()], [Shard(0)]]
+    last = mesh.get_local_rank(0)
+    for without in ([0], [0, 2], [0, 1, 2]):
+        params = [torch.nn.Parameter(distribute_tensor(torch.zeros(8), mesh, way)) for way in ways]
+        for i, param in enumerate(params):
+            grad = distribute_tensor(torch.full((8,), 10.0**i), mesh, ways[i])
+            param.grad = None if last and i in without and not ways[i][0].is_replicate() else grad
+        norm = fastopt.clip_grad_norm_(params, math.inf)
+        optimizer = fastopt.SGD(params, lr=0.1, max_grad_norm=1.0)
+        optimizer.step()
+        assert_same_bits(optimizer.grad_norm, norm)
+        assert len(set(everyones(norm.item()))) == 1
+
+
+@SCENARIOS
+def a_norm_that_fails_starts_no_states() -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    (param,) = distributed(some_params(grads=1)[:1], mesh, [Shard(0)])
+    optimizer = fastopt.AdamW([param], max_grad_norm=1.0)
+    with mock.patch("fastopt.optim._norms.gathered", side_effect=RuntimeError("connection closed")):
+        refused(RuntimeError, "connection closed", optimizer.step)
+    assert not optimizer.state
+
+
+@SCENARIOS
+def sparse_gradients_beside_parts() -> None:
+    """Their rows count in the norm, as they do without DTensors."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for make in (fastopt.Adagrad, lambda p, **o: fastopt.SGD(p, momentum=0.9, **o)):
+        whole, table = some_params(grads=1)[:1], torch.ones(5, 3).requires_grad_()
+        (part,), own = distributed(whole, mesh, [Shard(0)]), torch.ones(5, 3).requires_grad_()
+        optimizers = make([*whole, table], lr=0.1, max_grad_norm=0.5), make([part, own], lr=0.1, max_grad_norm=0.5)
+        for weight in (table, own):
+            torch.nn.functional.embedding(torch.tensor([1, 1, 2]), weight, sparse=True).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert_close(optimizers[1].grad_norm, optimizers[0].grad_norm)
+        assert_close(own, table)
+        assert_close(part.full_tensor(), whole[0])
+
+
+@SCENARIOS
 def loss_scales() -> None:
     """An inf in one process's part stops all; the norm is that of unscaled gradients, which are unscaled afterwards."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -216,6 +275,8 @@ def what_cannot_be_done() -> None:
     assert torch.equal(terms.to_local(), local)
     (part,) = distributed([torch.ones(4, 2)], mesh, [Shard(0)])
     part.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    beside = torch.eye(2).to_sparse()
+    refused(RuntimeError, "gradient 1 .* layout torch.sparse", lambda: fastopt.get_total_norm([part.grad, beside]))
     optimizer = fastopt.Adafactor([part])
     optimizer.step()
     optimizer.state[part]["row_var"] = torch.ones(7, 1)

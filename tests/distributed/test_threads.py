@@ -37,7 +37,7 @@ def run(command: list[str], **variables: str) -> str:
         (1, 8, 2, None),  # somebody's choice
         (1, 2, 4, "threads of each: 4, cores: 2; torch.set_num_threads(2)"),
         (2, 8, 4, None),
-        (2, 8, 1, "threads of each: 1 (torchrun has set OMP_NUM_THREADS=1), cores: 8; torch.set_num_threads(4)"),
+        (2, 8, 1, "threads of each: 1 (OMP_NUM_THREADS=1, as torchrun sets it), cores: 8; torch.set_num_threads(4)"),
         (2, 8, 8, "processes on this machine: 2, threads of each: 8, cores: 8; torch.set_num_threads(4)"),
         (4, 2, 1, None),  # less than one thread cannot be had
         (3, 8, 2, None),
@@ -47,6 +47,7 @@ def test_threads_are_the_processs_share(
     monkeypatch: pytest.MonkeyPatch, processes: int, cores: int, threads: int, said: str | None
 ) -> None:
     monkeypatch.setattr(_processes, "cores", lambda: cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if processes > 1:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     else:
@@ -54,6 +55,13 @@ def test_threads_are_the_processs_share(
     note = _processes.thread_note(threads)
     assert said in note if said else note == ""
     assert fastopt.info()["in_use"]["processes"] == processes
+
+
+def test_a_choice_of_ones_own_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_processes, "cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert "threads of each: 1, cores: 8" in _processes.thread_note(1)
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "two"])

@@ -3,7 +3,10 @@ ZeRO, and checkpoints that other numbers of processes go on from."""
 
 from __future__ import annotations
 
+import copy
 import sys
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -154,6 +158,28 @@ def hybrid_sharded() -> None:
 
 
 @SCENARIOS
+def sharded_and_tensor_parallel() -> None:
+    """Parameters cut along both dimensions of a mesh, one inside the other (``_StridedShard``)."""
+    if dist.get_world_size() < 4:
+        return
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # torch's two ways beside each other
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    for name in ("AdamW", "SGD", "Adafactor"):
+        torch.manual_seed(0)
+        expected = nn.Sequential(nn.Linear(7, 14), nn.Tanh(), nn.Linear(14, 1)).double()
+        model = copy.deepcopy(expected)
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for module in (model[0], model[2], model):
+            fully_shard(module, mesh=mesh["data"])
+        optimizers = MAKERS[name](expected.parameters()), MAKERS[name](model.parameters())
+        train(expected, optimizers[0], batches(range(3)))
+        train(model, optimizers[1], batches(range(3), 2, mesh["data"].get_local_rank()))
+        assert_close(optimizers[1].grad_norm, optimizers[0].grad_norm)
+        for param, other in zip(model.parameters(), expected.parameters(), strict=True):
+            assert_close(whole(param), other.detach(), rtol=1e-9, atol=1e-9)
+
+
+@SCENARIOS
 def zero_redundancy() -> None:
     expected, expected_optimizer = on_one_process(lambda p: fastopt.AdamW(p, lr=0.01), range(4))
     model = DistributedDataParallel(net())
@@ -166,12 +192,47 @@ def zero_redundancy() -> None:
         saved, wanted = optimizer.state_dict()["state"], expected_optimizer.state_dict()["state"]
         for index, state in wanted.items():
             assert_close(saved[index]["exp_avg_sq"], state["exp_avg_sq"])
-    optimizer_class = {"optimizer_class": fastopt.AdamW, "lr": 0.01}
-    refused(
-        ValueError,
-        "each process would take the norm of its own parameters",
-        lambda: ZeroRedundancyOptimizer(model.parameters(), **optimizer_class, max_grad_norm=1.0),
-    )
+
+
+@SCENARIOS
+def zero_redundancy_does_not_clip() -> None:
+    """However the option gets there; what is no part of a ZeroRedundancyOptimizer clips."""
+
+    class Own(ZeroRedundancyOptimizer):
+        def another(self) -> torch.optim.Optimizer:
+            return fastopt.AdamW([torch.ones(2, requires_grad=True)], max_grad_norm=1.0)
+
+    def zero(params: Iterable[Any], **options: Any) -> Own:
+        return Own(params, optimizer_class=fastopt.AdamW, lr=0.01, **options)
+
+    says = "each process would take the norm of its own parameters"
+    params = list(net().parameters())
+    refused(ValueError, says, lambda: zero(params, max_grad_norm=1.0))
+    refused(ValueError, says, lambda: zero([{"params": params, "max_grad_norm": 1.0}]))
+    optimizer = zero(params[:-2])
+    refused(ValueError, says, lambda: optimizer.add_param_group({"params": params[-2:], "max_grad_norm": 1.0}))
+    optimizer = zero(params)
+    optimizer.param_groups[0]["max_grad_norm"] = 1.0
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = [p.detach().clone() for p in params]
+    refused(ValueError, says, optimizer.step)
+    assert all(map(torch.equal, params, before))
+    assert optimizer.another().param_groups[0]["max_grad_norm"] == 1.0
+
+
+@SCENARIOS
+def looking_for_zero_redundancy_keeps_nothing() -> None:
+    """What the callers of a constructor let go of, goes."""
+
+    def calls() -> bool:
+        checkpoint = torch.ones(1)
+        seen = weakref.ref(checkpoint)
+        fastopt.AdamW([torch.ones(2, requires_grad=True)], max_grad_norm=1.0)
+        del checkpoint
+        return seen() is None
+
+    assert calls()
 
 
 @SCENARIOS

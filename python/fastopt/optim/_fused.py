@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from .._compiler import eager
+from .._processes import any_others
 from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
@@ -21,7 +22,7 @@ from ._load import uncast
 from ._norms import norm_across_processes
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
-from ._sharded import refuse_flattened, refuse_partition
+from ._sharded import any_distributed, made_by_zero_redundancy, refuse_flattened
 from ._update import COMMON, OFF, Common, Group, Part, Update
 
 
@@ -50,9 +51,9 @@ class FusedOptimizer(Optimizer):
 
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _grad_norm: (
-        float | Tensor
-    )  # of a step that clipped; not on the class, where a trainer's wrapper would find it first
+    _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
+    # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
+    _grad_norm: float | Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``."""
@@ -129,8 +130,8 @@ class FusedOptimizer(Optimizer):
         for key in common:
             if key not in COMMON:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
-        if common.get("max_grad_norm") is not None:
-            refuse_partition("max_grad_norm")
+        if made_by_zero_redundancy():
+            self._has_partition = True
         options = {**own, **COMMON, **common}
         self.defaults.update(options)
         for group in self.param_groups:
@@ -143,7 +144,16 @@ class FusedOptimizer(Optimizer):
         self._check_flags(group)
         for option in ("l1", "max_grad_norm", "max_grad_value"):
             self._limit(group, option)
+        if group.get("max_grad_norm") is not None:
+            self._refuse_partition()
         check_state_dtype(group.get("state_dtype"))
+
+    def _refuse_partition(self) -> None:
+        if self._has_partition:
+            raise ValueError(
+                "max_grad_norm: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; "
+                "call fastopt.clip_grad_norm_ on all parameters of the model before the step"
+            )
 
     def _check_flags(self, group: Group) -> None:
         """At every step: groups may be edited, and a flag is never ignored."""
@@ -185,7 +195,7 @@ class FusedOptimizer(Optimizer):
     def _clipped(self) -> list[Tensor]:
         """The parameters whose gradients' norm it is."""
         groups = [group for group in self.param_groups if self._max_norm(group) is not None]
-        return [param for group in groups for param in group["params"] if param.grad is not None]
+        return [param for group in groups for param in group["params"]]
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -280,20 +290,21 @@ class FusedOptimizer(Optimizer):
                         for i in preparation.add_fresh(rest, chosen, group, update):
                             name = self._name_at(g, i if indices is None else indices[i])
                             preparation.add(i, chosen[i], name, group, update)
-        if clips:
-            refuse_flattened((p for group in self.param_groups for p in group["params"]), "max_grad_norm")
+        others = clips and any_others()
+        if others:
+            self._refuse_partition()
+            refuse_flattened(self._clipped(), "max_grad_norm")
         norm_of_parts = None
         if preparation is not None:
             preparation.check_views()
+        if clips and (preparation is not None or (others and any_distributed(self._clipped()))):
             with torch.no_grad():
-                norm_of_parts = norm_across_processes(self._clipped()) if clips else None
+                norm_of_parts = norm_across_processes(self._clipped())
 
         conflict = batch.settle()
         if conflict is not None:
             one, role, other, other_role = conflict
             raise RuntimeError(f"{self._operand(one, role)} shares memory with {self._operand(other, other_role)}")
-        if preparation is not None:
-            preparation.commit()
         threads = torch.get_num_threads()
         if clips:
             if norm_of_parts is None:
@@ -303,6 +314,8 @@ class FusedOptimizer(Optimizer):
             batch.clip(self._grad_norm)
         else:
             self.__dict__.pop("_grad_norm", None)
+        if preparation is not None:
+            preparation.commit()
         batch.run(threads)
         if preparation is not None:
             preparation.write_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,15 +24,26 @@ def _name(index: int, gradient: Tensor) -> str:
 
 
 class Gradients:
-    """Tensors gathered for the engine; what is not dense through stand-ins. Of DTensors, this process's part."""
+    """Tensors gathered for the engine; what is not dense through stand-ins. Of DTensors, this process's part.
 
-    def __init__(self, tensors: list[Tensor], max_norm: float = 0.0, *, written: bool, **prologue: float) -> None:
+    ``numbers`` are those by which errors call the tensors, where they are not their places.
+    """
+
+    def __init__(
+        self,
+        tensors: list[Tensor],
+        max_norm: float = 0.0,
+        *,
+        written: bool,
+        numbers: Sequence[int] | None = None,
+        **prologue: float,
+    ) -> None:
         self._tensors = tensors
         self._stand_ins = StandIns()
         self._batch = _runtime.kernels.Batch()
         rest = self._batch.take(_CLIP, {**OFF, **prologue}, max_norm, lambda t: {}, tensors, {}, None)
         for i in rest:
-            name = _name(i, tensors[i])
+            name = _name(i if numbers is None else numbers[i], tensors[i])
             tensor = plain(tensors[i], name)
             dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
             if not self._batch.add(i, tensors[i], dense, None, (), None, (), 1):
@@ -66,20 +78,29 @@ class Gradients:
 
 class Norm:
     """The norm of tensors as one vector, of which each process may have a part. Making it checks them all; taking it is
-    a collective operation then."""
+    a collective operation then.
 
-    def __init__(self, tensors: list[Tensor], norm_type: float) -> None:
+    Those who have a part of ``params`` take part in it, also where they have no gradient of them: others may. So they
+    go by the order of the parameters, which is the same in all processes.
+    """
+
+    def __init__(self, tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> None:
         self._norm_type = norm_type
-        whole: list[Tensor] = []
-        by_cut: dict[Cut, list[Tensor]] = {}
-        for tensor in tensors:
+        devices: dict[Cut | None, torch.device] = {cut_of(param): param.device for param in params}
+        numbers: dict[Cut | None, list[int]] = {cut: [] for cut in (None, *devices)}
+        complete = []
+        for i, tensor in enumerate(tensors):
             # Of complex numbers the norm is not that of their parts, but for this one.
-            magnitude = tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor
-            complete = summed(magnitude)
-            cut = cut_of(complete)
-            (whole if cut is None else by_cut.setdefault(cut, [])).append(complete)
-        self._whole = Gradients(whole, written=False)
-        self._parts = [(cut, Gradients(own, written=False), own[0].device) for cut, own in by_cut.items()]
+            complete.append(summed(tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor))
+            cut = cut_of(complete[i])
+            devices.setdefault(cut, tensor.device)
+            numbers.setdefault(cut, []).append(i)
+
+        def gradients(cut: Cut | None) -> Gradients:
+            return Gradients([complete[i] for i in numbers[cut]], written=False, numbers=numbers[cut])
+
+        self._whole = gradients(None)
+        self._parts = [(cut, gradients(cut), devices[cut]) for cut in numbers if cut is not None]
 
     def take(self, loss_scale: Tensor | None = None) -> float | Tensor:
         """Divided by GradScaler's scale, where the gradients have it."""
@@ -105,11 +126,13 @@ def _number(value: float | Tensor, device: torch.device) -> Tensor:
 def norm_across_processes(params: list[Tensor]) -> Norm | None:
     """Of gradients; None where this process has all that is updated with them."""
     grads = [param.grad for param in params if param.grad is not None]
-    return Norm(grads, 2.0) if any(cut_of(tensor) is not None for tensor in (*params, *grads)) else None
+    if all(cut_of(tensor) is None for tensor in (*params, *grads)):
+        return None
+    return Norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads], 2.0, params)
 
 
-def total_norm(tensors: list[Tensor], norm_type: float) -> float | Tensor:
+def total_norm(tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> float | Tensor:
     """A tensor, where nobody has waited for a device."""
     if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
         return float(sum(bool(Norm([tensor], 0.0).take() > 0) for tensor in tensors))
-    return Norm(tensors, norm_type).take()
+    return Norm(tensors, norm_type, params).take()

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from .._compat import distributed_tensor
+from .._processes import any_others
+from .._runtime import PLAIN
 
 Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
 
@@ -28,6 +30,11 @@ def cut_of(tensor: Tensor) -> Cut | None:
     return (tensor.device_mesh, dims) if dims else None  # type: ignore[attr-defined]
 
 
+def any_distributed(tensors: Iterable[Tensor]) -> bool:
+    """Whether one of them may be a DTensor."""
+    return not set(map(type, tensors)).issubset(PLAIN)
+
+
 def is_partial(tensor: Tensor) -> bool:
     """Whether the processes have terms of a sum that has not been made."""
     return any(placement.is_partial() for placement in _placements(tensor))
@@ -45,7 +52,9 @@ def summed(tensor: Tensor) -> Tensor:
 def placed_like(param: Tensor, grad: Tensor) -> Tensor:
     """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
     placements = _placements(param)
-    if not placements or getattr(grad, "placements", placements) == placements:
+    if not placements:
+        return summed(grad)
+    if getattr(grad, "placements", placements) == placements:
         return grad
     return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
 
@@ -61,22 +70,17 @@ def keep_part(tensor: Tensor, whole: Tensor) -> None:
 
 def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
     """An error for parameters of FullyShardedDataParallel, which look whole and are parts."""
-    if "torch.distributed.fsdp" in sys.modules and any(getattr(p, "_fsdp_flattened", False) for p in params):
+    if any_others() and any(getattr(p, "_fsdp_flattened", False) for p in params):
         raise RuntimeError(
             f"{what}: FullyShardedDataParallel has cut these parameters, and each process would take the norm of its "
             "own part; call clip_grad_norm_ of the FullyShardedDataParallel module before the step, or use fully_shard"
         )
 
 
-def refuse_partition(what: str) -> None:
-    """An error where ZeroRedundancyOptimizer is making an optimizer of this process's parameters, and says so nowhere:
-    only whoever called knows."""
+def made_by_zero_redundancy() -> bool:
+    """Whether ZeroRedundancyOptimizer is making an optimizer of some of the parameters: only whoever called knows."""
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1)
-    while module is not None and frame.f_back is not None:
+    frame = sys._getframe(1) if module is not None else None
+    while frame is not None and frame.f_globals is not vars(module):
         frame = frame.f_back
-        if isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
-            raise ValueError(
-                f"{what}: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; call "
-                "fastopt.clip_grad_norm_ on all parameters of the model before the step"
-            )
+    return frame is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,7 @@ class Lookahead(FusedOptimizer):
     def __init__(
         self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5, *, state_dtype: torch.dtype | None = None
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Lookahead):
             raise TypeError(f"Lookahead goes around an optimizer, not a {type(optimizer).__name__}")
         if k < 1 or k != int(k):
             raise ValueError(f"Invalid k value: {k}")
@@ -186,10 +187,17 @@ class Lookahead(FusedOptimizer):
         """One optimizer's: slow weights beside the inner states of each parameter, ``k``, ``alpha`` and ``steps`` in
         the groups. So it goes where state dicts of torch's optimizers go, ``torch.distributed.checkpoint`` included.
         """
-        inner, own = self.optimizer.state_dict(), super().state_dict()["state"]
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        inner, slow = self.optimizer.state_dict(), super(Lookahead, copy.copy(self)).state_dict()["state"]
+        if any("slow_param" in entries for entries in inner["state"].values()):
+            raise RuntimeError(f"{type(self.optimizer).__name__} has states named 'slow_param' of its own")
         numbers = {key: getattr(self, name) for name, key in _NUMBERS.items()}
-        state = {i: {**inner["state"].get(i, {}), **own.get(i, {})} for i in {**inner["state"], **own}}
-        return {**inner, "state": state, "param_groups": [{**group, **numbers} for group in inner["param_groups"]]}
+        state = {i: {**inner["state"].get(i, {}), **slow.get(i, {})} for i in {**inner["state"], **slow}}
+        whole = {**inner, "state": state, "param_groups": [{**group, **numbers} for group in inner["param_groups"]]}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            whole = after(self, whole) or whole
+        return whole
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew.
@@ -197,18 +205,19 @@ class Lookahead(FusedOptimizer):
         Raises:
             ValueError: the checkpoint has slow weights, but not what belongs to them in its groups; or as torch.
         """
+        state_dict = state_dict.copy()
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
         inner, slow, numbers = _split(state_dict)
-        before = self.state
-        try:
-            if numbers:
-                super().load_state_dict(slow)
-            else:
-                self.state = defaultdict(dict)
-            self.optimizer.load_state_dict(inner)
-        except BaseException:
-            self.state = before
-            raise
+        loaded = copy.copy(self)  # has no hooks: they are shown the whole state dict
+        loaded.state = defaultdict(dict)
+        if numbers:
+            super(Lookahead, loaded).load_state_dict(slow)
+        self.optimizer.load_state_dict(inner)
+        self.state = loaded.state
         self.__dict__.update(numbers or {"steps": 0}, _known=[])
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("optimizer", "state", "k", "alpha", "steps", "state_dtype")
