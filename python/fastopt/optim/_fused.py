@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +14,15 @@ from torch.optim import Optimizer
 from .. import _runtime
 from .._compiler import eager
 from .._processes import any_others
-from ._checks import check_range, check_state_dtype
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
 from ._load import uncast
 from ._norms import norm_across_processes
+from ._options import Options
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
-from ._sharded import any_distributed, made_by_zero_redundancy, refuse_flattened
-from ._update import COMMON, OFF, Common, Group, Part, Update
+from ._sharded import any_distributed, refuse_flattened
+from ._update import OFF, Group, Part, Update
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
@@ -42,7 +41,7 @@ def _is_on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(Options):
     """The step of every fastopt optimizer; goes before the torch class in the bases.
 
     A subclass says what it is by a few methods: :meth:`_update`, :meth:`_scalars` and, where they are not
@@ -51,20 +50,8 @@ class FusedOptimizer(Optimizer):
 
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
-    _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
     # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
     _grad_norm: float | Tensor
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Shows the common options in the signature, where a class takes them as ``**common``."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-            shown = [p for p in own if p.name != "common"]
-            if len(shown) < len(own):
-                keyword_only = inspect.Parameter.KEYWORD_ONLY
-                shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
-            cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def _update(self, group: Group) -> Update:
         raise NotImplementedError
@@ -101,17 +88,6 @@ class FusedOptimizer(Optimizer):
         """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
         return None
 
-    def _max_norm(self, group: Group) -> float | None:
-        return self._limit(group, "max_grad_norm")
-
-    def _limit(self, group: Group, option: str) -> float | None:
-        """Groups may be edited: checked at every step."""
-        value = group.get(option)
-        if value is None:
-            return None
-        check_range(f"{option} value", value)
-        return float(value)
-
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         weight_decay = float(group.get("weight_decay", 0.0))
         decoupled = self._decoupled(group)
@@ -124,56 +100,6 @@ class FusedOptimizer(Optimizer):
             "l1": self._limit(group, "l1") or 0.0,
             "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled else 1.0,
         }
-
-    def _extend(self, common: Common, **own: Any) -> None:
-        """Adds options torch's class does not know to the defaults and to the groups it has made."""
-        for key in common:
-            if key not in COMMON:
-                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
-        if made_by_zero_redundancy():
-            self._has_partition = True
-        options = {**own, **COMMON, **common}
-        self.defaults.update(options)
-        for group in self.param_groups:
-            for key, value in options.items():
-                group.setdefault(key, value)
-            self._check_group(group)
-
-    def _check_group(self, group: Group) -> None:
-        """What torch's constructor does not check."""
-        self._check_flags(group)
-        for option in ("l1", "max_grad_norm", "max_grad_value"):
-            self._limit(group, option)
-        if group.get("max_grad_norm") is not None:
-            self._refuse_partition()
-        check_state_dtype(group.get("state_dtype"))
-
-    def _refuse_partition(self) -> None:
-        if self._has_partition:
-            raise ValueError(
-                "max_grad_norm: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; "
-                "call fastopt.clip_grad_norm_ on all parameters of the model before the step"
-            )
-
-    def _check_flags(self, group: Group) -> None:
-        """At every step: groups may be edited, and a flag is never ignored."""
-        if group.get("differentiable"):
-            raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
-
-    def add_param_group(self, param_group: Group) -> None:
-        if isinstance(param_group, dict):  # torch has the error for what is not
-            self._check_group({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # What a checkpoint of torch's optimizer does not have stays as it is in this optimizer's groups.
-        defaults = state.get("defaults", self.__dict__.get("defaults", {}))
-        before = self.__dict__.get("param_groups", [])
-        for i, group in enumerate(state["param_groups"]):
-            self._check_flags(group)
-            for key, value in defaults.items():
-                group.setdefault(key, before[i].get(key, value) if i < len(before) else value)
-        super().__setstate__(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but states keep the precision they were saved with, where ``state_dtype`` asks for it.

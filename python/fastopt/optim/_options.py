@@ -1,0 +1,90 @@
+"""What all optimizers share: options beside torch's, in groups and signatures."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ._checks import check_range, check_state_dtype
+from ._sharded import made_by_zero_redundancy
+from ._update import COMMON, Common, Group
+
+
+class Options(Optimizer):
+    """The options that every optimizer takes, beside those of torch's class."""
+
+    _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Shows the common options in the signature, where a class takes them as ``**common``."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+            shown = [p for p in own if p.name != "common"]
+            if len(shown) < len(own):
+                keyword_only = inspect.Parameter.KEYWORD_ONLY
+                shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
+            cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+    def _extend(self, common: Common, **own: Any) -> None:
+        """Adds options torch's class does not know to the defaults and to the groups it has made."""
+        for key in common:
+            if key not in COMMON:
+                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{key}'")
+        if made_by_zero_redundancy():
+            self._has_partition = True
+        options = {**own, **COMMON, **common}
+        self.defaults.update(options)
+        for group in self.param_groups:
+            for key, value in options.items():
+                group.setdefault(key, value)
+            self._check_group(group)
+
+    def _check_group(self, group: Group) -> None:
+        """What torch's constructor does not check."""
+        self._check_flags(group)
+        for option in ("l1", "max_grad_norm", "max_grad_value"):
+            self._limit(group, option)
+        if group.get("max_grad_norm") is not None:
+            self._refuse_partition()
+        check_state_dtype(group.get("state_dtype"))
+
+    def _max_norm(self, group: Group) -> float | None:
+        return self._limit(group, "max_grad_norm")
+
+    def _limit(self, group: Group, option: str) -> float | None:
+        """Groups may be edited: checked at every step."""
+        value = group.get(option)
+        if value is None:
+            return None
+        check_range(f"{option} value", value)
+        return float(value)
+
+    def _refuse_partition(self) -> None:
+        if self._has_partition:
+            raise ValueError(
+                "max_grad_norm: under ZeroRedundancyOptimizer each process would take the norm of its own parameters; "
+                "call fastopt.clip_grad_norm_ on all parameters of the model before the step"
+            )
+
+    def _check_flags(self, group: Group) -> None:
+        """At every step: groups may be edited, and a flag is never ignored."""
+        if group.get("differentiable"):
+            raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
+
+    def add_param_group(self, param_group: Group) -> None:
+        if isinstance(param_group, dict):  # torch has the error for what is not
+            self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What a checkpoint of torch's optimizer does not have stays as it is in this optimizer's groups.
+        defaults = state.get("defaults", self.__dict__.get("defaults", {}))
+        before = self.__dict__.get("param_groups", [])
+        for i, group in enumerate(state["param_groups"]):
+            self._check_flags(group)
+            for key, value in defaults.items():
+                group.setdefault(key, before[i].get(key, value) if i < len(before) else value)
+        super().__setstate__(state)
