@@ -160,5 +160,5 @@ def test_the_docstring_is_complete(case: Case) -> None:
     text = case.ours.__doc__ or ""
     for name in inspect.signature(case.ours).parameters:
         assert name in text, name
-    for section in ("Args:", "Raises:", "Example:", "Reference: "):
+    for section in ("Args:", "Raises:", "Examples:", "Reference: "):
         assert section in text
