@@ -15,6 +15,9 @@ import fastopt
 from cases import PLAIN_COMPARED_CASES, Case, ids
 from support import assert_same_bits, some_params, step_on_some_grads
 
+# SequentialLR of torch 2.4 warns of what it does itself.
+pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
+
 STEPS = 12
 Make = Callable[[Any], Optimizer]
 
