@@ -162,8 +162,9 @@ def info() -> dict[str, Any]:
         notes.append("this process was forked: every step runs on the calling thread")
     if torch.cuda.is_available() and (why := why_not(torch.device("cuda"))):
         notes.append(f"tensors on CUDA devices are errors: {why}")
-    threads = torch.get_num_threads() if native and openmp and not forked else 1
-    if native and openmp and not forked and (note := thread_note(threads)):
+    shares_threads = native and openmp and not forked
+    threads = torch.get_num_threads() if shares_threads else 1
+    if shares_threads and (note := thread_note(threads)):
         notes.append(note)
     exchange = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
     if native and exchange and _core.intake_in_use() != "exchange":

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._compiler import eager
 from .optim._checks import check_range
 from .optim._dense import norm_tensor
-from .optim._norms import Gradients, total_norm
+from .optim._norms import Gradients, grads_of, total_norm
 from .optim._sharded import is_partial, refuse_flattened
 from .reference.pipeline import clip_coefficient
 
@@ -75,10 +75,6 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return listed
 
 
-def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
-
-
 @eager
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
@@ -110,7 +106,7 @@ def clip_grad_norm_(
     with torch.no_grad():
         listed = _listed(parameters)
         refuse_flattened(listed, "clip_grad_norm_")
-        grads = _grads_of(listed)
+        grads = grads_of(listed)
         norm = total_norm(grads, float(norm_type), listed)
         if error_if_nonfinite:
             _check_finite(norm, norm_type)
@@ -135,7 +131,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     """
     clip_value = float(clip_value)
     check_range("clip_value value", clip_value)
-    grads = _grads_of(_listed(parameters))
+    grads = grads_of(_listed(parameters))
     if any(grad.is_complex() for grad in grads):
         raise RuntimeError("clamp is not supported for complex types")
     if any(map(is_partial, grads)):

@@ -17,11 +17,11 @@ from .._processes import any_others
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
 from ._load import uncast
-from ._norms import norm_across_processes
+from ._norms import grads_of, norm_across_processes
 from ._options import Options
 from ._prepare import Preparation
 from ._program import LR, Number, Scalars, number, trace
-from ._sharded import any_distributed, refuse_flattened
+from ._sharded import refuse_flattened
 from ._update import OFF, Group, Part, Update
 
 
@@ -116,7 +116,7 @@ class FusedOptimizer(Options):
         norm = getattr(self, "_grad_norm", None)
         if norm is None:
             return None
-        return norm_tensor(norm, [param.grad for param in self._clipped() if param.grad is not None])
+        return norm_tensor(norm, grads_of(self._clipped()))
 
     def _clipped(self) -> list[Tensor]:
         """The parameters whose gradients' norm it is."""
@@ -216,16 +216,14 @@ class FusedOptimizer(Options):
                         for i in preparation.add_fresh(rest, chosen, group, update):
                             name = self._name_at(g, i if indices is None else indices[i])
                             preparation.add(i, chosen[i], name, group, update)
-        others = clips and any_others()
-        if others:
-            self._refuse_partition()
-            refuse_flattened(self._clipped(), "max_grad_norm")
-        norm_of_parts = None
         if preparation is not None:
             preparation.check_views()
-        if clips and (preparation is not None or (others and any_distributed(self._clipped()))):
-            with torch.no_grad():
-                norm_of_parts = norm_across_processes(self._clipped())
+        norm_of_parts = None
+        if clips and (preparation is not None or any_others()):
+            self._refuse_partition()
+            clipped = self._clipped()
+            refuse_flattened(clipped, "max_grad_norm")
+            norm_of_parts = norm_across_processes(clipped)
 
         conflict = batch.settle()
         if conflict is not None:

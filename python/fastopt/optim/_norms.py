@@ -12,7 +12,7 @@ from .. import _runtime
 from .._processes import gathered
 from ._dense import StandIns, dense_layout, plain
 from ._layout import shared_pair
-from ._sharded import Cut, cut_of, summed
+from ._sharded import Cut, any_distributed, cut_of, summed
 from ._update import OFF
 
 _CLIP = ("clip", (), False, ())  # an update of the gradients themselves
@@ -123,12 +123,18 @@ def _number(value: float | Tensor, device: torch.device) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=device)
 
 
+def grads_of(params: Iterable[Tensor]) -> list[Tensor]:
+    return [param.grad for param in params if param.grad is not None]
+
+
 def norm_across_processes(params: list[Tensor]) -> Norm | None:
     """Of gradients; None where this process has all that is updated with them."""
-    grads = [param.grad for param in params if param.grad is not None]
-    if all(cut_of(tensor) is None for tensor in (*params, *grads)):
+    grads = grads_of(params)
+    tensors = (*params, *grads)
+    if not any_distributed(tensors) or all(cut_of(tensor) is None for tensor in tensors):
         return None
-    return Norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads], 2.0, params)
+    with torch.no_grad():
+        return Norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads], 2.0, params)
 
 
 def total_norm(tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> float | Tensor:

@@ -36,7 +36,7 @@ def like_or_none(input: Tensor, other: Maybe) -> Maybe:
 
 def put_back(running: tuple[Maybe, Maybe], now: tuple[Maybe, Maybe]) -> None:
     """Running statistics, from what :func:`parameter` made of them. Their versions change, too, where that is the same
-    memory."""
+    memory. Detached, since a program with no_grad() in it cannot always be exported."""
     for own, changed in zip(running, now, strict=True):
         if own is not None and changed is not None:
             own.detach().copy_(changed)

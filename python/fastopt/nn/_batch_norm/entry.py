@@ -10,7 +10,7 @@ from .._dispatch import any_foreign, jit_tracing, observed
 from . import autograd, operators
 from .call import Call
 from .checks import check
-from .dense import Maybe
+from .dense import Maybe, put_back
 
 Tensors: TypeAlias = tuple[
     Tensor, Maybe, Maybe, Maybe, Maybe, Maybe
@@ -25,7 +25,5 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
         check(call.batch, *tensors)
     out, _, *new = operators.batch_norm(call, *tensors)
     if call.batch:
-        for running, now in zip(tensors[4:], new, strict=True):
-            if running is not None:  # detached, since a program with no_grad() in it cannot always be exported
-                running.detach().copy_(now)
+        put_back(tensors[4:], (new[0], new[1]))
     return out
