@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -16,9 +17,11 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 # torch.distributed.optim scripts functions as it is imported.
 TORCHS_OWN = ["-W", "ignore::DeprecationWarning:torch.jit._script"]
@@ -30,6 +33,22 @@ class Scenarios(dict[str, Callable[[], None]]):
     def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         self[function.__name__] = function
         return function
+
+
+def everyones(tensor: Tensor) -> list[Tensor]:
+    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, tensor.contiguous())
+    return gathered
+
+
+def refused(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
+    """pytest.raises, where there is no pytest."""
+    try:
+        call()
+    except error as seen:
+        assert re.search(text, str(seen)), seen  # noqa: PT017
+    else:
+        raise AssertionError(f"no error: {text}")
 
 
 def work(scenarios: Scenarios) -> None:

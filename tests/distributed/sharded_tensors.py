@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -19,7 +18,7 @@ from torch.testing import assert_close
 
 import fastopt
 from cases import ROWS
-from processes import Scenarios, work
+from processes import Scenarios, everyones, refused, work
 from support import assert_same_bits, some_values, step_on_some_grads
 
 SCENARIOS = Scenarios()
@@ -51,21 +50,6 @@ def some_params(dtype: torch.dtype = torch.float32, grads: int | None = None) ->
         for i, param in enumerate(params):
             param.grad = some_values(param.shape, dtype, seed=100 * grads + i)
     return params
-
-
-def everyones(value: Any) -> list[Any]:
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def refused(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except error as seen:
-        assert re.search(text, str(seen)), seen  # noqa: PT017
-    else:
-        raise AssertionError(f"no error: {text}")
 
 
 @SCENARIOS
@@ -140,7 +124,7 @@ def norms_are_of_the_whole() -> None:
                     norm = fastopt.get_total_norm(tensors, norm_type)
                     assert type(norm) is Tensor
                     assert_close(norm, fastopt.get_total_norm(whole, norm_type), rtol=1e-6, atol=0)
-                    assert len(set(everyones(norm.item()))) == 1
+                    assert len({t.item() for t in everyones(norm)}) == 1
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     terms = DTensor.from_local(torch.full((3,), dist.get_rank() + 1.0), mesh, [Partial()])
     total = sum(range(1, mesh.size() + 1))
@@ -203,7 +187,7 @@ def some_have_no_gradient() -> None:
         optimizer = fastopt.SGD(params, lr=0.1, max_grad_norm=1.0)
         optimizer.step()
         assert_same_bits(optimizer.grad_norm, norm)
-        assert len(set(everyones(norm.item()))) == 1
+        assert len({t.item() for t in everyones(norm)}) == 1
 
 
 @SCENARIOS

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from fastopt import nn
 from fastopt.nn._batch_norm.checks import ACTIVATIONS
-from processes import Scenarios
+from processes import Scenarios, everyones
 from support import some_values
 
 COLLECTIVES = ["all_gather", "all_reduce", "all_gather_into_tensor", "broadcast", "reduce_scatter", "all_to_all"]
@@ -49,12 +49,6 @@ def communication() -> Iterator[Counter[str]]:
         for name in COLLECTIVES:
             stack.enter_context(mock.patch.object(dist, name, counted(name)))
         yield seen
-
-
-def everyones(tensor: Tensor) -> list[Tensor]:
-    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor.contiguous())
-    return gathered
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from sharded_tensors import refused
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,7 +32,7 @@ from torch.testing import assert_close
 
 import fastopt
 from cases import ROWS
-from processes import Scenarios, work
+from processes import Scenarios, refused, work
 
 SCENARIOS = Scenarios()
 Make = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -106,17 +105,28 @@ def on_one_process(make: Make, steps: Iterable[int]) -> tuple[nn.Module, torch.o
     return model, optimizer
 
 
-@SCENARIOS
-def data_parallel() -> None:
+def every_optimizer(distributed: Callable[[], nn.Module]) -> None:
+    """The norm that clips is that of the whole."""
     for make in (*MAKERS.values(), lookahead):
         expected, optimizer = on_one_process(make, range(4))
-        model = DistributedDataParallel(net())
+        model = distributed()
         own = make(model.parameters())
         train(model, own, share(range(4)))
-        assert_equal_models(model.module, expected)
+        assert_equal_models(getattr(model, "module", model), expected)
         assert (own.grad_norm is None) == (make is lookahead)
         if own.grad_norm is not None:
+            assert type(own.grad_norm) is Tensor
             assert_close(own.grad_norm, optimizer.grad_norm)
+
+
+@SCENARIOS
+def data_parallel() -> None:
+    every_optimizer(lambda: DistributedDataParallel(net()))
+
+
+@SCENARIOS
+def fully_sharded() -> None:
+    every_optimizer(lambda: sharded(world()))
 
 
 @SCENARIOS
@@ -131,20 +141,6 @@ def synchronized_batch_norm() -> None:
     train(model, fastopt.AdamW(model.parameters(), lr=0.01), share(range(4)))
     for mine, theirs in zip(model.module.state_dict().values(), expected.state_dict().values(), strict=True):
         assert_close(mine, theirs)
-
-
-@SCENARIOS
-def fully_sharded() -> None:
-    """The norm that clips is that of all parts."""
-    for make in (*MAKERS.values(), lookahead):
-        expected, optimizer = on_one_process(make, range(4))
-        model = sharded(world())
-        own = make(model.parameters())
-        train(model, own, share(range(4)))
-        assert_equal_models(model, expected)
-        if own.grad_norm is not None:
-            assert type(own.grad_norm) is Tensor
-            assert_close(own.grad_norm, optimizer.grad_norm)
 
 
 @SCENARIOS
