@@ -57,16 +57,18 @@ def work(scenarios: Scenarios) -> None:
     torch.set_num_threads(1)
     results = {}
     for name, run in scenarios.items():
-        options = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=20)}
-        dist.init_process_group("gloo", init_method=f"file://{folder / name}", **options)
+        options = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=60)}
         try:
+            dist.init_process_group("gloo", init_method=f"file://{folder / name}", **options)
+            dist.barrier()  # one that leaves at once would cut connections that others are still making
             with warnings.catch_warnings():
                 run()
             results[name] = ""
         except Exception:
             results[name] = traceback.format_exc()
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
     (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
