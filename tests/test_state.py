@@ -10,7 +10,7 @@ import torch
 
 import fastopt
 from cases import ALL_CASES, PLAIN_CASES, PLAIN_COMPARED_CASES, PLAIN_TORCH_CASES, TORCH_CASES, Case, ids
-from fastopt.optim._prepare import Preparation
+from fastopt.optim._states import States
 from support import HALF, OWN_OPTIONS, TORCH, assert_same_step, running, some_params, step_on_some_grads
 
 COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
@@ -215,13 +215,13 @@ def test_first_states_of_a_large_parameter(cls: Any) -> None:
 def test_first_states_are_made_once(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the engine takes a parameter as it is, and where it does not."""
     made = []
-    first_entries = Preparation._first_entries
+    first = States.first
 
-    def spy(self: Preparation, param: torch.Tensor, *rest: Any) -> dict[str, Any]:
+    def spy(self: States, param: torch.Tensor, *rest: Any) -> dict[str, Any]:
         made.append(param)
-        return first_entries(self, param, *rest)
+        return first(self, param, *rest)
 
-    monkeypatch.setattr(Preparation, "_first_entries", spy)
+    monkeypatch.setattr(States, "first", spy)
     params = [torch.ones(4, 4, requires_grad=True) for _ in range(2)]
     params[0].grad, params[1].grad = torch.ones(4, 4), torch.ones(4, 8)[:, ::2]
     with running(backend):

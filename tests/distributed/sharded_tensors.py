@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -77,6 +78,27 @@ def steps_have_the_bits_of_one_process() -> None:
                         own = optimizers[1].state[part][key]
                         assert_same_bits(own.full_tensor() if isinstance(own, DTensor) else own, state, key)
                         assert state.shape != param.shape or own.placements == part.placements
+
+
+@SCENARIOS
+def one_parameter_is_whole_at_a_time() -> None:
+    """With Adafactor: itself, its gradient, and a vector's state."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    params = distributed(some_params(grads=1), mesh, [Shard(0)])
+    wholes: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def full_tensor(tensor: DTensor) -> Tensor:
+        whole = original(tensor)
+        wholes.append(weakref.ref(whole))
+        alive.append(sum(ref() is not None for ref in wholes))
+        return whole
+
+    original = DTensor.full_tensor
+    with mock.patch.object(DTensor, "full_tensor", full_tensor):
+        fastopt.Adafactor(params).step()
+    assert len(wholes) >= 2 * len(params)
+    assert max(alive) == 3
 
 
 @SCENARIOS
@@ -257,16 +279,32 @@ def what_cannot_be_done() -> None:
     refused(RuntimeError, "terms are not added yet", fastopt.SGD([terms], lr=0.1).step)
     refused(RuntimeError, "terms are not added yet", lambda: fastopt.clip_grad_value_([terms], 0.1))
     assert torch.equal(terms.to_local(), local)
-    (part,) = distributed([torch.ones(4, 2)], mesh, [Shard(0)])
-    part.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    (part,) = distributed(some_params(grads=1)[:1], mesh, [Shard(0)])
     beside = torch.eye(2).to_sparse()
     refused(RuntimeError, "gradient 1 .* layout torch.sparse", lambda: fastopt.get_total_norm([part.grad, beside]))
-    optimizer = fastopt.Adafactor([part])
+
+
+@SCENARIOS
+def wrong_states_of_a_part() -> None:
+    """Refused before anything is put together, and before the first of two is written."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    first, part = distributed(some_params(grads=1)[:2], mesh, [Shard(0)])
+    optimizer = fastopt.Adafactor([first, part])
     optimizer.step()
-    optimizer.state[part]["row_var"] = torch.ones(7, 1)
-    before = copy.deepcopy(part)
-    refused(RuntimeError, "'row_var' of parameter 0 .* where .* belongs", optimizer.step)
-    assert torch.equal(part.full_tensor(), before.full_tensor())
+    before = [copy.deepcopy(param) for param in (first, part)]
+    states = copy.deepcopy(optimizer.state_dict()["state"])
+    with mock.patch.object(DTensor, "full_tensor", side_effect=AssertionError("communicated")):
+        optimizer.state[part]["step"].fill_(-1.0)
+        refused(RuntimeError, "'step' of parameter 1 .* not a count", optimizer.step)
+        optimizer.state[part]["variance"] = torch.ones(7, 1)
+        refused(RuntimeError, "'variance' of parameter 1 .* where .* belongs", optimizer.step)
+        optimizer.state[part]["variance"] = 1.0
+        refused(TypeError, "'variance' of parameter 1 .* float", optimizer.step)
+        del optimizer.state[part]["variance"]
+        refused(RuntimeError, "parameter 1 .* has no 'variance'", optimizer.step)
+    for param, old in zip((first, part), before, strict=True):
+        assert torch.equal(param.full_tensor(), old.full_tensor())
+    assert_close(optimizer.state_dict()["state"][0], states[0], rtol=0, atol=0)
 
 
 if __name__ == "__main__":

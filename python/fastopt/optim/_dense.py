@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _runtime
 from ._layout import overlaps_itself, same_layout
-from ._sharded import local
+from ._sharded import cut_of, keep_part, local
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 _MANY = 2**20  # elements from which on it pays to think of how their memory is taken
@@ -30,6 +30,11 @@ def plain(tensor: Tensor, name: object) -> Tensor:
     if tensor.dtype not in TYPES:
         raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, TYPES))}")
     return tensor
+
+
+def kind_of(tensor: Tensor) -> str:
+    """How an error message describes a tensor."""
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
 def lies_like(tensor: Tensor, layout: Tensor) -> bool:
@@ -92,6 +97,15 @@ class StandIns:
             self.afterwards(lambda: tensor.copy_(stand_in))
         return stand_in
 
+    def whole(self, tensor: Tensor, *, written: bool) -> Tensor:
+        """A DTensor's parts put together, of which each process keeps its own where the whole is written."""
+        if cut_of(tensor) is None:
+            return tensor
+        whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+        if written:
+            self.afterwards(lambda: keep_part(tensor, whole))
+        return whole
+
     def afterwards(self, write: Callable[[], object]) -> None:
         """Has ``write`` called when the kernels have run."""
         self._afterwards.append(write)
@@ -100,3 +114,4 @@ class StandIns:
     def write_back(self) -> None:
         for write in self._afterwards:
             write()
+        self._afterwards.clear()

@@ -1,4 +1,4 @@
-"""What all optimizers share: the step."""
+"""What all optimizers share: what they say of themselves, and the step as users see it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,20 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from .._compiler import eager
-from .._processes import any_others
 from ._dense import norm_tensor, zeros_like
 from ._hooked import hooked
 from ._load import uncast
-from ._norms import grads_of, norm_across_processes
+from ._norms import grads_of
 from ._options import Options
-from ._prepare import Preparation
-from ._program import LR, Number, Scalars, number, trace
-from ._sharded import refuse_flattened
-from ._update import OFF, Group, Part, Update
+from ._program import Number, Scalars, number
+from ._step import run
+from ._update import Group, Part, Update
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
     """The class of torch.optim that one of ours stands for, or None."""
     found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim") and base is not Optimizer]
     return found[0] if found and cls not in found else None
-
-
-_NOT_CAPTURABLE = (
-    "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
-    "count on the device (where the optimizer has that option)"
-)
-
-
-def _is_on_device(value: Any) -> bool:
-    return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
 class FusedOptimizer(Options):
@@ -149,7 +137,7 @@ class FusedOptimizer(Options):
         try:
             loss_scale = self._loss_scale(batch)
             if loss_scale is not None:
-                self._run(batch, loss_scale)
+                run(self, batch, loss_scale)
         except BaseException:
             batch.clear()
             raise
@@ -186,63 +174,6 @@ class FusedOptimizer(Options):
         if found_inf is not None and found_inf.item() != 0:
             return None
         return 1.0 if grad_scale is None else float(grad_scale)
-
-    def _run(self, batch: Any, loss_scale: float) -> None:
-        preparation = None
-        clips = False
-        for g, group in enumerate(self.param_groups):
-            self._check_flags(group)
-            capturable = bool(group.get("capturable"))
-            learning_rate = group["lr"] if capturable and _is_on_device(group["lr"]) else None
-            source = group if learning_rate is None else {**group, "lr": LR}
-            prologue = self._prologue(source, loss_scale)
-            max_grad_norm = self._max_norm(group)
-            clips |= max_grad_norm is not None
-            max_norm = -1.0 if max_grad_norm is None else max_grad_norm
-            params = group["params"]
-            if not isinstance(params, list):
-                params = list(params)
-            for update, scalars, indices in self._parts(source):
-                chosen = params if indices is None else [params[i] for i in indices]
-                given: Any = (prologue, max_norm, scalars)
-                if capturable:
-                    given = ({**OFF, "loss_scale": loss_scale}, max_norm, trace(prologue, scalars, update.carried))
-                elif (update.counts or update.carried) and _runtime.capturing():
-                    raise RuntimeError(_NOT_CAPTURABLE.format(type(self).__name__))
-                rest = batch.take(update, *given, chosen, self.state, learning_rate)
-                if rest:
-                    preparation = preparation or Preparation(self, batch, loss_scale)
-                    with torch.no_grad():
-                        for i in preparation.add_fresh(rest, chosen, group, update):
-                            name = self._name_at(g, i if indices is None else indices[i])
-                            preparation.add(i, chosen[i], name, group, update)
-        if preparation is not None:
-            preparation.check_views()
-        norm_of_parts = None
-        if clips and (preparation is not None or any_others()):
-            self._refuse_partition()
-            clipped = self._clipped()
-            refuse_flattened(clipped, "max_grad_norm")
-            norm_of_parts = norm_across_processes(clipped)
-
-        conflict = batch.settle()
-        if conflict is not None:
-            one, role, other, other_role = conflict
-            raise RuntimeError(f"{self._operand(one, role)} shares memory with {self._operand(other, other_role)}")
-        threads = torch.get_num_threads()
-        if clips:
-            if norm_of_parts is None:
-                self._grad_norm = batch.norm("squares", 2.0, loss_scale, threads)
-            else:
-                self._grad_norm = norm_of_parts.take(getattr(self, "grad_scale", None))
-            batch.clip(self._grad_norm)
-        else:
-            self.__dict__.pop("_grad_norm", None)
-        if preparation is not None:
-            preparation.commit()
-        batch.run(threads)
-        if preparation is not None:
-            preparation.write_back()
 
     def _name(self, param: Tensor) -> str:
         """How an error message calls a parameter."""

@@ -15,6 +15,7 @@ from ._checks import check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
 from ._program import Scalars
+from ._step import run
 from ._update import OFF, Group, Part, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False)
@@ -180,7 +181,7 @@ class Lookahead(FusedOptimizer):
             self._known = [id(param) for group in self.param_groups for param in group["params"]]
         self.steps += 1
         if self.steps % self.k == 0:
-            self._run(_runtime.kernels.Batch(), 1.0)
+            run(self, _runtime.kernels.Batch(), 1.0)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

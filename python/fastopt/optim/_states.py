@@ -1,0 +1,153 @@
+"""The states of a step's unusual parameters: checked, laid out for the engine, and made where there are none yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import _runtime
+from . import _counters as counters
+from ._dense import StandIns, copy_like, kind_of, lies_like, plain
+
+if TYPE_CHECKING:
+    from ._fused import FusedOptimizer
+    from ._update import Group, Update
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class States:
+    """Those of one step. What is made, or made anew, is the optimizer's from :meth:`commit` on."""
+
+    def __init__(self, optimizer: FusedOptimizer, stand_ins: StandIns) -> None:
+        self._optimizer = optimizer
+        self._stand_ins = stand_ins
+        self._new: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
+        self._declined: dict[Tensor, dict[str, Any]] = {}
+
+    def first(self, param: Tensor, group: Group, update: Update) -> dict[str, Any]:
+        """A parameter's states before its first update."""
+        optimizer = self._optimizer
+        device = counters.place(group.get("capturable"), param)
+        entries: dict[str, Any] = {"step": counters.number(0.0, device)} if update.counts else {}
+        for key in update.carried:
+            entries[key] = counters.number(optimizer._first_value(group, key), device)
+        for key in update.states:
+            entries[key] = optimizer._new_state(param, group, key)
+        return entries
+
+    def keep(self, param: Tensor, entries: dict[str, Any]) -> None:
+        """The engine has taken them."""
+        self._new.append((param, entries))
+
+    def decline(self, param: Tensor, entries: dict[str, Any]) -> None:
+        """The engine does not take the parameter as it is, or not yet: its first states are for :meth:`of`."""
+        self._declined[param] = entries
+
+    def commit(self) -> None:
+        """Everything has been checked: the new states become the optimizer's."""
+        state = self._optimizer.state
+        for param, entries in self._new:
+            if state.setdefault(param, entries) is not entries:
+                state[param].update(entries)
+        self._new.clear()
+
+    def of(
+        self, owner: Tensor, param: Tensor, group: Group, update: Update, layout: Tensor, name: str
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
+        """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count."""
+        if not update.states and not update.counts:
+            return (), None, (), 1
+        known, fresh = self._known(owner, update, name)
+        counter = ("step",) if update.counts else ()
+        device = counters.place(group.get("capturable"), owner)
+        entries: dict[str, Any] = {}
+        if fresh:
+            if _runtime.capturing():
+                raise RuntimeError(
+                    f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
+                )
+            entries = self._declined.pop(owner, {}) or self.first(owner, group, update)
+        states = []
+        for key in update.states:
+            like = self._like(layout, key)
+            state = entries[key] if key in entries else known[key]
+            if update.sums:
+                state = self._stand_ins.whole(state, written=True)
+            states.append(self._laid_out(state, like, param.device, entries, key, name))
+        if not fresh:
+            for key in counter:
+                _replace(known, entries, key, counters.as_count(known[key], device, name))
+            for key in update.carried:
+                _replace(known, entries, key, counters.as_number(known[key], device))
+        numbers: dict[str, Any] = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
+        if entries:
+            self._new.append((owner, entries))
+        return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
+
+    def check(self, owner: Tensor, group: Group, update: Update, name: str) -> None:
+        """What :meth:`of` checks, of a DTensor's states as a whole. Nothing is communicated.
+
+        First states are made here: small tensors between large ones that come and go would scatter the memory.
+        """
+        known, fresh = self._known(owner, update, name)
+        if fresh:
+            self.decline(owner, self.first(owner, group, update))
+            return
+        layout = torch.empty(owner.shape, dtype=owner.dtype, device="meta")
+        for key in update.states:
+            role = f"the state '{key}' of {name}"
+            _check_likeness(_tensor(known[key], role), self._like(layout, key), owner.device, role)
+        if update.counts:
+            counters.as_count(known["step"], counters.place(group.get("capturable"), owner), name)
+
+    def _known(self, owner: Tensor, update: Update, name: str) -> tuple[dict[str, Any], bool]:
+        """The parameter's states, and whether it has none yet."""
+        known = self._optimizer.state.get(owner) or {}
+        keys = (*update.states, *(("step",) if update.counts else ()), *update.carried)
+        missing = [key for key in keys if known.get(key) is None]
+        if 0 < len(missing) < len(keys):
+            raise RuntimeError(f"the state of {name} has no '{missing[0]}'")
+        return known, bool(missing)
+
+    def _like(self, layout: Tensor, key: str) -> Tensor:
+        """How a state lies where its parameter lies as ``layout``."""
+        shape = self._optimizer._state_shape(layout.shape, key)
+        return layout if shape == layout.shape else torch.empty(shape, dtype=layout.dtype, device="meta")
+
+    def _laid_out(
+        self, state: Any, layout: Tensor, device: torch.device, entries: dict[str, Any], key: str, name: str
+    ) -> Tensor:
+        role = f"the state '{key}' of {name}"
+        state = _tensor(state, role)
+        if state.is_sparse:  # from torch's SGD with sparse gradients
+            entries[key] = state = copy_like(state.to_dense(), layout)
+        state_plain = plain(state, role)
+        _check_likeness(state_plain, layout, device, role)
+        if state_plain is not state:  # a shard or a view of the state's own memory, which it goes back to
+            return self._stand_ins.take(state_plain, layout, role, written=True)
+        if not lies_like(state_plain, layout):
+            # Of another layout, from a checkpoint: laid out like its parameter once and for all.
+            entries[key] = state_plain = copy_like(state_plain, layout)
+        return state_plain
+
+
+def _tensor(state: Any, role: str) -> Tensor:
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{role} is a {type(state).__name__}, not a tensor")
+    return state
+
+
+def _check_likeness(state: Tensor, layout: Tensor, device: torch.device, role: str) -> None:
+    wide = layout.dtype in _HALF and state.dtype == torch.float32
+    fits = state.shape == layout.shape and (wide or state.dtype == layout.dtype)
+    if not fits or state.device != device:
+        wanted = f"{layout.dtype} of shape {tuple(layout.shape)} on {device}"
+        raise RuntimeError(f"{role} is {kind_of(state)}, where {wanted} belongs")
+
+
+def _replace(known: dict[str, Any], entries: dict[str, Any], key: str, value: Tensor) -> None:
+    if value is not known[key]:
+        entries[key] = value
