@@ -216,14 +216,16 @@ void BatchNormCall::clear(double* pairs) const { std::fill_n(pairs, 2 * task.lay
 
 const NormKernels& BatchNormCall::of_layout() const {
     const NormTable& table = *kernels().norm;
-    if (task.input.type == DType::f64) return task.layout.planes ? table.planes_f64 : table.columns_f64;
-    return task.layout.planes ? table.planes_f32 : table.columns_f32;
+    const bool wide = task.input.type == DType::f64;
+    if (!task.layout.planes) return wide ? table.columns_f64 : table.columns_f32;
+    if (task.layout.repeat > 0) return wide ? table.short_planes_f64 : table.short_planes_f32;
+    return wide ? table.planes_f64 : table.planes_f32;
 }
 
 // The whole of a channel at once, unless that leaves threads without work.
 bool BatchNormCall::by_channel() const {
     const int64_t channels = task.layout.channels;
-    return task.layout.planes && (channels % threads_ == 0 || channels >= 4 * threads_);
+    return task.layout.repeat == 0 && (channels % threads_ == 0 || channels >= 4 * threads_);
 }
 
 void BatchNormCall::reserve_partials() {
@@ -248,15 +250,16 @@ void BatchNormCall::join(NormKernel kernel) const {
 }
 
 void BatchNormCall::spread() {
-    if (task.layout.planes) return;
+    if (task.layout.repeat == 0) return;
     if (!coefficients_) coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
     task.coefficients = coefficients_.get();
     of_layout().spread(task, 0, task.layout.channels);
 }
 
-// Results of `from` bytes and more go past the caches; not into fresh memory, which is in them, nor in short segments.
+// Results of `from` bytes and more go past the caches; not into fresh memory, which is in them, nor in short segments
+// that are taken by channel.
 void BatchNormCall::stream(const Array& result, int64_t from) {
-    if (task.layout.planes && task.layout.segments_per_piece > 1) return;
+    if (task.layout.repeat == 0 && task.layout.segments_per_piece > 1) return;
     const int64_t bytes = result.data == nullptr ? 0 : task.layout.total * element_size(result.type);
     task.streams = bytes >= from && bytes < kFreshBytes;
 }

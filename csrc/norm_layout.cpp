@@ -6,6 +6,9 @@
 namespace fastopt {
 namespace {
 
+// Elements of a segment up to which it is worth more to walk through the memory than to find a channel in the cache.
+constexpr int64_t kShortSegment = 128;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void lay_out_planes(NormLayout& l) {
@@ -18,6 +21,7 @@ void lay_out_planes(NormLayout& l) {
     l.pieces = ceil_div(l.outer, l.segments_per_piece) * l.pieces_per_segment;
     l.chunk = kChunk / kBlock;
     l.chunks = ceil_div(l.pieces, l.chunk);
+    l.repeat = l.segments_per_piece > 1 && l.inner <= kShortSegment ? l.channels : 0;
 }
 
 void lay_out_columns(NormLayout& l) {
@@ -55,8 +59,8 @@ Units units_of_sums(const NormLayout& l) {
 }
 
 Units units_of_elements(const NormLayout& l) {
-    if (l.planes) return units_of_sums(l);
-    return {l.total, 1};
+    if (!l.planes) return {l.total, 1};
+    return l.repeat == 0 ? units_of_sums(l) : Units{l.outer * l.channels, l.inner};
 }
 
 }  // namespace fastopt

@@ -9,6 +9,7 @@
 #include "elementwise.h"
 #include "norm_columns.h"
 #include "norm_planes.h"
+#include "norm_segments.h"
 #include "reductions.h"
 
 namespace fastopt {
@@ -77,9 +78,10 @@ constexpr DropoutTable dropout = {dropouts,
                                   write_packed_mask,
                                   write_blocks};
 
-constexpr NormTable norm = {activation_names, activation_costly, sizeof activation_names / sizeof activation_names[0],
-                            planes<float>,    planes<double>,    columns<float>,
-                            columns<double>};
+constexpr NormTable norm = {
+    activation_names,     activation_costly, sizeof activation_names / sizeof activation_names[0],
+    planes<float>,        planes<double>,    short_planes<float>,
+    short_planes<double>, columns<float>,    columns<double>};
 
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)

@@ -8,8 +8,8 @@ namespace fastopt {
 // A dense tensor as [outer][channels][inner], whatever its dimensions are. The shape of all sums depends on this alone.
 //
 // Planes (long inner): the elements of a channel are pieces that fit into L1: parts of a segment of `inner` elements,
-// or several segments. Columns (short inner, channels-last): rows of `columns` elements, several periods of channels *
-// inner.
+// or several segments; the elements of short ones are taken in the order of the memory. Columns (short inner,
+// channels-last): rows of `columns` elements, several periods of channels * inner.
 struct NormLayout {
     int64_t outer, channels, inner, total;
     bool planes;
@@ -19,9 +19,12 @@ struct NormLayout {
     int64_t piece, longer;  // elements of a segment's part; of the first `longer` parts, 32 more
 
     int64_t columns, rows, rest;  // rest: elements behind the last full row
-    int64_t repeat;               // elements after which the coefficients of channels repeat: whole periods
 
     int64_t chunk, chunks;  // pieces or rows whose sums are taken by one worker, and their number
+
+    // Of coefficients of each kind where elements are taken in the order of the memory: columns: for each element,
+    // until they repeat, after whole periods; planes: for each channel. 0 where elements are taken channel by channel.
+    int64_t repeat;
 };
 
 // Pieces or rows of a flush block: what float32 lanes take, at most 128 terms each, before they are emptied into
@@ -47,7 +50,7 @@ struct NormTask {
     double* partials;                               // [chunk][2][column], or [channel][chunk][2]
     double* pairs;                                  // [2][channels]
     double* statistics;                             // [2][channels]: mean, 1 / standard deviation
-    void* coefficients;                             // in the compute type; columns: [5][repeat]; device: [5][channels]
+    void* coefficients;                             // in the compute type; CPU: [5][repeat]; device: [5][channels]
     int activation;
     double negative_slope;
     bool streams;            // results go past the caches
@@ -66,11 +69,11 @@ struct NormKernels {
     NormKernel moments, sums;
     // Units: channels. What was gathered is joined in order.
     NormKernel join_moments, join_sums;
-    // Units: channels. Columns only: the coefficients of all channels.
+    // Units: channels. Their coefficients; null where elements are taken channel by channel.
     NormKernel spread;
-    // Units: (channel, chunk) of planes; elements.
+    // Units: (channel, chunk), segments, or elements.
     NormKernel apply, gradient;
-    // Units: channels. All of it, while a channel is in the cache. Planes only.
+    // Units: channels. All of it, while a channel is in the cache; null where elements are not taken so.
     NormKernel forward, backward;
 };
 
@@ -78,7 +81,7 @@ struct NormTable {
     const char* const* activations;
     const bool* costly;  // better kept than computed twice
     int activation_count;
-    NormKernels planes_f32, planes_f64, columns_f32, columns_f64;
+    NormKernels planes_f32, planes_f64, short_planes_f32, short_planes_f64, columns_f32, columns_f64;
 };
 
 }  // namespace fastopt

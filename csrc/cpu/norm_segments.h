@@ -1,0 +1,109 @@
+// The elements of planes whose segments are short, in the order of the memory: channel by channel, each segment would
+// lie in a page of its own.
+#pragma once
+
+#include "norm_planes.h"
+
+namespace fastopt {
+namespace {
+
+template <class T>
+void segments_spread(const NormTask& task, int64_t begin, int64_t end) {
+    T* const all = static_cast<T*>(task.coefficients);
+    const int64_t n = task.layout.repeat;
+    for (int64_t c = begin; c < end; ++c) {
+        const Coefficients<T> of = coefficients_of<T>(task, c);
+        const Projection<T> less = task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{};
+        const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
+        for (int k = 0; k < 5; ++k) all[k * n + c] = values[k];
+    }
+}
+
+// Some segments that lie one behind the other, at most a block.
+struct Segments {
+    int64_t at, channel;  // of the first
+    int n, inner;
+};
+
+template <class Visit>
+FASTOPT_HD void for_segments(const NormLayout& l, int64_t begin, int64_t end, Visit visit) {
+    const int64_t most = kBlock / l.inner;
+    for (int64_t segment = begin; segment < end; segment += most) {
+        const int64_t count = end - segment < most ? end - segment : most;
+        visit(Segments{segment * l.inner, segment % l.channels, int(count * l.inner), int(l.inner)});
+    }
+}
+
+// Calls visit(its first element, the numbers of its channel) for each of the segments.
+template <class T, class Visit>
+FASTOPT_HD void each(const NormTask& task, const Segments& some, Visit visit) {
+    const T* const all = static_cast<const T*>(task.coefficients);
+    const int64_t n = task.layout.repeat;
+    int64_t c = some.channel;
+    for (int i = 0; i < some.n; i += some.inner) {
+        visit(i, OneChannel<T>{{all[c], all[n + c], all[2 * n + c]}, {all[3 * n + c], all[4 * n + c]}});
+        if (++c == task.layout.channels) c = 0;
+    }
+}
+
+template <class T>
+const T* load_some(const Array& array, const Segments& some, T* buffer) {
+    return array.data != nullptr ? load(array, some.at, some.n, buffer) : nullptr;
+}
+
+template <class T>
+void segments_apply(const NormTask& task, int64_t begin, int64_t end) {
+    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
+    const bool direct = task.out.type == kNative<T> && !task.streams;
+    for_segments(task.layout, begin, end, [&](const Segments& some) {
+        const T* const x = load_some(task.input, some, buffer);
+        const T* const residual = load_some(task.residual, some, residual_buffer);
+        T* const out = direct ? static_cast<T*>(task.out.data) + some.at : buffer;
+        each<T>(task, some, [&](int i, const OneChannel<T>& numbers) {
+            normalize(task, x + i, residual != nullptr ? residual + i : nullptr, out + i, some.inner, numbers);
+        });
+        store(task.out, some.at, some.n, out, task.streams);
+    });
+    finish_streams();
+}
+
+template <class T>
+void segments_gradient(const NormTask& task, int64_t begin, int64_t end) {
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    const bool kept = task.kept.data != nullptr, enters = !kept && !passes(task);
+    const bool direct = task.grad_input.type == kNative<T> && !task.streams;
+    for_segments(task.layout, begin, end, [&](const Segments& some) {
+        const T* const x = load_some(task.input, some, x_buffer);
+        const T* grad = load_some(kept ? task.kept : task.grad, some, grad_buffer);
+        if (enters) {
+            const T* const residual = load_some(task.residual, some, residual_buffer);
+            each<T>(task, some, [&](int i, const OneChannel<T>& numbers) {
+                enter(task, grad + i, x + i, residual != nullptr ? residual + i : nullptr, grad_buffer + i, some.inner,
+                      numbers);
+            });
+            grad = grad_buffer;
+        }
+        if (stores_residual(task)) store(task.grad_residual, some.at, some.n, grad, task.streams);
+        if (task.grad_input.data == nullptr) return;
+        T* const out = direct ? static_cast<T*>(task.grad_input.data) + some.at : x_buffer;
+        each<T>(task, some, [&](int i, const OneChannel<T>& numbers) {
+            project(task, grad + i, x + i, out + i, some.inner, numbers);
+        });
+        store(task.grad_input, some.at, some.n, out, task.streams);
+    });
+    finish_streams();
+}
+
+template <class T>
+constexpr NormKernels short_planes = {planes_moments<T>,
+                                      planes_sums<T>,
+                                      planes_join_moments<T>,
+                                      planes_join_sums<T>,
+                                      segments_spread<T>,
+                                      segments_apply<T>,
+                                      segments_gradient<T>,
+                                      nullptr,
+                                      nullptr};
+
+}  // namespace
+}  // namespace fastopt
