@@ -115,6 +115,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     use_all_cores()
     train(arguments)  # its model goes before the process group: a DistributedDataParallel left behind can hang at exit
+    dist.barrier()  # meanwhile gloo's threads let go of their tensors: at exit, after fully_shard, that would abort
     dist.destroy_process_group()
 
 
