@@ -195,10 +195,12 @@ void BatchNormCall::gather_moments() {
 
 void BatchNormCall::gather_sums() {
     reserve_partials();
-    double* const sums = task.pairs;
-    task.pairs = nullptr;
-    spread();
-    task.pairs = sums;
+    if (!task.layout.planes) {  // columns take the coefficients for their sums, too
+        double* const sums = task.pairs;
+        task.pairs = nullptr;
+        spread();
+        task.pairs = sums;
+    }
     over(of_layout().sums, units_of_sums(task.layout));
     join(of_layout().join_sums);
 }

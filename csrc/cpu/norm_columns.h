@@ -13,8 +13,7 @@ void columns_spread(const NormTask& task, int64_t begin, int64_t end) {
     T* const all = static_cast<T*>(task.coefficients);
     const int64_t period = l.channels * l.inner;
     for (int64_t c = begin; c < end; ++c) {
-        const Coefficients<T> of = coefficients_of<T>(task, c);
-        const Projection<T> less = task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{T(0), T(0)};
+        const auto [of, less] = numbers_of<T>(task, c);
         const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
         for (int k = 0; k < 5; ++k)
             for (int64_t i = 0; i < l.inner; ++i) all[k * l.repeat + c * l.inner + i] = values[k];

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../norm/activations.h"
-#include "../norm/batch_norm.h"
+#include "../norm/channel.h"
 #include "../norm/task.h"
 #include "block.h"
 
@@ -20,6 +20,12 @@ struct OneChannel {
     FASTOPT_HD T mean(int) const { return less.mean; }
     FASTOPT_HD T slope(int) const { return less.slope; }
 };
+
+// A channel's; until there are sums, without a projection.
+template <class T>
+OneChannel<T> numbers_of(const NormTask& task, int64_t c) {
+    return {coefficients_of<T>(task, c), task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{}};
+}
 
 // Numbers of their own for each element.
 template <class T>

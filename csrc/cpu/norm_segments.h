@@ -9,14 +9,8 @@ namespace {
 
 template <class T>
 void segments_spread(const NormTask& task, int64_t begin, int64_t end) {
-    T* const all = static_cast<T*>(task.coefficients);
-    const int64_t n = task.layout.repeat;
-    for (int64_t c = begin; c < end; ++c) {
-        const Coefficients<T> of = coefficients_of<T>(task, c);
-        const Projection<T> less = task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{};
-        const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
-        for (int k = 0; k < 5; ++k) all[k * n + c] = values[k];
-    }
+    auto* const all = static_cast<OneChannel<T>*>(task.coefficients);
+    for (int64_t c = begin; c < end; ++c) all[c] = numbers_of<T>(task, c);
 }
 
 // Some segments that lie one behind the other, at most a block.
@@ -37,11 +31,10 @@ FASTOPT_HD void for_segments(const NormLayout& l, int64_t begin, int64_t end, Vi
 // Calls visit(its first element, the numbers of its channel) for each of the segments.
 template <class T, class Visit>
 FASTOPT_HD void each(const NormTask& task, const Segments& some, Visit visit) {
-    const T* const all = static_cast<const T*>(task.coefficients);
-    const int64_t n = task.layout.repeat;
+    const auto* const all = static_cast<const OneChannel<T>*>(task.coefficients);
     int64_t c = some.channel;
     for (int i = 0; i < some.n; i += some.inner) {
-        visit(i, OneChannel<T>{{all[c], all[n + c], all[2 * n + c]}, {all[3 * n + c], all[4 * n + c]}});
+        visit(i, all[c]);
         if (++c == task.layout.channels) c = 0;
     }
 }

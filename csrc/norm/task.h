@@ -50,7 +50,7 @@ struct NormTask {
     double* partials;                               // [chunk][2][column], or [channel][chunk][2]
     double* pairs;                                  // [2][channels]
     double* statistics;                             // [2][channels]: mean, 1 / standard deviation
-    void* coefficients;                             // in the compute type; CPU: [5][repeat]; device: [5][channels]
+    void* coefficients;  // in the compute type; columns: [5][repeat]; segments: [repeat][5]; device: [5][channels]
     int activation;
     double negative_slope;
     bool streams;            // results go past the caches
