@@ -1,9 +1,11 @@
 """Modules, drop-in for their namesakes in ``torch.nn``, and ``functional``, their functional twins."""
 
 from . import functional
-from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from ._report import Report, report
+from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from .convert import convert, revert
 from .dropout import AlphaDropout, DropConnect, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .sequential import Sequential
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
@@ -17,8 +19,14 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "Report",
+    "Sequential",
     "SyncBatchNorm",
     "convert",
     "functional",
+    "report",
     "revert",
 ]

@@ -75,6 +75,14 @@ def jit_tracing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
+def exporting() -> bool:
+    """Whether a program is written down for somebody who may not have fastopt."""
+    return jit_tracing() or (torch.compiler.is_compiling() and _is_exporting())
+
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.4 to 2.6 do not tell
+
+
 def any_foreign(tensors: tuple[Tensor | None, ...]) -> bool:
     for tensor in tensors:
         if tensor is not None and (type(tensor) not in PLAIN or not (tensor.is_cpu or tensor.is_cuda)):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
-from . import batch_norm, dropout, sync_batch_norm
+from . import _foreign, _traced, batch_norm, dropout, sequential, sync_batch_norm
+from ._adapted import adapted, become, origin
 from ._batch_norm import fusion
-from ._batch_norm.modules import Fused
+from ._check import check_alike
+from ._report import Report
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -18,6 +18,9 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: batch_norm.BatchNorm1d,
     nn.BatchNorm2d: batch_norm.BatchNorm2d,
     nn.BatchNorm3d: batch_norm.BatchNorm3d,
+    nn.LazyBatchNorm1d: batch_norm.LazyBatchNorm1d,
+    nn.LazyBatchNorm2d: batch_norm.LazyBatchNorm2d,
+    nn.LazyBatchNorm3d: batch_norm.LazyBatchNorm3d,
     nn.SyncBatchNorm: sync_batch_norm.SyncBatchNorm,
     nn.Dropout: dropout.Dropout,
     nn.Dropout1d: dropout.Dropout1d,
@@ -26,35 +29,55 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.AlphaDropout: dropout.AlphaDropout,
     nn.FeatureAlphaDropout: dropout.FeatureAlphaDropout,
 }
-TORCHS = {ours: torchs for torchs, ours in OURS.items()}
-NORMS = {norm for pair in OURS.items() if issubclass(pair[1], Fused) for norm in pair}
+TORCHS: dict[type[nn.Module], type[nn.Module]] = {ours: torchs for torchs, ours in OURS.items()}
+TORCHS[sequential.Sequential] = nn.Sequential
 
 
-def convert(model: Model, *, fuse: bool = True) -> Model:
+def convert(model: Model, *, fuse: bool | str = True, example: Any = None, report: bool = False) -> Model:
     """Lets the BatchNorm and Dropout modules of ``model`` run on our kernels.
 
     Modules stay the objects they are, with their parameters, buffers, hooks and places in the model; only their class
-    changes. Subclasses of torch's modules are left alone.
+    changes. Taken are torch's modules, lazy ones as well, torchvision's ``FrozenBatchNorm2d`` and timm's
+    ``BatchNormAct2d``. Other subclasses are left alone: their ``forward`` may be another.
 
     Args:
         model: changed in place.
-        fuse: BatchNorm also applies a ReLU that directly follows it in an ``nn.Sequential``, if neither is used
-            elsewhere in the model or has hooks. What runs the Sequential's parts one by one (slices of it, feature
-            extractors) sees the activation earlier by one module.
+        fuse: a Sequential, or a subclass that runs as one, applies a BatchNorm and the activation after it in one pass:
+            see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
+            with an addition between, as residual blocks have it, where ``torch.fx`` can trace that ``forward``.
+        example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what it gets from
+            it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
+        report: print what was taken, fused and left: :func:`fastopt.nn.report`.
 
     Returns:
         ``model``.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: ``fuse`` is neither a bool nor "trace"; "trace" without an example, or an example without "trace".
     """
-    if fuse:
-        _fuse(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model has to be a torch.nn.Module, but got {type(model).__name__}")
+    if fuse not in (True, False, "trace"):
+        raise ValueError(f'fuse has to be True, False or "trace", but got {fuse!r}')
+    if (fuse == "trace") != (example is not None):
+        raise ValueError('fuse="trace" and example belong together: traced modules are compared on an example input')
+    known = {**OURS, **_foreign.norms()}
     for module in model.modules():
-        if type(module) in OURS:
-            module.__class__ = OURS[type(module)]
+        if type(module) in known:
+            become(module, known[type(module)])
+    reasons: dict[str, str] = {}
+    if fuse:
+        _fuse_sequentials(model)
+    if fuse == "trace":
+        reasons = _trace(model, example if isinstance(example, tuple) else (example,))
+    if report:
+        print(Report(model, reasons))
     return model
 
 
 def revert(model: Model) -> Model:
-    """Takes back what :func:`convert` has done; modules that were made as ours become torch's, too.
+    """Takes back what :func:`convert` has done; modules that were made as ours become torch's as well.
 
     Args:
         model: changed in place.
@@ -63,32 +86,49 @@ def revert(model: Model) -> Model:
         ``model``.
 
     Raises:
+        TypeError: ``model`` is not a module.
         ValueError: a module has an activation that torch's has no place for, or is a
             :class:`~fastopt.nn.DropConnect`; nothing is changed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model has to be a torch.nn.Module, but got {type(model).__name__}")
     for name, module in model.named_modules():
         if type(module) in TORCHS and getattr(module, "activation", None) is not None:
             raise ValueError(f"module '{name}' applies {module.activation}: torch has no such module")
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
     for module in model.modules():
-        fusion.separate(module)
-        if type(module) in TORCHS:
-            module.__class__ = TORCHS[type(module)]
+        _traced.untrace(module)
+        before = origin(module) or TORCHS.get(type(module))
+        if before is not None:
+            become(module, before)
     return model
 
 
-def _fuse(model: nn.Module) -> None:
-    uses = Counter(id(child) for module in model.modules() for child in module._modules.values())
-    for sequential in [module for module in model.modules() if type(module) is nn.Sequential]:
-        for norm, relu in pairwise(sequential):
-            kinds = type(norm) in NORMS and type(relu) is nn.ReLU
-            if kinds and uses[id(norm)] == uses[id(relu)] == 1 and not (_altered(norm) or _altered(relu)):
-                fusion.fuse(sequential, norm, relu)
+def _fuse_sequentials(model: nn.Module) -> None:
+    """Those that hold a norm, or end in a Sequential that does."""
+    for module in reversed(list(model.modules())):  # parts before wholes
+        cls: Any = type(module)
+        runs_parts = isinstance(module, nn.Sequential) and cls.forward is nn.Sequential.forward
+        if not runs_parts or "forward" in vars(module):
+            continue
+        if any(getattr(part, "_ends_in_norm", None) is not None for part in module.children()):
+            become(module, sequential.Sequential if cls is nn.Sequential else adapted(sequential.Fusing, cls))
 
 
-def _altered(module: nn.Module) -> bool:
-    """Whether it does more than its class says."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    more = "forward" in vars(module) or getattr(module, "activation", None) is not None
-    return more or any(getattr(module, name, None) for name in hooks)
+def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, str]:
+    """Returns, of modules that were not traced, why."""
+    reasons: dict[str, str] = {}
+    traced: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        norms = any(fusion.takes_activation(child) for child in module.children())
+        if not norms or isinstance(module, (sequential.Fusing, nn.ModuleList, nn.ModuleDict)) or origin(module):
+            continue
+        if why := _traced.trace(module):
+            reasons[name] = why
+        else:
+            traced[name] = module
+    for name, why in check_alike(model, inputs, traced).items():
+        _traced.untrace(traced[name])
+        reasons[name] = why
+    return reasons

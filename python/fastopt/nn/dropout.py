@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import functional as F
 from ._dropout.mask import check_p
+from ._leaf import refuse_script, traced_as_call
 
 
 class Dropout(torch.nn.Dropout):
@@ -23,6 +24,9 @@ class Dropout(torch.nn.Dropout):
         ValueError: ``p`` is not between 0 and 1.
     """
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout(input, self.p, self.training, self.inplace)
 
@@ -31,6 +35,9 @@ class Dropout1d(torch.nn.Dropout1d):
     """:func:`fastopt.nn.functional.dropout1d` as a module: drops channels of (N, C, L) or (C, L). See
     :class:`Dropout`."""
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout1d(input, self.p, self.training, self.inplace)
 
@@ -38,6 +45,9 @@ class Dropout1d(torch.nn.Dropout1d):
 class Dropout2d(torch.nn.Dropout2d):
     """:func:`fastopt.nn.functional.dropout2d` as a module: drops channels of (N, C, H, W). See :class:`Dropout`."""
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout2d(input, self.p, self.training, self.inplace)
 
@@ -46,6 +56,9 @@ class Dropout3d(torch.nn.Dropout3d):
     """:func:`fastopt.nn.functional.dropout3d` as a module: drops channels of (N, C, D, H, W) or (C, D, H, W). See
     :class:`Dropout`."""
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout3d(input, self.p, self.training, self.inplace)
 
@@ -54,6 +67,9 @@ class AlphaDropout(torch.nn.AlphaDropout):
     """:func:`fastopt.nn.functional.alpha_dropout` as a module, for SELU networks. See :class:`Dropout`. ``inplace`` is
     heeded; torch's module ignores it."""
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.alpha_dropout(input, self.p, self.training, self.inplace)
 
@@ -61,6 +77,9 @@ class AlphaDropout(torch.nn.AlphaDropout):
 class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
     """:func:`fastopt.nn.functional.feature_alpha_dropout` as a module. See :class:`AlphaDropout`."""
 
+    __prepare_scriptable__ = refuse_script
+
+    @traced_as_call
     def forward(self, input: Tensor) -> Tensor:
         return F.feature_alpha_dropout(input, self.p, self.training, self.inplace)
 

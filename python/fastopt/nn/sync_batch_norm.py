@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._compiler import constant
-from . import functional
 from ._batch_norm import entry
 from ._batch_norm.call import Call
 from ._batch_norm.checks import check_eps
 from ._batch_norm.dense import Maybe
+from ._batch_norm.fusion import Activation
 from ._batch_norm.modules import Fused
 
 
@@ -59,12 +59,12 @@ class SyncBatchNorm(Fused, _Base):
         RuntimeError: see :func:`fastopt.nn.functional.batch_norm`.
     """
 
-    def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
-        self._check_input_dim(input)
+    def _batch_norm(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
         group = _group_name(self.process_group) if self.training else ""
         if not group:
-            return self._normalize(functional.batch_norm, input, residual)
-        return self._normalize(_synchronized, input, residual, group=group)
+            return super()._batch_norm(input, residual, after)
+        self._check_input_dim(input)
+        return self._normalize(_synchronized, input, residual, after, group=group)
 
     @classmethod
     def convert_sync_batchnorm(cls, module: torch.nn.Module, process_group: Any = None) -> torch.nn.Module:
@@ -130,8 +130,6 @@ def _converted(cls: type[SyncBatchNorm], old: Any, process_group: Any) -> SyncBa
         setattr(new, name, getattr(old, name))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
-    if "_sequential" in vars(old):  # a ReLU was made one with it
-        vars(new)["_sequential"] = vars(old)["_sequential"]
     if hasattr(old, "qconfig"):
         new.qconfig = old.qconfig
     return new

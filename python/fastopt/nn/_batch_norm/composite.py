@@ -80,6 +80,14 @@ def forward(
     return ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
 
 
+def by_torch(
+    call: Call, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, running_mean: Maybe, running_var: Maybe
+) -> Tensor:
+    """The same in evaluation by torch's operators, each of which every exporter knows."""
+    z = F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, call.eps)
+    return ACTIVATIONS[call.activation](z if residual is None else z + residual, call.negative_slope)
+
+
 def tangent(
     call: Call,
     statistics: Tensor,

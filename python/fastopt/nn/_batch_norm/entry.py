@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from .._dispatch import any_foreign, jit_tracing, observed
-from . import autograd, operators
+from .._dispatch import any_foreign, exporting, jit_tracing, observed
+from . import autograd, composite, operators
 from .call import Call
 from .checks import check
 from .dense import Maybe, put_back
@@ -23,6 +23,8 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
         return autograd.apply(call, *tensors)
     if not jit_tracing():
         check(call.batch, *tensors)
+    if not call.batch and exporting():
+        return composite.by_torch(call, *tensors)
     out, _, *new = operators.batch_norm(call, *tensors)
     if call.batch:
         put_back(tensors[4:], (new[0], new[1]))

@@ -1,54 +1,123 @@
-"""A BatchNorm and the ReLU that follows it in an ``nn.Sequential``, as ``fastopt.nn.convert`` makes them one.
+"""What can run as one with a batch normalization, decided where it runs: by whoever calls both, at each call.
 
-Both know the Sequential, and look at each other's place in it whenever they run: where either has been replaced or
-moved, the other goes back to what it is alone.
+A module is itself when anybody else calls it. Only what runs the norm and the activation one after the other
+(``Sequential``, a traced ``forward``) hands the activation to the norm, and only while neither does more than its class.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from .composite import ACTIVATIONS
 
 
-class FusedReLU(nn.ReLU):
-    """A ReLU that the BatchNorm before it applies: :func:`fastopt.nn.convert` makes it one, :func:`fastopt.nn.revert` a
-    ``nn.ReLU`` again."""
+class Activation(NamedTuple):
+    """One that the kernels apply; ``name`` as ``batch_norm`` takes it."""
 
-    _sequential: nn.Sequential  # it is part of; not among its own modules
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input if any(relu is self for _, relu in pairs_in(self._sequential)) else super().forward(input)
+    name: str
+    negative_slope: float = 0.01
 
 
-def pairs_in(sequential: nn.Sequential) -> list[tuple[nn.Module, FusedReLU]]:
-    """Those that are still neighbours."""
-    found = []
-    norm: nn.Module | None = None
-    for part in sequential:  # torch 2.4's compiler does not know pairwise()
-        known = getattr(norm, "_sequential", None) is sequential and getattr(norm, "activation", None) is None
-        if norm is not None and known and type(part) is FusedReLU:
-            found.append((norm, part))
-        norm = part
-    return found
+# A condition on attributes goes with it: kernels know these values only.
+_Reader: TypeAlias = Callable[[Any], Activation | None]
+_KNOWN: dict[type[nn.Module], _Reader] = {
+    nn.ReLU: lambda m: Activation("relu"),
+    nn.ReLU6: lambda m: Activation("relu6") if (m.min_val, m.max_val) == (0, 6) else None,
+    nn.LeakyReLU: lambda m: Activation("leaky_relu", m.negative_slope),
+    nn.ELU: lambda m: Activation("elu") if m.alpha == 1 else None,
+    nn.SiLU: lambda m: Activation("silu"),
+    nn.GELU: lambda m: Activation("gelu") if m.approximate == "none" else None,
+    nn.Hardswish: lambda m: Activation("hardswish"),
+}
+_FORWARDS = {cls: cls.forward for cls in _KNOWN}
+_CALL = nn.Module.__call__
 
 
-def has_relu(norm: nn.Module) -> bool:
-    """Whether the ReLU that was made one with it still follows."""
-    sequential = getattr(norm, "_sequential", None)
-    return sequential is not None and any(before is norm for before, _ in pairs_in(sequential))
+def calls_are_watched() -> bool:
+    """Whether somebody is to see each module run: ``torch.fx``, or hooks on all modules."""
+    if torch.compiler.is_compiling():
+        return False
+    return nn.Module.__call__ is not _CALL or hooks._has_any_global_hook()
 
 
-def fuse(sequential: nn.Sequential, norm: nn.Module, relu: nn.Module) -> None:
-    vars(norm)["_sequential"] = vars(relu)["_sequential"] = sequential
-    _become(relu, FusedReLU)
+def does_more(module: nn.Module) -> str:
+    """Why a call of ``module`` is more than its class's ``forward``; "" where it is not."""
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return "has hooks"
+    if "forward" in own:
+        return "has a forward of its own"
+    return "" if own.get("_compiled_call_impl") is None else "is compiled by itself"
 
 
-def separate(module: nn.Module) -> None:
-    vars(module).pop("_sequential", None)
-    if type(module) is FusedReLU:
-        _become(module, nn.ReLU)
+def add_activation(cls: type[nn.Module], known: Activation) -> None:
+    """``cls`` is another package's, whatever its arguments."""
+    if cls not in _KNOWN:
+        _KNOWN[cls], _FORWARDS[cls] = (lambda _: known), cls.forward
 
 
-def _become(module: Any, cls: type[nn.Module]) -> None:
-    module.__class__ = cls
+def activation_of(module: nn.Module) -> Activation | None:
+    """What ``module`` applies, where a kernel has it and nobody would miss the call of ``module``."""
+    cls = type(module)
+    reader = _KNOWN.get(cls)
+    if reader is None or cls.forward is not _FORWARDS[cls] or does_more(module):
+        return None
+    return reader(module)
+
+
+def why_no_activation(module: nn.Module) -> str:
+    """The reason for None."""
+    cls = type(module)
+    if cls not in _KNOWN:
+        return f"{cls.__name__} is no activation of the kernels"
+    if why := does_more(module):
+        return f"{cls.__name__} {why}"
+    return f"{module} has other arguments than the kernel's" if cls.forward is _FORWARDS[cls] else "patched"
+
+
+def is_identity(module: nn.Module) -> bool:
+    return type(module) is nn.Identity and not does_more(module)
+
+
+def takes_activation(module: Any) -> bool:
+    """Whether ``module`` can be asked to add a residual and to apply an activation: a norm of ours or a Sequential that
+    ends in one, without hooks."""
+    ask = getattr(module, "_ends_in_norm", None)
+    return ask is not None and not does_more(module) and bool(ask())
+
+
+def normalize(
+    module: Any, input: Tensor, residual: Tensor | None, after: nn.Module | Activation | None, *between: nn.Module
+) -> Tensor:
+    """``after(between(module(input)) + residual)``, as one where that is possible now.
+
+    Args:
+        module: anything; a norm of ours, or a Sequential that ends in one, for it to be possible.
+        after: None for nothing.
+        between: ``nn.Identity``, for it to be possible.
+    """
+    known = activation_of(after) if isinstance(after, nn.Module) else after
+    if (known is not None or after is None) and takes_activation(module) and all(map(is_identity, between)):
+        return module._normalize_and(input, residual, known)  # type: ignore[no-any-return]
+    y = module(input)
+    for part in between:
+        y = part(y)
+    return _apply(y if residual is None else y + residual, after)
+
+
+def _apply(y: Tensor, after: nn.Module | Activation | None) -> Tensor:
+    if after is None:
+        return y
+    if isinstance(after, nn.Module):
+        return after(y)  # type: ignore[no-any-return]
+    return ACTIVATIONS[after.name](y, after.negative_slope)
+
+
+def finish(y: Tensor, residual: Tensor | None, known: Activation | None) -> Tensor:
+    """What follows a norm, by torch's operations."""
+    return _apply(y if residual is None else y + residual, known)

@@ -7,41 +7,50 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
+from .._leaf import as_call, refuse_script
 from ..functional import batch_norm
+from . import fusion
 from .checks import check_activation
 from .dense import Maybe
-from .fusion import has_relu
+from .fusion import Activation
 
 
-class Fused(torch.nn.Module):
-    """Goes before a batch normalization of torch's in the bases of ours: its constructor, and its forward pass."""
+class Normalizing(torch.nn.Module):
+    """A batch normalization with the attributes of torch's: its forward pass, alone or with what follows it."""
 
     # Of the class, so that modules of torch's can become ours (fastopt.nn.convert).
     activation: str | None = None
     negative_slope: float = 0.01
 
-    def __init_subclass__(cls) -> None:
-        """Shows the arguments of both."""
-        super().__init_subclass__()
-        if Fused not in cls.__bases__:
-            return
-        theirs = inspect.signature(cls.__mro__[2]).parameters.values()
-        ours = [p for p in inspect.signature(Fused.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        named = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
-        cls.__signature__ = inspect.Signature([*named, *ours])  # type: ignore[attr-defined]
-
-    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
-        check_activation(activation)
-        super().__init__(*args, **options)
-        if activation is not None:
-            self.activation, self.negative_slope = activation, negative_slope
+    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
-        self._check_input_dim(input)  # type: ignore[operator]
-        return self._normalize(batch_norm, input, residual)
+        if isinstance(input, Proxy):
+            return as_call(self, input, residual)
+        return self._batch_norm(input, residual, self._own())
 
-    def _normalize(self, function: Any, input: Tensor, residual: Maybe, **options: Any) -> Tensor:
+    def _own(self) -> Activation | None:
+        return None if self.activation is None else Activation(self.activation, self.negative_slope)
+
+    def _ends_in_norm(self) -> bool:
+        return self.activation is None
+
+    def _normalize_and(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
+        """The same with an activation that is another module's."""
+        fits = residual is None or (residual.shape == input.shape and residual.dtype == input.dtype)
+        if not fits or isinstance(input, Proxy):  # torch's addition knows how to broadcast
+            return fusion.finish(self(input), residual, after)
+        return self._batch_norm(input, residual, after)
+
+    def _batch_norm(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
+        self._check_input_dim(input)  # type: ignore[operator]
+        return self._normalize(batch_norm, input, residual, after)
+
+    def _normalize(
+        self, function: Any, input: Tensor, residual: Maybe, after: Activation | None, **options: Any
+    ) -> Tensor:
         """What torch's modules do around the function: batches are counted, and running statistics handed over where
         they are to be used or updated."""
         module: Any = self
@@ -64,19 +73,35 @@ class Fused(torch.nn.Module):
             batch,
             momentum,
             module.eps,
-            activation=self._activation(),
+            activation=None if after is None else after.name,
             residual=residual,
-            negative_slope=self.negative_slope,
+            negative_slope=0.01 if after is None else after.negative_slope,
             **options,
         )
         return result
 
-    def _activation(self) -> str | None:
-        """Its own, or that of a ReLU that was made one with it."""
-        return "relu" if self.activation is None and has_relu(self) else self.activation
+
+class Fused(Normalizing):
+    """Goes before a batch normalization of torch's in the bases of ours: also its constructor."""
+
+    def __init_subclass__(cls) -> None:
+        """Shows the arguments of both."""
+        super().__init_subclass__()
+        if Fused not in cls.__bases__:
+            return
+        theirs = inspect.signature(cls.__mro__[3]).parameters.values()
+        ours = [p for p in inspect.signature(Fused.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        named = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
+        cls.__signature__ = inspect.Signature([*named, *ours])  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
+        check_activation(activation)
+        super().__init__(*args, **options)
+        if activation is not None:
+            self.activation, self.negative_slope = activation, negative_slope
 
     def extra_repr(self) -> str:
-        name = self._activation()
+        name = self.activation
         if name is None:
             return super().extra_repr()
         slope = f", negative_slope={self.negative_slope}" if name == "leaky_relu" else ""

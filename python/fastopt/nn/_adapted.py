@@ -1,0 +1,46 @@
+"""Modules of other classes that run as ours: each becomes one of a class made of theirs and a mixin of ours."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import nn
+
+
+class Adapted(nn.Module):
+    """The base of the mixins. ``_origin`` is the class that the module had, and gets back."""
+
+    _origin: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles name the class that the module had: the class made here has no name to be found by."""
+        cls = type(self)
+        if "_origin" not in vars(cls):
+            return super().__reduce_ex__(protocol)
+        state = self.__getstate__()  # type: ignore[attr-defined]
+        return _empty, (cls.__mro__[1], cls._origin), state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+
+@functools.cache
+def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
+    """``cls`` with ``mixin`` before it, under the name of ``cls``."""
+    members = {"_origin": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (mixin, cls), members)
+
+
+def origin(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a module of such a class had; None for others."""
+    return vars(type(module)).get("_origin")
+
+
+def become(module: Any, cls: type[nn.Module]) -> None:
+    module.__class__ = cls
+
+
+def _empty(mixin: type[Adapted], cls: type[nn.Module]) -> nn.Module:
+    made = adapted(mixin, cls)
+    return made.__new__(made)

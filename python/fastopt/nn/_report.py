@@ -1,0 +1,145 @@
+"""What of a model runs on our kernels, layer by layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from ._batch_norm import fusion
+from ._batch_norm.modules import Normalizing
+from ._foreign import NormAct
+from ._traced import Traced
+from .sequential import Fusing
+
+
+class Row(NamedTuple):
+    """One layer: its name in the model, its class, "taken", "as one" or "left", with what, or why."""
+
+    name: str
+    layer: str
+    state: str
+    note: str
+
+
+class Report:
+    """What :func:`fastopt.nn.convert` did with a model, as it is now. ``str()`` is a table.
+
+    Attributes:
+        rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as what
+            is added and applied after it, "left" is torch's; ``note`` says with what, or why not.
+    """
+
+    def __init__(self, model: nn.Module, reasons: dict[str, str] | None = None) -> None:
+        self._modules = dict(model.named_modules())
+        self._reasons = reasons or {}
+        self._joined = self._pairs()
+        self.rows = [
+            self._row(name, module)
+            for name, module in self._modules.items()
+            if isinstance(module, (Normalizing, _NormBase, _DropoutNd)) or _looks_like_norm(module)
+        ]
+        del self._modules
+
+    def counts(self) -> dict[str, int]:
+        """Of layers by state."""
+        return {state: sum(row.state == state for row in self.rows) for state in ("as one", "taken", "left")}
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no BatchNorm and no dropout in this model: convert has nothing to do"
+        count = self.counts()
+        total = len(self.rows)
+        head = (
+            f"{total - count['left']} of {total} norms and dropouts run on fastopt's kernels, {count['as one']} of them in one "
+            "pass with what follows"
+        )
+        widths = [max(len(row[column]) for row in self.rows) for column in range(3)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)) for row in self.rows]
+        return "\n".join([head, *(f"  {line}  {row.note}".rstrip() for line, row in zip(lines, self.rows, strict=True))])
+
+    def _pairs(self) -> dict[str, str]:
+        """By the name of a norm, what runs as one with it."""
+        joined: dict[str, str] = {}
+        for name, module in self._modules.items():
+            before = f"{name}." if name else ""
+            found: list[tuple[str, str]] = []
+            if isinstance(module, Fusing):
+                found = module.pairs()
+            elif isinstance(module, Traced):
+                for graph in module._graphs:
+                    found += [(text.split(" + ")[0], text.split(" + ", 1)[1]) for text in graph.found]
+            for norm, rest in found:
+                joined[self._last(f"{before}{norm}")] = rest
+        return joined
+
+    def _last(self, name: str) -> str:
+        """The norm that a Sequential of this name ends in."""
+        while isinstance(self._modules.get(name), Fusing):
+            name = f"{name}.{list(self._modules[name]._modules)[-1]}"
+        return name
+
+    def _row(self, name: str, module: nn.Module) -> Row:
+        layer = type(module).__name__
+        if isinstance(module, Normalizing):
+            if name in self._joined:
+                return Row(name, layer, "as one", f"with {self._joined[name]}")
+            own = getattr(module, "activation", None)
+            if own is None and isinstance(module, NormAct):
+                known = fusion.activation_of(module.act)
+                own = known and known.name
+            if own is not None:
+                return Row(name, layer, "as one", f"with {own}")
+            return Row(name, layer, "taken", self._why_alone(name))
+        if type(module).__module__.startswith("fastopt."):
+            return Row(name, layer, "taken", "")
+        if type(module).__module__.startswith("torch.nn."):
+            return Row(name, layer, "left", self._reasons.get(name, "torch's: convert has not seen it"))
+        return Row(name, layer, "left", f"a class of {type(module).__module__}: its forward may be another than torch's")
+
+    def _why_alone(self, name: str) -> str:
+        """Why a norm runs without what follows it."""
+        above, _, own = name.rpartition(".")
+        if not name:
+            return ""
+        parent = self._modules[above]
+        if why := fusion.does_more(self._modules[name]):
+            return f"alone: it {why}"
+        if isinstance(parent, Fusing):
+            names = list(parent._modules)
+            after = names.index(own) + 1
+            if after == len(names):
+                return "" if isinstance(self._modules.get(above.rpartition(".")[0]), Fusing) else self._caller(above)
+            following = parent._modules[names[after]]
+            return f"alone: {fusion.why_no_activation(following)}" if following is not None else ""
+        if above in self._reasons:
+            return f"alone: {self._reasons[above]}"
+        return self._caller(name)
+
+    def _caller(self, name: str) -> str:
+        """Of what is called by a ``forward`` that nothing of ours runs."""
+        above = name.rpartition(".")[0]
+        parent = self._modules.get(above)
+        if not name or parent is None or isinstance(parent, (Traced, Fusing)):
+            return ""
+        if above in self._reasons:
+            return f"alone: {self._reasons[above]}"
+        return f'called by {type(parent).__name__}: fuse="trace" may take what follows'
+
+
+def _looks_like_norm(module: nn.Module) -> bool:
+    return "BatchNorm" in type(module).__name__ and hasattr(module, "running_mean")
+
+
+def report(model: nn.Module) -> Report:
+    """What of ``model`` runs on fastopt's kernels now, layer by layer.
+
+    Args:
+        model: converted or not.
+
+    Returns:
+        A :class:`Report`; print it, or read its ``rows``.
+    """
+    return Report(model)

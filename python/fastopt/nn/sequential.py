@@ -1,0 +1,73 @@
+"""``nn.Sequential`` that runs a BatchNorm and the activation that follows it as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._adapted import Adapted
+from ._batch_norm import fusion
+from ._batch_norm.fusion import Activation
+
+
+class Fusing(Adapted):
+    """What makes a Sequential of one: its forward pass. Nothing is kept: who is whose neighbour, has hooks, or changed
+    its class is seen when it runs."""
+
+    def forward(self, input: Any) -> Any:
+        return self._run(input, None, None)
+
+    def _run(self, input: Any, residual: Tensor | None, after: Activation | None) -> Any:
+        """The last part takes ``residual`` and ``after``, if there are any."""
+        parts = list(self)  # type: ignore[call-overload]
+        if fusion.calls_are_watched():
+            for part in parts:
+                input = part(input)
+            return fusion.finish(input, residual, after)
+        i, count = 0, len(parts)
+        has_tail = residual is not None or after is not None
+        while i < count:
+            part = parts[i]
+            known = fusion.activation_of(parts[i + 1]) if i + 1 < count else None
+            if known is not None and fusion.takes_activation(part):
+                input = part._normalize_and(input, None, known)
+                i += 2
+            elif has_tail and i == count - 1:
+                return fusion.normalize(part, input, residual, after)
+            else:
+                input = part(input)
+                i += 1
+        return fusion.finish(input, residual, after) if has_tail else input
+
+    def _ends_in_norm(self) -> bool:
+        return len(self) > 0 and fusion.takes_activation(self[-1])  # type: ignore[arg-type, index]
+
+    def _normalize_and(self, input: Any, residual: Tensor | None, after: Activation | None) -> Any:
+        return self._run(input, residual, after)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of the parts that would run as one now."""
+        named = list(self._modules.items())
+        neighbours = zip(named, named[1:], strict=False)
+        return [
+            (a, b)
+            for (a, norm), (b, act) in neighbours
+            if norm is not None and act is not None
+            if fusion.takes_activation(norm) and fusion.activation_of(act) is not None
+        ]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{norm} + {activation} as one" for norm, activation in self.pairs())
+
+
+class Sequential(Fusing, torch.nn.Sequential):
+    """A drop-in for ``torch.nn.Sequential`` that runs a BatchNorm of ours and the activation after it in one pass,
+    forward and backward.
+
+    Activations: ``ReLU``, ``ReLU6``, ``LeakyReLU``, ``ELU`` (alpha 1), ``SiLU``, ``GELU`` (exact), ``Hardswish``. Both
+    modules stay what they are when anything else calls them, and they run one by one while either has hooks or a
+    ``forward`` of its own, is compiled by itself, or has become an instance of another class. ``print`` names the parts
+    that run as one. :func:`fastopt.nn.convert` makes Sequentials of torch's ones.
+    """
