@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fastopt import nn
-from fastopt.nn._batch_norm.fusion import FusedReLU
 from fastopt.nn.convert import OURS
 from support import assert_same_bits, some_values
 
@@ -67,8 +66,9 @@ class Block(torch.nn.Module):
 
 
 def test_every_torch_module_with_a_twin_is_known() -> None:
-    twins = {name for name in nn.__all__ if hasattr(torch.nn, name) and name != "functional"}
-    assert {torchs.__name__ for torchs in OURS} == twins == set(ARGUMENTS)
+    twins = {name for name in nn.__all__ if hasattr(torch.nn, name)} - {"functional", "Sequential"}
+    assert {torchs.__name__ for torchs in OURS} == twins
+    assert twins == {*ARGUMENTS, *(f"LazyBatchNorm{d}d" for d in (1, 2, 3))}
     assert all(ours is getattr(nn, torchs.__name__) for torchs, ours in OURS.items())
     # DistributedDataParallel refuses what is a torch.nn.SyncBatchNorm, on the CPU.
     assert all(issubclass(ours, torchs) or ours is nn.SyncBatchNorm for torchs, ours in OURS.items())
@@ -111,9 +111,11 @@ def test_a_residual_block(fuse: bool) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     nn.convert(model, fuse=fuse)
     assert described(model) == before
-    assert [type(m) for m in (model.body.relu1, model.head[3])] == [FusedReLU if fuse else torch.nn.ReLU] * 2
+    assert [getattr(m, "pairs", list)() for m in (model.body, model.shortcut, model.head)] == (
+        [[("bn1", "relu1")], [], [("2", "3")]] if fuse else [[], [], []]
+    )
     assert type(model.relu) is torch.nn.ReLU
-    assert ["activation=relu" in repr(getattr(model.body, n)) for n in ("bn1", "bn2")] == [fuse, False]
+    assert ("bn1 + relu1 as one" in repr(model.body)) == fuse
     for step in range(3):
         x = some_values((4, 3, 6, 6), torch.float64, step)
         mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -132,6 +134,31 @@ def test_a_residual_block(fuse: bool) -> None:
     assert_same_bits(copy.deepcopy(theirs).eval()(x), theirs(x))
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("there", ["before", "after"])
+def test_lazy(dims: int, there: str) -> None:
+    """Converted before or after the first input, which makes it a BatchNorm of ours."""
+    name = f"LazyBatchNorm{dims}d"
+    x = some_values(SHAPES.get(f"BatchNorm{dims}d", (4, 3, 5, 5)), torch.float32, 1)
+    theirs, ours = (torch.nn.Sequential(getattr(torch.nn, name)(1e-3, 0.2), torch.nn.ReLU()) for _ in range(2))
+    if there == "before":
+        nn.convert(ours)
+        assert type(ours[0]) is getattr(nn, name)
+    assert_close(ours(x), theirs(x))
+    nn.convert(ours)
+    assert type(ours[0]) is getattr(nn, name.removeprefix("Lazy"))
+    assert ours.pairs() == [("0", "1")]
+    assert_close(ours(x), theirs(x))
+    assert_close(ours.state_dict(), theirs.state_dict())
+    assert types(nn.revert(ours)) == types(theirs)
+
+
+def test_lazy_back_to_torchs_before_the_first_input() -> None:
+    model = nn.revert(nn.convert(torch.nn.LazyBatchNorm2d()))
+    model(torch.randn(2, 3, 4, 4))
+    assert type(model) is torch.nn.BatchNorm2d
+
+
 def test_subclasses_are_left_alone() -> None:
     class Own(torch.nn.BatchNorm2d):
         pass
@@ -139,7 +166,7 @@ def test_subclasses_are_left_alone() -> None:
     class OwnOurs(nn.BatchNorm2d):
         pass
 
-    model = torch.nn.Sequential(Own(3), torch.nn.ReLU(), torch.nn.LazyBatchNorm2d(), torch.nn.ReLU(), OwnOurs(3))
+    model = torch.nn.Sequential(Own(3), torch.nn.ReLU(), torch.nn.Tanh(), torch.nn.ReLU(), OwnOurs(3))
     before = types(model)
     assert types(nn.revert(nn.convert(model))) == before
 
@@ -207,3 +234,26 @@ def test_exported_and_traced() -> None:
     assert_close(torch.export.export(model, (x,)).module()(x), model(x))
     traced = torch.fx.GraphModule(model, Tracer().trace(model))
     assert_close(traced(x), model(x))
+
+
+@pytest.mark.parametrize("what", [[], (p for p in [torch.ones(2)]), torch.ones(2), None], ids=["list", "generator", "tensor", "None"])
+@pytest.mark.parametrize("function", [nn.convert, nn.revert])
+def test_what_is_no_model(function: Callable[[object], object], what: object) -> None:
+    with pytest.raises(TypeError, match=r"model has to be a torch\.nn\.Module, but got"):
+        function(what)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fuse": "residual"}, r'fuse has to be True, False or "trace"'),
+        ({"fuse": "trace"}, "belong together"),
+        ({"example": torch.ones(1)}, "belong together"),
+    ],
+)
+def test_wrong_options_change_nothing(options: dict[str, object], says: str) -> None:
+    model = Block()
+    kinds = types(model)
+    with pytest.raises(ValueError, match=says):
+        nn.convert(model, **options)
+    assert types(model) == kinds

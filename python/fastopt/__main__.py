@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import _runtime
+from . import _report_model, _runtime
 from .nn import functional as F
 from .optim import ALL, SGD, Lookahead
 
@@ -104,7 +105,19 @@ def self_test() -> bool:
     return good
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m fastopt", description=__doc__)
+    parser.add_argument("--model", metavar="MODULE:FACTORY", help="tell instead what nn.convert makes of this model")
+    parser.add_argument("--input", metavar="SIZES", help='of the model, as 8,3,224,224: also use fuse="trace"')
+    options = parser.parse_args(arguments)
+    if options.input is not None and options.model is None:
+        parser.error("--input is of a model: give --model")
+    if options.model is not None:
+        try:
+            _report_model.print_report(options.model, options.input)
+        except ValueError as error:
+            parser.error(str(error))
+        return 0
     _show(_runtime.info())
     good = self_test()
     tested = f"{len(TESTED)} optimizers, {len(DROPPED)} dropouts, {len(NORMALIZED)} BatchNorms, {len(DTYPES)} types"

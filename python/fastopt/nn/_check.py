@@ -23,15 +23,16 @@ def check_alike(model: nn.Module, inputs: tuple[Any, ...], traced: dict[str, nn.
 
         return hook
 
-    whole = copy.deepcopy(model).eval()  # the run itself may write buffers
-    parts = dict(whole.named_modules())
-    handles = [parts[name].register_forward_pre_hook(compare(name), with_kwargs=True) for name in traced]
+    handles = [traced[name].register_forward_pre_hook(compare(name), with_kwargs=True) for name in traced]
+    training = [module for module in model.modules() if module.training]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            whole(*pytree.tree_map(_copied, inputs))
+            model.eval()(*pytree.tree_map(_copied, inputs))
     finally:
         for handle in handles:
             handle.remove()
+        for module in training:
+            module.training = True
     return {name: why for name, why in wrong.items() if why}
 
 

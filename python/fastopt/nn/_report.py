@@ -67,7 +67,7 @@ class Report:
             before = f"{name}." if name else ""
             found: list[tuple[str, str]] = []
             if isinstance(module, Fusing):
-                found = module.pairs()
+                found = [(a, f"{type(module._modules[b]).__name__}, {b}") for a, b in module.pairs()]
             elif isinstance(module, Traced):
                 for graph in module._graphs:
                     found += [(text.split(" + ")[0], text.split(" + ", 1)[1]) for text in graph.found]

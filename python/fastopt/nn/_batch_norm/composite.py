@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 _aten = torch.ops.aten
 # What comes times the derivative at z: in forward mode torch takes no other gradients.
-_SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "relu": lambda change, z, _: _aten.threshold_backward(change, z, 0),
     "relu6": lambda change, z, _: _aten.hardtanh_backward(change, z, 0, 6),
     "leaky_relu": lambda change, z, slope: _aten.leaky_relu_backward(change, z, slope, False),
@@ -118,8 +118,8 @@ def tangent(
         z = z + residual
     if of_residual is not None:
         change = change + of_residual
-    if call.activation in _SLOPES:
-        change = _SLOPES[call.activation](change, z, call.negative_slope)
+    if call.activation in SLOPES:
+        change = SLOPES[call.activation](change, z, call.negative_slope)
     return change.to(input.dtype)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from .._dispatch import any_foreign, exporting, jit_tracing, observed
-from . import autograd, composite, operators
+from . import autograd, composite, inductor, operators
 from .call import Call
 from .checks import check
 from .dense import Maybe, put_back
@@ -25,6 +26,8 @@ def batch_norm(call: Call, tensors: Tensors) -> Tensor:
         check(call.batch, *tensors)
     if not call.batch and exporting():
         return composite.by_torch(call, *tensors)
+    if torch.compiler.is_compiling():
+        inductor.prepare()
     out, _, *new = operators.batch_norm(call, *tensors)
     if call.batch:
         put_back(tensors[4:], (new[0], new[1]))

@@ -86,9 +86,11 @@ def is_identity(module: nn.Module) -> bool:
 
 def takes_activation(module: Any) -> bool:
     """Whether ``module`` can be asked to add a residual and to apply an activation: a norm of ours or a Sequential that
-    ends in one, without hooks."""
-    ask = getattr(module, "_ends_in_norm", None)
-    return ask is not None and not does_more(module) and bool(ask())
+    ends in one, without hooks, and not a subclass with another ``forward``."""
+    cls = type(module)
+    if cls.forward is not getattr(cls, "_forward_of_ours", None):
+        return False
+    return not does_more(module) and bool(module._ends_in_norm())
 
 
 def normalize(

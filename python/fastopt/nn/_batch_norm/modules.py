@@ -31,6 +31,8 @@ class Normalizing(torch.nn.Module):
             return as_call(self, input, residual)
         return self._batch_norm(input, residual, self._own())
 
+    _forward_of_ours = forward
+
     def _own(self) -> Activation | None:
         return None if self.activation is None else Activation(self.activation, self.negative_slope)
 

@@ -1,0 +1,121 @@
+"""Batch normalization in operations that torch's inductor fuses with what stands around them: in a compiled CNN that saves
+a pass over memory and a change of layout at each convolution, which no kernel called from outside can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._compiler import constant
+from .call import Call, Wanted
+from .composite import ACTIVATIONS, SLOPES
+from .dense import Maybe
+from .operators import Results, without_none
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _along(numbers: Tensor, input: Tensor) -> Tensor:
+    return numbers.to(_wide(input).dtype).reshape(1, -1, *[1] * (input.ndim - 2))
+
+
+def _linear(x_hat: Tensor, residual: Maybe, weight: Maybe, bias: Maybe) -> Tensor:
+    z = x_hat if weight is None else x_hat * _along(weight, x_hat)
+    if bias is not None:
+        z = z + _along(bias, x_hat)
+    return z if residual is None else z + residual
+
+
+def forward(
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    running_mean: Maybe,
+    running_var: Maybe,
+    *options: Any,
+) -> Results:
+    call = Call(*options)
+    if call.group:
+        return NotImplemented  # type: ignore[no-any-return]
+    x = _wide(input)
+    new: list[Maybe] = [None, None]
+    if call.batch:
+        var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0, keepdim=True)
+        count = input.numel() / input.shape[1]
+        found = (mean.reshape(-1), var.reshape(-1) * (count / (count - 1)))
+        for i, (old, now) in enumerate(zip((running_mean, running_var), found, strict=True)):
+            if old is not None:
+                new[i] = (call.momentum * now + (1 - call.momentum) * old).to(old.dtype)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, var = _along(running_mean, input), _along(running_var, input)
+    inverse_std = torch.rsqrt(var + call.eps)
+    z = _linear((x - mean) * inverse_std, residual, weight, bias)
+    out = ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
+    statistics = torch.stack([mean.reshape(-1), inverse_std.reshape(-1)]).double()
+    return out, statistics, *without_none(tuple(new), input)
+
+
+def backward(
+    wants: Wanted,
+    grad: Tensor,
+    input: Tensor,
+    residual: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    statistics: Tensor,
+    *options: Any,
+) -> Results:
+    call = Call(*options)
+    if call.group:
+        return NotImplemented  # type: ignore[no-any-return]
+    dims = [d for d in range(input.ndim) if d != 1]
+    inverse_std = _along(statistics[1], input)
+    x_hat = (_wide(input) - _along(statistics[0], input)) * inverse_std
+    change = _wide(grad)
+    if call.activation in SLOPES:
+        change = SLOPES[call.activation](change, _linear(x_hat, residual, weight, bias), call.negative_slope)
+    total, scaled = change.sum(dims, keepdim=True), (change * x_hat).sum(dims, keepdim=True)
+    of_input = change
+    if call.batch:
+        count = input.numel() / input.shape[1]
+        of_input = change - (total + x_hat * scaled) / count
+    of_input = of_input * inverse_std
+    if weight is not None:
+        of_input = of_input * _along(weight, input)
+    found = (
+        of_input.to(input.dtype) if wants[0] else None,
+        change.to(input.dtype) if wants[1] else None,
+        scaled.reshape(-1).to(weight.dtype) if wants[2] and weight is not None else None,
+        total.reshape(-1).to(bias.dtype) if wants[3] and bias is not None else None,
+    )
+    return without_none(found, input)
+
+
+@constant
+def prepare() -> bool:
+    """Called while a program is traced: inductor learns of these before it is asked to compile. Other backends call the
+    kernels."""
+    try:
+        from torch._inductor import decomposition
+
+        table, again = decomposition.decompositions, decomposition.fast_random_decomps.cache_clear
+    except (ImportError, AttributeError):  # torch's own affair: then inductor calls the kernels
+        return False
+    if not _OPS.keys() <= table.keys():
+        table.update(_OPS)
+        again()
+    return True
+
+
+_OPS: dict[Any, Callable[..., Any]] = {
+    torch.ops.fastopt.batch_norm.default: forward,
+    torch.ops.fastopt.batch_norm_backward.default: backward,
+}
