@@ -69,8 +69,8 @@ class FusedOptimizer(Options):
     def _parts(self, group: Group) -> list[Part]:
         return [(self._update(group), functools.partial(self._scalars, group), None)]
 
-    def _state_keys(self) -> set[str]:
-        """Those a parameter can have: a group with every option on has every state."""
+    def _state_keys(self) -> set[str] | None:
+        """Those a parameter can have, None for any: a group with every option on has every state."""
         update = self._update(dict.fromkeys(self.defaults, True))
         return {"step", *update.states, *update.carried}
 

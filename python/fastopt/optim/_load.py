@@ -32,12 +32,13 @@ def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
 def _own(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """An error for states of another of our optimizers; what others keep there is their affair."""
     found = {key for state in state_dict["state"].values() for key, value in state.items() if value is not None}
-    foreign = found - optimizer._state_keys()
+    known = optimizer._state_keys()
+    foreign = set() if known is None else found - known
     if foreign:
         from . import ALL
 
         makes: Any = ALL
-        others = [cls.__name__ for cls in makes if foreign <= cls([torch.empty(0)])._state_keys()]
+        others = [cls.__name__ for cls in makes if foreign <= (cls([torch.empty(0)])._state_keys() or set())]
         if others:
             names = ", ".join(f"'{key}'" for key in sorted(foreign))
             raise ValueError(
