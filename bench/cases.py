@@ -8,7 +8,7 @@ from . import batch_norm, dropout, optimizers, scaling, training
 from .operation import Case
 
 MODULES: tuple[ModuleType, ...] = (optimizers, dropout, batch_norm, training, scaling)
-FAMILIES = ("optimizers", "clip", "dropout", "batch_norm", "training", "scaling")
+FAMILIES = ("optimizers", "clip", "sparse", "dropout", "batch_norm", "training", "scaling")
 
 
 def cases(device: str) -> list[Case]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from .peers import clipped, implementations, on_cuda_alone
 from .shapes import MLP, gpt2, resnet50
 
 N = {f"{1 << k}k": 1 << (k + 10) for k in range(2, 10)} | {f"{1 << k}M": 1 << (k + 20) for k in range(7)}
+SPARSE_WAYS = ("torch default", "torch foreach", "torch for-loop")  # the fused ones take no sparse gradients
 LR = 1e-2  # three steps move a bfloat16 parameter
 
 
@@ -58,6 +59,16 @@ def parameters(input: Input) -> Tensors:
     for param in params:
         param.grad = torch.randn(param.shape).to(input.dtype)
     return params
+
+
+def table(input: Input) -> Tensors:
+    """Embeddings, of which a batch has touched a number of rows, some of them twice."""
+    (rows, *_), (touched, width) = input.shapes
+    param = torch.randn(rows, width).to(input.dtype).requires_grad_()
+    where = torch.randint(0, rows, (1, touched))
+    values = torch.randn(touched, width).to(input.dtype)
+    param.grad = torch.sparse_coo_tensor(where, values, param.shape, check_invariants=False)
+    return [param]
 
 
 def traffic(states: int, clips: bool = False) -> Callable[[Tensors], Traffic]:
@@ -118,7 +129,21 @@ def clip_and_step() -> Operation:
     )
 
 
+@functools.cache
+def sparse(name: str) -> Operation:
+    """A step with a sparse gradient. Sorting decides as much as memory does."""
+    return replace(
+        operation(name),
+        family="sparse",
+        name=f"sparse {name}",
+        tensors=table,
+        others={way: make for way, make in operation(name).others.items() if way in SPARSE_WAYS},
+        traffic=None,
+    )
+
+
 OPERATIONS = (*map(operation, RULES), clip_and_step())
+SPARSE = tuple(map(sparse, ("SGD", "Adagrad")))
 
 
 def one(size: str, dtype: torch.dtype = torch.float32) -> Input:
@@ -132,6 +157,10 @@ def matrix(rows: int) -> Input:
 
 def model(label: str, shapes: Sequence[Shape]) -> Input:
     return Input(f"{label}, {len(shapes)} tensors", tuple(shapes))
+
+
+def embeddings(touched: int) -> Input:
+    return Input(f"{touched} rows of 64 of {N['128k']}", ((N["128k"], 64), (touched, 64)))
 
 
 SMALL = Input("1000 tensors of 1k", ((1000,),) * 1000)
@@ -148,6 +177,7 @@ def _cases(what: Operation, inputs: Sequence[Input], quick: Sequence[Input] = ()
 
 
 def on_cpu() -> list[Case]:
+    touched = [embeddings(rows) for rows in (16384, 1024, 64)]
     adam, adamw, sgd, adafactor = (operation(name) for name in ("Adam", "AdamW", "SGD momentum", "Adafactor"))
     rest = [operation(name) for name in RULES if name not in ("Adam", "AdamW", "SGD momentum", "Adafactor")]
     half = [one(size, dtype) for dtype in (torch.bfloat16, torch.float16) for size in ("16M", "1M")]
@@ -165,6 +195,7 @@ def on_cpu() -> list[Case]:
         *_cases(adafactor, [matrix(4096), matrix(1024), matrix(256)], quick=[matrix(256)]),
         *_cases(clip_and_step(), [GPT2], only=FEW),
         *_cases(clip_and_step(), [NARROW_GPT2, RESNET50, TINY_MODEL], quick=[TINY_MODEL]),
+        *[case for what in SPARSE for case in _cases(what, touched, quick=touched[-1:])],
     ]
 
 

@@ -19,6 +19,7 @@ cold: 256 MiB of other memory go through the caches before each step."""
 TITLES = {
     "optimizers": "Optimizers",
     "clip": "Clipping by norm, and a step",
+    "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",
     "training": "Training steps of whole models",

@@ -44,6 +44,7 @@ void Batch::clear() {
     counters_.clear();
     places_.clear();
     group_ = 0;
+    asks_layouts_ = std::exchange(left_out_, false);
     constants_.clear();
     programs_.clear();
     devices_.clear();
@@ -162,6 +163,7 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
         const bool complete = !has_state || (own != nullptr && find_entries(own, tensors));
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
+    left_out_ |= !rest.empty();
     return rest;
 }
 

@@ -100,6 +100,7 @@ bool Batch::describe_counter(const Held& held, const TensorView& param, Counter&
 bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
     // Before a subclass is asked anything.
     if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
+    if (asks_layouts_ && held.grad != nullptr && !is_strided(held.grad)) return false;
     if (programmed_ == nullptr) {
         // Twice where the scalars were computed, as Python may have moved the counters' memory.
         const size_t known = by_step_.size();

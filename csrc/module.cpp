@@ -10,6 +10,7 @@
 #include "dropout.h"
 #include "operands.h"
 #include "program.h"
+#include "rows.h"
 #include "rule_table.h"
 #include "tensor.h"
 
@@ -54,6 +55,8 @@ void register_tensors(py::module_& m) {
         TensorView v;
         if (view(tensor.ptr(), v) && v.on_host) expect_first_write(v);
     });
+    m.def("sum_rows", &sum_rows, py::arg("numbers"), py::arg("values"), py::arg("out_numbers"), py::arg("out_values"));
+    m.def("copy_rows", &copy_rows, py::arg("tensor"), py::arg("numbers"), py::arg("rows"), py::arg("back"));
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
 }

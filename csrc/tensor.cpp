@@ -16,6 +16,8 @@ PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
 PyObject* is_neg_method = nullptr;
 PyObject* is_conj_method = nullptr;
+PyGetSetDef* layout_getter = nullptr;
+PyObject* strided_layout = nullptr;
 PyObject* increment_version_function = nullptr;
 PyObject* allocate_function = nullptr;
 PyObject* current_stream_function = nullptr;
@@ -122,6 +124,10 @@ void set_torch(const py::object& torch, const py::object& increment_version, con
     parameter_type = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
     is_neg_method = py::object(tensor.attr("is_neg")).release().ptr();
     is_conj_method = py::object(tensor.attr("is_conj")).release().ptr();
+    const py::object layout = tensor.attr("layout");  // called itself: looking it up takes longer than the answer
+    if (Py_TYPE(layout.ptr()) != &PyGetSetDescr_Type) throw py::type_error("torch.Tensor.layout is not a getter");
+    layout_getter = reinterpret_cast<PyGetSetDescrObject*>(layout.ptr())->d_getset;
+    strided_layout = py::object(torch.attr("strided")).release().ptr();
     for (TorchDType& dtype : dtypes) dtype.object = py::object(torch.attr(dtype.name)).release().ptr();
     if (py::hasattr(tensor, "__dlpack_c_exchange_api__")) {
         const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
@@ -169,6 +175,13 @@ void use_intake(const std::string& name) {
 std::string intake_in_use() { return use_exchange ? "exchange" : "data_ptr"; }
 
 bool is_plain(PyObject* tensor) { return Py_TYPE(tensor) == tensor_type || Py_TYPE(tensor) == parameter_type; }
+
+bool is_strided(PyObject* tensor) {
+    PyObject* layout = layout_getter->get(tensor, layout_getter->closure);
+    if (layout == nullptr) throw py::error_already_set();
+    Py_DECREF(layout);
+    return layout == strided_layout;
+}
 
 bool is_negated(PyObject* tensor) { return ask(is_neg_method, tensor); }
 

@@ -63,6 +63,10 @@ void* current_stream(int device);
 // says what is wrong, or puts it right.
 bool view(PyObject* tensor, TensorView& out);
 
+// False for a sparse tensor, of which torch would tell view() by a C++ exception: as long as a small model's step.
+// Of plain tensors.
+bool is_strided(PyObject* tensor);
+
 // True for a lazily negated tensor, whose memory does not hold its values. Asking torch costs as much
 // as two views, so states, which the optimizer made itself, are not asked.
 bool is_negated(PyObject* tensor);

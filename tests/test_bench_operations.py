@@ -14,9 +14,11 @@ from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, T
 from bench.stream import Stream
 
 CPU = torch.device("cpu")
+TABLE = ((33, 17), (20, 17))
 MATRICES, MAPS = ((33, 17), (129,)), ((64, 32, 8, 8),)
 OPERATIONS = [
     *((operation, MATRICES) for operation in optimizers.OPERATIONS),
+    *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS)),
 ]
 # Of torch 2.13, on this input: its fused SGD leaves whole vectors of half types alone.

@@ -205,3 +205,28 @@ def test_bad_gradients_are_named_and_nothing_is_written(backend: str) -> None:
     with running(backend), pytest.raises(RuntimeError, match=r"^gradient 0 .* shares memory with gradient 1 "):
         fastopt.clip_grad_norm_(params, 1.0)
     assert (params[0].grad == 5).all()
+
+
+@pytest.mark.parametrize("norm_type", [1, 2, "2", math.inf])
+def test_the_order_is_written_as_by_torch(norm_type) -> None:
+    param = torch.zeros(2, requires_grad=True)
+    param.grad = torch.tensor([math.inf, 1.0])
+    messages = []
+    for clip in (fastopt.clip_grad_norm_, clip_grad_norm_):
+        with pytest.raises(RuntimeError) as error:
+            clip([param], 1.0, norm_type, error_if_nonfinite=True)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("total", [0.5, 4.0, math.inf, math.nan])
+def test_clip_with_a_norm_that_is_known(total: float) -> None:
+    ours, theirs = ([torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)] for _ in range(2))
+    for p, q in zip(ours, theirs, strict=True):
+        p.grad, q.grad = torch.arange(1.0, p.numel() + 1), torch.arange(1.0, p.numel() + 1)
+    assert fastopt.clip_grads_with_norm_(ours, 1.0, torch.tensor(total)) is None
+    torch.nn.utils.clip_grads_with_norm_(theirs, 1.0, torch.tensor(total))
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, equal_nan=True)
+    with pytest.raises(ValueError, match="total_norm has to have one element"):
+        fastopt.clip_grads_with_norm_(ours, 1.0, torch.ones(2))

@@ -1,9 +1,14 @@
 """Sparse gradients, where torch takes them: SGD and Adagrad. (Traps, 12.)"""
 
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 import fastopt
+from fastopt.optim._rows import Rows
 from support import ISAS, assert_same_bits, running, some_values
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
@@ -159,3 +164,73 @@ def test_penalties_are_an_error(make, option: str) -> None:
     with pytest.raises(RuntimeError, match=f"{option} option is not compatible with sparse gradients"):
         optimizer.step()
     assert (param == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows", [1, 40, 3000])  # few are sorted in another way than many
+def test_rows_are_summed(rows: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    where = torch.randint(0, 2 * rows, (1, rows), generator=generator) * 1000  # numbers of several digits
+    shape = (2000 * rows, 5)
+    values = some_values((rows, 5), dtype, seed=1)
+    values[::3] = -0.0
+    grad = torch.sparse_coo_tensor(where, values, shape)
+    found = {}
+    for backend in ("native", "reference"):
+        with running(backend):
+            found[backend] = Rows(grad, "it")
+    assert torch.equal(found["native"]._numbers, grad.coalesce().indices()[0])
+    assert_same_bits(found["native"].values, found["reference"].values)
+    torch.testing.assert_close(found["native"].values, grad.coalesce().values())  # its order is its own
+
+
+@BACKENDS
+@pytest.mark.parametrize("case", CASES)
+def test_an_index_outside_is_an_error(case: str, backend: str) -> None:
+    make, _, kwargs = CASES[case]
+    param = torch.ones(4, 3, requires_grad=True)
+    optimizer = make([param], **kwargs)
+    param.grad = torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (4, 3), check_invariants=False)
+    if optimizer._sparse(optimizer.param_groups[0]) == "dense":
+        pytest.skip("torch itself makes it dense")
+    with running(backend), pytest.raises(RuntimeError, match=r"the gradient of parameter 0 .* has an index outside"):
+        optimizer.step()
+    assert (param == 1).all()
+
+
+@contextlib.contextmanager
+def exchanges() -> Iterator[list[torch.layout]]:
+    """The layouts of the tensors that torch's exchange function is asked for."""
+    asked = []
+    function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
+    find = ctypes.pythonapi.PyCapsule_GetPointer
+    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = find(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api")
+    place = ctypes.c_void_p.from_address(table + 40)  # dltensor_from_py_object_no_sync, behind five words
+    address = place.value
+    theirs = function(address)
+
+    @function
+    def spy(tensor: torch.Tensor, out: int) -> int:
+        asked.append(tensor.layout)
+        return theirs(tensor, out)
+
+    place.value = ctypes.cast(spy, ctypes.c_void_p).value
+    try:
+        yield asked
+    finally:
+        place.value = address
+
+
+def test_torch_is_not_asked_for_the_memory_of_sparse_gradients() -> None:
+    """Which it refuses by an exception of C++, slowly: the getter of the layout is asked before."""
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        pytest.skip("this torch has no exchange function")
+    with exchanges() as asked:
+        param = torch.ones(4, 3, requires_grad=True)
+        optimizer = fastopt.SGD([param], lr=0.1)
+        for _ in range(3):
+            param.grad = torch.sparse_coo_tensor([[1, 2]], torch.ones(2, 3), (4, 3))
+            optimizer.step()
+    assert asked
+    assert all(layout == torch.strided for layout in asked)

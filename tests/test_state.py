@@ -227,3 +227,56 @@ def test_first_states_are_made_once(case: Case, backend: str, monkeypatch: pytes
     with running(backend):
         case.make(params).step()
     assert len({id(param) for param in made}) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("Adam", "SGD"), ("NAdam", "Adam"), ("SGD", "Lion"), ("Adam", "Adafactor")]
+)
+def test_a_checkpoint_of_another_optimizer_is_an_error(source: str, target: str) -> None:
+    params = some_params()
+    kwargs = {"momentum": 0.9} if source == "SGD" else {}
+    theirs = getattr(torch.optim, source)(params, lr=0.5, **kwargs)
+    step_on_some_grads(theirs, params, 0)
+    optimizer = getattr(fastopt, target)(params, lr=0.1)
+    with pytest.raises(ValueError, match=f"the state dict is not {target}'s: it has .*{source}"):
+        optimizer.load_state_dict(theirs.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert not optimizer.state
+
+
+def test_keys_that_no_optimizer_has_are_kept() -> None:
+    params = some_params()
+    optimizer = fastopt.Adam(params)
+    step_on_some_grads(optimizer, params, 0)
+    optimizer.state[params[0]]["mine"] = torch.ones(1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state[params[0]]["mine"] == 1
+
+
+def test_a_shared_counter_becomes_each_ones_own() -> None:
+    params = some_params()
+    optimizer = fastopt.Adam(params)
+    step_on_some_grads(optimizer, params, 0)
+    saved = optimizer.state_dict()
+    for state in saved["state"].values():
+        state["step"] = saved["state"][0]["step"]
+    optimizer.load_state_dict(saved)
+    step_on_some_grads(optimizer, params, 1)
+    assert {float(optimizer.state[p]["step"]) for p in params if p in optimizer.state} == {2.0}
+
+
+@pytest.mark.parametrize("option", ["lr", "weight_decay", "max_grad_norm", "l1"])
+def test_strings_are_no_numbers(option: str) -> None:
+    with pytest.raises(TypeError, match=f"{option} has to be a number, but is '1'"):
+        fastopt.AdamW([{"params": some_params(), option: "1"}])
+    params = some_params()
+    optimizer = fastopt.AdamW(params)
+    optimizer.param_groups[0]["lr"] = "1"
+    with pytest.raises(TypeError, match="lr has to be a number"):
+        step_on_some_grads(optimizer, params, 0)
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
+def test_copies_of_adafactor_go_to_torch(copier) -> None:
+    params = some_params()
+    assert type(copier(fastopt.Adafactor(params)).to_torch()).__name__ == "Adafactor"

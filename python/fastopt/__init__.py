@@ -8,7 +8,7 @@ underneath.
 from . import nn, optim
 from ._runtime import info
 from ._version import __version__
-from .clip_grad import clip_grad_norm_, clip_grad_value_, get_total_norm
+from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
     ASGD,
     SGD,
@@ -49,6 +49,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "clip_grads_with_norm_",
     "from_torch",
     "get_total_norm",
     "info",

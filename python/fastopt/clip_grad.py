@@ -61,7 +61,7 @@ def get_total_norm(
         tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         norm = total_norm(tensors, float(norm_type))
         if error_if_nonfinite:
-            _check_finite(norm, norm_type)
+            _check_finite(norm, float(norm_type))
         return norm_tensor(norm, tensors)
 
 
@@ -109,10 +109,43 @@ def clip_grad_norm_(
         grads = grads_of(listed)
         norm = total_norm(grads, float(norm_type), listed)
         if error_if_nonfinite:
-            _check_finite(norm, norm_type)
+            _check_finite(norm, float(norm_type))
         if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
             Gradients(grads, max_norm, written=True).clip(norm)
         return norm_tensor(norm, grads)
+
+
+@eager
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    total_norm: Tensor,
+    foreach: bool | None = None,
+) -> None:
+    """Scales gradients in place by ``max_norm / (total_norm + 1e-6)`` where that is below 1, as
+    ``torch.nn.utils.clip_grads_with_norm_``: :func:`clip_grad_norm_` with a norm that is known already, such as one
+    of :func:`get_total_norm`. A norm on a device is waited for.
+
+    Args:
+        parameters: a tensor or an iterable of them, whose ``grad`` is clipped.
+        max_norm: the largest norm, not negative.
+        total_norm: the norm, a tensor of one element or a number.
+        foreach: accepted and without effect.
+
+    Raises:
+        ValueError: ``max_norm`` is negative or NaN, or ``total_norm`` has more than one element.
+        RuntimeError: a gradient is sparse or on another kind of device, or gradients share memory. Nothing has been
+            written then.
+    """
+    max_norm = float(max_norm)
+    check_range("max_norm value", max_norm)
+    if isinstance(total_norm, Tensor) and total_norm.numel() != 1:
+        raise ValueError(f"total_norm has to have one element, but has shape {tuple(total_norm.shape)}")
+    grads = grads_of(_listed(parameters))
+    norm = float(total_norm)
+    if grads and clip_coefficient(max_norm, norm) != 1:
+        with torch.no_grad():
+            Gradients(grads, max_norm, written=True).clip(norm)
 
 
 @eager

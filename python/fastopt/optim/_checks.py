@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 
+def check_number(what: str, value: Any) -> None:
+    """An error for a string, which float() would take, and for what is no number at all."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{what} has to be a number, but is {value!r}")
+
+
 def check_range(what: str, value: Any, below: float | None = None) -> None:
+    check_number(what, value)
     if not (value >= 0 and (below is None or value < below)):
         raise ValueError(f"Invalid {what}: {value}")
 

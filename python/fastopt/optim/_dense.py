@@ -57,7 +57,9 @@ def zeros_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
-    """The tensor's strides if it is dense, otherwise some that are; no memory."""
+    """The tensor's strides if it is dense, otherwise some that are; no memory of its own."""
+    if tensor.is_contiguous():
+        return tensor
     memory_format = torch.contiguous_format if contiguous else torch.preserve_format
     return torch.empty_like(tensor, memory_format=memory_format, device="meta")
 

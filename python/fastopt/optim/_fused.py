@@ -69,6 +69,11 @@ class FusedOptimizer(Options):
     def _parts(self, group: Group) -> list[Part]:
         return [(self._update(group), functools.partial(self._scalars, group), None)]
 
+    def _state_keys(self) -> set[str] | None:
+        """Those a parameter can have, None for any: a group with every option on has every state."""
+        update = self._update(dict.fromkeys(self.defaults, True))
+        return {"step", *update.states, *update.carried}
+
     def _decoupled(self, group: Group) -> bool:
         return False
 
@@ -92,7 +97,11 @@ class FusedOptimizer(Options):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but states keep the precision they were saved with, where ``state_dtype`` asks for it.
 
-        torch casts states to their parameter's type, and counters of its fused optimizers to float32.
+        torch casts states to their parameter's type, and counters of its fused optimizers to float32. A counter that
+        parameters share becomes each one's own.
+
+        Raises:
+            ValueError: the states are those of another optimizer. Nothing has changed then.
         """
         with uncast(self):
             super().load_state_dict(state_dict)
@@ -100,7 +109,10 @@ class FusedOptimizer(Options):
     @property
     @eager
     def grad_norm(self) -> Tensor | None:
-        """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None."""
+        """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None.
+
+        ``max_grad_norm=inf`` takes the norm without clipping.
+        """
         norm = getattr(self, "_grad_norm", None)
         if norm is None:
             return None

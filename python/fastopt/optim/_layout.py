@@ -31,6 +31,10 @@ def _view(tensor: Tensor) -> _View:
     return _View(tuple(tensor.size()), tensor.stride(), tensor.element_size())
 
 
+def _bytes(tensor: Tensor) -> int:
+    return tensor.nbytes if tensor.is_contiguous() else _view(tensor).reach
+
+
 def same_layout(a: Tensor, b: Tensor) -> bool:
     """Element i of both lies at the same offset from the start."""
     pairs = zip(a.size(), a.stride(), b.stride(), strict=True)
@@ -39,6 +43,8 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two indices share an element, as in an expanded tensor."""
+    if tensor.is_contiguous():
+        return False
     span = 1  # conclusive and cheap: every stride steps over all that the smaller ones reach
     for stride, n in sorted((s, n) for n, s in zip(tensor.size(), tensor.stride(), strict=True) if n != 1):
         if stride < span:
@@ -74,14 +80,15 @@ def _share(shift: int, first: _View, second: _View) -> bool:
 
 def shared_pair(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Two of the strided tensors that share memory, if any do; interleaved ones do not. Of DTensors, what is here."""
-    here = [(local(t), t) for t in tensors]
-    ranges = [(own.data_ptr(), _view(own), t) for own, t in here if own.numel()]
+    if len(tensors) < 2:
+        return None
+    ranges = [(own.data_ptr(), _bytes(own), own, t) for own, t in ((local(t), t) for t in tensors) if own.numel()]
     ranges.sort(key=lambda r: r[0])
-    still_open: list[tuple[int, _View, Tensor]] = []
+    still_open: list[tuple[int, int, Tensor, Tensor]] = []
     for later in ranges:
-        still_open = [r for r in still_open if r[0] + r[1].reach > later[0]]
+        still_open = [r for r in still_open if r[0] + r[1] > later[0]]
         for earlier in still_open:
-            if _share(later[0] - earlier[0], earlier[1], later[1]):
-                return earlier[2], later[2]
+            if _share(later[0] - earlier[0], _view(earlier[2]), _view(later[2])):
+                return earlier[3], later[3]
         still_open.append(later)
     return None

@@ -18,7 +18,9 @@ def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
     """Undoes the casts of torch's ``load_state_dict`` before any post hook sees them."""
     loaded: list[dict[str, Any]] = []
     # The last of the pre hooks sees what is loaded in the end, and the first of the post hooks mends it.
-    before = optimizer.register_load_state_dict_pre_hook(lambda _, state_dict: loaded.append(state_dict))
+    before = optimizer.register_load_state_dict_pre_hook(
+        lambda _, state_dict: loaded.append(_own(optimizer, state_dict))
+    )
     after = optimizer.register_load_state_dict_post_hook(lambda _: _mend(optimizer, loaded[-1]), prepend=True)
     try:
         yield
@@ -27,16 +29,40 @@ def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
         after.remove()
 
 
+def _own(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """An error for states of another of our optimizers; what others keep there is their affair."""
+    found = {key for state in state_dict["state"].values() for key, value in state.items() if value is not None}
+    known = optimizer._state_keys()
+    foreign = set() if known is None else found - known
+    if foreign:
+        from . import ALL
+
+        makes: Any = ALL
+        others = [cls.__name__ for cls in makes if foreign <= (cls([torch.empty(0)])._state_keys() or set())]
+        if others:
+            names = ", ".join(f"'{key}'" for key in sorted(foreign))
+            raise ValueError(
+                f"the state dict is not {type(optimizer).__name__}'s: it has {names}, as {' or '.join(others)} has"
+            )
+    return state_dict
+
+
 def _mend(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    counters: set[int] = set()
     for saved_id, (param, group) in zip(saved_ids, params, strict=True):
         saved = state_dict["state"].get(saved_id, {})
         for key, value in optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
                 number = key == "step" or key in optimizer._carried
                 wanted = None if number else optimizer._state_type(param, group)
-                optimizer.state[param][key] = _exact(saved[key], value, wanted)
+                exact = _exact(saved[key], value, wanted)
+                if number and exact.data_ptr() in counters:
+                    exact = exact.clone()
+                elif number:
+                    counters.add(exact.data_ptr())
+                optimizer.state[param][key] = exact
 
 
 def _exact(saved: Any, cast: Tensor, wanted: torch.dtype | None) -> Tensor:

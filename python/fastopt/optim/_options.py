@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ._checks import check_range, check_state_dtype
+from ._checks import check_number, check_range, check_state_dtype
 from ._sharded import made_by_zero_redundancy
 from ._update import COMMON, Common, Group
 
@@ -45,6 +45,11 @@ class Options(Optimizer):
     def _check_group(self, group: Group) -> None:
         """What torch's constructor does not check."""
         self._check_flags(group)
+        for option in self.defaults.keys() & group.keys() - {"state_dtype"}:
+            value = group[option]
+            for one in value if isinstance(value, (tuple, list)) and option != "lr" else (value,):
+                if one is not None or option == "lr":
+                    check_number(option, one)
         for option in ("l1", "max_grad_norm", "max_grad_value"):
             self._limit(group, option)
         if group.get("max_grad_norm") is not None:
@@ -59,6 +64,7 @@ class Options(Optimizer):
         value = group.get(option)
         if value is None:
             return None
+        check_number(option, value)
         check_range(f"{option} value", value)
         return float(value)
 
@@ -71,6 +77,7 @@ class Options(Optimizer):
 
     def _check_flags(self, group: Group) -> None:
         """At every step: groups may be edited, and a flag is never ignored."""
+        check_number("lr", group.get("lr", 0.0))
         if group.get("differentiable"):
             raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
 

@@ -16,6 +16,7 @@ from .._runtime import PLAIN
 from ..reference import RULES
 from ._dense import TYPES, StandIns, dense_layout, kind_of, plain, refuse_overlap
 from ._layout import shared_pair
+from ._rows import Rows
 from ._sharded import is_partial, local, placed_like
 from ._states import States
 
@@ -115,7 +116,7 @@ class Preparation:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
 
     def _gradient(self, owner: Tensor, param: Tensor, group: Group, update: Update, name: str) -> Tensor:
-        """Strided, or sparse and coalesced where only its rows are to be updated."""
+        """Strided, or sparse where only its rows are to be updated."""
         grad = owner.grad
         assert grad is not None
         if grad.is_sparse:
@@ -131,10 +132,9 @@ class Preparation:
         return grad
 
     def _sparse(self, grad: Tensor, how: str | None) -> Tensor:
-        taken = grad.coalesce() if how == "rows" else grad.to_dense()
-        if self._unscales and taken is not grad:
+        if self._unscales and not (how == "rows" and grad.is_coalesced()):
             self._divide_afterwards(grad._values())
-        return taken
+        return grad if how == "rows" else grad.to_dense()
 
     def _divide_afterwards(self, grad: Tensor) -> None:
         """A gradient that the batch has a copy of: unscaled like the copy."""
@@ -144,26 +144,23 @@ class Preparation:
         self, index: int, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update
     ) -> None:
         """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
-        where = tuple(grad._indices())
         layout = dense_layout(param)
         states, step, carried, t = self._states.of(owner, param, group, update, layout, name)
         for tensor in (param, *states):
             refuse_overlap(tensor, name)
 
-        def rows(tensor: Tensor) -> Tensor:
-            taken = tensor[where].contiguous()
+        rows = Rows(grad, name)
 
-            def put_back() -> None:
-                tensor[where] = taken
+        def taken(tensor: Tensor) -> Tensor:
+            copy = rows.of(tensor)
+            self._stand_ins.afterwards(lambda: rows.put_back(tensor, copy))
+            return copy
 
-            self._stand_ins.afterwards(put_back)
-            return taken
-
-        values = grad._values()
-        if not values.is_contiguous():
-            values = self._stand_ins.take(values, dense_layout(values, True), name, written=self._unscales)
+        values = rows.values
+        if self._unscales and grad.is_coalesced():
+            values = self._stand_ins.take(grad._values(), dense_layout(values), name, written=True)
         self._views = True
-        self._to_batch(name, index, owner, rows(param), values, tuple(map(rows, states)), step, carried, t)
+        self._to_batch(name, index, owner, taken(param), values, tuple(map(taken, states)), step, carried, t)
 
     def check_views(self) -> None:
         """The engine finds dense parameters that share memory; views it does not see."""

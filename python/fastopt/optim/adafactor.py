@@ -85,6 +85,9 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
             for (factored, dtype), chosen in indices.items()
         ]
 
+    def _state_keys(self) -> set[str]:
+        return {"step", *_MATRIX.states, *_VECTOR.states}
+
     def _decoupled(self, group: Group) -> bool:
         return True
 

@@ -55,7 +55,7 @@ def to_torch(optimizer: FusedOptimizer) -> Optimizer:
     known = set(cls([torch.empty(0)]).defaults)
     ours: Any = type(optimizer)
     neutral = ours([torch.empty(0)]).defaults
-    own = [key for key in optimizer.defaults if key not in known]
+    own = [key for key in neutral if key not in known]  # a loaded optimizer's defaults have more, from torch
     for group in optimizer.param_groups:
         for key in own:
             if key != "state_dtype" and group.get(key, neutral[key]) != neutral[key]:

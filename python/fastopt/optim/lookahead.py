@@ -200,6 +200,9 @@ class Lookahead(FusedOptimizer):
             whole = after(self, whole) or whole
         return whole
 
+    def _state_keys(self) -> None:
+        """The inner optimizer's, which may be anybody's."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew.
 

@@ -31,6 +31,7 @@ from .batch_norm import (
 from .dropout import drop, drop_and_sum, write_mask
 from .operands import expect_first_write
 from .pipeline import RULES
+from .rows import sum_rows
 
 __all__ = [
     "RULES",
@@ -60,5 +61,6 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "sum_rows",
     "write_mask",
 ]
