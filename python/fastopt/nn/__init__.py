@@ -4,6 +4,7 @@ from . import functional
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .convert import convert, revert
 from .dropout import AlphaDropout, DropConnect, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .functional_mode import functional_mode
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "SyncBatchNorm",
     "convert",
     "functional",
+    "functional_mode",
     "revert",
 ]
