@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import io
@@ -173,8 +174,8 @@ def test_left_to_torch(name: str) -> None:
 
 @pytest.mark.parametrize("early_stop", [False, True])
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("backward_inside", [False, True])
-def test_checkpoints_drop_the_same_again(backward_inside: bool, reentrant: bool, early_stop: bool) -> None:
+@pytest.mark.parametrize("where", ["forward", "forward and backward", "in the block"])
+def test_checkpoints_drop_the_same_again(where: str, reentrant: bool, early_stop: bool) -> None:
     """The repetition comes in the backward pass, with the mode on or off."""
     first, second = nn.Linear(20, 20), nn.Linear(20, 20)
     leaves = [some_values((8, 20), torch.float32, 1).requires_grad_(), *first.parameters(), *second.parameters()]
@@ -189,11 +190,15 @@ def test_checkpoints_drop_the_same_again(backward_inside: bool, reentrant: bool,
     def block(x: Tensor) -> Tensor:
         return second(T.dropout(first(x), 0.5).relu())
 
+    def repeated(x: Tensor) -> Tensor:
+        with functional_mode() if where == "in the block" else contextlib.nullcontext():
+            return block(x)
+
     expected = gradients(seeded(lambda: block(leaves[0])))
     with torch.utils.checkpoint.set_checkpoint_early_stop(early_stop):
         with functional_mode():
-            y = seeded(lambda: checkpoint(block, leaves[0], use_reentrant=reentrant))
-            found = gradients(y) if backward_inside else []
+            y = seeded(lambda: checkpoint(repeated, leaves[0], use_reentrant=reentrant))
+            found = gradients(y) if where == "forward and backward" else []
         found = found or gradients(y)
     assert len(found) == 6
     for ours, theirs in zip(found, expected, strict=True):
