@@ -214,16 +214,27 @@ def test_checkpoint() -> None:
         assert_same_bits(a, b)
 
 
-def test_derivatives_that_there_are_not() -> None:
-    """An error and no wrong number: forward mode twice, and over the first gradients."""
-    x = some_values((5, 2), torch.float64, 1)
+@pytest.mark.parametrize("inner", [torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("outer", [torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+def test_second_derivatives_of_torch_func(activation: str | None, training: bool, outer: Any, inner: Any) -> None:
+    """Of one tensor, and of one after another."""
+    tensors = [some_values(shape, torch.float64, i) for i, shape in enumerate([(5, 2), (2,), (2,)])]
+    mean, var = some_values((2,), torch.float64, 8), some_values((2,), torch.float64, 9).abs()
 
-    def loss(x: Tensor) -> Tensor:
-        return F.batch_norm(x, None, None, training=True, activation="silu").pow(3).sum()
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        running = (None, None) if training else (mean, var)
+        return F.batch_norm(x, *running, weight, bias, training, activation=activation).pow(3).sum()
 
-    for outer, inner in ((torch.func.jacfwd, torch.func.jacfwd), (torch.func.jacfwd, torch.func.jacrev)):
-        with pytest.raises(RuntimeError, match=r"has (its )?first derivatives only"):
-            outer(inner(loss))(x)
+    def expected(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        evaluated = (x - mean) * torch.rsqrt(var + 1e-5) * weight + bias
+        y = plain(x, None, None, weight, bias, training=True) if training else evaluated
+        return (y if activation is None else getattr(torch.nn.functional, activation)(y)).pow(3).sum()
+
+    every = (0, 1, 2)
+    found = [outer(inner(loss, argnums=every), argnums=every)(*tensors) for loss in (ours, expected)]
+    torch.testing.assert_close(*found)
 
 
 def test_backward_through_forward_mode() -> None:

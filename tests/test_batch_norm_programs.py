@@ -121,8 +121,10 @@ def test_torch_func() -> None:
         return F.batch_norm(x, None, None, weight, bias, True, activation="silu", residual=residual).square().sum()
 
     assert_same_bits(torch.func.grad(loss)(x), torch.autograd.grad(loss(x), x)[0])
-    with pytest.raises(RuntimeError, match=r"torch.func has its first derivatives only"):
-        torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x)
+    leaf = x.detach().requires_grad_()
+    first = torch.autograd.grad(loss(leaf), leaf, create_graph=True)[0]
+    twice = torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x)
+    torch.testing.assert_close(twice, torch.autograd.grad(first.square().sum(), leaf)[0], rtol=1e-3, atol=1e-4)
 
 
 def test_vmap() -> None:

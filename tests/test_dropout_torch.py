@@ -199,3 +199,17 @@ def test_modules(name: str) -> None:
     assert module(y) is y
     assert_same_bits(y, expected)
     assert module.eval()(x) is x
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(layout: torch.layout) -> None:
+    """A sentence that says what to do, and that is right."""
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=layout)
+    for name in SHARED:
+        if name not in ("dropout1d", "dropout2d", "dropout3d"):  # which look at the dimensions first
+            with pytest.raises(RuntimeError, match=r"input is a nested tensor.*nested_tensor_from_jagged"):
+                getattr(F, name)(nested, 0.5, True)
+    if layout == torch.jagged:
+        dropped = torch.nested.nested_tensor_from_jagged(F.dropout(nested.values(), 0.5, seed=1), nested.offsets())
+        assert_same_bits(dropped.values(), F.dropout(torch.ones(6, 3), 0.5, seed=1))

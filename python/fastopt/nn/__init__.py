@@ -5,6 +5,7 @@ from ._report import Report, report
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from .convert import convert, revert
 from .dropout import AlphaDropout, DropConnect, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .functional_mode import functional_mode
 from .sequential import Sequential
 from .sync_batch_norm import SyncBatchNorm
 
@@ -27,6 +28,7 @@ __all__ = [
     "SyncBatchNorm",
     "convert",
     "functional",
+    "functional_mode",
     "report",
     "revert",
 ]

@@ -46,14 +46,16 @@ def any_watched(tensors: tuple[Tensor | None, ...]) -> bool:
     return False
 
 
-def is_differentiated_twice(tensor: Tensor | None) -> bool:
-    """Whether two levels of ``torch.func`` that differentiate hold it."""
+def is_differentiated_again(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether several levels of ``torch.func`` differentiate with respect to them, each to one or to all."""
     functorch: Any = torch._C._functorch
-    levels = 0
-    while tensor is not None and functorch.is_functorch_wrapped_tensor(tensor):
-        levels += functorch.is_gradtrackingtensor(tensor)
-        tensor = functorch.get_unwrapped(tensor)
-    return levels > 1
+    levels = set()
+    for tensor in tensors:
+        while tensor is not None and functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_gradtrackingtensor(tensor):
+                levels.add(functorch.maybe_get_level(tensor))
+            tensor = functorch.get_unwrapped(tensor)
+    return len(levels) > 1
 
 
 def observed() -> bool:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from .._dispatch import any_watched, is_differentiated_twice, library, recorder, through_operators, transforms_active
+from .._dispatch import any_watched, is_differentiated_again, library, recorder, through_operators, transforms_active
 from . import composite, operators
 from .call import Call, Gradients, Wanted
+from .checks import check_running
 from .dense import Maybe
 from .operators import OperatorCall, Results
 
@@ -52,7 +53,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> Any:
         *primals, statistics = ctx.saved_tensors
-        if any(map(is_differentiated_twice, (*primals, *tangents))):
+        if is_differentiated_again((*primals, *tangents)):
             raise RuntimeError(_FIRST_ONLY)
         return composite.tangent(ctx.call, statistics, primals, tangents[:4])
 
@@ -124,7 +125,8 @@ def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradi
 
 def apply(call: Call, *tensors: Any) -> Tensor:
     """Runs ``call`` on input, residual, weight, bias and running statistics, on record where autograd watches."""
-    if any_watched(tensors[:4]):
+    if any_watched(tensors):
+        check_running(call.batch, *tensors[4:])
         out: Tensor = _record(*tensors, call)
         return out
     return call.forward(*tensors)[0]
@@ -145,11 +147,18 @@ def _(
 ) -> Results:
     call = OperatorCall(*options)
     tensors = (input, residual, weight, bias, running_mean, running_var)
+    watched = any_watched(tensors)
+    if watched:
+        check_running(call.batch, running_mean, running_var)
     with enable_single_level_autograd_function():
-        if any_watched(tensors[:4]):
+        if watched and not (transforms_active() and is_differentiated_again(tensors[:4]) and not call.group):
             results: Results = _record_operator(*tensors, call)
             return results
-        return call.forward(*tensors)
+        results = call.forward(*tensors)
+    if watched:
+        # What torch.func differentiates again has to be made of torch's operations from the beginning.
+        results = (composite.forward(call, results[1], *tensors[:4]), *results[1:])
+    return results
 
 
 @torch.library.impl(library, "batch_norm_backward", "Autograd")

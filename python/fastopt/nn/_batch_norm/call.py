@@ -46,6 +46,8 @@ class Call(NamedTuple):
         a third row, the number of elements they are of. The running ones are written in training."""
         if self.group:
             return sync.forward(self, input, residual, weight, bias, running_mean, running_var)
+        if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
+            check(self.batch, input, residual, weight, bias, running_mean, running_var)
         out = torch.empty_like(input)
         statistics = torch.empty((2, channels(input)), dtype=torch.float64, device=input.device)
         options = (*self[:5], torch.get_num_threads())

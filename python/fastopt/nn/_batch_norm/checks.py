@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ... import _runtime
 
@@ -34,6 +35,24 @@ def check_eps(eps: float, training: bool) -> None:
         raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
     if eps < 0.0:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def check_running(batch: bool, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    """Running statistics have no gradients: an error and not a silent zero, as in torch. In forward mode it is one
+    only where the result depends on them."""
+    for name, tensor in (("running_mean", running_mean), ("running_var", running_var)):
+        if tensor is None:
+            continue
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            raise RuntimeError(
+                f"The function 'batch_norm' is not differentiable with respect to argument '{name}'. This input cannot "
+                "have requires_grad True."
+            )
+        if not batch and forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                "batch_norm is not differentiable wrt running_mean and running_var, they cannot have forward grad "
+                f"defined, but {name} has"
+            )
 
 
 def check_device(input: Tensor) -> None:

@@ -84,6 +84,11 @@ class Call:
 
 
 def check_type(rule: str, tensor: Tensor) -> None:
+    if tensor.is_nested:
+        raise RuntimeError(
+            f"{rule}: input is a nested tensor, which is not supported; use torch's dropout, or drop from the values "
+            "of a jagged one: torch.nested.nested_tensor_from_jagged(dropout(input.values()), input.offsets())"
+        )
     complex_too = rule in ("dropout", "dropout_add")
     if not (tensor.is_floating_point() or (complex_too and tensor.is_complex())):
         kinds = "floating point or complex" if complex_too else "floating point"

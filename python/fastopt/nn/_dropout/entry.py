@@ -44,7 +44,7 @@ def drop(
 
     The mask has the first ``dims`` dimensions of ``input``. All arguments are checked, and ``p`` is not 0.
     """
-    if rule != "dropout":
+    if rule != "dropout" or input.is_nested:
         check_type(rule, input)
     if observed() or foreign(input):
         if not jit_tracing() and input.numel() == 0:

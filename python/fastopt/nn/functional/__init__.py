@@ -17,6 +17,7 @@ Common to all functions that drop:
 
 from ._added import bias_dropout_add, dropout_add
 from ._alpha import alpha_dropout, feature_alpha_dropout
+from ._attention import scaled_dot_product_attention
 from ._batch_norm import batch_norm
 from ._channels import dropout1d, dropout2d, dropout3d
 from ._elements import drop_connect, dropout, dropout_mask
@@ -33,4 +34,5 @@ __all__ = [
     "dropout_add",
     "dropout_mask",
     "feature_alpha_dropout",
+    "scaled_dot_product_attention",
 ]
