@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import batch_norm, dropout, optimizers, scaling, training
+from . import batch_norm, compiled, depth, dropout, optimizers, scaling, training
 from .operation import Case
 
-MODULES: tuple[ModuleType, ...] = (optimizers, dropout, batch_norm, training, scaling)
-FAMILIES = ("optimizers", "clip", "sparse", "dropout", "batch_norm", "training", "scaling")
+MODULES: tuple[ModuleType, ...] = (optimizers, dropout, batch_norm, depth, training, compiled, scaling)
+FAMILIES = ("optimizers", "clip", "sparse", "dropout", "batch_norm", "training", "compiled", "scaling")
 
 
 def cases(device: str) -> list[Case]:

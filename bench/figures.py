@@ -45,6 +45,7 @@ class Row:
     x: int = 0
     differs: dict[str, str] = field(default_factory=dict)  # how a competitor's result does, where it does
     launches: dict[str, int] = field(default_factory=dict)  # on a GPU, of a step, by competitor
+    products: float | None = None  # the share of torch's default step that is matrix products and convolutions
 
     @property
     def seconds(self) -> float:
@@ -62,12 +63,18 @@ class Row:
         return Ratio(middle, low, high)
 
     @property
+    def of_rest(self) -> float | None:
+        """How much is gone of what torch's default step takes for all but products."""
+        ratio = self.ratio("torch default")
+        return (1 - 1 / ratio.middle) / (1 - self.products) if ratio and self.products is not None else None
+
+    @property
     def others(self) -> list[str]:
         return [name for name in self.rounds if name not in ("fastopt", "ceiling")]
 
     def best(self, of_torch: bool) -> str | None:
         """The fastest of torch, or of the packages, by its median; one that computes something else does not count."""
-        right = [name for name in self.others if name not in self.differs]
+        right = [name for name in self.others if name not in self.differs and not name.startswith("fastopt ")]
         return min((n for n in right if n.startswith("torch ") == of_torch), key=self.seconds_of, default=None)
 
 

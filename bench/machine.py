@@ -19,6 +19,7 @@ from .about import cpu, said
 from .measure import Burst, keep_heap, repeated
 from .operation import Case
 from .peers import ON_CPU, ON_CUDA, packages
+from .products import share
 from .stream import Stream
 
 
@@ -82,6 +83,10 @@ memory there, too. BatchNorm is counted as if it read its input once in each dir
     def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
         """Of a step, by competitor."""
         return {}
+
+    def products(self, case: Case) -> float | None:
+        """Their share of torch's default step; none where it is not measured."""
+        return share(case.competitors["torch default"](case.tensors(self.device)))
 
 
 class Gpu:
@@ -153,6 +158,9 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
 
     def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
         return {name: self._launches(repeated(case.competitors[name](case.tensors(self.device)))) for name in names}
+
+    def products(self, case: Case) -> float | None:
+        return None
 
     def _launches(self, burst: Burst) -> int:
         burst(2)  # all states are there

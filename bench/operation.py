@@ -69,6 +69,7 @@ class Operation:
     others: Competitors  # how that can be run here; empty where it is not installed
     traffic: Callable[[Tensors], Traffic] | None  # none where arithmetic decides
     agreement: Agreement
+    package: str = ""  # a module that has the model; the case is skipped where it cannot be used
 
     @property
     def competitors(self) -> Competitors:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from .figures import Figures, Row
+from .task import STEP
 
 LEGEND = """\
 us: median time of a step of ours. GB/s: what it has to move, by that time. Ratios are medians over the rounds of \
@@ -15,6 +16,7 @@ us: median time of a step of ours. GB/s: what it has to move, by that time. Rati
 x torch: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, foreach=True, \
 for-loop (foreach=False), fused=True; in place (add_, relu_). x default: beside what a user gets without flags.
 x others: beside the fastest package that does the same.
+x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False).
 cold: 256 MiB of other memory go through the caches before each step."""
 TITLES = {
     "optimizers": "Optimizers",
@@ -23,10 +25,11 @@ TITLES = {
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",
     "training": "Training steps of whole models",
+    "compiled": "Compiled models, forward and backward",
 }
 CURVES = {"scaling": "Scaling"}
+OURS = ("unconverted", "unfused")  # fastopt with less
 NAME = "case"
-MARKS = ("<!-- bench -->", "<!-- /bench -->")
 Cells = list[dict[str, str]]  # by column
 
 
@@ -43,6 +46,9 @@ def _cells(row: Row) -> dict[str, str]:
         found["x default"] = "differs" if "torch default" in row.differs else str(default)
     if package:
         found["x others"] = f"{row.ratio(package)} {package}"
+    for name in OURS:
+        if ratio := row.ratio(f"fastopt {name}"):
+            found[f"x {name}"] = str(ratio)
     if row.launches:
         found["launches"] = " / ".join(map(str, row.launches.values()))
     return found
@@ -52,7 +58,17 @@ def _families(figures: Figures, titles: Mapping[str, str]) -> Iterator[tuple[str
     """Title, columns and lines of each."""
     for family, title in titles.items():
         cells = [_cells(row) for row in figures.rows if row.family == family]
-        order = [NAME, "us", "GB/s", "of ceiling", "x torch", "x default", "x others", "launches"]
+        order = [
+            NAME,
+            "us",
+            "GB/s",
+            "of ceiling",
+            "x torch",
+            "x default",
+            "x others",
+            *(f"x {name}" for name in OURS),
+            "launches",
+        ]
         columns = [column for column in order if any(column in row for row in cells)]
         if cells:
             yield title, columns, [[row.get(column, "-") for column in columns] for row in cells]
@@ -68,24 +84,63 @@ def tables(figures: Figures) -> Iterator[Table]:
         yield table
 
 
+def _machine(figures: Figures) -> list[str]:
+    about = figures.about
+    return [f"{figures.title}, commit {about.get('commit') or '?'}, {about.get('date', '?')[:10]}.", ""]
+
+
+def _pipes(columns: list[str], lines: list[list[str]]) -> list[str]:
+    rule = ["---", *["--:"] * (len(columns) - 1)]
+    return [*(f"| {' | '.join(line)} |" for line in [columns, rule, *lines]), ""]
+
+
 def markdown(figures: Figures) -> str:
     """The same, to be kept; without the points of curves, which a picture has."""
-    text = [f"{figures.title}, commit {figures.about.get('commit') or '?'}, {figures.about.get('date', '?')[:10]}.", ""]
+    text = _machine(figures)
     for title, columns, lines in _families(figures, TITLES):
-        rule = ["---", *["--:"] * (len(columns) - 1)]
-        text += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in [columns, rule, *lines]), ""]
+        text += [f"### {title}", "", *_pipes(columns, lines)]
     for title, lines in (("Where another one is faster", losses(figures.rows)), ("Remarks", remarks(figures))):
         text += [f"### {title}", "", *(f"- {line}" for line in lines or ["Nowhere."]), ""]
     return "\n".join(text)
 
 
+def gain(figures: Figures) -> str:
+    """What a user of whole models gains, and what of the rest is gone; "-" where a way was not measured."""
+    lines = []
+    for row in figures.rows:
+        if row.products is not None and row.of_rest is not None:
+            default, fused, alone = map(row.ratio, ("torch default", "torch fused", "fastopt unconverted"))
+            ratios = [str(ratio or "-") for ratio in (default, fused, alone)]
+            shares = [f"{100 * share:.0f} %" for share in (row.products, row.of_rest)]
+            name = row.case.removeprefix(STEP)
+            lines.append([name, f"{row.seconds * 1e3:.1f}", *ratios, *shares])
+    columns = [
+        "a step of",
+        "ms",
+        "x torch's default",
+        "x `fused=True`",
+        "x without convert",
+        "products",
+        "gone of the rest",
+    ]
+    skipped = [f"- {note}" for note in figures.notes if "skipped" in note]
+    return "\n".join([*_machine(figures), *_pipes(columns, lines), *skipped])
+
+
+PARTS = {"bench": markdown, "gain": gain}  # by the mark of a document
+
+
 def write_markdown(figures: Figures, file: Path) -> None:
-    """Between the two marks of a file that has them; or as the file."""
-    text = markdown(figures)
-    if file.exists() and all(mark in (old := file.read_text()) for mark in MARKS):
-        head, _, rest = old.partition(MARKS[0])
-        text = f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
-    file.write_text(text)
+    """Between the marks of a file that has some, <!-- gain --> and <!-- /gain -->; or all tables as the file."""
+    text = file.read_text() if file.exists() else ""
+    marked = False
+    for name, part in PARTS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in text and end in text:
+            marked = True
+            head, _, rest = text.partition(begin)
+            text = f"{head}{begin}\n\n{part(figures)}\n{end}{rest.partition(end)[2]}"
+    file.write_text(text if marked else markdown(figures))
 
 
 def remarks(figures: Figures) -> list[str]:

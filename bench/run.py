@@ -12,6 +12,7 @@ from .figures import Figures, Row
 from .machine import Cpu, Gpu
 from .measure import Burst, Pace, measure, repeated
 from .operation import Case
+from .zoo import unusable
 
 
 @contextlib.contextmanager
@@ -42,8 +43,11 @@ class Run:
                 task = progress.add_task("measuring", total=len(cases))
                 for case in cases:
                     progress.update(task, description=case.name[:50].ljust(50))
-                    with noted(failures, case.name), self._machine.prepared(case):
-                        self.figures.rows.append(self._row(case))
+                    if why := case.operation.package and unusable(case.operation.package):
+                        self.figures.notes.append(f"{case.name}: skipped, {why}")
+                    else:
+                        with noted(failures, case.name), self._machine.prepared(case):
+                            self.figures.rows.append(self._row(case))
                     progress.advance(task)
         except KeyboardInterrupt:
             failures.append(f"STOPPED after {len(self.figures.rows)} of {len(cases)} cases")
@@ -68,6 +72,7 @@ class Run:
             curve=case.point.curve if case.point else "",
             x=case.point.x if case.point else 0,
             differs=differs,
+            products=self._machine.products(case) if case.family == "training" else None,
         )
         best = row.best(of_torch=True)
         row.launches.update(self._machine.launches(case, ["fastopt", *([best] if best else [])]))

@@ -1,94 +1,102 @@
-"""Whole training steps, forward to update, of a model as it is written for torch: beside it the same model after
-``fastopt.nn.convert``, with our optimizer."""
+"""Whole training steps, forward to update, of real models on inputs so small that a step takes less than 0.3 s."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fastopt
-
-from .agreement import within
-from .models import GPT, ResNet20
-from .operation import Case, Input, Maker, Operation, Step, Tensors
-from .peers import VARIANTS
-
-OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
-MAX_NORM = 1.0
+from . import zoo
+from .models import GPT, VAE, ResNet20, bags, encoder, policy
+from .operation import Case, Input, Tensors
+from .task import Task
 
 
-def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, clip: Callable[[], object], tensors: Tensors) -> Step:
-    inputs, targets = tensors
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
-        loss.backward()
-        clip()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def _ours(model: Callable[[], nn.Module]) -> Maker:
-    def make(tensors: Tensors) -> Step:
-        net = fastopt.nn.convert(model().to(tensors[0].device))
-        optimizer = fastopt.AdamW(net.parameters(), max_grad_norm=MAX_NORM, **OPTIONS)
-        return _stepper(net, optimizer, lambda: None, tensors)
-
-    return make
-
-
-def _theirs(model: Callable[[], nn.Module], flags: dict[str, bool]) -> Maker:
-    def make(tensors: Tensors) -> Step:
-        net = model().to(tensors[0].device)
-        optimizer = torch.optim.AdamW(net.parameters(), **OPTIONS, **flags)
-        return _stepper(net, optimizer, lambda: nn.utils.clip_grad_norm_(net.parameters(), MAX_NORM), tensors)
-
-    return make
-
-
-def _operation(name: str, model: Callable[[], nn.Module], tensors: Callable[[Input], Tensors]) -> Operation:
-    def seeded() -> nn.Module:
-        torch.manual_seed(0)
-        return model()
-
-    return Operation(
-        family="training",
-        name=f"training step of a {name}",
-        tensors=tensors,
-        ours=_ours(seeded),
-        rival="torch",
-        others={f"torch {way}": _theirs(seeded, VARIANTS[way]) for way in ("default", "fused")},
-        traffic=None,
-        agreement=within(0.05),  # of the loss: masks differ
-    )
+def _elbo(output: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> Tensor:
+    pixels, mean, log_var = output
+    entropy = nn.functional.binary_cross_entropy_with_logits(pixels, targets, reduction="sum")
+    return (entropy - 0.5 * (1 + log_var - mean**2 - log_var.exp()).sum()) / len(targets)
 
 
 def _images(input: Input) -> Tensors:
     (shape,) = input.shapes
-    return [torch.randn(shape), torch.randint(10, shape[:1])]
+    return [torch.randn(shape), torch.randint(zoo.CLASSES, shape[:1])]
 
 
 def _tokens(input: Input) -> Tensors:
     (shape,) = input.shapes
-    text = torch.randint(2048, (shape[0], shape[1] + 1))
+    text = torch.randint(zoo.WORDS, (shape[0], shape[1] + 1))
     return [text[:, :-1].contiguous(), text[:, 1:].contiguous()]
 
 
-RESNET = _operation("ResNet-20", ResNet20, _images)
-GPT_SMALL = _operation("GPT of 4 layers", GPT, _tokens)
-OPERATIONS = (RESNET, GPT_SMALL)
+def pairs(input: Input) -> Tensors:
+    """Inputs and targets of their own shape."""
+    return [torch.randn(shape) for shape in input.shapes]
+
+
+def _pixels(input: Input) -> Tensors:
+    """They are the target as well."""
+    (shape,) = input.shapes
+    return [torch.rand(shape)] * 2
+
+
+def _bags(input: Input) -> Tensors:
+    (shape,) = input.shapes
+    return [torch.randint(100_000, shape), torch.randint(zoo.CLASSES, shape[:1])]
+
+
+CLIPPED: dict[str, Any] = {"options": {"lr": 1e-3, "weight_decay": 0.1}, "max_norm": 1.0}
+RESNET = Task("a ResNet-20", ResNet20, _images, **CLIPPED).operation()
+GPT_SMALL = Task("a GPT of 4 layers", GPT, _tokens, **CLIPPED).operation()
+
+PHOTOS = Input("4 images", ((4, 3, 64, 64),))
+TEXTS = Input("4 texts of 64", ((4, 64),))
+SERIES = Input("8 series of 64", ((8, 64, 128), (8, 64, 128)))
+TORCHVISION: dict[str, Any] = {
+    "package": "torchvision",
+    "optimizer": "SGD",
+    "options": {"lr": 0.01, "momentum": 0.9},
+}
+DROPS = {"drop_rate": 0.1, "proj_drop_rate": 0.1}
+SLOW: dict[str, Any] = {"package": "timm", "options": {"lr": 1e-4}}  # or 3 steps on 4 images depend on the masks
+MODELS: tuple[tuple[Task, Input], ...] = (
+    (Task("torchvision's resnet18", partial(zoo.torchvision, "resnet18"), _images, **TORCHVISION), PHOTOS),
+    (
+        Task(
+            "torchvision's mobilenet_v3_small", partial(zoo.torchvision, "mobilenet_v3_small"), _images, **TORCHVISION
+        ),
+        PHOTOS,
+    ),
+    (
+        Task("timm's efficientnet_b0", partial(zoo.timm, "efficientnet_b0", drop_rate=0.2), _images, package="timm"),
+        PHOTOS,
+    ),
+    (
+        Task("timm's vit_tiny", partial(zoo.timm, "vit_tiny_patch16_224", img_size=64, **DROPS), _images, **SLOW),
+        PHOTOS,
+    ),
+    (Task("transformers' GPT-2, tiny", zoo.gpt2, _tokens, package=zoo.GPT2), TEXTS),
+    (Task("transformers' BERT, tiny", zoo.bert, _tokens, package=zoo.BERT), TEXTS),
+    (Task("nn.TransformerEncoder", encoder, pairs, nn.functional.mse_loss), SERIES),
+    (Task("a VAE", VAE, _pixels, _elbo, "Adam"), Input("128 images", ((128, 784),))),
+    (
+        Task("a policy of 3 layers", policy, pairs, nn.functional.mse_loss, "Adam"),
+        Input("64 observations", ((64, 8), (64, 4))),
+    ),
+    (  # torch's fused SGD takes no sparse gradients
+        Task("EmbeddingBag, sparse", bags, _bags, optimizer="SGD", options={"lr": 0.1}, ways=("default",)),
+        Input("128 bags of 20", ((128, 20),)),
+    ),
+)
 
 
 def on_cpu() -> list[Case]:
     return [
         Case(RESNET, Input("32 images", ((32, 3, 32, 32),)), quick=True),
-        Case(GPT_SMALL, Input("4 texts of 64", ((4, 64),)), quick=True),
+        Case(GPT_SMALL, TEXTS, quick=True),
+        *[Case(task.operation(), input) for task, input in MODELS],
     ]
 
 

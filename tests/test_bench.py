@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 
 pytest.importorskip("rich", reason="needs the extra 'bench'")
 import bench.__main__ as program
-from bench import peers
+from bench import peers, zoo
 from bench.cases import FAMILIES, cases
 from bench.machine import Gpu
 from bench.operation import Case
@@ -79,6 +79,33 @@ def test_families_and_threads(run: Run) -> None:
     assert {row["family"] for row in figures["rows"]} == {"dropout"}
     assert {row["threads"] for row in figures["rows"]} == {1}
     assert "dropout" in figures["kept_for_backward"] or figures["kept_for_backward"] == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ModuleNotFoundError("No module named 'absent'", name="absent"), "absent is not installed"),
+        (RuntimeError("operator does not exist\nat all"), "absent cannot be imported: operator does not exist"),
+    ],
+    ids=["missing", "broken"],
+)
+def test_a_model_of_an_absent_package_is_skipped(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def fail(_: str) -> Any:
+        raise error
+
+    case = named("Adam, MLP, 10 tensors")
+    absent = replace(case, operation=replace(case.operation, package="absent"))
+    monkeypatch.setattr(program, "cases", lambda _: [absent, case])
+    zoo.unusable.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(zoo.importlib, "import_module", fail)
+        assert zoo.unusable("absent") == why
+    status, figures = run()
+    assert status == 0
+    assert [row["case"] for row in figures["rows"]] == [case.name]
+    assert f"{case.name}: skipped, {why}" in figures["notes"]
 
 
 def test_what_a_backward_pass_keeps(run: Run) -> None:

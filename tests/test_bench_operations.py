@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip("rich", reason="needs the extra 'bench'")
-from bench import batch_norm, dropout, optimizers, training
+from bench import batch_norm, compiled, depth, dropout, optimizers, products, training, zoo
 from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, Tensors, Walk
 from bench.stream import Stream
 
@@ -38,11 +38,29 @@ def test_all_agree(operation: Operation, shapes: tuple[Shape, ...], dtype: torch
                 assert case.disagreement(name, ours, CPU) == "", name
 
 
-@pytest.mark.parametrize("case", training.on_cpu(), ids=lambda case: case.name)
+# Compiling takes minutes; what the models compute can be compared without.
+MODELS = [*training.on_cpu(), *compiled.on_cpu(compile=lambda model: model), *depth.on_cpu()]
+
+
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_models_learn_alike(case: Case) -> None:
+    if why := case.operation.package and zoo.unusable(case.operation.package):
+        pytest.skip(why)
     ours = case.outcome("fastopt", CPU)
     for name in case.operation.others:
         assert case.disagreement(name, ours, CPU) == "", name
+
+
+def test_products_are_found() -> None:
+    """All but nothing of a step that only multiplies, nothing of one that has no product."""
+    a, grad = torch.randn(512, 512, requires_grad=True), torch.ones(512, 512)
+    assert products.share(lambda: torch.autograd.grad(a @ a, a, grad)) > 0.3
+    images, weight = torch.randn(4, 16, 64, 64), torch.randn(16, 16, 3, 3, requires_grad=True)
+    convolved = torch.ones(4, 16, 62, 62)
+    assert (
+        products.share(lambda: torch.autograd.grad(torch.nn.functional.conv2d(images, weight), weight, convolved)) > 0.3
+    )
+    assert products.share(lambda: a.exp().sum()) == 0
 
 
 def wrong(make: Maker) -> Maker:

@@ -12,7 +12,7 @@ pytest.importorskip("rich", reason="needs the extra 'bench'")
 import bench.__main__ as program
 from bench.compare import comparison
 from bench.figures import Figures, Row, read
-from bench.report import losses, markdown
+from bench.report import gain, losses, markdown
 
 
 def row(case: str = "Adam, 1M", **more: Any) -> Row:
@@ -76,6 +76,35 @@ def test_markdown(tmp_path: Path) -> None:
     assert text[6] == adam + "8.00 (8.00-8.00) adabound default |"
     assert "- SGD, 1M, torch fused: its result differs" in text
     assert "- adabound is not installed" in text
+
+
+def test_what_is_gone_of_the_rest() -> None:
+    """Of 5 ms 3 are products; ours takes 1 less."""
+    step = row("training step of a VAE, 9", family="training", products=0.6)
+    rounds = {"fastopt": [4e-3] * 3, "torch default": [5e-3] * 3, "fastopt unconverted": [3e-3] * 3}
+    step = replace(step, rounds=rounds)
+    assert step.of_rest == pytest.approx(0.5)
+    assert step.best(of_torch=False) is None
+    assert losses([step]) == ["training step of a VAE, 9: 0.75 (0.75-0.75) fastopt unconverted"]
+    run = figures(step, row("training step of another", family="training"))
+    run.notes.append("training step of a third: skipped, timm is not installed")
+    table = [line for line in gain(run).splitlines() if line]
+    assert table[3:] == [
+        "| a VAE, 9 | 4.0 | 1.25 (1.25-1.25) | - | 0.75 (0.75-0.75) | 60 % | 50 % |",
+        "- training step of a third: skipped, timm is not installed",
+    ]
+
+
+def test_a_document_gets_the_part_of_its_marks(tmp_path: Path) -> None:
+    figures(row("training step of a VAE", family="training", products=0.6)).write(tmp_path / "figures.json")
+    document = tmp_path / "document.md"
+    document.write_text("before\n<!-- gain -->\nold\n<!-- /gain -->\nafter\n")
+    assert program.main(["--read", str(tmp_path / "figures.json"), "--markdown", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("before\n<!-- gain -->\n\na CPU, commit")
+    assert text.endswith("\n<!-- /gain -->\nafter\n")
+    assert "| a VAE |" in text
+    assert "### Remarks" not in text
 
 
 def test_markdown_between_marks(tmp_path: Path) -> None:

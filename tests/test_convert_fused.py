@@ -1,4 +1,4 @@
-"""convert's fusion: a Sequential runs a norm and the activation after it as one; used in any other way, each is itself."""
+"""convert's fusion: a Sequential runs a norm and the activation after it as one. Used otherwise, each is itself."""
 
 from __future__ import annotations
 
@@ -195,7 +195,9 @@ SURGERY: dict[str, Callable[[Any, Tensor], Tensor]] = {
     ),
     "checkpointed": lambda m, x: torch.utils.checkpoint.checkpoint_sequential(m, 2, x, use_reentrant=False),
     "norm by another name": lambda m, x: T.Sequential(OrderedDict(a=m[0], b=m[1], c=m[2]))(x),
-    "batch statistics in evaluation": done(lambda m: [m.eval(), setattr(m[1], "running_mean", None), setattr(m[1], "running_var", None)]),
+    "batch statistics in evaluation": done(
+        lambda m: [m.eval(), setattr(m[1], "running_mean", None), setattr(m[1], "running_var", None)]
+    ),
     "frozen norm": done(lambda m: m[1].requires_grad_(False)),
     "to another type": lambda m, x: m.float()(x.float()),
     "weights exchanged": done(lambda m: setattr(m[1], "weight", T.Parameter(torch.arange(4.0, dtype=torch.float64)))),

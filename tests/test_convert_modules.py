@@ -236,7 +236,9 @@ def test_exported_and_traced() -> None:
     assert_close(traced(x), model(x))
 
 
-@pytest.mark.parametrize("what", [[], (p for p in [torch.ones(2)]), torch.ones(2), None], ids=["list", "generator", "tensor", "None"])
+@pytest.mark.parametrize(
+    "what", [[], (p for p in [torch.ones(2)]), torch.ones(2), None], ids=["list", "generator", "tensor", "None"]
+)
 @pytest.mark.parametrize("function", [nn.convert, nn.revert])
 def test_what_is_no_model(function: Callable[[object], object], what: object) -> None:
     with pytest.raises(TypeError, match=r"model has to be a torch\.nn\.Module, but got"):
@@ -257,3 +259,25 @@ def test_wrong_options_change_nothing(options: dict[str, object], says: str) -> 
     with pytest.raises(ValueError, match=says):
         nn.convert(model, **options)
     assert types(model) == kinds
+
+
+def test_functional() -> None:
+    """Calls of F.dropout inside a model are ours while it trains; undone by revert, kept by another convert."""
+
+    class Calls(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.dropout(self.norm(x), 0.5, self.training)
+
+    model, x = nn.convert(Calls(), functional=True), some_values((8, 3), torch.float32, 1)
+    for _ in range(2):
+        torch.manual_seed(0)
+        y = model(x)
+        torch.manual_seed(0)
+        assert_same_bits(y, nn.functional.dropout(model.norm(x), 0.5))
+        nn.convert(model)
+    assert type(model.norm) is nn.BatchNorm1d
+    assert type(nn.revert(model)) is Calls

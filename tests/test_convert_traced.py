@@ -1,4 +1,4 @@
-"""fuse="trace": norm, addition and activation of a module's forward as one, where torch.fx sees them and an example agrees."""
+"""fuse="trace": norm, addition and activation as one, where torch.fx sees them and an example agrees."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-import zoo
 from torch import fx
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 import fastopt
+import zoo
 from fastopt.nn._batch_norm import fusion
 
 pytestmark = pytest.mark.ecosystem

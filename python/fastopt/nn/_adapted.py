@@ -26,7 +26,7 @@ class Adapted(nn.Module):
 
 
 @functools.cache
-def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
+def adapted(mixin: Any, cls: Any) -> type[nn.Module]:
     """``cls`` with ``mixin`` before it, under the name of ``cls``."""
     members = {"_origin": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, (mixin, cls), members)

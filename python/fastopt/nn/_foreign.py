@@ -1,4 +1,4 @@
-"""Norms of other packages that are ours in all but name: torchvision's and timm's, looked up where they are imported."""
+"""Norms of other packages that are ours in all but name: torchvision's and timm's, if they are imported."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import sys
 from typing import Any
 
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from ._adapted import Adapted, adapted
 from ._batch_norm import fusion
 from ._batch_norm.fusion import Activation
 from ._batch_norm.modules import Normalizing
-from ._leaf import as_call
+from ._leaf import as_call, is_proxy
 from .functional import batch_norm
 
 
@@ -23,15 +22,15 @@ class NormAct(Normalizing, Adapted):
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        if isinstance(input, Proxy):
+        if is_proxy(input):
             return as_call(self, input)  # type: ignore[no-any-return]
         known = None
         if not fusion.calls_are_watched() and fusion.is_identity(self.drop):
             known = fusion.activation_of(self.act)
         y = self._batch_norm(input, None, known)
-        return y if known is not None else self.act(self.drop(y))  # type: ignore[no-any-return]
+        return y if known is not None else self.act(self.drop(y))
 
-    _forward_of_ours = forward
+    _forward_of_ours: Any = forward
 
     def _ends_in_norm(self) -> bool:
         return fusion.is_identity(self.drop) and fusion.is_identity(self.act)

@@ -10,10 +10,16 @@ from torch import nn
 from torch.fx import Proxy
 
 
+def is_proxy(input: Any) -> bool:
+    """Whether ``torch.fx`` is writing down what is done to it."""
+    return isinstance(input, Proxy)
+
+
 def as_call(module: nn.Module, input: Any, *more: Any) -> Any:
     """The node that ``torch.fx`` makes of a module that its tracer does not look into."""
     tracer: Any = input.tracer
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, *(m for m in more if m is not None)), {})
+    args = (input, *(tensor for tensor in more if tensor is not None))
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, {})
 
 
 def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +27,7 @@ def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def wrapped(self: nn.Module, input: Any) -> Any:
-        return as_call(self, input) if isinstance(input, Proxy) else forward(self, input)
+        return as_call(self, input) if is_proxy(input) else forward(self, input)
 
     return wrapped
 
@@ -29,6 +35,6 @@ def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:
 def refuse_script(module: nn.Module) -> nn.Module:
     """torch.jit.script asks every module for a form that it can compile, and puts it into the model."""
     raise RuntimeError(
-        f"torch.jit.script cannot compile fastopt's {type(module).__name__}: call fastopt.nn.revert(model) first, or use "
-        "torch.jit.trace in evaluation, or torch.export"
+        f"torch.jit.script cannot compile fastopt's {type(module).__name__}: call fastopt.nn.revert(model) first, or "
+        "use torch.jit.trace in evaluation, or torch.export"
     )

@@ -28,8 +28,8 @@ class Report:
     """What :func:`fastopt.nn.convert` did with a model, as it is now. ``str()`` is a table.
 
     Attributes:
-        rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as what
-            is added and applied after it, "left" is torch's; ``note`` says with what, or why not.
+        rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as
+            what is added and applied after it, "left" is torch's; ``note`` says with what, or why not.
     """
 
     def __init__(self, model: nn.Module, reasons: dict[str, str] | None = None) -> None:
@@ -53,12 +53,13 @@ class Report:
         count = self.counts()
         total = len(self.rows)
         head = (
-            f"{total - count['left']} of {total} norms and dropouts run on fastopt's kernels, {count['as one']} of them in one "
-            "pass with what follows"
+            f"{total - count['left']} of {total} norms and dropouts run on fastopt's kernels, {count['as one']} of them "
+            "in one pass with what follows"
         )
         widths = [max(len(row[column]) for row in self.rows) for column in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)) for row in self.rows]
-        return "\n".join([head, *(f"  {line}  {row.note}".rstrip() for line, row in zip(lines, self.rows, strict=True))])
+        table = [f"  {line}  {row.note}".rstrip() for line, row in zip(lines, self.rows, strict=True)]
+        return "\n".join([head, *table])
 
     def _pairs(self) -> dict[str, str]:
         """By the name of a norm, what runs as one with it."""
@@ -97,7 +98,7 @@ class Report:
             return Row(name, layer, "taken", "")
         if type(module).__module__.startswith("torch.nn."):
             return Row(name, layer, "left", self._reasons.get(name, "torch's: convert has not seen it"))
-        return Row(name, layer, "left", f"a class of {type(module).__module__}: its forward may be another than torch's")
+        return Row(name, layer, "left", f"of {type(module).__module__}: its forward may be another than torch's")
 
     def _why_alone(self, name: str) -> str:
         """Why a norm runs without what follows it."""

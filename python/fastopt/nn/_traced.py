@@ -52,7 +52,7 @@ class Traced(Adapted):
         return {name: value for name, value in self.__dict__.items() if name != "_graphs"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__["_graphs"] = graphs_of(self, self._origin)
 
 
@@ -61,7 +61,7 @@ def trace(module: nn.Module) -> str:
     try:
         graphs = graphs_of(module, type(module))
     except Exception as error:  # whatever a forward does when it is given a Proxy
-        return f"torch.fx cannot trace its forward: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"torch.fx cannot trace its forward: {(str(error) or type(error).__name__).splitlines()[0]}"
     if not graphs:
         return "its forward has no norm followed by an addition or an activation"
     cls = adapted(Traced, type(module))
@@ -161,12 +161,12 @@ def _merge(module: nn.Module, node: fx.Node) -> str:
         new = graph.call_function(fusion.normalize, (modules[0], norm.args[0], residual, act, *modules[1:]))
     node.replace_all_uses_with(new)
     for old in (node, total, *reversed(between), norm):
-        if not old.users and old.op != "get_attr":
-            graph.erase_node(old) if old in graph.nodes else None
-    parts = [str(norm.target), "add" if residual is not None else "", str(node.target) if node.op == "call_module" else ""]
-    if isinstance(after, Activation):
-        parts[2] = after.name
-    return " + ".join(part for part in parts if part)
+        if not old.users and old in graph.nodes:
+            graph.erase_node(old)
+    parts = [str(norm.target)] + ["add"] * (residual is not None)
+    if after is not None:
+        parts.append(after.name if isinstance(after, Activation) else str(node.target))
+    return " + ".join(parts)
 
 
 def _operand(node: fx.Node) -> fx.Node | None:

@@ -11,6 +11,7 @@ from ._adapted import adapted, become, origin
 from ._batch_norm import fusion
 from ._check import check_alike
 from ._report import Report
+from .functional_mode import is_wrapped, unwrap_forward, wrap_forward
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,7 +34,9 @@ TORCHS: dict[type[nn.Module], type[nn.Module]] = {ours: torchs for torchs, ours 
 TORCHS[sequential.Sequential] = nn.Sequential
 
 
-def convert(model: Model, *, fuse: bool | str = True, example: Any = None, report: bool = False) -> Model:
+def convert(
+    model: Model, *, fuse: bool | str = True, example: Any = None, functional: bool = False, report: bool = False
+) -> Model:
     """Lets the BatchNorm and Dropout modules of ``model`` run on our kernels.
 
     Modules stay the objects they are, with their parameters, buffers, hooks and places in the model; only their class
@@ -47,6 +50,8 @@ def convert(model: Model, *, fuse: bool | str = True, example: Any = None, repor
             with an addition between, as residual blocks have it, where ``torch.fx`` can trace that ``forward``.
         example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what it gets from
             it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
+        functional: run calls of ``model``, while it is training, in :func:`functional_mode`: for models that call
+            ``F.dropout``, ``F.batch_norm`` or attention with dropout themselves.
         report: print what was taken, fused and left: :func:`fastopt.nn.report`.
 
     Returns:
@@ -62,6 +67,9 @@ def convert(model: Model, *, fuse: bool | str = True, example: Any = None, repor
         raise ValueError(f'fuse has to be True, False or "trace", but got {fuse!r}')
     if (fuse == "trace") != (example is not None):
         raise ValueError('fuse="trace" and example belong together: traced modules are compared on an example input')
+    functional = functional or is_wrapped(model)  # converted before
+    for module in model.modules():
+        unwrap_forward(module)
     known = {**OURS, **_foreign.norms()}
     for module in model.modules():
         if type(module) in known:
@@ -71,6 +79,8 @@ def convert(model: Model, *, fuse: bool | str = True, example: Any = None, repor
         _fuse_sequentials(model)
     if fuse == "trace":
         reasons = _trace(model, example if isinstance(example, tuple) else (example,))
+    if functional:
+        wrap_forward(model)
     if report:
         print(Report(model, reasons))
     return model
@@ -98,6 +108,7 @@ def revert(model: Model) -> Model:
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
     for module in model.modules():
+        unwrap_forward(module)
         _traced.untrace(module)
         before = origin(module) or TORCHS.get(type(module))
         if before is not None:

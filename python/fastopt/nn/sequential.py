@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class Fusing(Adapted):
     def forward(self, input: Any) -> Any:
         return self._run(input, None, None)
 
-    _forward_of_ours = forward
+    _forward_of_ours: Any = forward
 
     def _run(self, input: Any, residual: Tensor | None, after: Activation | None) -> Any:
         """The last part takes ``residual`` and ``after``, if there are any."""
@@ -52,7 +53,7 @@ class Fusing(Adapted):
     def pairs(self) -> list[tuple[str, str]]:
         """Names of the parts that would run as one now."""
         named = list(self._modules.items())
-        neighbours = zip(named, named[1:], strict=False)
+        neighbours = pairwise(named)
         return [
             (a, b)
             for (a, norm), (b, act) in neighbours

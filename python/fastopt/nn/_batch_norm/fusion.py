@@ -1,7 +1,8 @@
 """What can run as one with a batch normalization, decided where it runs: by whoever calls both, at each call.
 
 A module is itself when anybody else calls it. Only what runs the norm and the activation one after the other
-(``Sequential``, a traced ``forward``) hands the activation to the norm, and only while neither does more than its class.
+(``Sequential``, a traced ``forward``) hands the activation to the norm, and only while neither does more than its
+class.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def normalize(
     """
     known = activation_of(after) if isinstance(after, nn.Module) else after
     if (known is not None or after is None) and takes_activation(module) and all(map(is_identity, between)):
-        return module._normalize_and(input, residual, known)  # type: ignore[no-any-return]
+        return module._normalize_and(input, residual, known)
     y = module(input)
     for part in between:
         y = part(y)
@@ -116,7 +117,7 @@ def _apply(y: Tensor, after: nn.Module | Activation | None) -> Tensor:
     if after is None:
         return y
     if isinstance(after, nn.Module):
-        return after(y)  # type: ignore[no-any-return]
+        return after(y)
     return ACTIVATIONS[after.name](y, after.negative_slope)
 
 

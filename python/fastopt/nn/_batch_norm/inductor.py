@@ -1,5 +1,5 @@
-"""Batch normalization in operations that torch's inductor fuses with what stands around them: in a compiled CNN that saves
-a pass over memory and a change of layout at each convolution, which no kernel called from outside can."""
+"""Batch normalization in operations that torch's inductor fuses with what stands around them. In a compiled CNN that
+saves a pass over memory and a change of layout at each convolution, which no kernel called from outside can."""
 
 from __future__ import annotations
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Proxy
 
-from .._leaf import as_call, refuse_script
+from .._leaf import as_call, is_proxy, refuse_script
 from ..functional import batch_norm
 from . import fusion
 from .checks import check_activation
@@ -27,11 +26,11 @@ class Normalizing(torch.nn.Module):
     __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
-        if isinstance(input, Proxy):
-            return as_call(self, input, residual)
+        if is_proxy(input):
+            return as_call(self, input, residual)  # type: ignore[no-any-return]
         return self._batch_norm(input, residual, self._own())
 
-    _forward_of_ours = forward
+    _forward_of_ours: Any = forward
 
     def _own(self) -> Activation | None:
         return None if self.activation is None else Activation(self.activation, self.negative_slope)
@@ -42,7 +41,7 @@ class Normalizing(torch.nn.Module):
     def _normalize_and(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
         """The same with an activation that is another module's."""
         fits = residual is None or (residual.shape == input.shape and residual.dtype == input.dtype)
-        if not fits or isinstance(input, Proxy):  # torch's addition knows how to broadcast
+        if not fits or is_proxy(input):  # torch's addition knows how to broadcast
             return fusion.finish(self(input), residual, after)
         return self._batch_norm(input, residual, after)
 
