@@ -111,7 +111,8 @@ def test_export() -> None:
     model.running_mean.uniform_(-1, 1)
     x = some_values((3, 4, 5, 5), torch.float32, 1)
     exported = torch.export.export(model, (x,)).module()
-    assert_same_bits(exported(x), model(x))
+    torch.testing.assert_close(exported(x), model(x))  # by torch's operators
+    assert "fastopt" not in exported.code
 
 
 def test_torch_func() -> None:

@@ -75,7 +75,10 @@ def results(model: nn.Module, batch: int) -> Results:
 
 def assert_same(ours: Results, eager: Results, exactly: bool = True) -> None:
     for found, expected in zip(ours.outputs, eager.outputs, strict=True):
-        assert_same_bits(found, expected)
+        if exactly:
+            assert_same_bits(found, expected)
+        else:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     for found, expected in zip(ours.gradients, eager.gradients, strict=True):
         if exactly:
             assert_same_bits(found, expected)
@@ -113,7 +116,7 @@ def pair(backend: str) -> Iterator[Compiled]:
 
 @pytest.mark.parametrize("batch", [5, 3, 8])
 def test_model(pair: Compiled, backend: str, batch: int) -> None:
-    """Whatever the batch size: to the bit, but for the gradients of inductor's own convolutions and sums."""
+    """Whatever the batch size: to the bit, but for inductor's own code: batch norms, convolutions, sums."""
     assert_same(results(pair.model, batch), results(pair.eager, batch), exactly=backend == "aot_eager")
     assert pair.graphs() <= 4  # training and evaluation: of the first size, and of any
 
@@ -176,7 +179,10 @@ def test_exported(training: bool, strict: bool) -> None:
             torch.manual_seed(batch)
             y = program(images(batch))
             torch.manual_seed(batch)
-            assert_same_bits(y, twin(images(batch)))
+            expected = twin(images(batch))
+            assert_same_bits(y, expected) if training else torch.testing.assert_close(
+                y, expected
+            )  # in evaluation torch's operators
 
 
 def test_reduce_overhead() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import nn
@@ -18,18 +17,21 @@ class Adapted(nn.Module):
         cls = type(self)
         if "_origin" not in vars(cls):
             return super().__reduce_ex__(protocol)
-        state = self.__getstate__()  # type: ignore[attr-defined]
-        return _empty, (cls.__mro__[1], cls._origin), state
+        return _empty, (cls.__mro__[1], cls._origin), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__
 
 
-@functools.cache
-def adapted(mixin: Any, cls: Any) -> type[nn.Module]:
+_MADE: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
+def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
     """``cls`` with ``mixin`` before it, under the name of ``cls``."""
-    members = {"_origin": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls.__name__, (mixin, cls), members)
+    if (mixin, cls) not in _MADE:
+        names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _MADE[mixin, cls] = type(cls.__name__, (mixin, cls), {"_origin": cls, **names})
+    return _MADE[mixin, cls]
 
 
 def origin(module: nn.Module) -> type[nn.Module] | None:

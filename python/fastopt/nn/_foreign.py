@@ -56,7 +56,10 @@ class Frozen(Normalizing, Adapted):
         )
 
 
-_NORMS = {("timm.layers.norm_act", "BatchNormAct2d"): NormAct, ("torchvision.ops.misc", "FrozenBatchNorm2d"): Frozen}
+_NORMS: dict[tuple[str, str], Any] = {
+    ("timm.layers.norm_act", "BatchNormAct2d"): NormAct,
+    ("torchvision.ops.misc", "FrozenBatchNorm2d"): Frozen,
+}
 _ACTIVATIONS = {("timm.layers.activations", "GELU"): "gelu", ("timm.layers.activations", "HardSwish"): "hardswish"}
 
 

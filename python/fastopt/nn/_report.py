@@ -25,7 +25,11 @@ class Row(NamedTuple):
 
 
 class Report:
-    """What :func:`fastopt.nn.convert` did with a model, as it is now. ``str()`` is a table.
+    """What of a model runs on fastopt's kernels, as it is now. ``str()`` is a table.
+
+    Args:
+        model: converted or not.
+        reasons: why modules were not traced, by name: convert knows, and nobody later.
 
     Attributes:
         rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as
@@ -52,10 +56,9 @@ class Report:
             return "no BatchNorm and no dropout in this model: convert has nothing to do"
         count = self.counts()
         total = len(self.rows)
-        head = (
-            f"{total - count['left']} of {total} norms and dropouts run on fastopt's kernels, {count['as one']} of them "
-            "in one pass with what follows"
-        )
+        ours, joined = total - count["left"], count["as one"]
+        head = f"{ours} of {total} norms and dropouts run on fastopt's kernels, "
+        head += f"{joined} of them in one pass with what follows"
         widths = [max(len(row[column]) for row in self.rows) for column in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)) for row in self.rows]
         table = [f"  {line}  {row.note}".rstrip() for line, row in zip(lines, self.rows, strict=True)]

@@ -66,7 +66,7 @@ def trace(module: nn.Module) -> str:
         return "its forward has no norm followed by an addition or an activation"
     cls = adapted(Traced, type(module))
     if "forward" not in vars(cls):  # tools look at its arguments
-        cls.forward = functools.wraps(cls._origin.forward)(_forward)  # type: ignore[attr-defined, method-assign]
+        cls.forward = functools.wraps(cls._origin.forward)(_forward)  # type: ignore[attr-defined]
     become(module, cls)
     module.__dict__["_graphs"] = graphs
     return ""

@@ -38,16 +38,16 @@ class LazyBatchNorm1d(Fused, torch.nn.LazyBatchNorm1d):
     """A :class:`BatchNorm1d` whose ``num_features`` is that of the first input, a drop-in for
     ``torch.nn.LazyBatchNorm1d``."""
 
-    cls_to_become = BatchNorm1d  # type: ignore[assignment]
+    cls_to_become = BatchNorm1d
 
 
 class LazyBatchNorm2d(Fused, torch.nn.LazyBatchNorm2d):
     """(N, C, H, W). See :class:`LazyBatchNorm1d`."""
 
-    cls_to_become = BatchNorm2d  # type: ignore[assignment]
+    cls_to_become = BatchNorm2d
 
 
 class LazyBatchNorm3d(Fused, torch.nn.LazyBatchNorm3d):
     """(N, C, D, H, W). See :class:`LazyBatchNorm1d`."""
 
-    cls_to_become = BatchNorm3d  # type: ignore[assignment]
+    cls_to_become = BatchNorm3d

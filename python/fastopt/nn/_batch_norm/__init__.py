@@ -7,7 +7,8 @@
 - ``autograd``: the gradients of both
 - ``dense``: tensors as the kernels take them
 - ``sync``: statistics over several processes
-- ``fusion``: a BatchNorm and the ReLU behind it as one
+- ``fusion``: what can run as one with a norm
+- ``inductor``: the same in operations that a compiler fuses
 - ``entry``: the way in, and which of them a call takes
 - ``modules``: what the modules have in common
 """

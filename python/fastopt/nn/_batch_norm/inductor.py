@@ -42,7 +42,7 @@ def forward(
 ) -> Results:
     call = Call(*options)
     if call.group:
-        return NotImplemented  # type: ignore[no-any-return]
+        return NotImplemented
     x = _wide(input)
     new: list[Maybe] = [None, None]
     if call.batch:
@@ -75,7 +75,7 @@ def backward(
 ) -> Results:
     call = Call(*options)
     if call.group:
-        return NotImplemented  # type: ignore[no-any-return]
+        return NotImplemented
     dims = [d for d in range(input.ndim) if d != 1]
     inverse_std = _along(statistics[1], input)
     x_hat = (_wide(input) - _along(statistics[0], input)) * inverse_std

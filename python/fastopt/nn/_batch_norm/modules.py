@@ -27,7 +27,7 @@ class Normalizing(torch.nn.Module):
 
     def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
         if is_proxy(input):
-            return as_call(self, input, residual)  # type: ignore[no-any-return]
+            return as_call(self, input, residual)
         return self._batch_norm(input, residual, self._own())
 
     _forward_of_ours: Any = forward
