@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.ao import quantization
 from torch.ao.quantization import quantize_fx
 from torch.testing import assert_close
-from torchvision.models.feature_extraction import create_feature_extractor
 
 import fastopt
 import zoo
@@ -101,11 +100,9 @@ def test_fx_keeps_modules_as_calls() -> None:
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_module"]
     assert {"body.1", "body.21", "body.22", "bn", "head.2"} <= set(targets)
     program.eval()
-    assert torch.equal(program(image()), ours.eval()(image()))
+    assert_close(program(image()), ours.eval()(image()))
     program.train()
-    program.get_submodule("body.21").p = 1.0
-    x = image()
-    assert torch.equal(program(x)[:1].std() == 0, torch.tensor(False))
+    assert not torch.equal(program(image()), program(image()))
 
 
 def test_script_says_what_to_do() -> None:
@@ -131,7 +128,9 @@ def test_feature_extractor(fuse: Any) -> None:
     fastopt.nn.convert(ours, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [create_feature_extractor(m, ["layer1.0.bn1", "layer2.0.relu_1"])(zoo.images()) for m in (ours, theirs)]
+        found = [
+            zoo.create_feature_extractor(m, ["layer1.0.bn1", "layer2.0.relu_1"])(zoo.images()) for m in (ours, theirs)
+        ]
     assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 

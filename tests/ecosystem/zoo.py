@@ -14,6 +14,9 @@ except (ImportError, RuntimeError):
     sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
     import torchvision
 import timm
+from torchvision.models.feature_extraction import create_feature_extractor
+
+__all__ = ["create_feature_extractor"]
 
 TORCHVISION = [
     *["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "googlenet", "regnet_y_400mf"],
