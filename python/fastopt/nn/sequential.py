@@ -72,5 +72,5 @@ class Sequential(Fusing, torch.nn.Sequential):
     Activations: ``ReLU``, ``ReLU6``, ``LeakyReLU``, ``ELU`` (alpha 1), ``SiLU``, ``GELU`` (exact), ``Hardswish``. Both
     modules stay what they are when anything else calls them, and they run one by one while either has hooks or a
     ``forward`` of its own, is compiled by itself, or has become an instance of another class. ``print`` names the parts
-    that run as one. :func:`fastopt.nn.convert` makes Sequentials of torch's ones.
+    that run as one. ``fastopt.nn.convert`` makes Sequentials of torch's ones.
     """
