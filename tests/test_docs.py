@@ -27,6 +27,7 @@ COMMANDS = {
     "pip install .": "every stamp of the Makefile",
     "pip install . --config-settings=cmake.define.FASTOPT_CUDA=ON": "scripts/gpu_check.sh build",
     "python -m fastopt": "tests/test_runtime.py",
+    "python -m fastopt --model torchvision.models:resnet18 --input 2,3,64,64": "tests/test_convert_report.py",
     "torchrun --nproc-per-node 2 examples/train_distributed.py": "tests/distributed/test_threads.py",
     "torchrun --nproc-per-node 2 examples/train_distributed.py --sharded": "tests/distributed/test_threads.py",
     "scripts/gpu_check.sh": "tests/test_gpu_check.py",
