@@ -24,8 +24,11 @@ TORCHVISION = [
 ]
 TIMM = [
     *["resnet18", "hrnet_w18_small", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002", "densenet121"],
-    *["skresnet18", "res2net50_14w_8s", "xception41", "ghostnet_050"],
+    *["skresnet18", "res2net50_14w_8s", "xception41", "ghostnet_050", "dla34"],
 ]
+# Of the pairs there are, the share that has to be run as one. dla34's blocks take optional tensors, which torch.fx
+# traces as given; in xception41 one module ends in a norm, and the next begins with its activation.
+FUSED = {"dla34": 0.6, "xception41": 0.25}
 
 
 def made(package: str, name: str) -> torch.nn.Module:
