@@ -1,4 +1,4 @@
-"""The share of a step that is matrix products and convolutions: torch computes them, whoever else takes part."""
+"""The share of a step that is matrix products and convolutions, which torch computes in any case."""
 
 from __future__ import annotations
 

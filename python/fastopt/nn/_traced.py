@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -206,7 +206,7 @@ def _norm_before(module: nn.Module, node: Any) -> tuple[fx.Node, list[fx.Node]] 
 
 def _leads_to(node: fx.Node, other: Any) -> bool:
     """Whether ``other`` is computed from ``node``."""
-    seen, waiting = set(), list(_inputs(other))
+    seen, waiting = set(), [other]
     while waiting:
         now = waiting.pop()
         if now is node:
@@ -215,8 +215,3 @@ def _leads_to(node: fx.Node, other: Any) -> bool:
             seen.add(now)
             waiting.extend(now.all_input_nodes)
     return False
-
-
-def _inputs(node: Any) -> Iterator[fx.Node]:
-    if isinstance(node, fx.Node):
-        yield node

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import _runtime
 from . import functional as F
+from ._adapted import become
 from ._batch_norm.checks import HALF
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -64,7 +65,7 @@ def wrap_forward(model: Model) -> Model:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a ScriptModule: its functional calls are compiled already")
     if not is_wrapped(model):
-        _become(model, _wrapped_class(type(model)))
+        become(model, _wrapped_class(type(model)))
     return model
 
 
@@ -78,7 +79,7 @@ def unwrap_forward(model: Model) -> Model:
         ``model``.
     """
     if is_wrapped(model):
-        _become(model, _plain_class(type(model)))
+        become(model, _plain_class(type(model)))
     return model
 
 
@@ -127,10 +128,6 @@ def _wrapped_class(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:
     metaclass: Any = type(cls)
     made: type[torch.nn.Module] = metaclass(cls.__name__, bases, names)
     return made
-
-
-def _become(module: Any, cls: type[torch.nn.Module]) -> None:
-    module.__class__ = cls
 
 
 class _FunctionalMode(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""What can run as one with a batch normalization, decided where it runs: by whoever calls both, at each call.
+"""What can run as one with a batch normalization, decided at each call by what calls both.
 
 A module is itself when anybody else calls it. Only what runs the norm and the activation one after the other
 (``Sequential``, a traced ``forward``) hands the activation to the norm, and only while neither does more than its
@@ -110,17 +110,15 @@ def normalize(
     y = module(input)
     for part in between:
         y = part(y)
-    return _apply(y if residual is None else y + residual, after)
+    return finish(y, residual, after)
 
 
-def _apply(y: Tensor, after: nn.Module | Activation | None) -> Tensor:
+def finish(y: Tensor, residual: Tensor | None, after: nn.Module | Activation | None) -> Tensor:
+    """What follows a norm, by torch's operations."""
+    if residual is not None:
+        y = y + residual
     if after is None:
         return y
     if isinstance(after, nn.Module):
         return after(y)
     return ACTIVATIONS[after.name](y, after.negative_slope)
-
-
-def finish(y: Tensor, residual: Tensor | None, known: Activation | None) -> Tensor:
-    """What follows a norm, by torch's operations."""
-    return _apply(y if residual is None else y + residual, known)
