@@ -1,12 +1,16 @@
 """Set-up of the whole suite."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
 # Before torch loads OpenMP: waiting threads sleep, so that tests may run side by side on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# What inductor compiled in an earlier run would hide a change of ours.
+_compiled = tempfile.TemporaryDirectory(prefix="fastopt-inductor-", ignore_cleanup_errors=True)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
 import torch
 

@@ -43,9 +43,18 @@ def _fresh_compiler() -> Any:
     torch.compiler.reset()
 
 
+def assert_rounded_alike(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+# Inductor fuses what the kernel does with what stands around it, and rounds in its own order.
+BACKENDS = {"aot_eager": assert_same_bits, "inductor": assert_rounded_alike}
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_compiled_in_one_graph(channels_last: bool) -> None:
-    compiled = torch.compile(block, fullgraph=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_in_one_graph(backend: str, channels_last: bool) -> None:
+    compiled = torch.compile(block, fullgraph=True, backend=backend)
     for shape in ((6, 4, 5, 7), (3, 4, 9, 5)):  # the second: dynamic
         tensors = operands(shape)
         if channels_last:
@@ -54,18 +63,19 @@ def test_compiled_in_one_graph(channels_last: bool) -> None:
                 for t in tensors
             ]
         for ours, expected in zip(with_gradients(compiled, tensors), with_gradients(block, tensors), strict=True):
-            assert_same_bits(ours, expected)
+            BACKENDS[backend](ours, expected)
             assert ours.stride() == expected.stride()
 
 
-def test_compiled_module() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_module(backend: str) -> None:
     """Training steps, and evaluation: buffers and all."""
     torch.manual_seed(0)
     model = fastopt.nn.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()))
     x = some_values((5, 3, 6, 6), torch.float32, 1)
     results = []
     for compiled in (False, True):
-        own: Any = torch.compile(model, fullgraph=True) if compiled else model
+        own: Any = torch.compile(model, fullgraph=True, backend=backend) if compiled else model
         model[1].reset_parameters()
         model.train()
         for _ in range(3):
@@ -74,7 +84,7 @@ def test_compiled_module() -> None:
         model.eval()
         results.append([y, grad, own(x), *(buffer.clone() for buffer in model.buffers())])
     for ours, expected in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(ours, expected)
+        assert_rounded_alike(ours, expected)
     assert results[1][-1] == 3
 
 
@@ -222,13 +232,15 @@ def test_autocast() -> None:
             assert model(some_values((6, 4), dtype, 1)).dtype == dtype
 
 
-def test_reference_backend() -> None:
-    """The fallback takes all these ways, too."""
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_reference_backend(backend: str) -> None:
+    """The fallback takes all these ways."""
     with running("reference"):
         tensors = operands()
         expected = with_gradients(block, tensors)
-        for ours, value in zip(with_gradients(torch.compile(block, fullgraph=True), tensors), expected, strict=True):
-            assert_same_bits(ours, value)
+        compiled = torch.compile(block, fullgraph=True, backend=backend)
+        for ours, value in zip(with_gradients(compiled, tensors), expected, strict=True):
+            BACKENDS[backend](ours, value)
 
 
 def test_meta_tensors_and_other_devices() -> None:
