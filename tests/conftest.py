@@ -8,11 +8,12 @@ import pytest
 
 # Before torch loads OpenMP: waiting threads sleep, so that tests may run side by side on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
 # What inductor compiled in an earlier run would hide a change of ours.
 _compiled = tempfile.TemporaryDirectory(prefix="fastopt-inductor-", ignore_cleanup_errors=True)
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
-
-import torch
 
 # These run on a GPU or on its emulator, which needs a python of its own: make test.
 collect_ignore = [] if os.environ.get("FASTOPT_TEST_CUDA") else ["cuda"]
