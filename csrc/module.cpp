@@ -59,6 +59,7 @@ void register_tensors(py::module_& m) {
     m.def("copy_rows", &copy_rows, py::arg("tensor"), py::arg("numbers"), py::arg("rows"), py::arg("back"));
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
+    m.def("count", &count, py::arg("counter"));
 }
 
 void register_batch(py::module_& m) {

@@ -183,6 +183,23 @@ bool is_strided(PyObject* tensor) {
     return layout == strided_layout;
 }
 
+bool count(py::handle counter) {
+    DLTensor dl;
+    if (!use_exchange || !is_plain(counter.ptr())) return false;
+    if (exchange->dltensor_from_py_object_no_sync(counter.ptr(), &dl) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    const bool whole = dl.dtype.code == kDLInt && dl.dtype.bits == 64 && dl.dtype.lanes == 1;
+    if (dl.device.device_type != kDLCPU || !whole || dl.ndim != 0) return false;
+    py::list written(1);
+    written[0] = counter;
+    increment_version(written);
+    int64_t& number = *reinterpret_cast<int64_t*>(static_cast<char*>(dl.data) + dl.byte_offset);
+    number = static_cast<int64_t>(static_cast<uint64_t>(number) + 1);
+    return true;
+}
+
 bool is_negated(PyObject* tensor) { return ask(is_neg_method, tensor); }
 
 bool view(PyObject* tensor, TensorView& out) {

@@ -67,6 +67,10 @@ bool view(PyObject* tensor, TensorView& out);
 // Of plain tensors.
 bool is_strided(PyObject* tensor);
 
+// Adds 1 to a plain int64 number on the CPU, in a fifth of the time of torch's add_. False, with nothing written, for
+// anything else.
+bool count(pybind11::handle counter);
+
 // True for a lazily negated tensor, whose memory does not hold its values. Asking torch costs as much
 // as two views, so states, which the optimizer made itself, are not asked.
 bool is_negated(PyObject* tensor);

@@ -68,9 +68,14 @@ def observed() -> bool:
     )
 
 
-def foreign(tensor: Tensor) -> bool:
-    """A subclass, or on a device that there are no kernels for."""
-    return any_foreign((tensor,))
+def foreign(input: Tensor, *others: Tensor | None) -> bool:
+    """Whether one is of a subclass, or ``input`` on a device that there are no kernels for."""
+    if type(input) not in PLAIN or not (input.is_cpu or input.is_cuda):
+        return True
+    for tensor in others:
+        if tensor is not None and type(tensor) not in PLAIN:
+            return True
+    return False
 
 
 def jit_tracing() -> bool:
@@ -83,13 +88,6 @@ def exporting() -> bool:
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.4 to 2.6 do not tell
-
-
-def any_foreign(tensors: tuple[Tensor | None, ...]) -> bool:
-    for tensor in tensors:
-        if tensor is not None and (type(tensor) not in PLAIN or not (tensor.is_cpu or tensor.is_cuda)):
-            return True
-    return False
 
 
 def through_operators(tensor: Tensor) -> bool:

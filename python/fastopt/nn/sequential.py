@@ -29,15 +29,15 @@ class Fusing(Adapted):
             for part in parts:
                 input = part(input)
             return fusion.finish(input, residual, after)
-        i, count = 0, len(parts)
+        i, last = 0, len(parts) - 1
         has_tail = residual is not None or after is not None
-        while i < count:
+        while i <= last:
             part = parts[i]
-            known = fusion.activation_of(parts[i + 1]) if i + 1 < count else None
+            known = fusion.activation_of(parts[i + 1]) if i < last else None
             if known is not None and fusion.takes_activation(part):
                 input = part._normalize_and(input, None, known)
                 i += 2
-            elif has_tail and i == count - 1:
+            elif has_tail and i == last:
                 return fusion.normalize(part, input, residual, after)
             else:
                 input = part(input)

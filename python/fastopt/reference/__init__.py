@@ -29,7 +29,7 @@ from .batch_norm import (
     batch_norm_sums,
 )
 from .dropout import drop, drop_and_sum, write_mask
-from .operands import expect_first_write
+from .operands import count, expect_first_write
 from .pipeline import RULES
 from .rows import sum_rows
 
@@ -50,6 +50,7 @@ __all__ = [
     "batch_norm_moments",
     "batch_norm_settle",
     "batch_norm_sums",
+    "count",
     "drop",
     "drop_and_sum",
     "dropout",

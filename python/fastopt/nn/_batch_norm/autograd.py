@@ -22,7 +22,7 @@ _FIRST_ONLY = "batch_norm: torch.func has its first derivatives only; torch.auto
 
 
 class _BatchNorm(torch.autograd.Function):
-    """``input, residual, weight, bias, running_mean, running_var, call -> result``"""
+    """``input, residual, weight, bias, (running_mean, running_var), call -> result``"""
 
     @staticmethod
     def forward(
@@ -31,11 +31,10 @@ class _BatchNorm(torch.autograd.Function):
         residual: Maybe,
         weight: Maybe,
         bias: Maybe,
-        running_mean: Maybe,
-        running_var: Maybe,
+        running: tuple[Maybe, Maybe],
         call: AnyCall,
     ) -> Any:
-        out, statistics = call.forward(input, residual, weight, bias, running_mean, running_var)
+        out, statistics = call.forward(input, residual, weight, bias, *running)
         _keep(ctx, call, input, residual, weight, bias, statistics)
         return out
 
@@ -59,7 +58,8 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _BatchNormOperator(_BatchNorm):
-    """The same with all that the operator returns: ``-> result, statistics, new running mean, new running variance``"""
+    """``input, residual, weight, bias, running_mean, running_var, call -> result, statistics, new running mean, new
+    running variance``"""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
@@ -127,7 +127,7 @@ def apply(call: Call, *tensors: Any) -> Tensor:
     """Runs ``call`` on input, residual, weight, bias and running statistics, on record where autograd watches."""
     if any_watched(tensors):
         check_running(call.batch, *tensors[4:])
-        out: Tensor = _record(*tensors, call)
+        out: Tensor = _record(*tensors[:4], tensors[4:], call)
         return out
     return call.forward(*tensors)[0]
 

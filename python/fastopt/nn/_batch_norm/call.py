@@ -49,7 +49,7 @@ class Call(NamedTuple):
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self.batch, input, residual, weight, bias, running_mean, running_var)
         out = torch.empty_like(input)
-        statistics = torch.empty((2, channels(input)), dtype=torch.float64, device=input.device)
+        statistics = input.new_empty(2, channels(input), dtype=torch.float64)
         options = (*self[:5], torch.get_num_threads())
         run = _runtime.kernels.batch_norm
         if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):

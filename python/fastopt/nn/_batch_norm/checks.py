@@ -23,7 +23,7 @@ def check_activation(name: str | None) -> None:
 def check_sizes(input: Tensor) -> None:
     """In training, a channel needs two values."""
     shape = input.shape
-    if len(shape) > 1 and shape[0] * math.prod(shape[2:]) == 1:
+    if len(shape) > 1 and shape[0] == 1 and math.prod(shape[2:]) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {shape}: their variance is zero. "
             "Use larger batches (a DataLoader's drop_last=True leaves out a single last sample), or eval()"
@@ -40,15 +40,16 @@ def check_eps(eps: float, training: bool) -> None:
 def check_running(batch: bool, running_mean: Tensor | None, running_var: Tensor | None) -> None:
     """Running statistics have no gradients: an error and not a silent zero, as in torch. In forward mode it is one
     only where the result depends on them."""
+    forward_mode = not batch and forward_ad._current_level >= 0
     for name, tensor in (("running_mean", running_mean), ("running_var", running_var)):
         if tensor is None:
             continue
-        if torch.is_grad_enabled() and tensor.requires_grad:
+        if tensor.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 f"The function 'batch_norm' is not differentiable with respect to argument '{name}'. This input cannot "
                 "have requires_grad True."
             )
-        if not batch and forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        if forward_mode and forward_ad.unpack_dual(tensor).tangent is not None:
             raise RuntimeError(
                 "batch_norm is not differentiable wrt running_mean and running_var, they cannot have forward grad "
                 f"defined, but {name} has"

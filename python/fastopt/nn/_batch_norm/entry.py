@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .._dispatch import any_foreign, exporting, jit_tracing, observed
+from .._dispatch import exporting, foreign, jit_tracing, observed
 from . import autograd, composite, inductor, operators
 from .call import Call
 from .checks import check
@@ -20,7 +20,7 @@ Tensors: TypeAlias = tuple[
 
 def batch_norm(call: Call, tensors: Tensors) -> Tensor:
     """Applies ``call`` in the cheapest way that the tensors allow."""
-    if not (observed() or any_foreign(tensors)):
+    if not (observed() or foreign(*tensors)):
         return autograd.apply(call, *tensors)
     if not jit_tracing():
         check(call.batch, *tensors)

@@ -26,14 +26,15 @@ class Activation(NamedTuple):
 
 # A condition on attributes goes with it: kernels know these values only.
 _Reader: TypeAlias = Callable[[Any], Activation | None]
+_PLAIN = {name: Activation(name) for name in ACTIVATIONS}
 _KNOWN: dict[type[nn.Module], _Reader] = {
-    nn.ReLU: lambda m: Activation("relu"),
-    nn.ReLU6: lambda m: Activation("relu6") if (m.min_val, m.max_val) == (0, 6) else None,
+    nn.ReLU: lambda m: _PLAIN["relu"],
+    nn.ReLU6: lambda m: _PLAIN["relu6"] if (m.min_val, m.max_val) == (0, 6) else None,
     nn.LeakyReLU: lambda m: Activation("leaky_relu", m.negative_slope),
-    nn.ELU: lambda m: Activation("elu") if m.alpha == 1 else None,
-    nn.SiLU: lambda m: Activation("silu"),
-    nn.GELU: lambda m: Activation("gelu") if m.approximate == "none" else None,
-    nn.Hardswish: lambda m: Activation("hardswish"),
+    nn.ELU: lambda m: _PLAIN["elu"] if m.alpha == 1 else None,
+    nn.SiLU: lambda m: _PLAIN["silu"],
+    nn.GELU: lambda m: _PLAIN["gelu"] if m.approximate == "none" else None,
+    nn.Hardswish: lambda m: _PLAIN["hardswish"],
 }
 _FORWARDS = {cls: cls.forward for cls in _KNOWN}
 _CALL = nn.Module.__call__

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import _runtime
+from .._dispatch import observed
 from .._leaf import as_call, is_proxy, refuse_script
 from ..functional import batch_norm
 from . import fusion
@@ -55,22 +57,22 @@ class Normalizing(torch.nn.Module):
         """What torch's modules do around the function: batches are counted, and running statistics handed over where
         they are to be used or updated."""
         module: Any = self
-        momentum = 0.0 if module.momentum is None else module.momentum
-        tracks = module.track_running_stats
-        if module.training and tracks and module.num_batches_tracked is not None:
-            module.num_batches_tracked.add_(1)
-            if module.momentum is None:
-                momentum = 1.0 / float(module.num_batches_tracked)
-        running_mean, running_var = module.running_mean, module.running_var
-        batch = module.training or (running_mean is None and running_var is None)
-        if module.training and not tracks:
+        weight, bias, running_mean, running_var, batches = _tensors(self)
+        training, momentum = module.training, 0.0 if module.momentum is None else module.momentum
+        batch = training or (running_mean is None and running_var is None)
+        if training and not module.track_running_stats:
             running_mean = running_var = None
+        elif training and batches is not None:
+            if observed() or not _runtime.kernels.count(batches):
+                batches.add_(1)
+            if module.momentum is None:
+                momentum = 1.0 / float(batches)
         result: Tensor = function(
             input,
             running_mean,
             running_var,
-            module.weight,
-            module.bias,
+            weight,
+            bias,
             batch,
             momentum,
             module.eps,
@@ -80,6 +82,24 @@ class Normalizing(torch.nn.Module):
             **options,
         )
         return result
+
+
+def _tensors(module: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Maybe]:
+    """Weight, bias, running mean and variance, number of batches: from where torch keeps them, since
+    ``nn.Module.__getattr__`` takes half a microsecond for each."""
+    if not torch.compiler.is_compiling():
+        parameters, buffers = module._parameters, module._buffers
+        try:
+            return (
+                parameters["weight"],
+                parameters["bias"],
+                buffers["running_mean"],
+                buffers["running_var"],
+                buffers["num_batches_tracked"],
+            )
+        except KeyError:  # a parametrized weight, for example
+            pass
+    return module.weight, module.bias, module.running_mean, module.running_var, module.num_batches_tracked
 
 
 class Fused(Normalizing):

@@ -71,7 +71,7 @@ def drop_and_add(
     dims = input.dim()
     if not jit_tracing() and input.numel() == 0:
         p = 0.0
-    if observed() or foreign(input) or foreign(residual) or (bias is not None and foreign(bias)):
+    if observed() or foreign(input, residual, bias):
         call = _operator_call(rule, input, p, dims, seed, offset, generator)
         return operators.dropout(call, input, residual, bias)
     return autograd.apply(Call(rule, p, dims, _seed(input, p, seed, generator), offset), input, residual, bias)
