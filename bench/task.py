@@ -1,5 +1,5 @@
-"""A model and how it is trained: as it is written for torch; after ``fastopt.nn.convert``, with our optimizer; and
-with our optimizer alone, which shows what converting adds."""
+"""A model and how it is trained: as it is written for torch; after ``fastopt.nn.convert`` with "trace", with
+our optimizer; and with our optimizer alone, which shows what converting adds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Task:
     def ours(self, tensors: Tensors, convert: bool = True) -> Step:
         model = self.seeded(tensors)
         if convert:
-            fastopt.nn.convert(model)
+            fastopt.nn.convert(model, fuse="trace", example=tensors[0])
         make = getattr(fastopt, self.optimizer)
         return self.stepped(model, make(model.parameters(), max_grad_norm=self.max_norm, **self.options), None, tensors)
 
