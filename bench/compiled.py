@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,7 @@ Compile = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 def inductor(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Raises an error where torch would otherwise go on uncompiled."""
     torch.compiler.reset()  # or the models before count as recompilations of this one
+    importlib.import_module("torch._inductor.config").force_disable_caches = True  # an earlier fastopt's code is there
     return torch.compile(model, fullgraph=True, dynamic=False)
 
 

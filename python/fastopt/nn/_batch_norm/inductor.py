@@ -59,7 +59,7 @@ def forward(
     inverse_std = torch.rsqrt(var + call.eps)
     z = _linear((x - mean) * inverse_std, residual, weight, bias)
     out = ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
-    statistics = torch.stack([mean.reshape(-1), inverse_std.reshape(-1)]).double()
+    statistics = torch.stack([mean.reshape(-1), inverse_std.reshape(-1)])
     return out, statistics, *without_none(tuple(new), input)
 
 
