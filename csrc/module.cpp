@@ -55,8 +55,10 @@ void register_tensors(py::module_& m) {
         TensorView v;
         if (view(tensor.ptr(), v) && v.on_host) expect_first_write(v);
     });
-    m.def("sum_rows", &sum_rows, py::arg("numbers"), py::arg("values"), py::arg("out_numbers"), py::arg("out_values"));
-    m.def("copy_rows", &copy_rows, py::arg("tensor"), py::arg("numbers"), py::arg("rows"), py::arg("back"));
+    m.def("sum_rows", &sum_rows, py::arg("numbers"), py::arg("values"), py::arg("out_numbers"), py::arg("out_values"),
+          py::arg("threads"));
+    m.def("copy_rows", &copy_rows, py::arg("tensor"), py::arg("numbers"), py::arg("rows"), py::arg("back"),
+          py::arg("threads"));
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
     m.def("count", &count, py::arg("counter"));

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastopt
+from support import running
 from torch_norms import CASES, FLAGS, INPUTS, batch, both, disturb
 
 
@@ -115,3 +116,25 @@ def test_half_inputs_of_float32_modules(name: str, shape: tuple[int, ...], dtype
         output, expected = ours.train(training)(x), theirs.train(training)(x.double())
         torch.testing.assert_close(output, expected.to(dtype))
         torch.testing.assert_close(ours.running_var, theirs.running_var.float())
+
+
+@pytest.mark.parametrize("intake", ["exchange", "data_ptr"])
+@pytest.mark.parametrize("kind", ["int64", "int32", "float32", "one of several", "view"])
+def test_batches_are_counted_in_any_number(kind: str, intake: str) -> None:
+    """Natively where it is torch's own kind; autograd's version changes, and nothing near it."""
+    module = fastopt.nn.BatchNorm1d(3)
+    numbers = torch.tensor([5, 6, 7])
+    module.num_batches_tracked = {
+        "int64": torch.tensor(6),
+        "int32": torch.tensor(6, dtype=torch.int32),
+        "float32": torch.tensor(6.0),
+        "one of several": numbers[1:2],
+        "view": numbers[1],
+    }[kind]
+    counter = module.num_batches_tracked
+    before = counter._version
+    with running(intake=intake):
+        module(torch.randn(4, 3))
+    assert counter == 7
+    assert counter._version == before + 1
+    assert numbers.tolist() in ([5, 6, 7], [5, 7, 7])

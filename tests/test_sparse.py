@@ -184,6 +184,28 @@ def test_rows_are_summed(rows: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found["native"].values, grad.coalesce().values())  # its order is its own
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_any_number_of_threads_takes_the_same_step(case: str) -> None:
+    """Enough rows for all of them, many several times."""
+    make, _, kwargs = CASES[case]
+    results = []
+    for threads in (1, 2, 3):
+        generator = torch.Generator().manual_seed(0)
+        p = some_values((3000, 64), torch.float32, seed=0).requires_grad_()
+        before, optimizer = p.detach().clone(), make([p], **kwargs)
+        for seed in range(2):
+            rows = torch.randint(0, 2000, (1, 4000), generator=generator)
+            p.grad = torch.sparse_coo_tensor(rows, some_values((4000, 64), torch.float32, seed), p.shape)
+            with running(threads=threads):
+                optimizer.step()
+        touched = (p.detach() != before).all(1)
+        assert touched[:2000].sum() > 1900
+        assert not touched[2000:].any()
+        results.append(p.detach())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
 @BACKENDS
 @pytest.mark.parametrize("case", CASES)
 def test_an_index_outside_is_an_error(case: str, backend: str) -> None:

@@ -22,6 +22,7 @@ class Rows:
 
     def __init__(self, grad: Tensor, name: str) -> None:
         self._name = name
+        self._threads = torch.get_num_threads()
         self._by_rows = grad.is_cpu and grad.sparse_dim() == 1
         self._copies = getattr(_runtime.kernels, "copy_rows", None) if self._by_rows else None
         if not self._sum(grad):
@@ -39,7 +40,7 @@ class Rows:
         if values.is_neg():
             return False
         found, sums = torch.empty_like(numbers), torch.empty_like(values)
-        count = _runtime.kernels.sum_rows(numbers, values, found, sums)
+        count = _runtime.kernels.sum_rows(numbers, values, found, sums, self._threads)
         if count < 0:
             return False
         self._numbers, self.values = found[:count], sums[:count]
@@ -50,7 +51,7 @@ class Rows:
         """A copy of those of a tensor."""
         if self._copies is not None and tensor.is_contiguous() and not tensor.is_neg():
             rows = tensor.new_empty(self.values.shape)
-            if self._copies(tensor, self._numbers, rows, back=False):
+            if self._copies(tensor, self._numbers, rows, False, self._threads):
                 return rows
         try:
             return tensor[self._places].contiguous()
@@ -58,5 +59,5 @@ class Rows:
             raise RuntimeError(f"the gradient of {self._name} has an index outside of its parameter: {error}") from None
 
     def put_back(self, tensor: Tensor, rows: Tensor) -> None:
-        if self._copies is None or tensor.is_neg() or not self._copies(tensor, self._numbers, rows, back=True):
+        if self._copies is None or tensor.is_neg() or not self._copies(tensor, self._numbers, rows, True, self._threads):
             tensor[self._places] = rows

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 
-def sum_rows(numbers: Tensor, values: Tensor, out_numbers: Tensor, out_values: Tensor) -> int:
+def sum_rows(numbers: Tensor, values: Tensor, out_numbers: Tensor, out_values: Tensor, threads: int) -> int:
     """Writes ascending numbers and the sums of their rows, each from the first row to the last; returns how many."""
     given, rows = numbers.numpy(), values.numpy()
     found, first, which = np.unique(given, return_index=True, return_inverse=True)
