@@ -70,12 +70,10 @@ def observed() -> bool:
 
 def foreign(input: Tensor, *others: Tensor | None) -> bool:
     """Whether one is of a subclass, or ``input`` on a device that there are no kernels for."""
-    if type(input) not in PLAIN or not (input.is_cpu or input.is_cuda):
-        return True
-    for tensor in others:
+    for tensor in (input, *others):
         if tensor is not None and type(tensor) not in PLAIN:
             return True
-    return False
+    return not (input.is_cpu or input.is_cuda)
 
 
 def jit_tracing() -> bool:

@@ -49,9 +49,9 @@ class Rows:
 
     def of(self, tensor: Tensor) -> Tensor:
         """A copy of those of a tensor."""
-        if self._copies is not None and tensor.is_contiguous() and not tensor.is_neg():
+        if tensor.is_contiguous():
             rows = tensor.new_empty(self.values.shape)
-            if self._copies(tensor, self._numbers, rows, False, self._threads):
+            if self._copy(tensor, rows, back=False):
                 return rows
         try:
             return tensor[self._places].contiguous()
@@ -59,5 +59,10 @@ class Rows:
             raise RuntimeError(f"the gradient of {self._name} has an index outside of its parameter: {error}") from None
 
     def put_back(self, tensor: Tensor, rows: Tensor) -> None:
-        if self._copies is None or tensor.is_neg() or not self._copies(tensor, self._numbers, rows, True, self._threads):
+        if not self._copy(tensor, rows, back=True):
             tensor[self._places] = rows
+
+    def _copy(self, tensor: Tensor, rows: Tensor, back: bool) -> bool:
+        if self._copies is None or tensor.is_neg():
+            return False
+        return bool(self._copies(tensor, self._numbers, rows, back, self._threads))
