@@ -6,6 +6,7 @@
 
 #include "batch_norm_device.h"
 #include "cpu/dispatch.h"
+#include "machine.h"
 #include "norm/channel.h"
 #include "pages.h"
 #include "run_released.h"
@@ -21,9 +22,6 @@ int find_activation(const char* name) {
         if (std::strcmp(table.activations[i], name) == 0) return i;
     throw py::key_error(std::string("no activation '") + name + "'");
 }
-
-// From here on it is faster, also for whoever reads the results next.
-constexpr int64_t kStreamForward = int64_t{20} << 20, kStreamBackward = int64_t{8} << 20;
 
 }  // namespace
 
@@ -126,7 +124,7 @@ void BatchNormCall::own_pairs() {
 void BatchNormCall::forward() {
     if (on_device()) return BatchNormDevice(task, device_).forward();
     if (empty()) return clear(task.statistics);
-    stream(task.out, kStreamForward);
+    stream(task.out, machine.stream_forward);
     if (by_channel()) return each_channel(of_layout().forward);
     gather_moments();
     for (int64_t c = 0; c < task.layout.channels; ++c) settle_moments(task, c);
@@ -143,7 +141,8 @@ void BatchNormCall::backward() {
     if (on_device()) return BatchNormDevice(task, device_).backward();
     if (empty()) return sums();
     keep();
-    if (task.kept.data == nullptr || task.kept.data != task.grad_input.data) stream(task.grad_input, kStreamBackward);
+    if (task.kept.data == nullptr || task.kept.data != task.grad_input.data)
+        stream(task.grad_input, machine.stream_backward);
     if (by_channel()) {
         each_channel(of_layout().backward);
     } else {

@@ -13,6 +13,7 @@
 #include "rows.h"
 #include "rule_table.h"
 #include "tensor.h"
+#include "tuning.h"
 
 namespace py = pybind11;
 using namespace fastopt;
@@ -61,6 +62,14 @@ void register_tensors(py::module_& m) {
           py::arg("threads"));
     m.def("use_intake", &use_intake, py::arg("name"));
     m.def("intake_in_use", &intake_in_use);
+    m.def("tune", &tune, py::arg("name"), py::arg("value"));
+    m.def("tuning", [] {
+        py::dict values;
+        for (const auto& [name, value] : tuning()) values[name.c_str()] = value;
+        return values;
+    });
+    m.def("cpu_vendor", &cpu_vendor);
+    m.def("last_cache", &last_cache);
     m.def("count", &count, py::arg("counter"));
 }
 

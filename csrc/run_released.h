@@ -10,7 +10,7 @@ namespace fastopt {
 // Without the GIL, unless the work is over before another Python thread could make use of it.
 template <class Task>
 void run_released(const std::vector<Job<Task>>& jobs, int threads) {
-    if (elements(jobs) < kGrain) {
+    if (elements(jobs) < machine.grain) {
         run(jobs, 1);
     } else {
         const pybind11::gil_scoped_release released;

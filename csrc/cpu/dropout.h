@@ -1,6 +1,7 @@
 // The dropout family: flags, then load, rule, store over blocks that stay in L1.
 #pragma once
 
+#include "../machine.h"
 #include "../random/dropout.h"
 #include "mask.h"
 
@@ -88,9 +89,10 @@ template <class Rule, class T>
 void drop_along(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.scalars);
     Flags flags(task.mask, *task.layout, begin);
+    const bool asks = machine.ahead > 0;
     for (int64_t at = begin; at < end; at += kStep) {
         const int64_t ahead = at + kStepsAhead * kStep;
-        if (ahead + kStep <= end) {
+        if (asks && ahead + kStep <= end) {
             prefetch(task.input, ahead, kStep);
             if (Rule::residual) prefetch(task.residual, ahead, kStep);
             prefetch(task.out, ahead, kStep);

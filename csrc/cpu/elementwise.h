@@ -1,6 +1,7 @@
 // Rules of one pass: load, prologue, rule, store, over blocks that stay in L1.
 #pragma once
 
+#include "../machine.h"
 #include "block.h"
 
 namespace fastopt {
@@ -26,10 +27,15 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
 // Elements of a block here: few enough that a core still divides for one while it converts the next.
 constexpr int kShortBlock = 128;
 
-// How far ahead the rows of a tile are prefetched: hardware prefetchers stop at every 4 KiB page, and
-// there are several rows. Worth 5 to 12 % in DRAM, and not measurable in cache.
+// Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
+// Never past the tile's end: those lines may be in another worker's cache, being written.
 template <class T>
-constexpr int kAhead = 8192 / sizeof(T);
+FASTOPT_HD void ask_ahead(const Task& task, int states, int64_t at, int64_t end, int64_t ahead) {
+    if (ahead == 0 || end - at < ahead + kShortBlock) return;
+    prefetch(task.param, at + ahead, kShortBlock);
+    prefetch(task.grad, at + ahead, kShortBlock);
+    for (int k = 0; k < states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
+}
 
 // load, prologue, rule, store over the elements [begin, end) of one parameter, block by block.
 template <class Rule, class T>
@@ -39,15 +45,11 @@ void step(const Task& task, int64_t begin, int64_t end) {
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T grad_buffer[kShortBlock];
     alignas(64) T state_buffers[Rule::states > 0 ? Rule::states : 1][kShortBlock];
+    const int64_t ahead = machine.ahead / int64_t(sizeof(T));
 
     for (int64_t at = begin; at < end; at += kShortBlock) {
         const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
-        // Never past the tile's end: those lines may be in another worker's cache, being written.
-        if (end - at >= kAhead<T> + kShortBlock) {
-            prefetch(task.param, at + kAhead<T>, kShortBlock);
-            prefetch(task.grad, at + kAhead<T>, kShortBlock);
-            for (int k = 0; k < Rule::states; ++k) prefetch(task.states[k], at + kAhead<T>, kShortBlock);
-        }
+        ask_ahead<T>(task, Rule::states, at, end, ahead);
         T* param = load(task.param, at, n, param_buffer);
         const T* grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[Rule::states > 0 ? Rule::states : 1];

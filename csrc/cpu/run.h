@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "../common.h"
+#include "../machine.h"
 #include "threads.h"
 
 namespace fastopt {
-
-// Elements per thread below which waking another thread costs more than it brings (about 5 us).
-constexpr int64_t kGrain = 16384;
 
 // One kernel over all units of one task.
 template <class Task>
@@ -81,7 +79,8 @@ int64_t elements(const std::vector<Job<Task>>& jobs) {
 template <class Task>
 void run(const std::vector<Job<Task>>& jobs, int threads) {
     const int64_t total = elements(jobs);
-    const int workers = static_cast<int>(std::clamp<int64_t>(total / kGrain, 1, std::max(threads, 1)));
+    const int workers =
+        static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(machine.grain, 1), 1, std::max(threads, 1)));
     if (workers == 1) {
         for (const Job<Task>& job : jobs) job.kernel(*job.task, 0, job.units);
         return;

@@ -6,6 +6,10 @@ Environment variables, each an error where its value cannot be had:
                      is missing, with a warning.
 ``FASTOPT_ISA``      ``baseline``, ``avx2`` or ``avx512``; unset: the widest this CPU has.
 ``FASTOPT_INTAKE``   ``exchange`` (DLPack exchange API, torch >= 2.10) or ``data_ptr``.
+``FASTOPT_TUNING``   ``name=number,...``, of what is otherwise chosen by the CPU's vendor and its last cache: ``ahead``
+                     (bytes of software prefetch, 0 for none), ``stream_forward`` and ``stream_backward`` (bytes of a
+                     BatchNorm's result from which on it goes past the caches), ``grain`` (elements per thread).
+                     No result depends on it.
 """
 
 from __future__ import annotations
@@ -122,6 +126,16 @@ def _start() -> None:
         _core.use_isa(isa)
     if intake := os.environ.get("FASTOPT_INTAKE", ""):
         _core.use_intake(intake)
+    if tuning := os.environ.get("FASTOPT_TUNING", ""):
+        _tune(tuning)
+
+
+def _tune(tuning: str) -> None:
+    for item in tuning.split(","):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if not value.isdecimal():
+            raise ValueError(f"FASTOPT_TUNING: '{item}' is not name=number, for example ahead=0,grain=16384")
+        _core.tune(name, int(value))
 
 
 def _gpus() -> int | str:
@@ -138,11 +152,11 @@ def info() -> dict[str, Any]:
             version    of fastopt
             built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
                        toolkit's version and the architectures, or False
-            detected   isa: those this CPU can run; cores: that this process may run on; cuda: how many GPUs
-                       the kernels can run on, or why they cannot; exchange: whether this torch has the
-                       DLPack exchange API; torch, numpy, python, machine
+            detected   isa: those this CPU can run; cpu: its vendor; last_cache: bytes; cores: that this process may
+                       run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange: whether
+                       this torch has the DLPack exchange API; torch, numpy, python, machine
             in_use     backend, isa, intake, threads (per step, at most); processes: how many torchrun has
-                       started on this machine
+                       started on this machine; tuning: what was chosen for this CPU (FASTOPT_TUNING)
             openmp     the file of the runtime shared with torch; "" where there is none, and
                        then everything runs on the calling thread
             notes      what is slower than it could be, and why
@@ -174,6 +188,8 @@ def info() -> dict[str, Any]:
         "built": None if _missing else _core.built(),
         "detected": {
             "isa": [] if _missing else _core.detected_isas(),
+            "cpu": "" if _missing else _core.cpu_vendor(),
+            "last_cache": 0 if _missing else _core.last_cache(),
             "cores": cores(),
             "cuda": _missing or _gpus(),
             "exchange": exchange,
@@ -188,6 +204,7 @@ def info() -> dict[str, Any]:
             "intake": _core.intake_in_use() if native else "numpy",
             "threads": threads,
             "processes": on_this_machine(),
+            "tuning": _core.tuning() if native else {},
         },
         "openmp": openmp,
         "notes": notes,
