@@ -29,6 +29,24 @@ struct Tile {
     int64_t begin, end;
 };
 
+// A step over many small tensors waits for the first lines of each, unless they are asked for during the one before.
+// Of tasks of other kinds there are too few at a time.
+template <class Task>
+void ask_for(const Job<Task>&) {}
+
+inline void ask_for(const Array& array) {
+    constexpr int64_t kLines = 8;  // by then the CPU's own prefetchers have seen where it goes
+    if (array.data == nullptr) return;
+    for (int64_t k = 0; k < kLines; ++k) __builtin_prefetch(static_cast<const char*>(array.data) + 64 * k);
+}
+
+inline void ask_for(const Job<Task>& job) {
+    const Task& task = *job.task;
+    ask_for(task.param);
+    ask_for(task.grad);
+    for (const Array& state : task.states) ask_for(state);
+}
+
 // A worker's own share of the tiles; padded so that two counters never share a cache line.
 struct alignas(64) Share {
     std::atomic<int64_t> next;
@@ -62,6 +80,8 @@ void work(void* context, int worker) {
         int64_t i;
         while ((i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end) {
             const Tile<Task>& tile = w.tiles[static_cast<size_t>(i)];
+            if (i + 1 < share.end && tile.job != w.tiles[static_cast<size_t>(i) + 1].job)
+                ask_for(*w.tiles[static_cast<size_t>(i) + 1].job);
             tile.job->kernel(*tile.job->task, tile.begin, tile.end);
         }
     }
@@ -82,7 +102,10 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
     const int workers =
         static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(machine.grain, 1), 1, std::max(threads, 1)));
     if (workers == 1) {
-        for (const Job<Task>& job : jobs) job.kernel(*job.task, 0, job.units);
+        for (size_t i = 0; i < jobs.size(); ++i) {
+            if (i + 1 < jobs.size()) detail::ask_for(jobs[i + 1]);
+            jobs[i].kernel(*jobs[i].task, 0, jobs[i].units);
+        }
         return;
     }
 
