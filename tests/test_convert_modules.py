@@ -6,12 +6,14 @@ import copy
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+import fastopt
 from fastopt import nn
 from fastopt.nn.convert import OURS
 from support import assert_same_bits, some_values
@@ -237,11 +239,17 @@ def test_exported_and_traced() -> None:
 
 
 @pytest.mark.parametrize(
-    "what", [[], (p for p in [torch.ones(2)]), torch.ones(2), None], ids=["list", "generator", "tensor", "None"]
+    "what",
+    [[], (p for p in [torch.ones(2)]), torch.ones(2), None, torch.nn.Linear],
+    ids=["list", "generator", "tensor", "None", "class"],
 )
-@pytest.mark.parametrize("function", [nn.convert, nn.revert])
+@pytest.mark.parametrize(
+    "function", [nn.convert, nn.revert, nn.report, nn.DropConnect, partial(fastopt.param_groups, weight_decay=0.1)]
+)
 def test_what_is_no_model(function: Callable[[object], object], what: object) -> None:
-    with pytest.raises(TypeError, match=r"model has to be a torch\.nn\.Module, but got"):
+    with pytest.raises(
+        TypeError, match=rf"(model|module) has to be a torch\.nn\.Module, but got {type(what).__name__}$"
+    ):
         function(what)
 
 

@@ -210,6 +210,11 @@ def test_nested_tensors(layout: torch.layout) -> None:
         if name not in ("dropout1d", "dropout2d", "dropout3d"):  # which look at the dimensions first
             with pytest.raises(RuntimeError, match=r"input is a nested tensor.*nested_tensor_from_jagged"):
                 getattr(F, name)(nested, 0.5, True)
+    for name, given in (("input", (nested, nested)), ("residual", (torch.ones(2, 3), nested))):
+        with pytest.raises(RuntimeError, match=f"^dropout_add: {name} is a nested tensor"):
+            F.dropout_add(*given, 0.5)
+        with pytest.raises(RuntimeError, match=f"^bias_dropout_add: {name} is a nested tensor"):
+            F.bias_dropout_add(given[0], torch.ones(3), given[1], 0.5)
     if layout == torch.jagged:
         dropped = torch.nested.nested_tensor_from_jagged(F.dropout(nested.values(), 0.5, seed=1), nested.offsets())
         assert_same_bits(dropped.values(), F.dropout(torch.ones(6, 3), 0.5, seed=1))

@@ -219,6 +219,7 @@ def test_frozen_integers_and_replaced_parameters() -> None:
 ERRORS = [
     (lambda o: fastopt.Lookahead(fastopt.Lookahead(o)), TypeError, "goes around an optimizer, not a Lookahead"),
     (lambda o: fastopt.Lookahead([torch.ones(1)]), TypeError, "goes around an optimizer, not a list"),
+    (lambda o: fastopt.Lookahead(o, k="3"), TypeError, "k value has to be a number, but is '3'"),
     (lambda o: fastopt.Lookahead(o, k=0), ValueError, "Invalid k value: 0"),
     (lambda o: fastopt.Lookahead(o, k=1.5), ValueError, "Invalid k value: 1.5"),
     (lambda o: fastopt.Lookahead(o, alpha=-0.1), ValueError, "Invalid alpha value: -0.1"),

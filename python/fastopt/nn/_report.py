@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from .._checks import check_module
 from ._batch_norm import fusion
 from ._batch_norm.modules import Normalizing
 from ._foreign import NormAct
@@ -145,5 +146,9 @@ def report(model: nn.Module) -> Report:
 
     Returns:
         A :class:`Report`; print it, or read its ``rows``.
+
+    Raises:
+        TypeError: ``model`` is not a module.
     """
+    check_module("model", model)
     return Report(model)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .._checks import check_module
 from . import _foreign, _traced, batch_norm, dropout, sequential, sync_batch_norm
 from ._adapted import adapted, become, origin
 from ._batch_norm import fusion
@@ -61,8 +62,7 @@ def convert(
         TypeError: ``model`` is not a module.
         ValueError: ``fuse`` is neither a bool nor "trace"; "trace" without an example, or an example without "trace".
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, but got {type(model).__name__}")
+    check_module("model", model)
     if fuse not in (True, False, "trace"):
         raise ValueError(f'fuse has to be True, False or "trace", but got {fuse!r}')
     if (fuse == "trace") != (example is not None):
@@ -100,8 +100,7 @@ def revert(model: Model) -> Model:
         ValueError: a module has an activation that torch's has no place for, or is a
             :class:`~fastopt.nn.DropConnect`; nothing is changed.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, but got {type(model).__name__}")
+    check_module("model", model)
     for name, module in model.named_modules():
         if type(module) in TORCHS and getattr(module, "activation", None) is not None:
             raise ValueError(f"module '{name}' applies {module.activation}: torch has no such module")

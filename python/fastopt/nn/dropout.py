@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_module
 from . import functional as F
 from ._dropout.mask import check_p
 from ._leaf import refuse_script, traced_as_call
@@ -95,12 +96,14 @@ class DropConnect(torch.nn.Module):
         weights: names of parameters in ``module.named_parameters()``; default: all of at least two dimensions.
 
     Raises:
+        TypeError: ``module`` is not a module.
         ValueError: ``p`` is not between 0 and 1, a name is not that of a parameter, or there is none.
     """
 
     def __init__(self, module: torch.nn.Module, p: float = 0.5, weights: Iterable[str] | None = None) -> None:
         super().__init__()
         check_p(p)
+        check_module("module", module)
         parameters = dict(module.named_parameters())
         names = [n for n, w in parameters.items() if w.dim() > 1] if weights is None else list(weights)
         for name in names:

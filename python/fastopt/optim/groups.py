@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from .._checks import check_module
 from ._checks import check_range
 
 _NORMS: tuple[type[nn.Module], ...] = (
@@ -30,11 +31,13 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         Two group dicts, with ``weight_decay`` and with 0, for any optimizer.
 
     Raises:
+        TypeError: ``model`` is not a module, or ``weight_decay`` not a number.
         ValueError: ``weight_decay`` is negative.
 
     Examples:
         >>> optimizer = fastopt.AdamW(fastopt.param_groups(model, weight_decay=0.05), lr=1e-3)
     """
+    check_module("model", model)
     check_range("weight_decay value", weight_decay)
     normalising = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     decayed: list[nn.Parameter] = []

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from .. import _runtime
 from .._compiler import eager
-from ._checks import check_range, check_state_dtype
+from ._checks import check_number, check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
 from ._program import Scalars
@@ -60,7 +60,7 @@ class Lookahead(FusedOptimizer):
             None takes the group's ``state_dtype``, if it has one (default: None).
 
     Raises:
-        TypeError: ``optimizer`` is not an optimizer.
+        TypeError: ``optimizer`` is not an optimizer, or ``k`` or ``alpha`` not a number.
         ValueError: ``k`` or ``alpha`` is out of range.
 
     Examples:
@@ -76,6 +76,7 @@ class Lookahead(FusedOptimizer):
     ) -> None:
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Lookahead):
             raise TypeError(f"Lookahead goes around an optimizer, not a {type(optimizer).__name__}")
+        check_number("k value", k)
         if k < 1 or k != int(k):
             raise ValueError(f"Invalid k value: {k}")
         check_range("alpha value", alpha)

@@ -83,12 +83,16 @@ class Call:
         return grad_input, grad_bias
 
 
-def check_type(rule: str, tensor: Tensor) -> None:
+def check_nested(rule: str, name: str, tensor: Tensor) -> None:
     if tensor.is_nested:
         raise RuntimeError(
-            f"{rule}: input is a nested tensor, which is not supported; use torch's dropout, or drop from the values "
+            f"{rule}: {name} is a nested tensor, which is not supported; use torch's dropout, or drop from the values "
             "of a jagged one: torch.nested.nested_tensor_from_jagged(dropout(input.values()), input.offsets())"
         )
+
+
+def check_type(rule: str, tensor: Tensor) -> None:
+    check_nested(rule, "input", tensor)
     complex_too = rule in ("dropout", "dropout_add")
     if not (tensor.is_floating_point() or (complex_too and tensor.is_complex())):
         kinds = "floating point or complex" if complex_too else "floating point"

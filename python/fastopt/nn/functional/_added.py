@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from .._dropout import entry, mask
+from .._dropout.call import check_nested
 from ._overrides import handed_over
 
 
@@ -19,6 +20,8 @@ def _added(
     for name, other in (("residual", residual), ("bias", bias)):
         if other is not None and other.device != input.device:
             raise RuntimeError(f"{rule}: {name} is on {other.device}, but the input on {input.device}")
+    check_nested(rule, "input", input)
+    check_nested(rule, "residual", residual)
     if residual.shape != input.shape:
         raise RuntimeError(
             f"{rule}: residual has shape {tuple(residual.shape)}, which differs from the input's {tuple(input.shape)}"
