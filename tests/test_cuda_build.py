@@ -68,6 +68,34 @@ def test_the_absence_of_cuda(tmp_path: Path) -> None:
     assert printed == ["'' 0 built without CUDA", "fastopt was built without CUDA"]
 
 
+DRIVERS = """
+#include <cstdio>
+#include "cuda/engine.h"
+extern "C" void emulator_set_devices(int count, int driver);
+int main() {
+    for (const int driver : {-1, 0, 11080}) {
+        emulator_set_devices(2, driver);
+        std::string why;
+        const int devices = fastopt::cuda::device_count(why);
+        std::printf("%d %s\\n", devices, why.c_str());
+    }
+}
+"""
+
+
+def test_a_driver_that_is_missing_or_old(tmp_path: Path) -> None:
+    """The CUDA runtime calls both "insufficient"."""
+    emulator = building.PROJECT / "tests" / "emulator"
+    (tmp_path / "main.cpp").write_text(DRIVERS)
+    sources = [str(tmp_path / "main.cpp"), str(NO_CUDA.with_name("device.cu")), str(emulator / "emulator.cpp")]
+    options = ["-std=c++17", f"-I{building.PROJECT / 'csrc'}", f"-I{emulator}", "-o", str(tmp_path / "program")]
+    subprocess.run(["c++", *options, "-x", "c++", *sources], check=True)
+    printed = subprocess.run([str(tmp_path / "program")], capture_output=True, text=True, check=True).stdout
+    there, missing, old = printed.splitlines()
+    assert (there, missing) == ("2 ", "0 no CUDA driver is installed")
+    assert old.startswith("0 the CUDA driver is too old: it supports CUDA 11.8, the kernels need 1")
+
+
 def test_this_build_knows_what_it_is() -> None:
     devices, why = _core.cuda_devices()
     assert (why == "built without CUDA") == (_core.built()["cuda"] is False)

@@ -252,7 +252,7 @@ def test_devices(emulator: Emulator, library: ctypes.CDLL) -> None:
     assert library.device_count(ctypes.byref(count)) == NO_DEVICE
     assert count.value == 0
     assert launch(library) == NO_DEVICE
-    emulator.set_devices(1, driver=False)
+    emulator.set_devices(1, driver=0)
     assert library.device_count(ctypes.byref(count)) == INSUFFICIENT_DRIVER
     assert launch(library) == INSUFFICIENT_DRIVER
 

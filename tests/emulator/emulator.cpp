@@ -28,7 +28,7 @@ struct Launch {
 struct Runtime {
     Order order;
     bool skips_barriers = false, skips_warp_barriers = false;
-    bool has_driver = true;
+    int driver = CUDART_VERSION;  // of CUDA that it supports; 0: there is none
     int devices = 1;
     std::map<int, int> attributes{
         {cudaDevAttrMultiProcessorCount, 4},
@@ -61,7 +61,7 @@ cudaError_t result(cudaError_t error) {
 
 // cudaSuccess where there is the device.
 cudaError_t find(int device) {
-    if (!runtime().has_driver) return cudaErrorInsufficientDriver;
+    if (runtime().driver < CUDART_VERSION) return cudaErrorInsufficientDriver;
     if (runtime().devices == 0) return cudaErrorNoDevice;
     return device >= 0 && device < runtime().devices ? cudaSuccess : cudaErrorInvalidDevice;
 }
@@ -220,7 +220,7 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-    *count = runtime().has_driver ? runtime().devices : 0;
+    *count = runtime().driver < CUDART_VERSION ? 0 : runtime().devices;
     return result(*count ? cudaSuccess : find(0));
 }
 
@@ -233,7 +233,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-    *version = runtime().has_driver ? CUDART_VERSION : 0;
+    *version = runtime().driver;
     return cudaSuccess;
 }
 
@@ -282,9 +282,9 @@ CONTROL void emulator_fail_launch(int error, int launches_before) {
     runtime().launches_before_it = launches_before;
 }
 
-CONTROL void emulator_set_devices(int count, bool has_driver) {
+CONTROL void emulator_set_devices(int count, int driver) {
     runtime().devices = count;
-    runtime().has_driver = has_driver;
+    runtime().driver = driver < 0 ? CUDART_VERSION : driver;
 }
 
 CONTROL void emulator_set_attribute(int attribute, int value) { runtime().attributes[attribute] = value; }

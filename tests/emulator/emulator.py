@@ -33,7 +33,7 @@ class Emulator:
         library = ctypes.CDLL(str(path))
         library.emulator_set_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
         library.emulator_skip_barriers.argtypes = [ctypes.c_bool, ctypes.c_bool]
-        library.emulator_set_devices.argtypes = [ctypes.c_int, ctypes.c_bool]
+        library.emulator_set_devices.argtypes = [ctypes.c_int, ctypes.c_int]
         library.emulator_launches.restype = ctypes.c_uint64
         library.emulator_launch.argtypes = [ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)]
         library.emulator_launch_name.argtypes = [ctypes.c_uint64]
@@ -56,7 +56,8 @@ class Emulator:
         """Has a launch fail, once: the next one, or one `after` others."""
         self._library.emulator_fail_launch(error, after)
 
-    def set_devices(self, count: int = 1, *, driver: bool = True) -> None:
+    def set_devices(self, count: int = 1, *, driver: int = -1) -> None:
+        """``driver``: the version of CUDA that it supports, as 12000; 0: there is none; -1: the runtime's."""
         self._library.emulator_set_devices(count, driver)
 
     def set_attribute(self, attribute: int, value: int) -> None:
