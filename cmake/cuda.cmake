@@ -34,7 +34,12 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the module loads where there is no CUDA
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " FASTOPT_CUDA_ARCHITECTURES)
-message(STATUS "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES}")
+set(fastopt_cuda_reason "FASTOPT_CUDA=ON")
+if(FASTOPT_CUDA STREQUAL "AUTO")
+  set(fastopt_cuda_reason "nvcc was found; for a torch without CUDA set FASTOPT_CUDA=OFF, which halves the time")
+endif()
+message(STATUS
+  "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES} (${fastopt_cuda_reason})")
 
 set(FASTOPT_CUDA_FLAGS -O3 -fmad=false)  # no contraction, as on the CPU
 if(FASTOPT_WERROR)

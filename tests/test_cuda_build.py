@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,17 @@ def test_a_build_without_cuda_says_so(choice: str, reason: str, tmp_path: Path) 
     sources = [command.source for command in done.commands()]
     assert NO_CUDA in sources
     assert not [source for source in sources if source.suffix == ".cu"]
+
+
+@needs_cmake
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@pytest.mark.parametrize(
+    ("choice", "reason"), [("AUTO", "nvcc was found; for a torch without"), ("ON", "FASTOPT_CUDA=ON)")]
+)
+def test_a_build_with_cuda_says_why(choice: str, reason: str, tmp_path: Path) -> None:
+    done = building.configure(tmp_path, FASTOPT_CUDA=choice)
+    assert done.status == 0, done.report
+    assert re.search(rf"fastopt: with CUDA \S+ for .* \({re.escape(reason)}", done.report)
 
 
 @needs_cmake
@@ -101,6 +114,20 @@ def test_this_build_knows_what_it_is() -> None:
     assert (why == "built without CUDA") == (_core.built()["cuda"] is False)
     assert (devices == 0) == bool(why)
     assert _runtime.info()["built"]["cuda"] == _core.built()["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("built", "torchs", "says"),
+    [(False, None, 3), ("13.0 (90)", "13.0", 3), ("13.0 (90)", None, "this torch is built without CUDA")],
+)
+def test_kernels_that_this_torch_cannot_use(
+    built: bool | str, torchs: str | None, says: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build cannot see torch, and goes by nvcc."""
+    monkeypatch.setattr(_runtime, "_core", SimpleNamespace(built=lambda: {"cuda": built}, cuda_devices=lambda: (3, "")))
+    monkeypatch.setattr(torch.version, "cuda", torchs)
+    found = _runtime._gpus()
+    assert found == says if isinstance(says, int) else str(found).startswith(says)
 
 
 def _backend(cuda: bool | str) -> SimpleNamespace:

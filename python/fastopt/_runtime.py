@@ -139,6 +139,8 @@ def _tune(tuning: str) -> None:
 
 
 def _gpus() -> int | str:
+    if _core.built()["cuda"] and torch.version.cuda is None:
+        return "this torch is built without CUDA; FASTOPT_CUDA=OFF builds fastopt without it as well, in half the time"
     count, why = _core.cuda_devices()
     return why or count
 

@@ -23,7 +23,9 @@ def test_without_a_driver() -> None:
     emulator.set_devices(driver=0)
     assert _emulated.cuda_devices() == (0, "no CUDA driver is installed")
     emulator.set_devices(driver=11080)
-    assert _emulated.cuda_devices()[1].startswith("the CUDA driver is too old: it supports CUDA 11.8, the kernels need ")
+    assert _emulated.cuda_devices()[1].startswith(
+        "the CUDA driver is too old: it supports CUDA 11.8, the kernels need "
+    )
 
 
 def test_builds_say_what_they_have() -> None:
