@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import inspect
 import pickle
 from collections.abc import Callable
@@ -171,6 +172,52 @@ def test_an_option_that_forward_asked_for_is_not_frozen() -> None:
     _, ours = pair_of(Block())
     ours.p = 1.0
     assert not ours(values()).any()
+
+
+class Configured(Block):
+    """By numbers and flags of every kind that a module may keep, in ``options``."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = self.options
+        if isinstance(options, Tensor):
+            return x * options
+        while not isinstance(options, (int, float, str, Mode)):
+            options = next(iter(options.values() if isinstance(options, dict) else options))
+        y = F.relu(self.bn(self.conv(x)) + x)
+        return y if options in (1, "as it was", Mode.ONE) else y + 1
+
+
+class Mode(enum.Enum):
+    ONE, TWO = 1, 2
+
+
+CHANGES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "number": (1, lambda m: setattr(m, "options", 2)),
+    "name": ("as it was", lambda m: setattr(m, "options", "another")),
+    "enum": (Mode.ONE, lambda m: setattr(m, "options", Mode.TWO)),
+    "dict": ({"on": True}, lambda m: m.options.update(on=False)),
+    "another dict": ({"on": True}, lambda m: setattr(m, "options", {"on": False})),
+    "list": ([1, 2], lambda m: m.options.reverse()),
+    "tuple": ((1, 2), lambda m: setattr(m, "options", (2, 1))),
+    "list in a dict": ({"on": [1]}, lambda m: m.options["on"].insert(0, 3)),
+    "tensor": (1, lambda m: setattr(m, "options", torch.arange(6, dtype=torch.float64))),
+    "list of tensors": ([1], lambda m: setattr(m, "options", torch.arange(6, dtype=torch.float64))),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_options_in_lists_and_dicts_are_not_frozen(kind: str) -> None:
+    options, change = CHANGES[kind]
+    theirs, ours = pair_of(Configured(copy.deepcopy(options)))
+    assert joined(ours) == {"bn + add + relu"}
+    assert_alike(theirs, ours)
+    for model in (theirs, ours):
+        change(model)
+    assert_alike(theirs, ours)
 
 
 class Asks(T.Module):

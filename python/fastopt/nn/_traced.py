@@ -1,11 +1,13 @@
 """A module whose ``forward`` calls a norm, adds to it and activates it, as ``torch.fx`` saw it, with those as one.
 
 Only the module's own ``forward`` is traced: what it calls stays a call. The trace holds while all numbers, flags and
-names that ``forward`` read of the module are what they were; otherwise the module runs as it was written.
+names that ``forward`` read of the module, alone or in lists and dicts, are what they were; otherwise the module runs as
+it was written. What ``forward`` reads elsewhere is not compared: globals, and attributes of other objects.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import operator
 from collections.abc import Callable
@@ -26,7 +28,9 @@ _FUNCTIONS: dict[Any, Activation] = {
     **dict.fromkeys((F.relu6,), Activation("relu6")),
     **dict.fromkeys((F.hardswish,), Activation("hardswish")),
 }
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, type(None), enum.Enum, torch.dtype)
+_CONTAINERS = (list, tuple, set, frozenset)
+_NOT_KEPT = object()
 _BASES = set(dir(nn.Module()))  # names whose values a forward may read without meaning its own options
 
 
@@ -44,7 +48,7 @@ class Traced(Adapted):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not fusion.calls_are_watched():
             for graph in self._graphs:
-                if all(getattr(self, name, graph) == value for name, value in graph.reads.items()):
+                if all(_is_still(getattr(self, name, graph), value) for name, value in graph.reads.items()):
                     return graph.forward(self, *args, **kwargs)
         return self._origin.forward(self, *args, **kwargs)
 
@@ -100,6 +104,27 @@ def graphs_of(module: nn.Module, cls: type[nn.Module]) -> list[Graph]:
     return found
 
 
+def _kept(value: Any) -> Any:
+    """To be compared with what will be there later: a copy, since lists and dicts are changed in place."""
+    if isinstance(value, _PLAIN):
+        return value
+    kind = type(value)
+    if kind in _CONTAINERS:
+        parts = [_kept(part) for part in value]
+        return _NOT_KEPT if any(part is _NOT_KEPT for part in parts) else kind(parts)
+    if kind is dict:
+        parts = [_kept(part) for part in value.values()]
+        return _NOT_KEPT if any(part is _NOT_KEPT for part in parts) else dict(zip(value, parts, strict=True))
+    return _NOT_KEPT
+
+
+def _is_still(now: Any, kept: Any) -> bool:
+    """Whether an attribute is what :func:`_kept` has kept; it may have become a tensor."""
+    if type(now) is not type(kept):
+        return False
+    return bool((now if isinstance(now, _PLAIN) else _kept(now)) == kept)
+
+
 class _Tracer(fx.Tracer):
     """Looks into the root's ``forward`` only."""
 
@@ -112,8 +137,10 @@ def _graph_of(module: nn.Module, cls: type[nn.Module]) -> Graph:
 
     def noted(self: nn.Module, name: str) -> Any:
         value = cls.__getattribute__(self, name)
-        if isinstance(value, _PLAIN) and (name == "training" or name not in _BASES):
-            reads[name] = value
+        if name == "training" or name not in _BASES:
+            kept = _kept(value)
+            if kept is not _NOT_KEPT:
+                reads[name] = kept
         return value
 
     become(module, type(cls.__name__, (cls,), {"__getattribute__": noted}))
