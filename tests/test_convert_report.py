@@ -59,6 +59,14 @@ def test_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{nn.report(converted)}\n"
 
 
+def test_a_lazy_norm_is_told_as_lazy() -> None:
+    """Its hook is torch's, which makes it a BatchNorm when it gets its first input."""
+    converted = nn.convert(T.Sequential(T.LazyBatchNorm1d(), T.ReLU()))
+    assert nn.report(converted).rows[0].note.startswith("lazy: ")
+    converted(torch.randn(4, 3))
+    assert states(nn.report(converted)) == {"0": "as one"}
+
+
 def test_nothing_to_do() -> None:
     assert "nothing to do" in str(nn.report(T.Linear(2, 2)))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from .._checks import check_module
 from ._batch_norm import fusion
@@ -110,6 +111,8 @@ class Report:
         if not name:
             return ""
         parent = self._modules[above]
+        if isinstance(self._modules[name], LazyModuleMixin):
+            return "lazy: what it runs with is known after its first input"
         if why := fusion.does_more(self._modules[name]):
             return f"alone: it {why}"
         if isinstance(parent, Fusing):

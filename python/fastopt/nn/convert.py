@@ -50,7 +50,8 @@ def convert(
             see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
             with an addition between, as residual blocks have it, where ``torch.fx`` can trace that ``forward``.
         example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what it gets from
-            it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
+            it, in training and in evaluation, traced and as written; where results differ, it is left as it was. What a
+            traced ``forward`` reads of globals and of other objects than its module is taken as it is now.
         functional: run calls of ``model``, while it is training, in :func:`functional_mode`: for models that call
             ``F.dropout``, ``F.batch_norm`` or attention with dropout themselves.
         report: print what was taken, fused and left: :func:`fastopt.nn.report`.
