@@ -186,6 +186,24 @@ def test_bad_arguments(call, error: type, message: str) -> None:
     assert (param.grad == 1).all()
 
 
+@pytest.mark.skipif(not hasattr(torch.nn.utils, "clip_grads_with_norm_"), reason="this torch has not all of them")
+def test_sparse_gradients_as_errors_md_tells_of_torch() -> None:
+    """Three of its functions fail, one scales."""
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1, 1])).sum().backward()
+    grad = embedding.weight.grad
+    utils = torch.nn.utils
+    for call in (
+        lambda: utils.clip_grad_norm_(embedding.parameters(), 1.0),
+        lambda: utils.clip_grad_value_(embedding.parameters(), 1.0),
+        lambda: utils.get_total_norm([grad]),
+    ):
+        with pytest.raises(NotImplementedError):
+            call()
+    utils.clip_grads_with_norm_(embedding.parameters(), 1.0, torch.tensor(4.0))
+    assert torch.allclose(grad.to_dense()[1], torch.tensor(0.5))
+
+
 @BACKENDS
 def test_bad_gradients_are_named_and_nothing_is_written(backend: str) -> None:
     params = [torch.ones(3, requires_grad=True) for _ in range(3)]
