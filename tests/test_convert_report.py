@@ -86,10 +86,13 @@ def test_program(capsys: pytest.CaptureFixture[str]) -> None:
         (["--model", "torch.nn:NoSuch"], "has no attribute"),
         (["--model", "torch:get_num_threads"], "not a torch.nn.Module"),
         (["--model", "torch.nn:Identity", "--input", "a,b"], "sizes with commas"),
+        (["--model", "torch.nn:Identity", "--input", "3,-1"], "sizes with commas"),
+        (["--model", "torch.nn:Linear"], "called without arguments, but missing a required argument: 'in_features'"),
+        (["--model", f"{__name__}:model", "--input", "4,7"], "the model cannot take it: mat1 and mat2 shapes"),
         (["--input", "3,3"], "give --model"),
     ],
 )
 def test_program_refuses(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program.main(arguments)
-    assert says in capsys.readouterr().err
+    assert says in " ".join(capsys.readouterr().err.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import torch
@@ -25,10 +26,24 @@ def load(place: str) -> torch.nn.Module:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--model {place}: {error}") from error
-    model = found if isinstance(found, torch.nn.Module) else found() if callable(found) else found
+    model = found
+    if callable(found) and not isinstance(found, torch.nn.Module):
+        _needs_nothing(place, found)
+        model = found()
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"--model {place}: this is a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _needs_nothing(place: str, factory: Any) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # a builtin, which does not tell
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(f"--model {place}: it is called without arguments, but {error}") from None
 
 
 def print_report(place: str, shape: str | None) -> None:
@@ -39,6 +54,14 @@ def print_report(place: str, shape: str | None) -> None:
         return
     try:
         sizes = [int(size) for size in shape.split(",")]
-    except ValueError:
+        example = torch.randn(sizes)
+    except (ValueError, RuntimeError):
         raise ValueError(f"--input has to be sizes with commas, as 8,3,224,224, but got {shape!r}") from None
-    convert(model, fuse="trace", example=torch.randn(sizes), report=True)
+    try:
+        convert(model, fuse="trace", example=example, report=True)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of the model's own forward
+        raise ValueError(f"--input {shape}: the model cannot take it: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
