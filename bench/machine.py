@@ -42,8 +42,9 @@ class Cpu:
     evicted = 256 << 20  # bytes
     ceiling_is = """\
 of ceiling: the share of the speed of loops in C, compiled for this CPU, that only read, update and write as much \
-memory as the step has to, with as many threads (one for what is smaller than 256 KiB). What a function returns is new \
-memory there, too. BatchNorm is counted as if it read its input once in each direction."""
+memory as the step has to, with as many threads (one for what is smaller than 256 KiB), in the fastest of eight ways: \
+with and without prefetches, stores past the caches, and long turns at each array. What a function returns is new \
+memory there as well. BatchNorm is counted as if it read its input once in each direction."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -78,7 +79,11 @@ memory there, too. BatchNorm is counted as if it read its input once in each dir
     def ceiling(self, case: Case) -> Burst | None:
         """Memory's speed; none where arithmetic decides, or it cannot be had."""
         traffic = case.traffic()
-        return self._stream.burst(self._stream.plan(traffic, case.threads)) if self._stream and traffic else None
+        if not (self._stream and traffic):
+            return None
+        plan = self._stream.plan(traffic, case.threads)
+        self._stream.choose(plan)
+        return self._stream.burst(plan)
 
     def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
         """Of a step, by competitor."""

@@ -1,5 +1,6 @@
 // What memory allows: threads that walk through the arrays of a step, reading, updating and writing as much as the
-// step does, and compute next to nothing.
+// step does, and compute next to nothing. Which way of walking is the fastest differs between CPUs and sizes: the caller
+// tries all of them.
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdatomic.h>
@@ -8,9 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum { READ, UPDATE, WRITE };
-enum { CHUNK = 1024, AHEAD = 8192, LINE = 64, HUGE_PAGE = 2 << 20, SPINS = 1000 };
+enum { ASKS = 1, STREAMS = 2, LONG = 4 };  // ways: prefetches, writes past the caches, takes long turns at each array
+enum { CHUNK = 1024, LONG_CHUNK = 16384, AHEAD = 8192, LINE = 64, HUGE_PAGE = 2 << 20, SPINS = 1000 };
 
 typedef struct {
     char **base;  // of an array that may be made anew at each step
@@ -43,7 +48,7 @@ typedef struct {
     size_t pass_count;
     const Fresh *fresh;
     size_t fresh_count;
-    size_t threads;
+    size_t threads, way;
     Meeting meeting;
 } Plan;
 
@@ -73,15 +78,22 @@ static void take(const Fresh *fresh) {
 }
 
 // Integers: no value is slow, and sums may be joined in any order. Hardware prefetchers stop at the end of a page.
-static uint64_t touch(char *memory, size_t bytes, size_t kind) {
+static uint64_t touch(char *memory, size_t bytes, size_t kind, size_t way) {
     uint64_t *restrict words = (uint64_t *)memory;
     const size_t n = bytes / sizeof *words;
     uint64_t sum = 0;
+#ifdef __SSE2__
+    if (kind == WRITE && way & STREAMS) {
+        for (size_t i = 0; i < n; ++i) _mm_stream_si64((long long *)words + i, 1);
+        return sum;
+    }
+#endif
     if (kind == WRITE) {
         memset(memory, 1, bytes);
         return sum;
     }
-    for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch(memory + AHEAD + at);
+    if (way & ASKS)
+        for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch(memory + AHEAD + at);
     if (kind == READ)
         for (size_t i = 0; i < n; ++i) sum += words[i];
     else
@@ -90,10 +102,11 @@ static uint64_t touch(char *memory, size_t bytes, size_t kind) {
 }
 
 // Side by side: a chunk of each array, then the next chunks, whose sizes are to each other as the arrays' are.
-static uint64_t walk(const Walk *w) {
+static uint64_t walk(const Walk *w, size_t way) {
     size_t longest = 0;
     for (size_t k = 0; k < w->count; ++k) longest = w->parts[k].bytes > longest ? w->parts[k].bytes : longest;
-    const size_t chunks = (longest + CHUNK - 1) / CHUNK;
+    const size_t chunk = way & LONG ? LONG_CHUNK : CHUNK;
+    const size_t chunks = (longest + chunk - 1) / chunk;
     uint64_t sum = 0;
     for (size_t c = 0; c < chunks; ++c)
         for (size_t k = 0; k < w->count; ++k) {
@@ -101,7 +114,7 @@ static uint64_t walk(const Walk *w) {
             const size_t lines = part->bytes / LINE;
             const size_t begin = lines * c / chunks * LINE;
             const size_t end = c + 1 == chunks ? part->bytes : lines * (c + 1) / chunks * LINE;
-            sum += touch(*part->base + part->offset + begin, end - begin, part->kind);
+            sum += touch(*part->base + part->offset + begin, end - begin, part->kind, way);
         }
     return sum;
 }
@@ -115,7 +128,7 @@ uint64_t stream(Plan *plan, size_t thread, size_t count) {
         if (plan->fresh_count) meet(plan);
         for (size_t p = 0; p < plan->pass_count; ++p) {
             const Pass *pass = &plan->passes[thread * plan->pass_count + p];
-            for (size_t w = 0; w < pass->count; ++w) sum += walk(&pass->walks[w]);
+            for (size_t w = 0; w < pass->count; ++w) sum += walk(&pass->walks[w], plan->way);
             if (plan->fresh_count || plan->pass_count > 1) meet(plan);
         }
         if (thread == 0)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import timeit
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,8 @@ from .operation import Array, Traffic, Walk
 
 SOURCE = Path(__file__).with_name("stream.c")
 LINE = 64  # as in stream.c
+WAYS = range(8)  # ASKS, STREAMS and LONG of stream.c, on or off
+TRIAL = 1e-3  # seconds of steps by which a way is judged
 SMALL = 1 << 18  # bytes that one thread moves sooner than two could meet
 
 
@@ -51,6 +54,7 @@ class _Plan(ctypes.Structure):
         ("fresh", ctypes.c_void_p),
         ("fresh_count", ctypes.c_size_t),
         ("threads", ctypes.c_size_t),
+        ("way", ctypes.c_size_t),
         ("meeting", ctypes.c_size_t * 2),
     )
 
@@ -149,3 +153,15 @@ class Stream:
                 other.result()
 
         return burst
+
+    def choose(self, plan: Plan) -> None:
+        """The way to walk that is the fastest for it here."""
+        burst = self.burst(plan)
+
+        def seconds(way: int, count: int) -> float:
+            plan.struct.way = way
+            return min(timeit.repeat(lambda: burst(count), number=1, repeat=3))
+
+        burst(1)  # so that pages and caches are as they are later
+        count = max(1, int(TRIAL / seconds(0, 1)))
+        plan.struct.way = min(WAYS, key=lambda way: seconds(way, count))

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("rich", reason="needs the extra 'bench'")
 from bench import batch_norm, compiled, depth, dropout, optimizers, products, training, zoo
 from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, Tensors, Walk
-from bench.stream import Stream
+from bench.stream import WAYS, Stream
 
 CPU = torch.device("cpu")
 TABLE = ((33, 17), (20, 17))
@@ -121,19 +121,24 @@ def test_bytes_that_are_moved(dtype: torch.dtype) -> None:
         assert case.bytes == words * size * case.input.elements, operation.name
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_ceiling_goes_through_every_byte_once(threads: int) -> None:
-    """Three updated arrays of different sizes, in two walks and two passes, one of them with new memory."""
+def test_the_ceiling_goes_through_every_byte_once(threads: int, way: int) -> None:
+    """Three updated arrays of different sizes and one written, in two walks and two passes, one with new memory."""
     stream = Stream(2)
     sizes = [1 << 19, (1 << 18) + 64, 8 * 1001]
     first, second, third = (Array(size) for size in sizes)
+    kept = Array((1 << 17) + 64)
     traffic = [
-        [Walk(updated=(first, second)), Walk(read=(first,), updated=(third,), written=(Array(1 << 18, fresh=True),))],
+        [Walk(updated=(first, second)), Walk(read=(first,), updated=(third,), written=(Array(1 << 18, fresh=True), kept))],
         [Walk(read=(second,))],
     ]
     plan = stream.plan(traffic, threads)
     assert plan.threads == threads
+    plan.struct.way = way
+    plan.tensors[kept].zero_()
     stream.burst(plan)(2)
+    assert plan.tensors[kept].view(torch.int64).all()
     for array, size in zip((first, second, third), sizes, strict=True):
         words = plan.tensors[array].view(torch.int64)
         assert len(words) == size // 8
