@@ -128,9 +128,9 @@ def test_the_ceiling_goes_through_every_byte_once(threads: int, way: int) -> Non
     stream = Stream(2)
     sizes = [1 << 19, (1 << 18) + 64, 8 * 1001]
     first, second, third = (Array(size) for size in sizes)
-    kept = Array((1 << 17) + 64)
+    kept, new = Array((1 << 17) + 64), Array(1 << 18, fresh=True)
     traffic = [
-        [Walk(updated=(first, second)), Walk(read=(first,), updated=(third,), written=(Array(1 << 18, fresh=True), kept))],
+        [Walk(updated=(first, second)), Walk(read=(first,), updated=(third,), written=(new, kept))],
         [Walk(read=(second,))],
     ]
     plan = stream.plan(traffic, threads)
