@@ -15,22 +15,16 @@ import pytest
 GCC_ENTRY = b"\0GOMP_parallel\0"
 
 
-def _llvm_runtime() -> Path | None:
-    """That of the system, or of the package intel-openmp, which is made from the same source."""
-    found = [*Path("/usr/lib").glob("llvm-*/lib/libomp.so"), *Path(sys.prefix, "lib").glob("libiomp5.so")]
-    return found[0] if found else None
-
-
-LLVM_RUNTIME = _llvm_runtime()
+# Those of the system, and of the package intel-openmp, which is made from the same source.
+RUNTIMES = [*Path("/usr/lib").glob("llvm-*/lib/libomp.so"), *Path(sys.prefix, "lib").glob("libiomp5.so")]
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or LLVM_RUNTIME is None, reason="needs libomp-dev or intel-openmp, on Linux"
+    sys.platform != "linux" or not RUNTIMES, reason="needs libomp-dev or intel-openmp, on Linux"
 )
 
 
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert LLVM_RUNTIME is not None
-    contents = LLVM_RUNTIME.read_bytes()
+@pytest.fixture(scope="module", params=RUNTIMES, ids=str)
+def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    contents = request.param.read_bytes()
     assert contents.count(GCC_ENTRY) == 1
     copy = tmp_path_factory.mktemp("openmp") / "libomp.so"
     copy.write_bytes(contents.replace(GCC_ENTRY, b"\0NONE_parallel\0"))
