@@ -37,6 +37,18 @@ def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
     assert f"({old}) does not know -march=x86-64-v4. GCC 11, Clang 12 or a later one is needed." in done.words
 
 
+def test_headers_have_the_same_place_in_each_build(tmp_path: Path) -> None:
+    """pip's folder has another name each time, by which ccache would take the files for others."""
+    done = building.configure(tmp_path, FASTOPT_CUDA="OFF")
+    assert done.status == 0, done.report
+    (command,) = [command for command in done.commands() if command.source.name == "tensor.cpp"]
+    first = command.arguments[command.arguments.index("-isystem") + 1]
+    assert first == str(tmp_path / "headers")
+    assert (tmp_path / "headers" / "pybind11" / "pybind11.h").exists()
+    assert f'-DFASTOPT_DLPACK_HEADER="{first}/fastopt_dlpack.h"' in command.arguments
+    assert "DLPACK_" in (tmp_path / "headers" / "fastopt_dlpack.h").read_text()
+
+
 @pytest.mark.parametrize(
     ("ccache", "launcher", "used"),
     [('exec "$@"', None, True), ("exit 1", None, False), ('exec "$@"', "", False)],
