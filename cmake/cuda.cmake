@@ -74,7 +74,7 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the module loads where there is no CUD
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " FASTOPT_CUDA_ARCHITECTURES)
 message(STATUS
   "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES}: ${FASTOPT_CUDA_REASON}. "
-  "It takes about @MIN@ minutes of a core's time. Without CUDA: FASTOPT_CUDA=OFF pip install --force-reinstall --no-deps .")
+  "It takes about 4 minutes of a core's time. Without CUDA: FASTOPT_CUDA=OFF pip install --force-reinstall --no-deps .")
 
 set(FASTOPT_CUDA_FLAGS -O3 -fmad=false)  # no contraction, as on the CPU
 if(FASTOPT_WERROR)
