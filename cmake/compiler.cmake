@@ -7,10 +7,10 @@ if(NOT DEFINED CMAKE_CXX_COMPILER)
   if(NOT CMAKE_CXX_COMPILER)
     unset(CMAKE_CXX_COMPILER CACHE)  # is looked for again next time
     if(DEFINED ENV{CXX})
-      set(named " The environment variable CXX names '$ENV{CXX}'.")
+      set(named " (CXX is '$ENV{CXX}')")
     endif()
     message(FATAL_ERROR
-      "fastopt: no working C++ compiler was found.${named} ${FASTOPT_COMPILERS} is needed: install one (Debian, Ubuntu: "
+      "fastopt: no working C++ compiler was found${named}. ${FASTOPT_COMPILERS} is needed: install one (Debian, Ubuntu: "
       "apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to the path of one.")
   endif()
 endif()

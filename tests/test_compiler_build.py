@@ -21,8 +21,7 @@ def _script(path: Path, code: str) -> Path:
 def test_no_compiler(tmp_path: Path) -> None:
     done = building.configure(tmp_path, {"CXX": "/nowhere/c++"})
     assert done.status != 0
-    assert "fastopt: no working C++ compiler was found." in done.words
-    assert "CXX names '/nowhere/c++'" in done.words
+    assert "fastopt: no working C++ compiler was found (CXX is '/nowhere/c++')." in done.words
     assert "GCC 11, Clang 12 or a later one is needed: install one (Debian, Ubuntu: apt install g++;" in done.words
 
 

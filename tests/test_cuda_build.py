@@ -98,7 +98,7 @@ def test_auto_does_without_nvcc(tmp_path: Path) -> None:
 def test_with_cuda(choice: str, cuda: str | None, reason: str, tmp_path: Path) -> None:
     done = building.configure(tmp_path / "build", _with_torch(tmp_path, cuda), FASTOPT_CUDA=choice)
     assert done.status == 0, done.report
-    assert re.search(rf"fastopt: with CUDA \S+ for 80-real 90: {re.escape(reason)}\. It takes about 4 minutes", done.report)
+    assert re.search(rf"fastopt: with CUDA \S+ for 80-real 90: {re.escape(reason)}\. It takes about 4", done.report)
     assert _kernels(done)
 
 
