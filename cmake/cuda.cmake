@@ -1,17 +1,50 @@
-# The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES.
+# The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES; and FASTOPT_CUDA_REASON,
+# which info() shows: pip hides what CMake says.
 set(FASTOPT_CUDA_PARTS 0 1 2 3)  # of rules.cu: kParts in csrc/cuda/rule_parts.h
 set(FASTOPT_CUDA_FILES
   adafactor device dropout dropout_across dropout_mask dropout_sums norm_apply norm_channels norm_columns norm_gradient
   norm_planes reductions settle)
 set(FASTOPT_CUDA_SOURCES csrc/cuda/no_cuda.cpp)
 set(FASTOPT_CUDA_ARCHITECTURES "")
+set(FASTOPT_NO_NVCC "no working nvcc of CUDA 12 or later was found")
 
 if(NOT FASTOPT_CUDA MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "FASTOPT_CUDA is '${FASTOPT_CUDA}': AUTO, ON and OFF are known")
+  message(FATAL_ERROR "fastopt: FASTOPT_CUDA is '${FASTOPT_CUDA}'; it may be AUTO (with CUDA where the torch that is installed has it), ON or OFF")
 endif()
-if(FASTOPT_CUDA STREQUAL "OFF")
-  message(STATUS "fastopt: without CUDA (FASTOPT_CUDA=OFF)")
+
+macro(fastopt_without_cuda reason)
+  set(FASTOPT_CUDA_REASON "${reason}")
+  message(STATUS
+    "fastopt: without CUDA: ${reason}. It takes about 2 minutes of a core's time. "
+    "With CUDA: FASTOPT_CUDA=ON pip install --force-reinstall --no-deps .")
   return()
+endmacro()
+
+if(FASTOPT_CUDA STREQUAL "OFF")
+  fastopt_without_cuda("FASTOPT_CUDA=OFF")
+endif()
+
+set(FASTOPT_CUDA_REASON "FASTOPT_CUDA=ON")
+if(FASTOPT_CUDA STREQUAL "AUTO")
+  # pip builds with the interpreter of the environment, and hides the environment's packages by PYTHONPATH, which -E ignores.
+  # The first question is for builds without such isolation, which may have torch on PYTHONPATH.
+  foreach(option -B -EB)
+    execute_process(COMMAND "${Python_EXECUTABLE}" ${option} "${CMAKE_CURRENT_LIST_DIR}/torch_build.py"
+      OUTPUT_VARIABLE torch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    if(torch)
+      break()
+    endif()
+  endforeach()
+  if(NOT torch)
+    fastopt_without_cuda("FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built")
+  endif()
+  string(REPLACE " " ";" torch "${torch}")
+  list(GET torch 0 version)
+  list(GET torch 1 cuda)
+  if(cuda STREQUAL "none")
+    fastopt_without_cuda("FASTOPT_CUDA=AUTO, and torch ${version}, which was installed, is a build without CUDA")
+  endif()
+  set(FASTOPT_CUDA_REASON "FASTOPT_CUDA=AUTO, and torch ${version}, which was installed, is a build for CUDA ${cuda}")
 endif()
 
 # A100 and its relatives, H100 and H200; newer ones translate the last for themselves when it is loaded.
@@ -20,26 +53,28 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
 endif()
 include(CheckLanguage)
 check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
-  if(FASTOPT_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "FASTOPT_CUDA=ON, but no working nvcc was found: set CUDACXX to its path")
-  endif()
-  message(STATUS "fastopt: without CUDA (no working nvcc was found; CUDACXX may name one)")
-  return()
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
 endif()
-enable_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER OR CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
+  unset(CMAKE_CUDA_COMPILER CACHE)  # is looked for again next time
+  if(FASTOPT_CUDA STREQUAL "ON")
+    message(FATAL_ERROR
+      "fastopt: FASTOPT_CUDA=ON, but ${FASTOPT_NO_NVCC}: install a CUDA toolkit, or set CUDACXX to the path of its nvcc; or "
+      "install without CUDA: FASTOPT_CUDA=OFF pip install . (Why an nvcc that is there does not work is in the logs of "
+      "${CMAKE_BINARY_DIR}/CMakeFiles/CheckCUDA/CMakeFiles.)")
+  endif()
+  fastopt_without_cuda("${FASTOPT_CUDA_REASON}, but ${FASTOPT_NO_NVCC} (CUDACXX may name one)")
+endif()
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the module loads where there is no CUDA
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " FASTOPT_CUDA_ARCHITECTURES)
-set(fastopt_cuda_reason "FASTOPT_CUDA=ON")
-if(FASTOPT_CUDA STREQUAL "AUTO")
-  set(fastopt_cuda_reason "nvcc was found; for a torch without CUDA set FASTOPT_CUDA=OFF, which halves the time")
-endif()
 message(STATUS
-  "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES} (${fastopt_cuda_reason})")
+  "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES}: ${FASTOPT_CUDA_REASON}. "
+  "It takes about 4 minutes of a core's time. Without CUDA: FASTOPT_CUDA=OFF pip install --force-reinstall --no-deps .")
 
 set(FASTOPT_CUDA_FLAGS -O3 -fmad=false)  # no contraction, as on the CPU
 if(FASTOPT_WERROR)

@@ -29,6 +29,7 @@ py::dict built() {
         d["cuda"] = false;
     else
         d["cuda"] = toolkit + " (" FASTOPT_CUDA_ARCHITECTURES ")";
+    d["cuda_reason"] = FASTOPT_CUDA_REASON;
     return d;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ import pybind11
 PROJECT = Path(__file__).parent.parent
 # Tools may have been installed beside python.
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-NO_NVCC = "no working nvcc was found"  # cmake/cuda.cmake says so
+NO_NVCC = "no working nvcc of CUDA 12 or later was found"  # cmake/cuda.cmake says so
+MACHINE = platform.machine()
 CMAKE = shutil.which("cmake", path=SEARCHED)
 
 
@@ -37,24 +39,31 @@ class Configured:
     report: str
     folder: Path
 
+    @property
+    def words(self) -> str:
+        """The report without the line breaks that CMake puts into errors."""
+        return " ".join(self.report.split())
+
     def commands(self) -> list[Command]:
         entries = json.loads((self.folder / "compile_commands.json").read_text())
         return [Command(Path(e["file"]), shlex.split(e["command"]), Path(e["directory"])) for e in entries]
 
 
-def configure(folder: Path, environment: dict[str, str] | None = None, **options: str) -> Configured:
-    """Runs CMake's first step alone: nothing is compiled but its own trials."""
+def configure(folder: Path, environment: dict[str, str] | None = None, **options: str | None) -> Configured:
+    """Runs CMake's first step alone: nothing is compiled but its own trials. None leaves an option undefined."""
     assert CMAKE is not None
     defined = {
+        "CMAKE_CXX_COMPILER_LAUNCHER": "",
         "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
         "SKBUILD_PROJECT_VERSION": "0.0",
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
         **options,
     }
+    given = [f"-D{name}={value}" for name, value in defined.items() if value is not None]
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=SEARCHED) else []
     done = subprocess.run(
-        [CMAKE, "-S", str(PROJECT), "-B", str(folder), *generator, *(f"-D{k}={v}" for k, v in defined.items())],
+        [CMAKE, "-S", str(PROJECT), "-B", str(folder), *generator, *given],
         env={**os.environ, "PATH": SEARCHED, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,10 +1,12 @@
-"""FASTOPT_CUDA=AUTO, ON and OFF without nvcc (CMake's first step alone), and what a build without CUDA says."""
+"""FASTOPT_CUDA=AUTO, ON and OFF (CMake's first step alone), and what a build without CUDA or without a driver says."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import venv
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,40 +23,128 @@ NO_CUDA = building.PROJECT / "csrc" / "cuda" / "no_cuda.cpp"
 needs_cmake = pytest.mark.skipif(building.CMAKE is None, reason="there is no cmake")
 
 
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+
+# What pip's build isolation does to the interpreter: a file on PYTHONPATH that takes the environment's packages away.
+HIDE_TORCH = """
+import os, sys
+sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "torch"))]
+"""
+
+
+def _with_torch(folder: Path, cuda: str | None) -> dict[str, str]:
+    """An environment with this torch, as far as its own words go. It cannot be imported: a build does not import it."""
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").write_text("raise ImportError('was imported')")
+    (folder / "torch" / "version.py").write_text(f"__version__ = '9.9.0+local'\ncuda = {cuda!r}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def _kernels(done: building.Configured) -> list[Path]:
+    return [command.source for command in done.commands() if command.source.suffix == ".cu"]
+
+
 @needs_cmake
-@pytest.mark.parametrize(("choice", "reason"), [("AUTO", building.NO_NVCC), ("OFF", "FASTOPT_CUDA=OFF")])
-def test_a_build_without_cuda_says_so(choice: str, reason: str, tmp_path: Path) -> None:
-    done = building.configure(tmp_path, WITHOUT_NVCC, FASTOPT_CUDA=choice)
+def test_a_build_without_cuda_says_so(tmp_path: Path) -> None:
+    done = building.configure(tmp_path, FASTOPT_CUDA="OFF")
     assert done.status == 0, done.report
-    assert f"fastopt: without CUDA ({reason}" in done.report
-    sources = [command.source for command in done.commands()]
-    assert NO_CUDA in sources
-    assert not [source for source in sources if source.suffix == ".cu"]
+    assert "fastopt: without CUDA: FASTOPT_CUDA=OFF. It takes about 2 minutes" in done.report
+    assert NO_CUDA in [command.source for command in done.commands()]
+    assert not _kernels(done)
 
 
 @needs_cmake
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@pytest.mark.parametrize("isolated", [False, True])
+def test_auto_asks_the_torch_of_the_environment(isolated: bool, tmp_path: Path) -> None:
+    """That of this interpreter, also where pip hides it, whether there is an nvcc or not."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE_TORCH)
+    environment = {"PYTHONPATH": str(tmp_path)} if isolated else {}
+    done = building.configure(tmp_path / "one", environment | WITHOUT_NVCC, FASTOPT_DLPACK_HEADER=__file__)
+    kind = f"a build for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+    assert f"FASTOPT_CUDA=AUTO, and torch {torch.__version__}, which was installed, is {kind}" in done.report
+
+
+@needs_cmake
+def test_auto_without_torch_is_without_cuda(tmp_path: Path) -> None:
+    venv.create(tmp_path / "empty", symlinks=True)
+    python = str(tmp_path / "empty" / "bin" / "python")
+    done = building.configure(tmp_path / "build", Python_EXECUTABLE=python, FASTOPT_DLPACK_HEADER=__file__)
+    assert done.status == 0, done.report
+    reason = "FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built"
+    assert f"fastopt: without CUDA: {reason}. " in done.report
+    assert done.report.rpartition("With CUDA: ")[2].startswith(f"FASTOPT_CUDA=ON {_runtime.INSTALL_AGAIN}")
+    assert reason in (tmp_path / "build" / "compile_commands.json").read_text()  # and so in what info() shows
+    assert not _kernels(done)
+
+
+@needs_cmake
+def test_auto_does_without_nvcc(tmp_path: Path) -> None:
+    done = building.configure(tmp_path / "build", _with_torch(tmp_path, "13.0") | WITHOUT_NVCC)
+    assert done.status == 0, done.report
+    reason = f"torch 9.9.0+local, which was installed, is a build for CUDA 13.0, but {building.NO_NVCC}"
+    assert f"fastopt: without CUDA: FASTOPT_CUDA=AUTO, and {reason}" in done.report
+    assert not _kernels(done)
+
+
+@needs_cmake
+@needs_nvcc
 @pytest.mark.parametrize(
-    ("choice", "reason"), [("AUTO", "nvcc was found; for a torch without"), ("ON", "FASTOPT_CUDA=ON)")]
+    ("choice", "cuda", "reason"),
+    [
+        ("AUTO", "13.0", "FASTOPT_CUDA=AUTO, and torch 9.9.0+local, which was installed, is a build for CUDA 13.0"),
+        ("ON", None, "FASTOPT_CUDA=ON"),
+    ],
 )
-def test_a_build_with_cuda_says_why(choice: str, reason: str, tmp_path: Path) -> None:
-    done = building.configure(tmp_path, FASTOPT_CUDA=choice)
+def test_with_cuda(choice: str, cuda: str | None, reason: str, tmp_path: Path) -> None:
+    done = building.configure(tmp_path / "build", _with_torch(tmp_path, cuda), FASTOPT_CUDA=choice)
     assert done.status == 0, done.report
-    assert re.search(rf"fastopt: with CUDA \S+ for .* \({re.escape(reason)}", done.report)
+    assert re.search(rf"fastopt: with CUDA \S+ for 80-real 90: {re.escape(reason)}\. It takes about 4", done.report)
+    assert _kernels(done)
 
 
 @needs_cmake
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("ON", f"FASTOPT_CUDA=ON, but {building.NO_NVCC}: set CUDACXX"),
-        ("yes", "FASTOPT_CUDA is 'yes': AUTO, ON and OFF"),
+        ("ON", f"FASTOPT_CUDA=ON, but {building.NO_NVCC}: install a CUDA toolkit, or set CUDACXX"),
+        ("yes", "FASTOPT_CUDA is 'yes'; it may be AUTO"),
     ],
 )
 def test_what_cannot_be_had_is_an_error(choice: str, message: str, tmp_path: Path) -> None:
     done = building.configure(tmp_path, WITHOUT_NVCC, FASTOPT_CUDA=choice)
     assert done.status != 0
-    assert message in " ".join(done.report.split())
+    assert message in done.words
+
+
+DRIVER = """
+int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
+int cuInit(unsigned flags) { return flags ? 1 : 100; }  /* CUDA_ERROR_NO_DEVICE */
+"""
+
+
+@needs_nvcc
+def test_what_the_driver_lacks_is_said_in_words(tmp_path: Path) -> None:
+    """Of no driver, an old one, and one without a GPU; by the runtime of CUDA and a library in the driver's place."""
+    (tmp_path / "main.cu").write_text(
+        f'#include "{building.PROJECT}/csrc/cuda/device.cu"\n#include <cstdio>\n'
+        "int main() { std::string why; fastopt::cuda::device_count(why); std::puts(why.c_str()); }\n"
+    )
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["nvcc", "-std=c++17", "-o", "program", "main.cu"], cwd=tmp_path, check=True)
+
+    def why(driver: int | None) -> str:
+        libraries = tmp_path / str(driver)
+        libraries.mkdir()
+        if driver is not None:
+            options = [f"-DVERSION={driver}", "-shared", "-fPIC", "-o", str(libraries / "libcuda.so.1")]
+            subprocess.run(["cc", *options, "driver.c"], cwd=tmp_path, check=True)
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+        return subprocess.run(["./program"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    assert "the NVIDIA driver is one of CUDA 11.4, and fastopt was built with CUDA" in why(11040)
+    assert "the NVIDIA driver shows no GPU" in why(99000)
+    if not Path("/dev/nvidiactl").exists():
+        assert "no NVIDIA driver was found" in why(None)
 
 
 PROGRAM = """
@@ -81,39 +171,15 @@ def test_the_absence_of_cuda(tmp_path: Path) -> None:
     assert printed == ["'' 0 built without CUDA", "fastopt was built without CUDA"]
 
 
-DRIVERS = """
-#include <cstdio>
-#include "cuda/engine.h"
-extern "C" void emulator_set_devices(int count, int driver);
-int main() {
-    for (const int driver : {-1, 0, 11080}) {
-        emulator_set_devices(2, driver);
-        std::string why;
-        const int devices = fastopt::cuda::device_count(why);
-        std::printf("%d %s\\n", devices, why.c_str());
-    }
-}
-"""
-
-
-def test_a_driver_that_is_missing_or_old(tmp_path: Path) -> None:
-    """The CUDA runtime calls both "insufficient"."""
-    emulator = building.PROJECT / "tests" / "emulator"
-    (tmp_path / "main.cpp").write_text(DRIVERS)
-    sources = [str(tmp_path / "main.cpp"), str(NO_CUDA.with_name("device.cu")), str(emulator / "emulator.cpp")]
-    options = ["-std=c++17", f"-I{building.PROJECT / 'csrc'}", f"-I{emulator}", "-o", str(tmp_path / "program")]
-    subprocess.run(["c++", *options, "-x", "c++", *sources], check=True)
-    printed = subprocess.run([str(tmp_path / "program")], capture_output=True, text=True, check=True).stdout
-    there, missing, old = printed.splitlines()
-    assert (there, missing) == ("2 ", "0 no CUDA driver is installed")
-    assert old.startswith("0 the CUDA driver is too old: it supports CUDA 11.8, the kernels need 1")
-
-
 def test_this_build_knows_what_it_is() -> None:
     devices, why = _core.cuda_devices()
     assert (why == "built without CUDA") == (_core.built()["cuda"] is False)
     assert (devices == 0) == bool(why)
-    assert _runtime.info()["built"]["cuda"] == _core.built()["cuda"]
+    built = _runtime.info()["built"]
+    assert built["cuda"] == _core.built()["cuda"]
+    assert built["cuda_reason"].startswith(f"{_core.built()['cuda_reason']} (")
+    assert re.match("FASTOPT_CUDA=(ON|OFF|AUTO, and .*)$", _core.built()["cuda_reason"])
+    assert f"FASTOPT_CUDA={'OFF' if built['cuda'] else 'ON'} {_runtime.INSTALL_AGAIN})" in built["cuda_reason"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +189,6 @@ def test_this_build_knows_what_it_is() -> None:
 def test_kernels_that_this_torch_cannot_use(
     built: bool | str, torchs: str | None, says: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The build cannot see torch, and goes by nvcc."""
     monkeypatch.setattr(_runtime, "_core", SimpleNamespace(built=lambda: {"cuda": built}, cuda_devices=lambda: (3, "")))
     monkeypatch.setattr(torch.version, "cuda", torchs)
     found = _runtime._gpus()
@@ -138,10 +203,8 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a tensor on a device that the backend in use does not reach."""
     gpu = torch.device("cuda", 1)
     monkeypatch.setattr(_runtime, "kernels", _backend(False))
-    assert "no kernels for CUDA" in _runtime.why_not(gpu)
-    assert "pip install" in _runtime.why_not(gpu)
-    # Of a checkout: by its name pip would take a wheel, and wheels are built without CUDA.
-    assert _runtime.why_not(gpu).endswith(" --config-settings=cmake.define.FASTOPT_CUDA=ON .")
+    assert "no kernels for CUDA (FASTOPT_CUDA=OFF)" in _runtime.why_not(gpu)
+    assert _runtime.why_not(gpu).endswith(": FASTOPT_CUDA=ON pip install --force-reinstall --no-deps .")
     assert _runtime.why_not(torch.device("cpu")) == ""
     assert "for the CPU and for CUDA" in _runtime.why_not(torch.device("meta"))
     monkeypatch.setattr(_runtime, "kernels", _backend("13.0 (90)"))

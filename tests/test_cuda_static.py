@@ -38,10 +38,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[building.Command]
         if tool is None:
             pytest.skip("needs cmake and c++filt")
     folder = tmp_path_factory.mktemp("configured")
-    done = building.configure(folder, FASTOPT_WERROR="ON", CMAKE_CUDA_ARCHITECTURES="90-real")
-    assert done.status == 0, done.report
-    if building.NO_NVCC in done.report:
+    done = building.configure(folder, FASTOPT_CUDA="ON", FASTOPT_WERROR="ON", CMAKE_CUDA_ARCHITECTURES="90-real")
+    if building.NO_NVCC in done.words:
         pytest.skip(building.NO_NVCC)
+    assert done.status == 0, done.report
     return [command for command in done.commands() if command.source.suffix == ".cu"]
 
 

@@ -25,7 +25,7 @@ LANGUAGES = {"bash", "cpp", "math", "python", "text", "toml", "yaml"}
 # Commands of ```bash blocks, and what runs them.
 COMMANDS = {
     "pip install .": "every stamp of the Makefile",
-    "pip install . --config-settings=cmake.define.FASTOPT_CUDA=ON": "scripts/gpu_check.sh build",
+    "FASTOPT_CUDA=ON pip install .": "tests/test_cuda_build.py",
     "python -m fastopt": "tests/test_runtime.py",
     "python -m fastopt --model torchvision.models:resnet18 --input 2,3,64,64": "tests/test_convert_report.py",
     "torchrun --nproc-per-node 2 examples/train_distributed.py": "tests/distributed/test_threads.py",
@@ -176,7 +176,8 @@ def test_messages_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
             ask(value)
         assert str(error.value).split(", built")[0] == message  # and then this machine's
 
-    monkeypatch.setattr(_runtime, "kernels", SimpleNamespace(built=lambda: {"cuda": False}))
+    built = {"cuda": False, "cuda_reason": "FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built"}
+    monkeypatch.setattr(_runtime, "kernels", SimpleNamespace(built=lambda: built))
     assert _runtime.why_not(torch.device("cuda")) == no_cuda
 
     monkeypatch.setattr(_runtime, "_missing", "...")

@@ -2,28 +2,34 @@
 #include "launch.h"
 
 namespace fastopt::cuda {
+
 namespace {
 
-std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
+std::string dotted(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
-// In the runtime's words a driver that is missing is one whose version is insufficient.
-std::string explain(cudaError_t status) {
-    if (status != cudaErrorInsufficientDriver) return cudaGetErrorString(status);
+// The runtime has one sentence for a driver that is missing and one that is too old.
+std::string in_words(cudaError_t status) {
     int driver = 0;
-    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "no CUDA driver is installed";
-    return "the CUDA driver is too old: it supports CUDA " + version(driver) + ", the kernels need " + built();
+    const bool asked = cudaDriverGetVersion(&driver) == cudaSuccess;
+    if (status == cudaErrorInsufficientDriver && asked && driver == 0)
+        return "no NVIDIA driver was found (nvidia-smi tells of one that works)";
+    if (status == cudaErrorInsufficientDriver && asked)
+        return "the NVIDIA driver is one of CUDA " + dotted(driver) + ", and fastopt was built with CUDA " + built() +
+               ": a newer driver is needed, or a build with an older nvcc";
+    if (status == cudaErrorNoDevice) return "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES may hide them)";
+    return cudaGetErrorString(status);
 }
 
 }  // namespace
 
-std::string built() { return version(CUDART_VERSION); }
+std::string built() { return dotted(CUDART_VERSION); }
 
 int device_count(std::string& why) {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status == cudaSuccess) return count;
     cudaGetLastError();
-    why = explain(status);
+    why = in_words(status);
     return 0;
 }
 

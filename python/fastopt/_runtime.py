@@ -43,6 +43,9 @@ BACKENDS: dict[str, Any] = {"reference": reference}
 if not _missing:
     BACKENDS["native"] = _core
 
+# In a checkout: by the name of the package pip would take a wheel, and wheels have no kernels for CUDA.
+INSTALL_AGAIN = "pip install --force-reinstall --no-deps ."
+
 # Exactly of these types: a subclass may hold its memory elsewhere.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -85,10 +88,10 @@ def why_not(device: torch.device) -> str:
         return "fastopt has kernels for the CPU and for CUDA"
     if kernels is reference:
         return "the NumPy reference, which is in use, computes on the CPU"
-    if not kernels.built()["cuda"]:
+    if not (built := kernels.built())["cuda"]:
         return (
-            "this build of fastopt has no kernels for CUDA; where nvcc is installed (CUDACXX may name it), build it "
-            "from its sources: pip install --force-reinstall --no-deps --config-settings=cmake.define.FASTOPT_CUDA=ON ."
+            f"this build of fastopt has no kernels for CUDA ({built['cuda_reason']}); where nvcc is installed (CUDACXX "
+            f"may name it), build it from its sources: FASTOPT_CUDA=ON {INSTALL_AGAIN}"
         )
     return ""
 
@@ -138,6 +141,12 @@ def _tune(tuning: str) -> None:
         _core.tune(name, int(value))
 
 
+def _built() -> dict[str, Any]:
+    built: dict[str, Any] = _core.built()
+    other = "without CUDA: FASTOPT_CUDA=OFF" if built["cuda"] else "with CUDA: FASTOPT_CUDA=ON"
+    return {**built, "cuda_reason": f"{built['cuda_reason']} ({other} {INSTALL_AGAIN})"}
+
+
 def _gpus() -> int | str:
     if _core.built()["cuda"] and torch.version.cuda is None:
         return "this torch is built without CUDA; FASTOPT_CUDA=OFF builds fastopt without it as well, in half the time"
@@ -153,7 +162,8 @@ def info() -> dict[str, Any]:
 
             version    of fastopt
             built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
-                       toolkit's version and the architectures, or False
+                       toolkit's version and the architectures, or False; cuda_reason: what decided that,
+                       and how to decide otherwise
             detected   isa: those this CPU can run; cpu: its vendor; last_cache: bytes; cores: that this process may
                        run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange: whether
                        this torch has the DLPack exchange API; torch, numpy, python, machine
@@ -187,7 +197,7 @@ def info() -> dict[str, Any]:
         notes.append("FASTOPT_INTAKE turned the DLPack exchange API off")
     return {
         "version": __version__,
-        "built": None if _missing else _core.built(),
+        "built": None if _missing else _built(),
         "detected": {
             "isa": [] if _missing else _core.detected_isas(),
             "cpu": "" if _missing else _core.cpu_vendor(),
