@@ -1,4 +1,4 @@
-# make demo and make test need Python (3.10 to 3.13), a C++17 compiler and make; each sets itself up.
+# make demo and make test need Python (3.10 to 3.15), a C++17 compiler and make; each sets itself up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,14 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo gallery test test-ecosystem lint wheel docs bench bench-peers clean
+# What depends most on torch, for make check-torch; SELECTION=short takes the first line alone.
+SHORT_CHECK = torch_details odd_states dropout_autograd step
+LONG_CHECK = $(SHORT_CHECK) errors convert batch_norm_torch batch_norm_programs dropout_programs compile_step functional_mode
+SELECTION ?= long
+CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
+OTHER := $(VENV)/torch-$(VERSION)
+
+.PHONY: demo gallery test check-torch test-ecosystem lint wheel docs bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -23,6 +30,11 @@ gallery: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
+
+# Another torch, in a virtual environment of its own beside the build and the tools of .venv:
+# make check-torch VERSION=2.4.1
+check-torch: $(OTHER)/ready
+	$(OTHER)/bin/python -m pytest -q -n auto $(CHECK:%=tests/test_%.py)
 
 # Trainers of other packages with our optimizers.
 test-ecosystem: $(VENV)/ecosystem
@@ -68,6 +80,15 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
 $(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
+	touch $@
+
+# Without our constraints, which name the torch of .venv. What is in the .pth comes after the environment's own packages.
+$(OTHER)/ready: $(VENV)/dev
+	$(if $(VERSION),,$(error check-torch needs a version of torch: make check-torch VERSION=2.4.1))
+	$(BIN)/python -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(VERSION)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(OTHER)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastopt-build.pth
 	touch $@
 
 # Pages are made from the sources: nothing has to be built.

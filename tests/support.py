@@ -28,6 +28,7 @@ OWN_OPTIONS = {*fastopt.optim.Common.__annotations__, "lr_in_momentum", "eps_ins
 # The suite also passes with the oldest torch we support.
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_NAMES = TORCH >= (2, 6)
+HAS_FUNCTIONAL_MODE = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
 INTAKES = ["exchange", "data_ptr"] if hasattr(torch.Tensor, "__dlpack_c_exchange_api__") else ["data_ptr"]
 
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import fastopt
 from fastopt import nn
 from fastopt.nn.convert import OURS
-from support import assert_same_bits, some_values
+from support import HAS_FUNCTIONAL_MODE, assert_same_bits, some_values
 
 ARGUMENTS = {
     **{f"BatchNorm{d}d": (3, 1e-3, 0.2) for d in (1, 2, 3)},
@@ -269,6 +269,7 @@ def test_wrong_options_change_nothing(options: dict[str, object], says: str) -> 
     assert types(model) == kinds
 
 
+@pytest.mark.skipif(not HAS_FUNCTIONAL_MODE, reason="this torch does not tell what is run again")
 def test_functional() -> None:
     """Calls of F.dropout inside a model are ours while it trains; undone by revert, kept by another convert."""
 

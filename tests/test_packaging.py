@@ -119,6 +119,24 @@ def test_a_wheel_for_every_python(platform: str, system: str, machines: list[str
     assert set(done.stdout.split()) == {f"cp3{minor}-{system}_{machine}" for minor in pythons for machine in machines}
 
 
+def test_the_same_versions_everywhere() -> None:
+    """Those of the classifiers: in the workflow's matrix and in the documents; torch's oldest and our own in the matrix."""
+    yaml = pytest.importorskip("yaml")
+    minors = [int(minor) for minor in _pyproject(r'^  "Programming Language :: Python :: 3\.(\d+)"')]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    jobs = yaml.safe_load((PROJECT / ".github" / "workflows" / "versions.yml").read_text())["jobs"]
+    assert jobs["python"]["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in minors]
+    for page in ("README.md", "CONTRIBUTING.md", "Makefile", "docs/install.md"):
+        ranges = re.findall(r"3\.1\d to 3\.\d+", (PROJECT / page).read_text())
+        assert set(ranges) == {f"3.{minors[0]} to 3.{minors[-1]}"}, page
+    torches = jobs["torch"]["strategy"]["matrix"]["torch"]
+    (ours,) = re.findall(r"^torch==(.+)$", (PROJECT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert torches[0].startswith("2.4.")
+    assert ours in torches
+    (checked,) = re.findall(r"^for version in (.+); do$", (PROJECT / ".ci" / "run").read_text(), flags=re.MULTILINE)
+    assert checked.split()[0] == torches[-1]
+
+
 def test_yaml_files_parse() -> None:
     yaml = pytest.importorskip("yaml")
     files = [*PROJECT.glob(".*.yaml"), *PROJECT.glob(".github/**/*.yml")]

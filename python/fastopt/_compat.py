@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as torch_modules
 
 
 def _increment_version() -> Callable[[list[Tensor]], None]:
     """torch's own function, past its Python wrapper where it takes many tensors (torch 2.4: one)."""
-    native: Any = torch._C._increment_version
+    native: Any = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)
     try:
         native([])
         return native  # type: ignore[no-any-return]
@@ -28,6 +29,31 @@ def _increment_version() -> Callable[[list[Tensor]], None]:
 
 # Tells autograd that the tensors' memory is written behind its back.
 increment_version = _increment_version()
+
+
+def _has_any_global_hook() -> Callable[[], Any]:
+    """Whether all modules have hooks: torch's own function, or what it does (torch 2.4 has none)."""
+    known: Callable[[], Any] | None = getattr(torch_modules, "_has_any_global_hook", None)
+    everywhere = [d for name, d in vars(torch_modules).items() if name.startswith("_global_") and isinstance(d, dict)]
+    return known or (lambda: any(everywhere))
+
+
+has_any_global_hook = _has_any_global_hook()
+
+
+def current_raw_stream(device: int) -> int:
+    """The stream of a CUDA device that torch uses now, past its Python object where torch has that function."""
+    quick = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(torch.cuda.current_stream(device).cuda_stream if quick is None else quick(device))
+
+
+# An autograd function of one level of torch.func at a time, whose forward takes the context. torch makes its own of it
+# under transforms. ``torch.autograd.Function`` asks for ``setup_context`` there, which is for functions that know
+# nothing of levels: in Python up to torch 2.13, in C++ from 2.14 on, which nothing of ours can go past.
+if TYPE_CHECKING:
+    SingleLevelFunction = torch.autograd.Function
+else:
+    SingleLevelFunction = torch.autograd.function._SingleLevelFunction
 
 
 def accepted(cls: type, **options: Any) -> dict[str, Any]:

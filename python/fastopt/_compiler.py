@@ -41,7 +41,8 @@ def eager(function: Function) -> Function:
     traces a caller, the second for the interpreter. It is one of the code, so nobody else's may be given.
     """
     if _skip is None:
-        return cast(Function, torch._disable_dynamo(function))  # type: ignore[attr-defined]
+        disable = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+        return cast(Function, disable(function))
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
         f"fastopt's {function.__name__} is native code, which runs between graphs; with fullgraph=True, use it outside "

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import reference
-from ._compat import increment_version
+from ._compat import current_raw_stream, increment_version
 from ._processes import cores, on_this_machine, thread_note
 from ._version import __version__
 
@@ -70,6 +70,13 @@ def backend() -> str:
     return next(name for name, module in BACKENDS.items() if module is kernels)
 
 
+def refuse_freed(tensor: torch.Tensor, name: object) -> None:
+    """An error for a tensor whose memory was taken away, as trainers that shard parameters do between uses. Found where
+    the kernels have refused: a null pointer is all that they see."""
+    if type(tensor) in PLAIN and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0:
+        raise RuntimeError(f"{name} has no memory: its storage was freed (resized to 0 bytes)")
+
+
 def on_device(tensor: torch.Tensor) -> bool:
     """Whether kernels of a GPU reach a tensor, rather than those of the CPU."""
     return tensor.is_cuda or getattr(kernels, "emulates_cuda", False)
@@ -106,12 +113,27 @@ def _allocate(size: int, device: int) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8, device=f"cuda:{device}")
 
 
-def _current_stream(device: int) -> int:
-    return int(torch._C._cuda_getCurrentRawStream(device))
+def _variable(name: str) -> str:
+    """An environment variable; "" where it is not set."""
+    value = os.environ.get(name, "")
+    if not value.isprintable():  # bytes that are no UTF-8 come as surrogates
+        raise ValueError(f"{name}: unknown value {value!r}, which is not plain text")
+    return value
+
+
+def _refuse_free_threads() -> None:
+    """A free-threaded CPython turns its GIL on for our extension, which does not say that it can do without it; unless
+    it was told not to."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise ImportError(
+            "fastopt needs Python's GIL, which is off: leave out PYTHON_GIL=0 and -X gil=0, and it is turned on when "
+            "fastopt's extension is imported"
+        )
 
 
 def _start() -> None:
-    wanted = os.environ.get("FASTOPT_BACKEND", "")
+    _refuse_free_threads()
+    wanted = _variable("FASTOPT_BACKEND")
     if wanted:
         use_backend(wanted)
     elif _missing:
@@ -123,11 +145,11 @@ def _start() -> None:
         )
     if _missing:
         return
-    _core.set_torch(torch, increment_version, _allocate, _current_stream)
+    _core.set_torch(torch, increment_version, _allocate, current_raw_stream)
     _core.find_openmp(_libtorch())
-    if isa := os.environ.get("FASTOPT_ISA", ""):
+    if isa := _variable("FASTOPT_ISA"):
         _core.use_isa(isa)
-    if intake := os.environ.get("FASTOPT_INTAKE", ""):
+    if intake := _variable("FASTOPT_INTAKE"):
         _core.use_intake(intake)
     if tuning := os.environ.get("FASTOPT_TUNING", ""):
         _tune(tuning)

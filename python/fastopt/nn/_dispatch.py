@@ -93,11 +93,6 @@ def through_operators(tensor: Tensor) -> bool:
     return type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
 
 
-def recorder(function: Any) -> Any:
-    """``function.apply``, past what it asks for that is known by then (functorch), which takes 1.5 us."""
-    return super(torch.autograd.Function, function).apply
-
-
 def by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> list[Any]:
     """An operator under vmap: sample by sample, so that each has the bits it would have alone."""
 

@@ -22,6 +22,18 @@ _REAL = (torch.float32, torch.float64, *HALF)
 _COMPLEX = (torch.complex64, torch.complex128)
 
 
+# The hooks that replace what autograd keeps, if there are any.
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def _check_torch() -> None:
+    if _top_hooks is None:
+        raise RuntimeError(
+            f"functional_mode: torch {torch.__version__} does not tell what may be run again for its gradients, which "
+            "would drop other elements then; a later torch does"
+        )
+
+
 def functional_mode() -> TorchFunctionMode:
     """A context in which calls of torch's functions are calls of ours, in this thread, whoever makes them:
     ``torch.nn.functional``'s ``dropout``, ``dropout1d``, ``dropout2d``, ``dropout3d``, ``alpha_dropout``,
@@ -43,7 +55,11 @@ def functional_mode() -> TorchFunctionMode:
 
     Returns:
         A context manager, to be entered any number of times.
+
+    Raises:
+        RuntimeError: this torch cannot tell what is run again; 2.4 cannot.
     """
+    _check_torch()
     return _MODE
 
 
@@ -61,7 +77,9 @@ def wrap_forward(model: Model) -> Model:
 
     Raises:
         TypeError: ``model`` is scripted.
+        RuntimeError: this torch cannot tell what is run again; 2.4 cannot.
     """
+    _check_torch()
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a ScriptModule: its functional calls are compiled already")
     if not is_wrapped(model):
@@ -150,7 +168,7 @@ def _once() -> bool:
         return True
     if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch._C._is_tracing():
         return False
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    return _top_hooks is not None and _top_hooks(True) is None
 
 
 def _ours(tensor: Any, types: tuple[torch.dtype, ...]) -> bool:

@@ -3,12 +3,17 @@ the CPU, or, with ``capturable=True``, beside the parameter."""
 
 from __future__ import annotations
 
+import math
+import reprlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._dense import kind_of
+
 _LAST_FLOAT_STEP = 2**24  # float32 counts exactly up to here
+_LAST_STEP = 2**53  # and float64 up to here
 _CPU = torch.device("cpu")
 
 
@@ -28,9 +33,20 @@ def _is_number(value: Any, device: torch.device) -> bool:
     return good and value.dtype in (torch.float32, torch.float64)
 
 
-def as_number(value: Any, device: torch.device) -> Tensor:
+def _value(state: Any, role: str) -> float:
+    """Of a tensor of one element or a number; a string is none."""
+    try:
+        if hasattr(state, "__float__"):
+            return float(state)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of several elements, complex, too large, on meta
+        pass
+    what = kind_of(state) if isinstance(state, Tensor) else reprlib.repr(state)
+    raise RuntimeError(f"{role} is {what}, not a number")
+
+
+def as_number(value: Any, device: torch.device, role: str) -> Tensor:
     """A carried number as the engine takes it; older checkpoints have floats."""
-    return value if _is_number(value, device) else number(float(value), device)
+    return value if _is_number(value, device) else number(_value(value, role), device)
 
 
 def as_count(step: Any, device: torch.device, name: str) -> Tensor:
@@ -38,9 +54,12 @@ def as_count(step: Any, device: torch.device, name: str) -> Tensor:
     good = _is_number(step, device)
     if good and device != _CPU:
         return step  # type: ignore[no-any-return]
-    value = float(step)
-    if not (value >= 0 and value == int(value)):
-        raise RuntimeError(f"the state 'step' of {name} is {value}, not a count")
+    role = f"the state 'step' of {name}"
+    value = _value(step, role)
+    if value == math.inf or not (value >= 0 and value == int(value)):
+        raise RuntimeError(f"{role} is {value}, not a count")
+    if value >= _LAST_STEP:
+        raise RuntimeError(f"{role} is {value:.0f}: steps can be counted below 2**53")
     exact = value < _LAST_FLOAT_STEP
     if good and (step.dtype == torch.float64 or exact):
         return step  # type: ignore[no-any-return]

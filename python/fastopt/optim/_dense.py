@@ -27,6 +27,7 @@ def plain(tensor: Tensor, name: object) -> Tensor:
         raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
     if why := _runtime.why_not(tensor.device):
         raise RuntimeError(f"{name} is on device '{tensor.device}'; {why}")
+    _runtime.refuse_freed(tensor, name)
     if tensor.dtype not in TYPES:
         raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, TYPES))}")
     return tensor

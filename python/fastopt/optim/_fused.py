@@ -82,16 +82,16 @@ class FusedOptimizer(Options):
         return None
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
-        weight_decay = float(group.get("weight_decay", 0.0))
+        weight_decay = number(self._option(group, "weight_decay", 0.0))
         decoupled = self._decoupled(group)
         max_grad_value = self._limit(group, "max_grad_value")
         return {
             "loss_scale": loss_scale,
-            "grad_factor": -1.0 if group.get("maximize") else 1.0,
+            "grad_factor": -1.0 if self._option(group, "maximize") else 1.0,
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
             "weight_decay": 0.0 if decoupled else weight_decay,
             "l1": self._limit(group, "l1") or 0.0,
-            "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled else 1.0,
+            "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled and weight_decay != 0 else 1.0,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -164,7 +164,9 @@ class FusedOptimizer(Options):
         parameters, whose gradients GradScaler refuses to unscale.
         """
         return any(
-            group.get("fused") or group.get("capturable") or any(p.dtype == torch.float16 for p in group["params"])
+            self._option(group, "fused")
+            or self._option(group, "capturable")
+            or any(p.dtype == torch.float16 for p in group["params"])
             for group in self.param_groups
         )
 
@@ -180,7 +182,7 @@ class FusedOptimizer(Options):
         if "found_inf" not in self.__dict__ and "grad_scale" not in self.__dict__:
             return 1.0
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if all(group.get("capturable") for group in self.param_groups):
+        if all(self._option(group, "capturable") for group in self.param_groups):
             batch.depend_on(grad_scale, found_inf)
             return 1.0
         if found_inf is not None and found_inf.item() != 0:

@@ -8,12 +8,17 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim import optimizer as torchs
 
 from .._compiler import eager
 
 Step = TypeVar("Step", bound=Callable[..., Any])
-_profiler_enabled = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+
+# Whether somebody looks on; where torch does not tell, its wrapper always runs.
+_profiler_enabled: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
+_somebody: dict[Any, Any] = {None: None}
+_global_pre_hooks = getattr(torchs, "_global_optimizer_pre_hooks", _somebody)
+_global_post_hooks = getattr(torchs, "_global_optimizer_post_hooks", _somebody)
 
 
 def hooked(func: Step) -> Step:
@@ -28,8 +33,8 @@ def hooked(func: Step) -> Step:
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
+            or _global_pre_hooks
+            or _global_post_hooks
             or _profiler_enabled()
         ):
             return observed(self, *args, **kwargs)

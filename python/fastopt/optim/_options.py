@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
@@ -15,10 +15,15 @@ from ._update import COMMON, Common, Group
 class Options(Optimizer):
     """The options that every optimizer takes, beside those of torch's class."""
 
+    group_keys: ClassVar[frozenset[str]] = frozenset()
+    """The options of a parameter group that the class knows. Others are left in the group and have no effect, as with
+    torch's optimizers: a scheduler's, another class's, your own."""
     _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
 
+    _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # those that are no arguments
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Shows the common options in the signature, where a class takes them as ``**common``."""
+        """Shows the common options in the signature, where a class takes them as ``**common``; notes all of them."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             own = list(inspect.signature(cls.__init__).parameters.values())[1:]
@@ -26,7 +31,12 @@ class Options(Optimizer):
             if len(shown) < len(own):
                 keyword_only = inspect.Parameter.KEYWORD_ONLY
                 shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
+                cls.group_keys = frozenset(p.name for p in shown) - {"params"} | cls._more_group_keys
             cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+    def _option(self, group: Group, key: str, otherwise: Any = None) -> Any:
+        """One that not every class has."""
+        return group.get(key, otherwise) if key in self.group_keys else otherwise
 
     def _extend(self, common: Common, **own: Any) -> None:
         """Adds options torch's class does not know to the defaults and to the groups it has made."""

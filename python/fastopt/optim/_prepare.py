@@ -69,7 +69,7 @@ class Preparation:
         rule = RULES[update.rule]
         self._check_kinds(owner, name, group, update)
         param = plain(self._stand_ins.whole(owner, written=True) if update.sums else owner, name)
-        if group.get("capturable") and not _runtime.on_device(param):
+        if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
         grad = self._gradient(owner, param, group, update, name) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
@@ -110,7 +110,7 @@ class Preparation:
                 hint = self._optimizer._sparse_hint
                 raise RuntimeError(f"{kind} does not support sparse gradients{hint} ({name})")
             for option in ("weight_decay", "l1"):
-                if group.get(option, 0) != 0:
+                if self._optimizer._option(group, option, 0) != 0:
                     raise RuntimeError(f"{option} option is not compatible with sparse gradients ({name})")
         elif grad.layout != torch.strided:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")

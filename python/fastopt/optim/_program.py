@@ -65,8 +65,12 @@ Scalars: TypeAlias = dict[str, Number]
 
 
 def number(x: Any) -> Number:
-    """The value of a number or of a tensor; a symbol stays one."""
-    return x if isinstance(x, Symbol) else float(x)
+    """The value of a number or of a tensor; a symbol stays one. A string, which float() would take, is an error."""
+    if isinstance(x, Symbol):
+        return x
+    if isinstance(x, str):
+        raise TypeError(f"a number is needed, not {x!r}")
+    return float(x)
 
 
 def select(condition: Any, then: Callable[[], Number], otherwise: Callable[[], Number]) -> Number:

@@ -30,7 +30,7 @@ class States:
     def first(self, param: Tensor, group: Group, update: Update) -> dict[str, Any]:
         """A parameter's states before its first update."""
         optimizer = self._optimizer
-        device = counters.place(group.get("capturable"), param)
+        device = counters.place(optimizer._option(group, "capturable"), param)
         entries: dict[str, Any] = {"step": counters.number(0.0, device)} if update.counts else {}
         for key in update.carried:
             entries[key] = counters.number(optimizer._first_value(group, key), device)
@@ -62,7 +62,7 @@ class States:
             return (), None, (), 1
         known, fresh = self._known(owner, update, name)
         counter = ("step",) if update.counts else ()
-        device = counters.place(group.get("capturable"), owner)
+        device = counters.place(self._optimizer._option(group, "capturable"), owner)
         entries: dict[str, Any] = {}
         if fresh:
             if _runtime.capturing():
@@ -81,7 +81,8 @@ class States:
             for key in counter:
                 _replace(known, entries, key, counters.as_count(known[key], device, name))
             for key in update.carried:
-                _replace(known, entries, key, counters.as_number(known[key], device))
+                role = f"the state '{key}' of {name}"
+                _replace(known, entries, key, counters.as_number(known[key], device, role))
         numbers: dict[str, Any] = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
         if entries:
             self._new.append((owner, entries))
@@ -101,7 +102,7 @@ class States:
             role = f"the state '{key}' of {name}"
             _check_likeness(_tensor(known[key], role), self._like(layout, key), owner.device, role)
         if update.counts:
-            counters.as_count(known["step"], counters.place(group.get("capturable"), owner), name)
+            counters.as_count(known["step"], counters.place(self._optimizer._option(group, "capturable"), owner), name)
 
     def _known(self, owner: Tensor, update: Update, name: str) -> tuple[dict[str, Any], bool]:
         """The parameter's states, and whether it has none yet."""

@@ -46,7 +46,12 @@ def run(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
         batch: an empty batch of the engine, or one that has been told what the step depends on.
         loss_scale: what gradients are divided by first.
     """
-    preparation, cut, clips = _gather(optimizer, batch, loss_scale)
+    try:
+        preparation, cut, clips = _gather(optimizer, batch, loss_scale)
+    except (TypeError, ValueError):
+        for group in optimizer.param_groups:  # which may have been edited: says which option is no number
+            optimizer._check_group(group)
+        raise
     norm_of_parts = None
     if clips and (preparation is not None or any_others()):
         optimizer._refuse_partition()
@@ -82,7 +87,7 @@ def _gather(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> tuple[P
     clips = False
     for g, group in enumerate(optimizer.param_groups):
         optimizer._check_flags(group)
-        capturable = bool(group.get("capturable"))
+        capturable = bool(optimizer._option(group, "capturable"))
         learning_rate = group["lr"] if capturable and _is_on_device(group["lr"]) else None
         source = group if learning_rate is None else {**group, "lr": LR}
         prologue = optimizer._prologue(source, loss_scale)

@@ -55,6 +55,8 @@ class AdaBound(FusedOptimizer):
     Reference: Luo et al., *Adaptive Gradient Methods with Dynamic Bound of Learning Rate*, ICLR 2019.
     """
 
+    _more_group_keys = frozenset({"base_lr"})
+
     def __init__(
         self,
         params: Any,

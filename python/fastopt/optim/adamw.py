@@ -46,6 +46,8 @@ class AdamW(AdamRule, torch.optim.AdamW):
     Reference: Loshchilov and Hutter, arXiv 1711.05101.
     """
 
+    _more_group_keys = frozenset({"decoupled_weight_decay"})
+
     def __init__(
         self,
         params: Any,
@@ -78,4 +80,4 @@ class AdamW(AdamRule, torch.optim.AdamW):
         self._extend(common)
 
     def _decoupled(self, group: Group) -> bool:
-        return True
+        return bool(group.get("decoupled_weight_decay", True))  # as in torch from 2.7 on, a group may say otherwise

@@ -99,6 +99,11 @@ class Lookahead(FusedOptimizer):
         """The inner optimizer's."""
         return self.optimizer.defaults
 
+    @property
+    def group_keys(self) -> frozenset[str]:  # type: ignore[override]
+        """The inner optimizer's."""
+        return frozenset(getattr(self.optimizer, "group_keys", self.optimizer.defaults))
+
     @property  # type: ignore[misc]
     def _step_supports_amp_scaling(self) -> bool:
         return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))

@@ -96,11 +96,11 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         return "rows" if group["momentum"] == 0 else "dense"
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
-        lr, momentum = number(group["lr"]), float(group["momentum"])
+        lr, momentum = number(group["lr"]), number(group["momentum"])
         if momentum == 0:
             return {"lr": lr}
         inside, outside = (lr, 1.0) if group.get("lr_in_momentum") else (1.0, lr)
-        weight = 1.0 if t == 1 else 1.0 - float(group["dampening"])
+        weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
         return {
             "momentum": momentum,
             "grad_weight": inside * weight,

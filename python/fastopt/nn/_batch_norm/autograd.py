@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from .._dispatch import any_watched, is_differentiated_again, library, recorder, through_operators, transforms_active
+from ..._compat import SingleLevelFunction
+from .._dispatch import any_watched, is_differentiated_again, library, through_operators, transforms_active
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .checks import check_running
@@ -21,7 +22,7 @@ AnyCall = Call | OperatorCall
 _FIRST_ONLY = "batch_norm: torch.func has its first derivatives only; torch.autograd has all"
 
 
-class _BatchNorm(torch.autograd.Function):
+class _BatchNorm(SingleLevelFunction):
     """``input, residual, weight, bias, (running_mean, running_var), call -> result``"""
 
     @staticmethod
@@ -86,7 +87,7 @@ def _keep(
     ctx.save_for_backward(input, residual, weight, bias, statistics)
 
 
-class _Gradients(torch.autograd.Function):
+class _Gradients(SingleLevelFunction):
     """``grad, input, residual, weight, bias, statistics, call, wants -> gradients``"""
 
     @staticmethod
@@ -110,7 +111,7 @@ class _Gradients(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-_record, _record_operator, _record_gradients = recorder(_BatchNorm), recorder(_BatchNormOperator), recorder(_Gradients)
+_record, _record_operator, _record_gradients = _BatchNorm.apply, _BatchNormOperator.apply, _Gradients.apply
 
 
 def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradients:

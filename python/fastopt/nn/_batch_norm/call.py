@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import _runtime
 from ..._compat import increment_version
 from . import sync
-from .checks import check, check_device
+from .checks import check, check_device, check_memory
 from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
 Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
@@ -55,6 +55,8 @@ class Call(NamedTuple):
         if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):
             check(self.batch, input, residual, weight, bias, running_mean, running_var)
             check_device(input)
+            check_memory(input=input, residual=residual, weight=weight, bias=bias)
+            check_memory(running_mean=running_mean, running_var=running_var)
             dense = like(input, input)
             running = (parameter(running_mean), parameter(running_var))
             parameters = (parameter(weight), parameter(bias))
@@ -94,6 +96,7 @@ class Call(NamedTuple):
             run = _runtime.kernels.batch_norm_backward
             results = (grad_input, grad_residual, grad_weight, grad_bias)
             if not run(*results, grad, input, residual, weight, bias, statistics, *options):
+                check_memory(grad=grad, input=input, residual=residual, weight=weight, bias=bias)
                 grad_weight, grad_bias = parameter(grad_weight), parameter(grad_bias)
                 results = (grad_input, grad_residual, grad_weight, grad_bias)
                 dense = like(input, input)

@@ -62,6 +62,12 @@ def check_device(input: Tensor) -> None:
         raise RuntimeError(f"batch_norm: cannot take an input on {input.device}: {why}")
 
 
+def check_memory(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            _runtime.refuse_freed(tensor, f"batch_norm: {name}")
+
+
 def check(
     batch: bool,
     input: Tensor,

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
+from ..._compat import has_any_global_hook
 from .composite import ACTIVATIONS
 
 
@@ -44,7 +44,7 @@ def calls_are_watched() -> bool:
     """Whether somebody is to see each module run: ``torch.fx``, or hooks on all modules."""
     if torch.compiler.is_compiling():
         return False
-    return nn.Module.__call__ is not _CALL or hooks._has_any_global_hook()
+    return nn.Module.__call__ is not _CALL or has_any_global_hook()
 
 
 def does_more(module: nn.Module) -> str:

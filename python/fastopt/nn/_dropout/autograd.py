@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 
-from ..._compat import increment_version
-from .._dispatch import library, recorder, through_operators, watched
+from ..._compat import SingleLevelFunction, increment_version
+from .._dispatch import library, through_operators, watched
 from . import operators
 from .call import Call
 from .operators import AnyCall, OperatorCall
 
 
-class _Drop(torch.autograd.Function):
+class _Drop(SingleLevelFunction):
     """The rules of one tensor. Each is linear, up to a constant."""
 
     @staticmethod
@@ -49,7 +49,7 @@ class _DropInPlace(_Drop):
         return tangent.copy_(_linear(ctx.call.gradient(), tangent))
 
 
-class _DropAndAdd(torch.autograd.Function):
+class _DropAndAdd(SingleLevelFunction):
     """The rules with a residual."""
 
     @staticmethod
@@ -77,7 +77,7 @@ class _DropAndAdd(torch.autograd.Function):
         return dropped if residual is None else dropped + residual
 
 
-class _DropAndSum(torch.autograd.Function):
+class _DropAndSum(SingleLevelFunction):
     """``grad -> (gradient of the input, gradient of the bias)``, for double backward."""
 
     @staticmethod
@@ -94,8 +94,8 @@ class _DropAndSum(torch.autograd.Function):
         return _summed(ctx.call, tangent, True)
 
 
-_record, _record_in_place = recorder(_Drop), recorder(_DropInPlace)
-_record_added, _record_sums = recorder(_DropAndAdd), recorder(_DropAndSum)
+_record, _record_in_place = _Drop.apply, _DropInPlace.apply
+_record_added, _record_sums = _DropAndAdd.apply, _DropAndSum.apply
 
 
 def _through_operators(call: AnyCall, tensor: Tensor) -> bool:

@@ -36,6 +36,9 @@ class Call:
         check_device(self.rule, input)
         with torch.no_grad():
             plain = input.as_subclass(Tensor)
+            for name, tensor in {"input": input, "residual": residual, "bias": bias}.items():
+                if tensor is not None:
+                    _runtime.refuse_freed(tensor, f"{self.rule}: {name}")
             if bias is None:
                 dense = _like(plain, plain)
             else:
@@ -79,6 +82,7 @@ class Call:
         )
         if not taken:
             check_device(self.rule, grad)
+            _runtime.refuse_freed(grad, f"{self.rule}: the gradient")
             raise RuntimeError(f"{self.rule}: cannot take a gradient of type {grad.dtype} on {grad.device}")
         return grad_input, grad_bias
 

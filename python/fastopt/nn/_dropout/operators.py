@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from ..._compiler import constant
+from ..._compiler import constant, eager
 from .._dispatch import below_autograd, by_samples, library
 from . import mask
 from .call import Call, check_type
@@ -108,7 +108,7 @@ def draw_seed(input: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=_CPU).random_(generator=generator)
 
 
-# Kernels.
+# Kernels. A compiler that meets one under vmap is not to look inside.
 
 
 def _words(seed: Tensor, offset: int) -> tuple[int | Tensor, int]:
@@ -123,6 +123,7 @@ def _(site: int, *, device: torch.device) -> Tensor:
 
 @torch.library.impl(library, "dropout", "CPU")
 @torch.library.impl(library, "dropout", "CUDA")
+@eager
 def _(
     input: Tensor,
     seed: Tensor,
@@ -138,12 +139,14 @@ def _(
 
 @torch.library.impl(library, "dropout_gradients", "CPU")
 @torch.library.impl(library, "dropout_gradients", "CUDA")
+@eager
 def _(grad: Tensor, seed: Tensor, rule: str, p: float, offset: int) -> tuple[Tensor | None, Tensor]:
     return Call(rule, p, grad.ndim, *_words(seed, offset)).sums(grad, True)
 
 
 @torch.library.impl(library, "dropout_mask", "CPU")
 @torch.library.impl(library, "dropout_mask", "CUDA")
+@eager
 def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Tensor:
     return mask.write(tuple(shape), p, *_words(seed, offset), packed, seed.device)
 
