@@ -120,7 +120,7 @@ def test_a_wheel_for_every_python(platform: str, system: str, machines: list[str
 
 
 def test_the_same_versions_everywhere() -> None:
-    """Those of the classifiers: in the workflow and in the documents; torch's oldest and our own in the matrix."""
+    """Those of the classifiers: in the workflow's matrix and in the documents; and which torches the matrix has."""
     yaml = pytest.importorskip("yaml")
     minors = [int(minor) for minor in _pyproject(r'^  "Programming Language :: Python :: 3\.(\d+)"')]
     assert minors == list(range(minors[0], minors[-1] + 1))

@@ -240,4 +240,5 @@ def test_without_marks_for_the_interpreter_functions_are_disabled(monkeypatch: p
 
     monkeypatch.setattr(_compiler, "_skip", None)
     monkeypatch.delattr(torch, "_disable_dynamo")
-    assert _compiler.eager(lambda: 3)() == 3
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: (function, "disabled"))  # torch's needs that name
+    assert _compiler.eager(len) == (len, "disabled")

@@ -20,7 +20,7 @@ class Options(Optimizer):
     torch's optimizers: a scheduler's, another class's, your own."""
     _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
 
-    _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # those that are no arguments
+    _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # no arguments, as is "fused" in some classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``; notes all of them."""
@@ -31,7 +31,7 @@ class Options(Optimizer):
             if len(shown) < len(own):
                 keyword_only = inspect.Parameter.KEYWORD_ONLY
                 shown += [inspect.Parameter(key, keyword_only, default=value) for key, value in COMMON.items()]
-                cls.group_keys = frozenset(p.name for p in shown) - {"params"} | cls._more_group_keys
+                cls.group_keys = frozenset(p.name for p in shown) - {"params"} | {"fused"} | cls._more_group_keys
             cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def _option(self, group: Group, key: str, otherwise: Any = None) -> Any:
