@@ -151,7 +151,7 @@ def _start() -> None:
         _core.use_isa(isa)
     if intake := _variable("FASTOPT_INTAKE"):
         _core.use_intake(intake)
-    if tuning := os.environ.get("FASTOPT_TUNING", ""):
+    if tuning := _variable("FASTOPT_TUNING"):
         _tune(tuning)
 
 
