@@ -19,7 +19,18 @@ PROJECT = Path(__file__).parent.parent
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 NO_NVCC = "no working nvcc of CUDA 12 or later was found"  # cmake/cuda.cmake says so
 MACHINE = platform.machine()
-CMAKE = shutil.which("cmake", path=SEARCHED)
+
+
+def _cmake() -> str | None:
+    """The program itself: what pip installs under its name is a script, which needs the packages of the environment."""
+    try:
+        from cmake import CMAKE_BIN_DIR
+    except ImportError:
+        return shutil.which("cmake", path=SEARCHED)
+    return shutil.which("cmake", path=CMAKE_BIN_DIR)
+
+
+CMAKE = _cmake()
 
 
 @dataclass(frozen=True)

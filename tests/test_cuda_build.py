@@ -79,7 +79,8 @@ def test_auto_without_torch_is_without_cuda(tmp_path: Path) -> None:
 
 @needs_cmake
 def test_auto_does_without_nvcc(tmp_path: Path) -> None:
-    done = building.configure(tmp_path / "build", _with_torch(tmp_path, "13.0") | WITHOUT_NVCC)
+    environment = _with_torch(tmp_path, "13.0") | WITHOUT_NVCC
+    done = building.configure(tmp_path / "build", environment, FASTOPT_DLPACK_HEADER=__file__)
     assert done.status == 0, done.report
     reason = f"torch 9.9.0+local, which was installed, is a build for CUDA 13.0, but {building.NO_NVCC}"
     assert f"fastopt: without CUDA: FASTOPT_CUDA=AUTO, and {reason}" in done.report
@@ -96,7 +97,8 @@ def test_auto_does_without_nvcc(tmp_path: Path) -> None:
     ],
 )
 def test_with_cuda(choice: str, cuda: str | None, reason: str, tmp_path: Path) -> None:
-    done = building.configure(tmp_path / "build", _with_torch(tmp_path, cuda), FASTOPT_CUDA=choice)
+    environment = _with_torch(tmp_path, cuda)
+    done = building.configure(tmp_path / "build", environment, FASTOPT_CUDA=choice, FASTOPT_DLPACK_HEADER=__file__)
     assert done.status == 0, done.report
     assert re.search(rf"fastopt: with CUDA \S+ for 80-real 90: {re.escape(reason)}\. It takes about 4", done.report)
     assert _kernels(done)
@@ -196,7 +198,7 @@ def test_kernels_that_this_torch_cannot_use(
 
 
 def _backend(cuda: bool | str) -> SimpleNamespace:
-    return SimpleNamespace(built=lambda: {"cuda": cuda})
+    return SimpleNamespace(built=lambda: {"cuda": cuda, "cuda_reason": "FASTOPT_CUDA=OFF"})
 
 
 def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

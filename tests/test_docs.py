@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,10 +144,14 @@ def test_docstrings_name_the_arguments(name: str) -> None:
 def test_the_report_shown_has_the_lines_of_the_command() -> None:
     (shown,) = [block.code for block in blocks("install.md") if block.language == "text"]
     names = [line.split(":")[0] for line in shown.splitlines()]
-    expected = []
-    for name, value in fastopt.info().items():
-        expected += [name, *(f"  {inner}" for inner in value)] if isinstance(value, dict) else [name]
-    assert names == [*expected, "self-test"]
+
+    def lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            yield indent + name
+            if isinstance(value, dict):
+                yield from lines(value, indent + "  ")
+
+    assert names == [*lines(fastopt.info()), "self-test"]
 
 
 def shown_messages() -> list[str]:
