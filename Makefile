@@ -31,7 +31,7 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
-# Another torch, in a virtual environment of its own beside the build and the tools of .venv:
+# Another torch, in a virtual environment of its own, with the build and the tools of .venv:
 # make check-torch VERSION=2.4.1
 check-torch: $(OTHER)/ready
 	$(OTHER)/bin/python -m pytest -q -n auto $(CHECK:%=tests/test_%.py)

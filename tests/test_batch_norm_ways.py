@@ -82,7 +82,7 @@ def ways_in() -> dict[str, Any]:
 @pytest.mark.parametrize("way", ways_in())
 @pytest.mark.parametrize("names", [RUNNING, ["weight", "bias"], ["weight"]], ids="-".join)
 def test_float64_takes_no_float32(names: list[str], way: str, training: bool) -> None:
-    """One answer, torch's, whoever looks on. Nothing is written."""
+    """One answer, torch's, with and without somebody who looks on. Nothing is written."""
     if way == "vmap" and training:
         return  # running statistics cannot be written there in any type
     tensors = {name: tensor.double() for name, tensor in some_tensors(SHAPE).items()}

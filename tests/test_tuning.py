@@ -34,7 +34,7 @@ def _results() -> list[torch.Tensor]:
         optimizer.step()
     found = [p.detach(), half.detach(), F.dropout(p.detach(), 0.3, seed=1)]
     for shape in ((4, 8, 40, 40), (300, 70)):
-        for layout in (torch.contiguous_format, torch.channels_last)[: len(shape) - 1 - (len(shape) == 2)]:
+        for layout in (torch.contiguous_format, torch.channels_last)[: 2 if len(shape) == 4 else 1]:
             x = some_values(shape, torch.float32, 5)
             x = x.contiguous(memory_format=layout).requires_grad_()
             y = F.batch_norm(x, None, None, training=True, activation="silu")

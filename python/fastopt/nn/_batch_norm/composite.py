@@ -36,9 +36,17 @@ SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def _along(numbers: Tensor, input: Tensor) -> Tensor:
-    """One number per channel as a tensor that broadcasts."""
-    return numbers.double().reshape(1, -1, *[1] * (input.ndim - 2))
+def along(numbers: Tensor, values: Tensor) -> Tensor:
+    """One number per channel, in the type of ``values``, as a tensor that broadcasts to them."""
+    return numbers.to(values.dtype).reshape(1, -1, *[1] * (values.ndim - 2))
+
+
+def linear(x_hat: Tensor, residual: Maybe, weight: Maybe, bias: Maybe) -> Tensor:
+    """What the activation is of."""
+    z = x_hat if weight is None else x_hat * along(weight, x_hat)
+    if bias is not None:
+        z = z + along(bias, x_hat)
+    return z if residual is None else z + residual
 
 
 def _mean(call: Call, values: Tensor) -> Tensor:
@@ -55,8 +63,8 @@ def _mean(call: Call, values: Tensor) -> Tensor:
 def _normalized(call: Call, statistics: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """And the inverse of the standard deviation; functions of the input, where they are."""
     if not call.batch:
-        inverse_std = _along(statistics[1], input)
-        return (input - _along(statistics[0], input)) * inverse_std, inverse_std
+        inverse_std = along(statistics[1], input)
+        return (input - along(statistics[0], input)) * inverse_std, inverse_std
     deviation = input - _mean(call, input)
     inverse_std = torch.rsqrt(_mean(call, deviation * deviation) + call.eps)
     return deviation * inverse_std, inverse_std
@@ -70,13 +78,8 @@ def forward(
     weight: Maybe,
     bias: Maybe,
 ) -> Tensor:
-    z, _ = _normalized(call, statistics, input.double())
-    if weight is not None:
-        z = z * _along(weight, input)
-    if bias is not None:
-        z = z + _along(bias, input)
-    if residual is not None:
-        z = z + residual
+    x_hat, _ = _normalized(call, statistics, input.double())
+    z = linear(x_hat, residual, weight, bias)
     return ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
 
 
@@ -99,7 +102,7 @@ def tangent(
     of_input, of_residual, of_weight, of_bias = tangents
     assert input is not None
     x_hat, inverse_std = _normalized(call, statistics, input.double())
-    z, change = x_hat, torch.zeros_like(x_hat)
+    change = torch.zeros_like(x_hat)
     if of_input is not None:
         change = of_input.double()
         if call.batch:
@@ -107,19 +110,15 @@ def tangent(
             change = change - x_hat * _mean(call, change * x_hat)
         change = change * inverse_std
     if weight is not None:
-        z, change = z * _along(weight, input), change * _along(weight, input)
+        change = change * along(weight, x_hat)
     if of_weight is not None:
-        change = change + x_hat * _along(of_weight, input)
-    if bias is not None:
-        z = z + _along(bias, input)
+        change = change + x_hat * along(of_weight, x_hat)
     if of_bias is not None:
-        change = change + _along(of_bias, input)
-    if residual is not None:
-        z = z + residual
+        change = change + along(of_bias, x_hat)
     if of_residual is not None:
         change = change + of_residual
     if call.activation in SLOPES:
-        change = SLOPES[call.activation](change, z, call.negative_slope)
+        change = SLOPES[call.activation](change, linear(x_hat, residual, weight, bias), call.negative_slope)
     return change.to(input.dtype)
 
 

@@ -11,24 +11,13 @@ from torch import Tensor
 
 from ..._compiler import constant
 from .call import Call, Wanted
-from .composite import ACTIVATIONS, SLOPES
+from .composite import ACTIVATIONS, SLOPES, along, linear
 from .dense import Maybe
 from .operators import Results, without_none
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _along(numbers: Tensor, input: Tensor) -> Tensor:
-    return numbers.to(_wide(input).dtype).reshape(1, -1, *[1] * (input.ndim - 2))
-
-
-def _linear(x_hat: Tensor, residual: Maybe, weight: Maybe, bias: Maybe) -> Tensor:
-    z = x_hat if weight is None else x_hat * _along(weight, x_hat)
-    if bias is not None:
-        z = z + _along(bias, x_hat)
-    return z if residual is None else z + residual
 
 
 def forward(
@@ -55,9 +44,9 @@ def forward(
     else:
         assert running_mean is not None
         assert running_var is not None
-        mean, var = _along(running_mean, input), _along(running_var, input)
+        mean, var = along(running_mean, x), along(running_var, x)
     inverse_std = torch.rsqrt(var + call.eps)
-    z = _linear((x - mean) * inverse_std, residual, weight, bias)
+    z = linear((x - mean) * inverse_std, residual, weight, bias)
     out = ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
     statistics = torch.stack([mean.reshape(-1), inverse_std.reshape(-1)])
     return out, statistics, *without_none(tuple(new), input)
@@ -77,11 +66,12 @@ def backward(
     if call.group:
         return NotImplemented
     dims = [d for d in range(input.ndim) if d != 1]
-    inverse_std = _along(statistics[1], input)
-    x_hat = (_wide(input) - _along(statistics[0], input)) * inverse_std
+    x = _wide(input)
+    inverse_std = along(statistics[1], x)
+    x_hat = (x - along(statistics[0], x)) * inverse_std
     change = _wide(grad)
     if call.activation in SLOPES:
-        change = SLOPES[call.activation](change, _linear(x_hat, residual, weight, bias), call.negative_slope)
+        change = SLOPES[call.activation](change, linear(x_hat, residual, weight, bias), call.negative_slope)
     total, scaled = change.sum(dims, keepdim=True), (change * x_hat).sum(dims, keepdim=True)
     of_input = change
     if call.batch:
@@ -89,7 +79,7 @@ def backward(
         of_input = change - (total + x_hat * scaled) / count
     of_input = of_input * inverse_std
     if weight is not None:
-        of_input = of_input * _along(weight, input)
+        of_input = of_input * along(weight, x)
     found = (
         of_input.to(input.dtype) if wants[0] else None,
         change.to(input.dtype) if wants[1] else None,
