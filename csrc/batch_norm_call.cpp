@@ -124,8 +124,10 @@ void BatchNormCall::own_pairs() {
 void BatchNormCall::forward() {
     if (on_device()) return BatchNormDevice(task, device_).forward();
     if (empty()) return clear(task.statistics);
-    stream(task.out, machine.stream_forward);
-    if (by_channel()) return each_channel(of_layout().forward);
+    if (by_channel()) {
+        if (task.layout.segments_per_piece == 1) stream(task.out, machine.stream_forward);
+        return each_channel(of_layout().forward);
+    }
     gather_moments();
     for (int64_t c = 0; c < task.layout.channels; ++c) settle_moments(task, c);
     apply();
@@ -134,16 +136,15 @@ void BatchNormCall::forward() {
 void BatchNormCall::evaluate() {
     if (on_device()) return BatchNormDevice(task, device_).evaluate();
     for (int64_t c = 0; c < task.layout.channels; ++c) use_running(task, c);
-    apply();
+    apply(Order::forwards);
 }
 
 void BatchNormCall::backward() {
     if (on_device()) return BatchNormDevice(task, device_).backward();
     if (empty()) return sums();
     keep();
-    if (task.kept.data == nullptr || task.kept.data != task.grad_input.data)
-        stream(task.grad_input, machine.stream_backward);
     if (by_channel()) {
+        if (task.layout.segments_per_piece == 1) stream_gradient();
         each_channel(of_layout().backward);
     } else {
         gather_sums();
@@ -163,11 +164,11 @@ void BatchNormCall::settle() {
     for (int64_t c = 0; c < task.layout.channels; ++c) settle_gathered(task, c);
 }
 
-void BatchNormCall::apply() {
+void BatchNormCall::apply(Order order) {
     if (on_device()) return BatchNormDevice(task, device_).apply();
     if (empty()) return;
-    spread();
-    over(of_layout().apply, units_of_elements(task.layout));
+    stream(task.out, machine.stream_forward);
+    elements(of_layout().apply, order);
 }
 
 void BatchNormCall::sums() {
@@ -182,8 +183,8 @@ void BatchNormCall::sums() {
 void BatchNormCall::gradient() {
     if (on_device()) return BatchNormDevice(task, device_).gradient();
     if (empty()) return;
-    spread();
-    over(of_layout().gradient, units_of_elements(task.layout));
+    stream_gradient();
+    elements(of_layout().gradient, Order::backwards);
 }
 
 void BatchNormCall::gather_moments() {
@@ -219,14 +220,13 @@ const NormKernels& BatchNormCall::of_layout() const {
     const NormTable& table = *kernels().norm;
     const bool wide = task.input.type == DType::f64;
     if (!task.layout.planes) return wide ? table.columns_f64 : table.columns_f32;
-    if (task.layout.repeat > 0) return wide ? table.short_planes_f64 : table.short_planes_f32;
     return wide ? table.planes_f64 : table.planes_f32;
 }
 
 // The whole of a channel at once, unless that leaves threads without work.
 bool BatchNormCall::by_channel() const {
     const int64_t channels = task.layout.channels;
-    return task.layout.repeat == 0 && (channels % threads_ == 0 || channels >= 4 * threads_);
+    return task.layout.by_channel && (channels % threads_ == 0 || channels >= 4 * threads_);
 }
 
 void BatchNormCall::reserve_partials() {
@@ -237,6 +237,11 @@ void BatchNormCall::reserve_partials() {
 
 void BatchNormCall::over(NormKernel kernel, Units units) const {
     run_released<NormTask>({{kernel, &task, units.count, units.elements}}, threads_);
+}
+
+void BatchNormCall::elements(NormKernel kernel, Order order) {
+    spread();
+    run_released<NormTask>({{kernel, &task, task.layout.total, 1}}, threads_, order);
 }
 
 void BatchNormCall::each_channel(NormKernel kernel) {
@@ -251,18 +256,21 @@ void BatchNormCall::join(NormKernel kernel) const {
 }
 
 void BatchNormCall::spread() {
-    if (task.layout.repeat == 0) return;
     if (!coefficients_) coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
     task.coefficients = coefficients_.get();
     of_layout().spread(task, 0, task.layout.channels);
 }
 
-// Results of `from` bytes and more go past the caches; not into fresh memory, which is in them, nor in short segments
-// that are taken by channel.
+// Results of `from` bytes and more go past the caches; not into fresh memory, which is in them.
 void BatchNormCall::stream(const Array& result, int64_t from) {
-    if (task.layout.repeat == 0 && task.layout.segments_per_piece > 1) return;
     const int64_t bytes = result.data == nullptr ? 0 : task.layout.total * element_size(result.type);
     task.streams = bytes >= from && bytes < kFreshBytes;
+}
+
+// Unless the gradient of z waits there, to be read again.
+void BatchNormCall::stream_gradient() {
+    if (task.kept.data == nullptr || task.kept.data != task.grad_input.data)
+        stream(task.grad_input, machine.stream_backward);
 }
 
 // The gradient of z is needed twice. Exactly as it is, so not in a half type.

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "cpu/run.h"
 #include "norm_layout.h"
 #include "operands.h"
 
@@ -46,7 +47,8 @@ class BatchNormCall {
     void moments();
     // Statistics, from the moments of several processes.
     void settle();
-    void apply();
+    // From the end where sums have just read it: as much of it as the caches hold is still there.
+    void apply(Order order = Order::backwards);
     // Also the gradients of weight and bias.
     void sums();
     void gradient();
@@ -71,10 +73,12 @@ class BatchNormCall {
     bool by_channel() const;
     void reserve_partials();
     void over(NormKernel kernel, Units units) const;
+    void elements(NormKernel kernel, Order order);
     void each_channel(NormKernel kernel);
     void join(NormKernel kernel) const;
     void spread();
     void stream(const Array& result, int64_t from);
+    void stream_gradient();
     void keep();
 };
 

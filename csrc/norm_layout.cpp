@@ -9,6 +9,10 @@ namespace {
 // Elements of a segment up to which it is worth more to walk through the memory than to find a channel in the cache.
 constexpr int64_t kShortSegment = 128;
 
+// Elements up to which the coefficients of columns are repeated, for blocks that are worth a call: five arrays, which are
+// to leave room in L1 for the tensors'.
+constexpr int64_t kRepeat = 256;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void lay_out_planes(NormLayout& l) {
@@ -21,7 +25,8 @@ void lay_out_planes(NormLayout& l) {
     l.pieces = ceil_div(l.outer, l.segments_per_piece) * l.pieces_per_segment;
     l.chunk = kChunk / kBlock;
     l.chunks = ceil_div(l.pieces, l.chunk);
-    l.repeat = l.segments_per_piece > 1 && l.inner <= kShortSegment ? l.channels : 0;
+    l.by_channel = l.segments_per_piece == 1 || l.inner > kShortSegment;
+    l.repeat = l.channels;
 }
 
 void lay_out_columns(NormLayout& l) {
@@ -31,8 +36,8 @@ void lay_out_columns(NormLayout& l) {
     l.columns = period * fold <= kBlock ? period * fold : period;
     l.rows = l.total / l.columns;
     l.rest = l.total % l.columns;
-    // As often as fits into a block; less for small tensors, which would spend their time on it.
-    l.repeat = l.columns * std::max<int64_t>(std::min<int64_t>(kBlock, l.total / 8) / l.columns, 1);
+    // Less for small tensors, which would spend their time on it.
+    l.repeat = l.columns * std::max<int64_t>(std::min<int64_t>(kRepeat, l.total / 8) / l.columns, 1);
     l.chunk = std::max(kChunk / l.columns / kFlushRows, int64_t{1}) * kFlushRows;
     l.chunks = ceil_div(l.rows, l.chunk);
 }
@@ -56,11 +61,6 @@ NormLayout lay_out_channels(const TensorView& t) {
 Units units_of_sums(const NormLayout& l) {
     if (l.planes) return {l.channels * l.chunks, std::min(l.total / l.channels, kChunk)};
     return {l.chunks * ceil_div(l.columns, kSpan), std::min(l.rows, l.chunk) * std::min(l.columns, kSpan)};
-}
-
-Units units_of_elements(const NormLayout& l) {
-    if (!l.planes) return {l.total, 1};
-    return l.repeat == 0 ? units_of_sums(l) : Units{l.outer * l.channels, l.inner};
 }
 
 }  // namespace fastopt

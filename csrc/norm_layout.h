@@ -15,7 +15,4 @@ struct Units {
 };
 Units units_of_sums(const NormLayout& layout);
 
-// Units of those that apply.
-Units units_of_elements(const NormLayout& layout);
-
 }  // namespace fastopt

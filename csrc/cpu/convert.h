@@ -77,6 +77,33 @@ FASTOPT_HD void widen_row<Float16>(const uint16_t* from, float* to) {
 }
 #endif
 
+#if defined(__AVX512BW__)
+// The upper halves of 32 rounded numbers are picked at once, where compilers shift and narrow each 16. The CPU's own
+// instruction takes subnormal numbers for 0.
+FASTOPT_HD __m512i round_to_bfloat16(const float* from) {
+    const __m512i x = _mm512_loadu_si512(from);
+    const __mmask16 odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x10000));
+    const __m512i below = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_mask_add_epi32(below, odd, x, _mm512_set1_epi32(0x8000));
+    const __m512 value = _mm512_castsi512_ps(x);
+    return _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q),
+                                 _mm512_set1_epi32(0x7fc00000));
+}
+
+template <>
+void narrow<BFloat16>(const float* __restrict from, uint16_t* __restrict to, int n) {
+    alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i which = _mm512_load_si512(upper);
+    int i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m512i low = round_to_bfloat16(from + i), high = round_to_bfloat16(from + i + 16);
+        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(low, which, high));
+    }
+    for (; i < n; ++i) to[i] = BFloat16::store(from[i]);
+}
+#endif
+
 // What is in memory as it is computed with, beside the half types.
 template <class T>
 struct Native {

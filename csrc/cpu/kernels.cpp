@@ -78,10 +78,9 @@ constexpr DropoutTable dropout = {dropouts,
                                   write_packed_mask,
                                   write_blocks};
 
-constexpr NormTable norm = {
-    activation_names,     activation_costly, sizeof activation_names / sizeof activation_names[0],
-    planes<float>,        planes<double>,    short_planes<float>,
-    short_planes<double>, columns<float>,    columns<double>};
+constexpr NormTable norm = {activation_names, activation_costly, sizeof activation_names / sizeof activation_names[0],
+                            planes<float>,    planes<double>,    columns<float>,
+                            columns<double>};
 
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)

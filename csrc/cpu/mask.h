@@ -8,6 +8,29 @@
 namespace fastopt {
 namespace {
 
+// A flag for each of the numbers. Returns whether any of them is the threshold's.
+inline bool write_flags(const uint16_t* __restrict drawn, uint16_t first, int n, uint8_t* __restrict flags) {
+    int i = 0;
+    bool ties = false;
+#if defined(__AVX512BW__)  // comparisons into mask registers, which compilers do not find for bytes
+    const __m512i firsts = _mm512_set1_epi16(static_cast<short>(first));
+    __mmask32 equal = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m512i some = _mm512_loadu_si512(drawn + i);
+        equal |= _mm512_cmpeq_epi16_mask(some, firsts);
+        const __m256i kept = _mm256_maskz_set1_epi8(_mm512_cmpge_epu16_mask(some, firsts), 1);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(flags + i), kept);
+    }
+    ties = equal != 0;
+#endif
+    uint16_t tie = 0;
+    for (; i < n; ++i) {
+        flags[i] = drawn[i] >= first;
+        tie = uint16_t(tie | (drawn[i] == first));
+    }
+    return ties || tie != 0;
+}
+
 // Flags of the `n` elements from `element` on.
 inline void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* flags) {
     if (decided(mask)) {
@@ -30,12 +53,7 @@ inline void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* f
             random_blocks<1>(mask, block, drawn + filled);
 
         const uint16_t* const from = drawn + skipped;
-        uint16_t tie = 0;
-        for (int i = 0; i < count; ++i) {
-            flags[i] = from[i] >= first;
-            tie = uint16_t(tie | (from[i] == first));
-        }
-        if (tie && other_bits(mask) != 0)
+        if (write_flags(from, first, count, flags) && other_bits(mask) != 0)
             for (int i = 0; i < count; ++i)
                 if (from[i] == first) flags[i] = tie_kept(mask, element + uint64_t(i));
         element += uint64_t(count);

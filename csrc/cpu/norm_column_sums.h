@@ -1,6 +1,8 @@
 // Sums by column: what batch normalization gathers where a channel's elements are columns.
 #pragma once
 
+#include <type_traits>
+
 #include "../norm/channel.h"
 #include "norm_loops.h"
 
@@ -28,52 +30,52 @@ const T* entering(const NormTask& task, int64_t at, int n, int64_t column, const
     return out;
 }
 
-// Some rows of up to 32 columns: in registers where there are 32. add(row, lanes, sums, others).
-template <class T, class Add>
-FASTOPT_HD void gather_rows(T* __restrict first, T* __restrict second, int rows, int width, Add add) {
-    if (width == kLanes) {
-        T sums[kLanes], others[kLanes];
-        __builtin_memcpy(sums, first, sizeof sums);
-        __builtin_memcpy(others, second, sizeof others);
-        for (int r = 0; r < rows; ++r) add(r, kLanes, sums, others);
-        __builtin_memcpy(first, sums, sizeof sums);
-        __builtin_memcpy(second, others, sizeof others);
-    } else {
-        for (int r = 0; r < rows; ++r) add(r, width, first, second);
+// Of x - shift, and of their squares, from rows that lie `stride` apart.
+template <int kRows, class Format, class T>
+FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
+                                      const typename Format::Storage* __restrict x, int64_t stride,
+                                      const T* __restrict shift, int width) {
+    FASTOPT_VECTORIZE
+    for (int k = 0; k < width; ++k) {
+        T sum = sums[k], square = squares[k];
+        for (int r = 0; r < kRows; ++r) {
+            const T delta = Format::load(x[r * stride + k]) - shift[k];
+            sum += delta;
+            square += delta * delta;
+        }
+        sums[k] = sum;
+        squares[k] = square;
     }
 }
 
-// Of x - shift, and of their squares.
-template <class Format, class T>
-FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
-                                      const typename Format::Storage* __restrict x, int64_t stride, int rows,
-                                      const T* __restrict shift, int width) {
-    gather_rows(sums, squares, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict square) {
-        T buffer[kLanes];
-        const T* const row = row_of(Format(), x + r * stride, n, buffer);
-        for (int l = 0; l < n; ++l) {
-            const T delta = row[l] - shift[l];
-            sum[l] += delta;
-            square[l] += delta * delta;
-        }
-    });
-}
-
 // Of gradients, and of their products with x - center.
-template <class Format, class T>
+template <int kRows, class Format, class T>
 FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict products,
                                        const typename Format::Storage* __restrict grad,
-                                       const typename Format::Storage* __restrict x, int64_t stride, int rows,
+                                       const typename Format::Storage* __restrict x, int64_t stride,
                                        const T* __restrict center, int width) {
-    gather_rows(sums, products, rows, width, [=](int r, int n, T* __restrict sum, T* __restrict product) {
-        T buffer[kLanes], grad_buffer[kLanes];
-        const T* const row = row_of(Format(), x + r * stride, n, buffer);
-        const T* const grad_row = row_of(Format(), grad + r * stride, n, grad_buffer);
-        for (int l = 0; l < n; ++l) {
-            sum[l] += grad_row[l];
-            product[l] += grad_row[l] * (row[l] - center[l]);
+    FASTOPT_VECTORIZE
+    for (int k = 0; k < width; ++k) {
+        T sum = sums[k], product = products[k];
+        for (int r = 0; r < kRows; ++r) {
+            const T g = Format::load(grad[r * stride + k]);
+            sum += g;
+            product += g * (Format::load(x[r * stride + k]) - center[k]);
         }
-    });
+        sums[k] = sum;
+        products[k] = product;
+    }
+}
+
+// Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
+// while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
+constexpr int64_t kTogether = 128;  // elements
+
+template <int kRows = 8, class Visit>
+FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
+    if (kRows * columns <= kTogether || kRows == 1)
+        for (; rows - done >= kRows; done += kRows) visit(done, std::integral_constant<int, kRows>());
+    if constexpr (kRows > 1) for_some<kRows / 2>(columns, rows, visit, done);
 }
 
 // Unit: one span of columns in one chunk of rows.
@@ -90,14 +92,7 @@ Span span_of(const NormLayout& l, int64_t unit) {
     return {chunk, first, end < l.rows ? end : l.rows, column, int(left < kSpan ? left : kSpan)};
 }
 
-// Rows taken at once in the tensor's memory: so many that sums stay in registers for a while, so few that they are read
-// as streams.
-int rows_in_memory(const NormLayout& l) {
-    const int64_t rows = 8 * kBlock / l.columns;
-    return int(rows < 8 ? 8 : rows > kFlushRows ? kFlushRows : rows);
-}
-
-// And in a buffer: those that fit into a block; 1 where rows are longer than their span.
+// Rows that fit into a block; 1 where rows are longer than their span.
 int rows_in_block(const NormLayout& l) { return l.columns <= kBlock ? int(l.repeat / l.columns) : 1; }
 
 // Calls visit(element, rows) for each flush block of a span, in order.
@@ -116,12 +111,6 @@ FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width
         const int some = rows - r < step ? rows - r : step;
         visit(block + r * l.columns, some, int((some - 1) * l.columns + width));
     }
-}
-
-// Calls visit(column, n) for 32 columns of a span at a time.
-template <class Visit>
-FASTOPT_HD void for_lanes(int width, Visit visit) {
-    for (int k = 0; k < width; k += kLanes) visit(k, width - k < kLanes ? width - k : kLanes);
 }
 
 // From the first rows of a flush block.
@@ -159,11 +148,10 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
             for (int k = 0; k < span.width; ++k) sums[k] = squares[k] = 0;
             with_format<T>(task.input.type, [&](auto format) {
                 using Format = decltype(format);
-                for_rows(l, block, rows, span.width, rows_in_memory(l), [&](int64_t at, int some, int) {
-                    const auto* const x = stored<Format>(task.input, at);
-                    for_lanes(span.width, [&](int k, int width) {
-                        gather_moment_rows<Format>(sums + k, squares + k, x + k, l.columns, some, shift + k, width);
-                    });
+                const auto* const x = stored<Format>(task.input, block);
+                for_some(l.columns, rows, [&](int row, auto some) {
+                    gather_moment_rows<some(), Format>(sums, squares, x + row * l.columns, l.columns, shift,
+                                                       span.width);
                 });
             });
             const Share of = share(count, rows);
@@ -182,11 +170,10 @@ template <class Format, class T>
 void gather_stored(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
                    T* products) {
     const NormLayout& l = task.layout;
-    for_rows(l, block, rows, span.width, rows_in_memory(l), [&](int64_t at, int some, int) {
-        const auto *const x = stored<Format>(task.input, at), *const grad = stored<Format>(task.grad, at);
-        for_lanes(span.width, [&](int k, int width) {
-            gather_product_rows<Format>(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
-        });
+    const auto *const x = stored<Format>(task.input, block), *const grad = stored<Format>(task.grad, block);
+    for_some(l.columns, rows, [&](int row, auto some) {
+        const int64_t at = row * l.columns;
+        gather_product_rows<some(), Format>(sums, products, grad + at, x + at, l.columns, center, span.width);
     });
 }
 
@@ -200,8 +187,10 @@ void gather_entering(const NormTask& task, const Span& span, int64_t block, int 
     for_rows(l, block, rows, span.width, rows_in_block(l), [&](int64_t at, int some, int n) {
         const T* const x = load(task.input, at, n, x_buffer);
         const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
-        for_lanes(span.width, [&](int k, int width) {
-            gather_product_rows<Native<T>>(sums + k, products + k, grad + k, x + k, l.columns, some, center + k, width);
+        for_some(l.columns, some, [&](int row, auto few) {
+            const int64_t first = row * l.columns;
+            gather_product_rows<few(), Native<T>>(sums, products, grad + first, x + first, l.columns, center,
+                                                  span.width);
         });
     });
 }

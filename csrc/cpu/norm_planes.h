@@ -204,28 +204,15 @@ void planes_join_sums(const NormTask& task, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void planes_apply(const NormTask& task, int64_t begin, int64_t end) {
-    const int64_t chunks = task.layout.chunks;
-    for (int64_t unit = begin; unit < end; ++unit) apply_to<T>(task, unit / chunks, unit % chunks);
-    finish_streams();
-}
-
-template <class T>
-void planes_gradient(const NormTask& task, int64_t begin, int64_t end) {
-    const int64_t chunks = task.layout.chunks;
-    for (int64_t unit = begin; unit < end; ++unit) gradient_to<T>(task, unit / chunks, unit % chunks);
-    finish_streams();
-}
-
-template <class T>
 void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
     for (int64_t c = begin; c < end; ++c) {
         planes_moments<T>(task, c * chunks, (c + 1) * chunks);
         planes_join_moments<T>(task, c, c + 1);
         settle_moments(task, c);
-        planes_apply<T>(task, c * chunks, (c + 1) * chunks);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) apply_to<T>(task, c, chunk);
     }
+    finish_streams();
 }
 
 template <class T>
@@ -234,14 +221,10 @@ void planes_backward(const NormTask& task, int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
         planes_sums<T>(task, c * chunks, (c + 1) * chunks);
         planes_join_sums<T>(task, c, c + 1);
-        planes_gradient<T>(task, c * chunks, (c + 1) * chunks);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) gradient_to<T>(task, c, chunk);
     }
+    finish_streams();
 }
-
-template <class T>
-constexpr NormKernels planes = {planes_moments<T>,   planes_sums<T>,    planes_join_moments<T>,
-                                planes_join_sums<T>, nullptr,           planes_apply<T>,
-                                planes_gradient<T>,  planes_forward<T>, planes_backward<T>};
 
 }  // namespace
 }  // namespace fastopt

@@ -43,7 +43,8 @@ FASTOPT_HD Lanes even(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
 FASTOPT_HD Lanes odd(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
 #endif
 
-// Vectors whose rounds are interleaved: one alone waits for its multiplications.
+// Vectors whose rounds are interleaved: one alone waits for its multiplications. All loops are unrolled: what goes from
+// round to round would be copied from register to register, and what leaves would take its way through memory.
 constexpr int kInterleaved = 4;
 
 // The blocks of counters first, first + 1, ...: V vectors of them, eight 16-bit numbers a block.
@@ -60,6 +61,7 @@ FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
         c3[v] = splat(mask.offset >> 32);
     }
     uint32_t k0 = uint32_t(mask.seed), k1 = uint32_t(mask.seed >> 32);
+#pragma GCC unroll 10
     for (int round = 0; round < Philox::rounds; ++round) {
         for (int v = 0; v < V; ++v) {
             const Lanes p0 = multiply(c0[v], splat(Philox::multiplier0));
@@ -72,6 +74,7 @@ FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
         k0 += Philox::weyl0;
         k1 += Philox::weyl1;
     }
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
         // Words 0 and 1 of a block, and 2 and 3, side by side; then both pairs of it.
         const Lanes low = (c0[v] & 0xffffffffu) | c1[v] << 32;

@@ -50,7 +50,7 @@ inline void ask_for(const Job<Task>& job) {
 // A worker's own share of the tiles; padded so that two counters never share a cache line.
 struct alignas(64) Share {
     std::atomic<int64_t> next;
-    int64_t end;
+    int64_t begin, end;
 };
 
 // Kept by the thread that shares work out, for the next time: a step allocates nothing.
@@ -60,6 +60,7 @@ struct Work {
     std::unique_ptr<Share[]> shares;
     int workers = 0;
     int places = 0;  // in `shares`
+    bool backwards = false;
 
     void prepare(int for_workers) {
         tiles.clear();
@@ -78,10 +79,12 @@ void work(void* context, int worker) {
     for (int turn = 0; turn < w.workers; ++turn) {
         Share& share = w.shares[static_cast<size_t>((worker + turn) % w.workers)];
         int64_t i;
+        const auto tile_of = [&](int64_t k) -> const Tile<Task>& {
+            return w.tiles[static_cast<size_t>(w.backwards ? share.begin + share.end - 1 - k : k)];
+        };
         while ((i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end) {
-            const Tile<Task>& tile = w.tiles[static_cast<size_t>(i)];
-            if (i + 1 < share.end && tile.job != w.tiles[static_cast<size_t>(i) + 1].job)
-                ask_for(*w.tiles[static_cast<size_t>(i) + 1].job);
+            const Tile<Task>& tile = tile_of(i);
+            if (i + 1 < share.end && tile.job != tile_of(i + 1).job) ask_for(*tile_of(i + 1).job);
             tile.job->kernel(*tile.job->task, tile.begin, tile.end);
         }
     }
@@ -96,12 +99,15 @@ int64_t elements(const std::vector<Job<Task>>& jobs) {
     return total;
 }
 
+// Where a pass begins at the end of what the one before has read, as much of it as the caches hold is still there.
+enum class Order { forwards, backwards };
+
 template <class Task>
-void run(const std::vector<Job<Task>>& jobs, int threads) {
+void run(const std::vector<Job<Task>>& jobs, int threads, Order order = Order::forwards) {
     const int64_t total = elements(jobs);
     const int workers =
         static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(machine.grain, 1), 1, std::max(threads, 1)));
-    if (workers == 1) {
+    if (workers == 1 && order == Order::forwards) {
         for (size_t i = 0; i < jobs.size(); ++i) {
             if (i + 1 < jobs.size()) detail::ask_for(jobs[i + 1]);
             jobs[i].kernel(*jobs[i].task, 0, jobs[i].units);
@@ -111,6 +117,7 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
 
     static thread_local detail::Work<Task> w;
     w.prepare(workers);
+    w.backwards = order == Order::backwards;
     std::vector<detail::Tile<Task>>& tiles = w.tiles;
     tiles.reserve(jobs.size() + static_cast<size_t>(total / kTile));
     for (const Job<Task>& job : jobs) {
@@ -124,6 +131,7 @@ void run(const std::vector<Job<Task>>& jobs, int threads) {
     for (int k = 0; k < workers; ++k) {
         detail::Share& share = w.shares[static_cast<size_t>(k)];
         share.next.store(tile, std::memory_order_relaxed);
+        share.begin = tile;
         const int64_t until = k + 1 == workers ? total : total / workers * (k + 1);
         while (tile < tile_count && done < until) {
             const detail::Tile<Task>& t = tiles[static_cast<size_t>(tile++)];

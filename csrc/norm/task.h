@@ -22,8 +22,10 @@ struct NormLayout {
 
     int64_t chunk, chunks;  // pieces or rows whose sums are taken by one worker, and their number
 
-    // Of coefficients of each kind where elements are taken in the order of the memory: columns: for each element,
-    // until they repeat, after whole periods; planes: for each channel. 0 where elements are taken channel by channel.
+    bool by_channel;  // a channel's elements may follow its sums at once, while it is in the cache
+
+    // Of coefficients of each kind: columns: for each element, until they repeat, after whole periods; planes: for each
+    // channel.
     int64_t repeat;
 };
 
@@ -50,7 +52,7 @@ struct NormTask {
     double* partials;                               // [chunk][2][column], or [channel][chunk][2]
     double* pairs;                                  // [2][channels]
     double* statistics;                             // [2][channels]: mean, 1 / standard deviation
-    void* coefficients;  // in the compute type; columns: [5][repeat]; segments: [repeat][5]; device: [5][channels]
+    void* coefficients;  // in the compute type; columns: [5][repeat]; planes: [repeat][5]; device: [5][channels]
     int activation;
     double negative_slope;
     bool streams;            // results go past the caches
@@ -69,11 +71,11 @@ struct NormKernels {
     NormKernel moments, sums;
     // Units: channels. What was gathered is joined in order.
     NormKernel join_moments, join_sums;
-    // Units: channels. Their coefficients; null where elements are taken channel by channel.
+    // Units: channels. Their coefficients, which the elements take.
     NormKernel spread;
-    // Units: (channel, chunk), segments, or elements.
+    // Units: elements, in the order of the memory.
     NormKernel apply, gradient;
-    // Units: channels. All of it, while a channel is in the cache; null where elements are not taken so.
+    // Units: channels. All of it, while a channel is in the cache; null where elements are never taken so.
     NormKernel forward, backward;
 };
 
@@ -81,7 +83,7 @@ struct NormTable {
     const char* const* activations;
     const bool* costly;  // better kept than computed twice
     int activation_count;
-    NormKernels planes_f32, planes_f64, short_planes_f32, short_planes_f64, columns_f32, columns_f64;
+    NormKernels planes_f32, planes_f64, columns_f32, columns_f64;
 };
 
 }  // namespace fastopt
