@@ -99,9 +99,9 @@ def input_of(text: str, dtype: torch.dtype = torch.float32) -> Input:
     return Input(text + kind, (tuple(map(int, size.split("x"))),), dtype, LAYOUTS[layout])
 
 
-def _case(what: Operation, text: str, dtype: torch.dtype = torch.float32, cold: bool = False) -> Case:
+def _case(what: Operation, text: str, dtype: torch.dtype = torch.float32) -> Case:
     input = input_of(text, dtype)
-    return Case(what, input, cold=cold, quick=input.elements <= QUICK)
+    return Case(what, input, quick=input.elements <= QUICK)
 
 
 def _cases(images: list[str], rows: str) -> list[Case]:
@@ -110,7 +110,7 @@ def _cases(images: list[str], rows: str) -> list[Case]:
     half = [images[0], images[1], images[4], rows]
     return [
         *[_case(what, text) for what in (PLAIN, BACKWARD) for text in plain],
-        *[_case(PLAIN, text, cold=True) for text in ("32x64x8x8 NCHW", "32x64")],
+        _case(PLAIN, "32x64x8x8 NCHW"),
         *[_case(FUSED[then], text) for then in ("relu", "add relu") for text in fused],
         *[_case(FUSED[then], images[2]) for then in ("gelu", "silu")],
         *[_case(what, text) for what in EVAL.values() for text in images[:2]],

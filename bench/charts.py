@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .figures import Figures, Row
+from .operation import COLD, HOT
 from .report import TITLES
 
 OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
@@ -84,14 +85,14 @@ def _summary(figures: Figures) -> Figure | None:
 
 
 def _family(figures: Figures, family: str) -> Figure | None:
-    rows = [row for row in figures.rows if row.family == family]
+    rows = [row for row in figures.rows if row.family == family and row.caches != HOT]
     labels = [row.case for row in rows]
     return _bar_chart(rows, labels, f"{TITLES[family]}\n{figures.title}") if rows else None
 
 
 def _roofline(figures: Figures) -> Figure | None:
     """Bandwidth against the memory a step moves; the roof is what the streaming loop reached."""
-    rows = [row for row in figures.rows if "ceiling" in row.rounds and row.family in MARKERS and not row.cold]
+    rows = [row for row in figures.rows if "ceiling" in row.rounds and row.family in MARKERS and row.caches != COLD]
     if not rows:
         return None
 

@@ -71,11 +71,11 @@ BIAS_ADD = operation("bias_dropout_add", forward_and_backward)
 OPERATIONS = (DROPOUT, IN_PLACE, BACKWARD, BOTH, WITH_GRAPH, DROPOUT2D, ALPHA, ADD, BIAS_ADD)
 
 
-def _sized(what: Operation, *sizes: str, dtype: torch.dtype = torch.float32, cold: bool = False) -> list[Case]:
+def _sized(what: Operation, *sizes: str, dtype: torch.dtype = torch.float32) -> list[Case]:
     """By size; small ones are in the smoke test."""
     kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
     inputs = [Input(f"{size}{kind}", ((N[size],),), dtype) for size in sizes]
-    return [Case(what, input, cold=cold, quick=input.elements <= N["1M"]) for input in inputs]
+    return [Case(what, input, quick=input.elements <= N["1M"]) for input in inputs]
 
 
 def _images(what: Operation, count: int) -> list[Case]:
@@ -93,7 +93,6 @@ def _cases(large: str, double: str, rows: int, images: int) -> list[Case]:
     """By the size of what is large, that of float64, the rows that stand for activations, and the images."""
     return [
         *_sized(DROPOUT, large, "1M", "64k", "1k"),
-        *_sized(DROPOUT, "1M", cold=True),
         *_sized(IN_PLACE, large, "1M"),
         *_sized(BACKWARD, large, "1M"),
         *_sized(DROPOUT, large, "1M", dtype=torch.bfloat16),

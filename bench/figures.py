@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .measure import Rounds
 
-FORMAT = 2  # of the file
+FORMAT = 3  # of the file
 
 
 class Ratio(NamedTuple):
@@ -37,7 +37,7 @@ class Row:
     tensors: int
     elements: int
     bytes: int  # that a step has to move; 0 where arithmetic decides
-    cold: bool
+    caches: str  # "cold", "hot"; "" where it makes no difference
     threads: int
     rival: str
     rounds: Rounds

@@ -17,7 +17,7 @@ from fastopt import _runtime
 
 from .about import cpu, said
 from .measure import Burst, keep_heap, repeated
-from .operation import Case
+from .operation import COLD, Case
 from .peers import ON_CPU, ON_CUDA, packages
 from .products import share
 from .stream import Stream
@@ -44,7 +44,7 @@ class Cpu:
 of ceiling: the share of the speed of loops in C, compiled for this CPU, that only read, update and write as much \
 memory as the step has to, with as many threads (one for what is smaller than 256 KiB), in the fastest of eight ways: \
 with and without prefetches, stores past the caches, and long turns at each array. What a function returns is new \
-memory there as well. BatchNorm is counted as if it read its input once in each direction."""
+memory there as well. What waking the threads costs is not in it. BatchNorm is counted as if it read its input once in each direction."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -65,12 +65,11 @@ memory there as well. BatchNorm is counted as if it read its input once in each 
     def time(self, burst: Burst, count: int) -> float:
         """Seconds per step."""
         start = time.perf_counter()
-        burst(count)
-        return (time.perf_counter() - start) / count
+        told = burst(count)
+        return (told if isinstance(told, float) else time.perf_counter() - start) / count
 
     def evict(self) -> None:
         self._evicted.add_(1)
-        time.sleep(self.rest)
 
     def prepared(self, case: Case) -> contextlib.AbstractContextManager[None]:
         """With as many threads as the case has."""
@@ -82,7 +81,7 @@ memory there as well. BatchNorm is counted as if it read its input once in each 
         if not (self._stream and traffic):
             return None
         plan = self._stream.plan(traffic, case.threads)
-        self._stream.choose(plan)
+        self._stream.choose(plan, self.evict if case.caches == COLD else None)
         return self._stream.burst(plan)
 
     def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Step = Callable[[], object]
-Burst = Callable[[int], object]  # that many steps, one after the other
+Burst = Callable[[int], object]  # that many steps, one after the other; may return the seconds they took
 Rounds = dict[str, list[float]]  # seconds per step of each competitor, by round
 
 
@@ -65,10 +65,10 @@ def measure(bursts: dict[str, Burst], machine: Machine, pace: Pace, cold: bool =
     end = time.perf_counter() + pace.seconds
     while time.perf_counter() < end or len(rounds["fastopt"]) < pace.rounds:
         for name, burst in bursts.items():
-            time.sleep(machine.rest)
             if cold:
                 machine.evict()
-            elif counts[name] > 1:
+            time.sleep(machine.rest)
+            if counts[name] > 1:
                 burst(1)
             rounds[name].append(machine.time(burst, counts[name]))
     return rounds

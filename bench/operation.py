@@ -84,13 +84,16 @@ class Point:
     x: int
 
 
+COLD, HOT = "cold", "hot"
+
+
 @dataclass(frozen=True)
 class Case:
     """An operation on one input."""
 
     operation: Operation
     input: Input
-    cold: bool = False  # caches are emptied before each step
+    caches: str = ""  # "cold": filled with other memory before each step; "hot": as the step before left them
     quick: bool = False  # part of --quick
     threads: int | None = None  # of the CPU; none: as many as the run has
     point: Point | None = None
@@ -98,7 +101,7 @@ class Case:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        name = f"{self.operation.name}, {self.input.label}{', cold' if self.cold else ''}"
+        name = f"{self.operation.name}, {self.input.label}{', hot' if self.caches == HOT else ''}"
         object.__setattr__(self, "name", f"{self.point.curve}: {self.point.x}" if self.point else name)
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from .figures import Figures, Row
+from .operation import HOT
 from .task import STEP
 
 LEGEND = """\
@@ -17,7 +19,8 @@ x torch: beside the fastest, in this run, of what torch has of it, named behind 
 for-loop (foreach=False), fused=True; in place (add_, relu_). x default: beside what a user gets without flags.
 x others: beside the fastest package that does the same.
 x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False).
-cold: 256 MiB of other memory go through the caches before each step."""
+Caches are cold: 256 MiB of other memory go through them before each step, as in training a forward and a backward pass \
+do. What moves more than that is repeated as it is. hot: the same step again and again, whose tensors may be in a cache."""
 TITLES = {
     "optimizers": "Optimizers",
     "clip": "Clipping by norm, and a step",
@@ -55,9 +58,10 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _families(figures: Figures, titles: Mapping[str, str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and lines of each."""
-    for family, title in titles.items():
-        cells = [_cells(row) for row in figures.rows if row.family == family]
+    """Title, columns and lines of each; what is hot has a table of its own."""
+    for (family, title), hot in itertools.product(titles.items(), (False, True)):
+        rows = [row for row in figures.rows if row.family == family and (row.caches == HOT) == hot]
+        cells = [_cells(row) for row in rows]
         order = [
             NAME,
             "us",
@@ -71,7 +75,11 @@ def _families(figures: Figures, titles: Mapping[str, str]) -> Iterator[tuple[str
         ]
         columns = [column for column in order if any(column in row for row in cells)]
         if cells:
-            yield title, columns, [[row.get(column, "-") for column in columns] for row in cells]
+            yield (
+                f"{title}, hot" if hot else title,
+                columns,
+                [[row.get(column, "-") for column in columns] for row in cells],
+            )
 
 
 def tables(figures: Figures) -> Iterator[Table]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .figures import Figures, Row
 from .machine import Cpu, Gpu
 from .measure import Burst, Pace, measure, repeated
-from .operation import Case
+from .operation import COLD, Case
 from .zoo import unusable
 
 
@@ -65,10 +65,10 @@ class Run:
             tensors=len(case.input.shapes),
             elements=case.input.elements,
             bytes=case.bytes,
-            cold=case.cold,
+            caches=case.caches,
             threads=case.threads or self._machine.threads,
             rival=case.operation.rival,
-            rounds=measure(bursts, self._machine, self._pace, case.cold),
+            rounds=measure(bursts, self._machine, self._pace, case.caches == COLD),
             curve=case.point.curve if case.point else "",
             x=case.point.x if case.point else 0,
             differs=differs,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -49,6 +50,7 @@ typedef struct {
     const Fresh *fresh;
     size_t fresh_count;
     size_t threads, way;
+    double seconds;  // that the steps took, once all threads were there
     Meeting meeting;
 } Plan;
 
@@ -119,9 +121,17 @@ static uint64_t walk(const Walk *w, size_t way) {
     return sum;
 }
 
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 // What one thread does for `count` steps.
 uint64_t stream(Plan *plan, size_t thread, size_t count) {
     uint64_t sum = 0;
+    meet(plan);
+    const double start = now();
     for (; count; --count) {
         if (thread == 0)
             for (size_t k = 0; k < plan->fresh_count; ++k) take(&plan->fresh[k]);
@@ -134,5 +144,7 @@ uint64_t stream(Plan *plan, size_t thread, size_t count) {
         if (thread == 0)
             for (size_t k = 0; k < plan->fresh_count; ++k) free(*plan->fresh[k].base);
     }
+    meet(plan);
+    if (thread == 0) plan->seconds = now() - start;
     return sum;
 }

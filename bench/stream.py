@@ -10,8 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import timeit
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from .operation import Array, Traffic, Walk
 SOURCE = Path(__file__).with_name("stream.c")
 LINE = 64  # as in stream.c
 WAYS = range(8)  # ASKS, STREAMS and LONG of stream.c, on or off
-TRIAL = 1e-3  # seconds of steps by which a way is judged
+TRIAL, TRIALS = 1e-3, 3  # seconds of steps by which a way is judged, and how often
 SMALL = 1 << 18  # bytes that one thread moves sooner than two could meet
 
 
@@ -55,6 +54,7 @@ class _Plan(ctypes.Structure):
         ("fresh_count", ctypes.c_size_t),
         ("threads", ctypes.c_size_t),
         ("way", ctypes.c_size_t),
+        ("seconds", ctypes.c_double),
         ("meeting", ctypes.c_size_t * 2),
     )
 
@@ -141,27 +141,33 @@ class Stream:
     def burst(self, plan: Plan) -> Burst:
         """Moves what a step moves.
 
-        A burst is one call per thread. What waking the threads costs (30 us) is not memory's, and would
-        count at every step. The calling thread is the one that takes fresh memory, from the heap that tensors are in.
+        A burst is one call per thread, and times itself from when all of them are there: what waking them costs is not
+        memory's. The calling thread is the one that takes fresh memory, from the heap that tensors are in.
         """
 
-        def burst(count: int) -> None:
+        def burst(count: int) -> float:
             struct = ctypes.pointer(plan.struct)
             others = [self._pool.submit(self._stream, struct, k, count) for k in range(1, plan.threads)]
             self._stream(struct, 0, count)
             for other in others:
                 other.result()
+            return float(plan.struct.seconds)
 
         return burst
 
-    def choose(self, plan: Plan) -> None:
-        """The way to walk that is the fastest for it here."""
+    def choose(self, plan: Plan, evict: Callable[[], object] | None = None) -> None:
+        """The way to walk that is the fastest for it here: again and again, or after ``evict`` each time."""
         burst = self.burst(plan)
 
         def seconds(way: int, count: int) -> float:
             plan.struct.way = way
-            return min(timeit.repeat(lambda: burst(count), number=1, repeat=3))
+            taken = []
+            for _ in range(TRIALS):
+                if evict:
+                    evict()
+                taken.append(burst(count))
+            return min(taken)
 
         burst(1)  # so that pages and caches are as they are later
-        count = max(1, int(TRIAL / seconds(0, 1)))
+        count = 1 if evict else max(1, int(TRIAL / seconds(0, 1)))
         plan.struct.way = min(WAYS, key=lambda way: seconds(way, count))

@@ -53,15 +53,15 @@ def test_families_are_all_there() -> None:
 
 
 def test_cpu(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    status, figures = run("--only", "Adam, MLP, 10 tensors")
+    status, figures = run("--only", "Adam, MLP, 10 tensors", "--family", "optimizers")
     assert (status, figures["failures"]) == (0, [])
     about = figures["about"]
     assert {"date", "commit", "flags", "cpu", "caches", "system", "python", "versions", "fastopt"} <= about.keys()
     assert about["fastopt"]["built"]["compiler"]
     assert about["flags"][0] == "--quick"
-    hot, cold, *_ = figures["rows"]
-    assert [row["cold"] for row in (hot, cold)] == [False, True]
+    assert [row["caches"] for row in figures["rows"]] == ["cold", "hot"]
     for row in figures["rows"]:
+        assert row["case"].endswith(", hot") == (row["caches"] == "hot")
         assert {"fastopt", "ceiling", *(f"torch {way}" for way in peers.VARIANTS)} <= row["rounds"].keys()
         assert row["launches"] == {}
         assert row["differs"] == {}

@@ -24,7 +24,7 @@ def row(case: str = "Adam, 1M", **more: Any) -> Row:
         "ceiling": [0.8e-3, 0.9e-3, 0.9e-3],
     }
     about = {"operation": "Adam", "input": "1M", "dtype": "float32", "tensors": 1, "elements": 1 << 20}
-    given = {"family": "optimizers", "bytes": 28 << 20, "cold": False, "threads": 2, "rival": "torch.optim.Adam"}
+    given = {"family": "optimizers", "bytes": 28 << 20, "caches": "cold", "threads": 2, "rival": "torch.optim.Adam"}
     return Row(**{"case": case, **about, **given, "rounds": rounds, **more})
 
 
@@ -43,7 +43,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path / "figures.json") == written
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 2}'])
 def test_another_file_is_an_error(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "figures.json").write_text(text)
     with pytest.raises(SystemExit):
@@ -143,7 +143,7 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'bench'")
     curve = [row(f"by elements: {n}", family="scaling", curve="Adam, by elements", x=n) for n in (10, 100)]
-    rows = [row("Adam, one tensor of 16M"), row("dropout, 1M", family="dropout"), *curve]
+    rows = [row("Adam, one tensor of 16M", caches=""), row("dropout, 1M", family="dropout"), *curve]
     figures(*rows).write(tmp_path / "figures.json")
     assert program.main(["--read", str(tmp_path / "figures.json"), "--pictures", str(tmp_path / "drawn")]) == 0
     names = {"summary", "roofline", "scaling", "optimizers", "dropout"}

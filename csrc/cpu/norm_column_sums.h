@@ -71,7 +71,7 @@ FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict product
 // while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
 constexpr int64_t kTogether = 128;  // elements
 
-template <int kRows = 8, class Visit>
+template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)
         for (; rows - done >= kRows; done += kRows) visit(done, std::integral_constant<int, kRows>());
