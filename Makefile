@@ -17,7 +17,7 @@ SELECTION ?= long
 CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
 
-.PHONY: demo gallery test check-torch test-ecosystem lint wheel docs bench bench-peers clean
+.PHONY: demo gallery test check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -57,6 +57,21 @@ docs: $(VENV)/docs
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench
+
+# What a change did: the library of BASE and this one, both measured by this bench, a run each; ratios are compared.
+# make bench-compare BASE=main ARGS="--only Adam"
+BASE ?= HEAD
+BEFORE := $(VENV)/before
+bench-compare: $(VENV)/bench
+	rm -rf build/before $(BEFORE) && mkdir -p build/before
+	git archive $(BASE) | tar -x -C build/before
+	$(BIN)/python -m venv $(BEFORE)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(BEFORE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth
+	$(BEFORE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed ./build/before
+	$(BEFORE)/bin/python -m bench --json build/before.json $(ARGS)
+	$(BIN)/python -m bench --json build/after.json $(ARGS)
+	$(BIN)/python -m bench --compare build/before.json build/after.json
 
 # What bench measures beside torch, too. Without their dependencies, which would bring another torch; and a first run,
 # in which some compile themselves.

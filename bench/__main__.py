@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw charts there (needs matplotlib)")
     earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: show the figures in FILE")
+    earlier.add_argument(
+        "--read", type=Path, metavar="FILE", nargs="+", help="measure nothing: show the figures in FILE ..."
+    )
     earlier.add_argument(
         "--compare", type=Path, metavar=("OLD", "NEW"), nargs=2, help="measure nothing: two files side by side"
     )
@@ -110,6 +112,21 @@ def _show(figures: Figures, console: Console) -> None:
         console.print("Another one is faster:", *lost, sep="\n- ", highlight=False)
 
 
+def _write(runs: list[Figures], options: argparse.Namespace, console: Console) -> None:
+    """Raises ValueError for several runs where only one can be shown."""
+    for option in ("json", "pictures"):
+        if getattr(options, option) and len(runs) > 1:
+            raise ValueError(f"argument --{option}: takes the figures of one file")
+    if options.json:
+        runs[0].write(options.json)
+    if options.markdown:
+        write_markdown(runs, options.markdown)
+    if options.pictures:
+        from .charts import draw
+
+        console.print("drawn:", *draw(runs[0], options.pictures))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: whether anything failed."""
     parser = _parser()
@@ -122,25 +139,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(comparison(old, new))
             return 0
         if options.read:
-            figures = read(options.read)
+            runs = [read(file) for file in options.read]
         else:
             if options.device == "cuda" and (why := Gpu.missing()):
                 parser.error(f"--device cuda: {why}")
             if options.device == "cuda" and options.threads:
                 parser.error("--threads is for --device cpu")
-            figures = _measured(options, _chosen(parser, options), arguments, console)
+            runs = [_measured(options, _chosen(parser, options), arguments, console)]
+        for figures in runs:
+            _show(figures, console)
+        _write(runs, options, console)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    _show(figures, console)
-    if options.json:
-        figures.write(options.json)
-    if options.markdown:
-        write_markdown(figures, options.markdown)
-    if options.pictures:
-        from .charts import draw
-
-        console.print("drawn:", *draw(figures, options.pictures))
-    return 1 if figures.failures else 0
+    return 1 if any(figures.failures for figures in runs) else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .figures import Figures, Row
 from .operation import COLD, HOT
-from .report import TITLES
+from .report import SUMMARY, TITLES
 
 OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -23,20 +23,6 @@ ROOFS = (
     (":", "results in new memory", ("dropout", "batch_norm")),
 )
 CURVES = {"fastopt": (OURS, "o"), "torch default": (DEFAULT, "s"), "torch fused": (BEST, "^"), "ceiling": (CEILING, "")}
-# What the README shows.
-SUMMARY = {
-    "Adam, one tensor of 16M": "Adam, 16M elements",
-    "Adam, one tensor of 128k": "Adam, 128k",
-    "Adam, 1000 tensors of 1k": "Adam, 1000 tensors of 1k",
-    "Adam, MLP, 10 tensors": "Adam, an MLP of 10 tensors",
-    "RMSprop, one tensor of 16M": "RMSprop, 16M",
-    "NAdam, one tensor of 16M": "NAdam, 16M",
-    "Adafactor, one matrix of 4096x4096": "Adafactor, 4096 x 4096",
-    "clip + AdamW, GPT-2 small, 148 tensors": "clip + AdamW, GPT-2 small",
-    "dropout, 1M": "Dropout, 1M",
-    "batch_norm, 32x64x56x56 NCHW": "BatchNorm forward, 32x64x56x56",
-    "batch_norm relu forward + backward, 32x64x56x56 NCHW": "BatchNorm + ReLU, both directions",
-}
 
 
 def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
@@ -80,7 +66,8 @@ def _bar_chart(rows: Sequence[Row], labels: Sequence[str], title: str) -> Figure
 
 
 def _summary(figures: Figures) -> Figure | None:
-    rows = [row for row in figures.rows if row.case in SUMMARY]
+    found = {row.case: row for row in figures.rows}
+    rows = [found[case] for case in SUMMARY if case in found]
     return _bar_chart(rows, [SUMMARY[row.case] for row in rows], figures.title) if rows else None
 
 

@@ -44,7 +44,8 @@ class Cpu:
 of ceiling: the share of the speed of loops in C, compiled for this CPU, that only read, update and write as much \
 memory as the step has to, with as many threads (one for what is smaller than 256 KiB), in the fastest of eight ways: \
 with and without prefetches, stores past the caches, and long turns at each array. What a function returns is new \
-memory there as well. What waking the threads costs is not in it. BatchNorm is counted as if it read its input once in each direction."""
+memory there as well. What waking the threads costs is not in it. BatchNorm is counted as if it read its input \
+once in each direction."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)

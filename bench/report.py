@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -19,8 +19,9 @@ x torch: beside the fastest, in this run, of what torch has of it, named behind 
 for-loop (foreach=False), fused=True; in place (add_, relu_). x default: beside what a user gets without flags.
 x others: beside the fastest package that does the same.
 x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False).
-Caches are cold: 256 MiB of other memory go through them before each step, as in training a forward and a backward pass \
-do. What moves more than that is repeated as it is. hot: the same step again and again, whose tensors may be in a cache."""
+Caches are cold: before each step 256 MiB of other memory go through them, as a forward and a backward pass do in \
+training. What moves more than that is repeated as it is. hot: the same step again and again, whose tensors may be in \
+a cache."""
 TITLES = {
     "optimizers": "Optimizers",
     "clip": "Clipping by norm, and a step",
@@ -31,6 +32,34 @@ TITLES = {
     "compiled": "Compiled models, forward and backward",
 }
 CURVES = {"scaling": "Scaling"}
+# What the README shows.
+SUMMARY = {
+    "Adam, one tensor of 16M": "Adam, 16M elements",
+    "Adam, one tensor of 1M": "Adam, 1M",
+    "Adam, one tensor of 128k": "Adam, 128k",
+    "Adam, one tensor of 1M bfloat16": "Adam, 1M of bfloat16",
+    "Adam, 1000 tensors of 1k": "Adam, 1000 tensors of 1k",
+    "Adam, MLP, 10 tensors": "Adam, an MLP of 10 tensors",
+    "SGD, one tensor of 16M": "SGD, 16M",
+    "SGD momentum, one tensor of 16M": "SGD with momentum, 16M",
+    "Adagrad, one tensor of 16M": "Adagrad, 16M",
+    "RMSprop, one tensor of 16M": "RMSprop, 16M",
+    "NAdam, one tensor of 16M": "NAdam, 16M",
+    "Adafactor, one matrix of 4096x4096": "Adafactor, 4096 x 4096",
+    "clip + AdamW, GPT-2 small, 148 tensors": "clip + AdamW, GPT-2 small",
+    "dropout, 1M": "dropout, 1M",
+    "dropout backward, 1M": "its backward pass",
+    "batch_norm, 32x64x56x56 NCHW": "BatchNorm, 32 x 64 x 56 x 56",
+    "batch_norm backward, 32x64x56x56 NCHW": "its backward pass",
+    "batch_norm relu forward + backward, 32x64x56x56 NCHW": "with ReLU, both directions",
+    "batch_norm eval, 32x64x56x56 NCHW": "in evaluation",
+    "batch_norm, 32x64x56x56 NHWC": "BatchNorm, channels-last",
+    "batch_norm backward, 32x64x56x56 NHWC": "its backward pass",
+    "batch_norm, 4096x1024": "BatchNorm, 4096 x 1024",
+    "batch_norm forward + backward, 32x64": "BatchNorm, 32 x 64, both directions",
+    "training step of a GPT of 4 layers, 4 texts of 64": "a training step of a GPT of 4 layers",
+    "training step of a ResNet-20, 32 images": "a training step of a ResNet-20",
+}
 OURS = ("unconverted", "unfused")  # fastopt with less
 NAME = "case"
 Cells = list[dict[str, str]]  # by column
@@ -112,6 +141,40 @@ def markdown(figures: Figures) -> str:
     return "\n".join(text)
 
 
+def _short(row: Row | None, name: str | None) -> str:
+    """A ratio with two digits; bold where another one is faster."""
+    ratio = row.ratio(name) if row and name and name not in row.differs else None
+    if ratio is None:
+        return "-"
+    text = f"{ratio.middle:.2f}" if ratio.middle < 10 else f"{ratio.middle:.0f}"
+    return f"**{text}**" if ratio.high < 1 else text
+
+
+def _cold_and_hot(row: Row | None, hot: Row | None, choose: Callable[[Row], str | None]) -> str:
+    cells = [_short(each, choose(each) if each else None) for each in (row, hot)]
+    if hot is None:
+        return cells[0]
+    return "-" if cells == ["-", "-"] else " / ".join(cells)
+
+
+def summary(*runs: Figures) -> str:
+    """Some rows of several machines side by side: cold / hot."""
+    choices: dict[str, Callable[[Row], str | None]] = {
+        "torch's fastest": lambda row: row.best(of_torch=True),
+        "its default": lambda row: "torch default",
+        "other packages": lambda row: row.best(of_torch=False),
+    }
+    machines = [f"{run.about['cpu']}: " if len(runs) > 1 else "" for run in runs]
+    columns = ["times as fast as", *(f"{machine}{what}" for machine in machines for what in choices)]
+    rows = [{row.case: row for row in run.rows} for run in runs]
+    lines = []
+    for case, label in SUMMARY.items():
+        found = [(each.get(case), each.get(f"{case}, {HOT}")) for each in rows]
+        cells = [_cold_and_hot(*pair, choose) for pair in found for choose in choices.values()]
+        lines.append([label, *cells])
+    return "\n".join([" ".join(_machine(run)[0] for run in runs), "", *_pipes(columns, lines)])
+
+
 def gain(figures: Figures) -> str:
     """What a user of whole models gains, and what of the rest is gone; "-" where a way was not measured."""
     lines = []
@@ -135,11 +198,15 @@ def gain(figures: Figures) -> str:
     return "\n".join([*_machine(figures), *_pipes(columns, lines), *skipped])
 
 
-PARTS = {"bench": markdown, "gain": gain}  # by the mark of a document
+# By the mark of a document. Only the summary takes several runs.
+PARTS: dict[str, Callable[..., str]] = {"bench": markdown, "gain": gain, "summary": summary}
 
 
-def write_markdown(figures: Figures, file: Path) -> None:
-    """Between the marks of a file that has some, <!-- gain --> and <!-- /gain -->; or all tables as the file."""
+def write_markdown(runs: Sequence[Figures], file: Path) -> None:
+    """Between the marks of a file that has some, <!-- gain --> and <!-- /gain -->; or all tables as the file.
+
+    Raises ValueError where the document shows one run, and there are several.
+    """
     text = file.read_text() if file.exists() else ""
     marked = False
     for name, part in PARTS.items():
@@ -147,8 +214,10 @@ def write_markdown(figures: Figures, file: Path) -> None:
         if begin in text and end in text:
             marked = True
             head, _, rest = text.partition(begin)
-            text = f"{head}{begin}\n\n{part(figures)}\n{end}{rest.partition(end)[2]}"
-    file.write_text(text if marked else markdown(figures))
+            if len(runs) > 1 and part is not summary:
+                raise ValueError(f"{file} shows one run, and there are {len(runs)}")
+            text = f"{head}{begin}\n\n{part(*runs)}\n{end}{rest.partition(end)[2]}"
+    file.write_text(text if marked else "\n\n".join(map(markdown, runs)))
 
 
 def remarks(figures: Figures) -> list[str]:

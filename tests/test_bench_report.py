@@ -120,6 +120,43 @@ def test_markdown_between_marks(tmp_path: Path) -> None:
     assert "old" not in text
 
 
+def test_machines_stand_side_by_side(tmp_path: Path) -> None:
+    """Cold / hot; what is missing on a machine is a dash, what is lost is bold."""
+    cold, hot = row("Adam, one tensor of 1M"), row("Adam, one tensor of 1M, hot", caches="hot")
+    large = row("Adam, one tensor of 16M", caches="")
+    for name, rows in (("one", (slowed(cold, 3), hot, large)), ("two", (hot,))):
+        run = figures(*rows)
+        run.about["cpu"] = name
+        run.write(tmp_path / f"{name}.json")
+    files = [str(tmp_path / f"{name}.json") for name in ("one", "two")]
+    document = tmp_path / "document.md"
+    document.write_text("<!-- summary -->\n<!-- /summary -->\n")
+    assert program.main(["--read", *files, "--markdown", str(document)]) == 0
+    lines = document.read_text().splitlines()
+    assert "| times as fast as | one: torch's fastest | one: its default | one: other packages | two: torch's" in lines[4]
+    assert "| Adam, 16M elements | 2.00 | 5.00 | 8.00 | - | - | - |" in lines
+    assert "| Adam, 1M | **0.67** / 2.00 | 1.67 / 5.00 | 2.67 / 8.00 | - / 2.00 | - / 5.00 | - / 8.00 |" in lines
+
+
+def test_several_runs_are_shown_where_there_is_room_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures(row()).write(tmp_path / "figures.json")
+    document = tmp_path / "document.md"
+    document.write_text("<!-- bench -->\n<!-- /bench -->\n")
+    twice = ["--read", *[str(tmp_path / "figures.json")] * 2]
+    wrong = {
+        "document.md shows one run, and there are 2": ["--markdown", str(document)],
+        "--pictures: takes the figures of one file": ["--pictures", str(tmp_path)],
+        "--json: takes the figures of one file": ["--json", str(tmp_path / "other.json")],
+    }
+    for message, option in wrong.items():
+        with pytest.raises(SystemExit):
+            program.main([*twice, *option])
+        assert message in capsys.readouterr().err
+    assert document.read_text() == "<!-- bench -->\n<!-- /bench -->\n"
+
+
 def test_losses_are_listed() -> None:
     lost = losses([row(), slowed(row("NAdam, 1M"), 3), slowed(row("tie"), 2.1)])
     assert lost == ["NAdam, 1M: 0.67 (0.67-0.73) torch fused"]

@@ -111,6 +111,25 @@ struct Native {
     FASTOPT_HD static T load(T x) { return x; }
 };
 
+// What a loop that converts on the way reads: numbers as they are stored; float16, whose instructions compilers do not
+// find, from `buffer`.
+template <class Format, class T>
+struct Readable {
+    using Read = Format;
+    FASTOPT_HD static const typename Format::Storage* from(const typename Format::Storage* x, int, T*) { return x; }
+};
+
+#if defined(__F16C__)
+template <>
+struct Readable<Float16, float> {
+    using Read = Native<float>;
+    FASTOPT_HD static const float* from(const uint16_t* x, int n, float* buffer) {
+        widen<Float16>(x, buffer, n);
+        return buffer;
+    }
+};
+#endif
+
 // 32 numbers, or the first `n`, in the compute type: those in memory, or `buffer`, which compilers keep in registers.
 template <class T>
 FASTOPT_HD const T* row_of(Native<T>, const T* from, int, T*) {

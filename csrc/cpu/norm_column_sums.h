@@ -1,8 +1,6 @@
 // Sums by column: what batch normalization gathers where a channel's elements are columns.
 #pragma once
 
-#include <type_traits>
-
 #include "../norm/channel.h"
 #include "norm_loops.h"
 
@@ -71,10 +69,15 @@ FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict product
 // while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
 constexpr int64_t kTogether = 128;  // elements
 
+template <int kRows>
+struct Rows {
+    static constexpr int count = kRows;
+};
+
 template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)
-        for (; rows - done >= kRows; done += kRows) visit(done, std::integral_constant<int, kRows>());
+        for (; rows - done >= kRows; done += kRows) visit(done, Rows<kRows>());
     if constexpr (kRows > 1) for_some<kRows / 2>(columns, rows, visit, done);
 }
 
@@ -149,9 +152,13 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
             with_format<T>(task.input.type, [&](auto format) {
                 using Format = decltype(format);
                 const auto* const x = stored<Format>(task.input, block);
+                alignas(64) T buffer[kSpan];
                 for_some(l.columns, rows, [&](int row, auto some) {
-                    gather_moment_rows<some(), Format>(sums, squares, x + row * l.columns, l.columns, shift,
-                                                       span.width);
+                    constexpr int together = decltype(some)::count;
+                    const int n = int((together - 1) * l.columns) + span.width;
+                    const auto* const from = Readable<Format, T>::from(x + row * l.columns, n, buffer);
+                    gather_moment_rows<together, typename Readable<Format, T>::Read>(sums, squares, from, l.columns,
+                                                                                     shift, span.width);
                 });
             });
             const Share of = share(count, rows);
@@ -170,10 +177,16 @@ template <class Format, class T>
 void gather_stored(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
                    T* products) {
     const NormLayout& l = task.layout;
+    using Numbers = Readable<Format, T>;
     const auto *const x = stored<Format>(task.input, block), *const grad = stored<Format>(task.grad, block);
+    alignas(64) T x_buffer[kSpan], grad_buffer[kSpan];
     for_some(l.columns, rows, [&](int row, auto some) {
+        constexpr int together = decltype(some)::count;
+        const int n = int((together - 1) * l.columns) + span.width;
         const int64_t at = row * l.columns;
-        gather_product_rows<some(), Format>(sums, products, grad + at, x + at, l.columns, center, span.width);
+        gather_product_rows<together, typename Numbers::Read>(sums, products, Numbers::from(grad + at, n, grad_buffer),
+                                                              Numbers::from(x + at, n, x_buffer), l.columns, center,
+                                                              span.width);
     });
 }
 
@@ -189,8 +202,8 @@ void gather_entering(const NormTask& task, const Span& span, int64_t block, int 
         const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
         for_some(l.columns, some, [&](int row, auto few) {
             const int64_t first = row * l.columns;
-            gather_product_rows<few(), Native<T>>(sums, products, grad + first, x + first, l.columns, center,
-                                                  span.width);
+            gather_product_rows<decltype(few)::count, Native<T>>(sums, products, grad + first, x + first, l.columns,
+                                                                 center, span.width);
         });
     });
 }
