@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <time.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 enum { READ, UPDATE, WRITE };
@@ -86,7 +86,12 @@ static uint64_t touch(char *memory, size_t bytes, size_t kind, size_t way) {
     uint64_t sum = 0;
 #ifdef __SSE2__
     if (kind == WRITE && way & STREAMS) {
-        for (size_t i = 0; i < n; ++i) _mm_stream_si64((long long *)words + i, 1);
+        size_t i = 0;
+#ifdef __AVX512F__  // arrays and chunks begin with a line
+        for (; i + LINE / sizeof *words <= n; i += LINE / sizeof *words)
+            _mm512_stream_si512((void *)(words + i), _mm512_set1_epi64(1));
+#endif
+        for (; i < n; ++i) _mm_stream_si64((long long *)words + i, 1);
         return sum;
     }
 #endif
