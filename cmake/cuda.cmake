@@ -1,9 +1,9 @@
 # The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES; and FASTOPT_CUDA_REASON,
 # which info() shows: pip hides what CMake says.
-set(FASTOPT_CUDA_PARTS 0 1 2 3)  # of rules.cu: kParts in csrc/cuda/rule_parts.h
+set(FASTOPT_CUDA_PARTS 0 1 2 3)  # of rules.cu: kParts in csrc/cuda/optim/rule_parts.h
 set(FASTOPT_CUDA_FILES
-  adafactor device dropout dropout_across dropout_mask dropout_sums norm_apply norm_channels norm_columns norm_gradient
-  norm_planes reductions settle)
+  device dropout/across dropout/dropout dropout/mask dropout/sums norm/apply norm/channels norm/columns
+  norm/gradient norm/planes optim/adafactor optim/reductions optim/settle)
 set(FASTOPT_CUDA_SOURCES csrc/cuda/no_cuda.cpp)
 set(FASTOPT_CUDA_ARCHITECTURES "")
 set(FASTOPT_NO_NVCC "no working nvcc of CUDA 12 or later was found")
@@ -81,19 +81,20 @@ if(FASTOPT_WERROR)
   list(APPEND FASTOPT_CUDA_FLAGS --Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 endif()
 
-# An object library per part, and one for the rest, so that a build uses several cores.
+# An object library per part and per file, so that a build uses several cores.
 function(fastopt_cuda_objects name file)
   add_library(cuda_${name} OBJECT csrc/cuda/${file}.cu)
   target_compile_options(cuda_${name} PRIVATE ${FASTOPT_CUDA_FLAGS})
   target_compile_definitions(cuda_${name} PRIVATE ${ARGN})
 endfunction()
 
-set(FASTOPT_CUDA_SOURCES csrc/cuda/update.cpp)
+set(FASTOPT_CUDA_SOURCES csrc/cuda/optim/update.cpp)
 foreach(part IN LISTS FASTOPT_CUDA_PARTS)
-  fastopt_cuda_objects(rules_${part} rules FASTOPT_PART=${part})
+  fastopt_cuda_objects(rules_${part} optim/rules FASTOPT_PART=${part})
   list(APPEND FASTOPT_CUDA_SOURCES $<TARGET_OBJECTS:cuda_rules_${part}>)
 endforeach()
 foreach(file IN LISTS FASTOPT_CUDA_FILES)
-  fastopt_cuda_objects(${file} ${file})
-  list(APPEND FASTOPT_CUDA_SOURCES $<TARGET_OBJECTS:cuda_${file}>)
+  string(REPLACE "/" "_" name ${file})
+  fastopt_cuda_objects(${name} ${file})
+  list(APPEND FASTOPT_CUDA_SOURCES $<TARGET_OBJECTS:cuda_${name}>)
 endforeach()

@@ -2,18 +2,18 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "batch.h"
-#include "batch_norm.h"
-#include "cpu/dispatch.h"
-#include "cpu/threads.h"
 #include "cuda/engine.h"
-#include "dropout.h"
-#include "operands.h"
-#include "program.h"
-#include "rows.h"
-#include "rule_table.h"
-#include "tensor.h"
-#include "tuning.h"
+#include "engine/dropout/dropout.h"
+#include "engine/interop/operands.h"
+#include "engine/interop/tensor.h"
+#include "engine/norm/batch_norm.h"
+#include "engine/optim/program.h"
+#include "engine/optim/rows.h"
+#include "engine/optim/rule_table.h"
+#include "engine/optim/step.h"
+#include "engine/workers/dispatch.h"
+#include "engine/workers/threads.h"
+#include "engine/workers/tuning.h"
 
 namespace py = pybind11;
 using namespace fastopt;

@@ -1,10 +1,10 @@
 // A block of elements in L1: loaded into the compute type, its gradient prepared, stored again.
 #pragma once
 
-#include "../rules/prologue.h"
-#include "../rules/scalars.h"
-#include "convert.h"
-#include "stream.h"
+#include "cpu/convert.h"
+#include "cpu/stream.h"
+#include "rules/prologue.h"
+#include "rules/scalars.h"
 
 // Rows of a block never alias: overlap.cpp finds tensors that share memory, and the step is refused.
 #if defined(__clang__)

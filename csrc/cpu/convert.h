@@ -1,8 +1,8 @@
 // Rows of half-precision numbers to float32 and back.
 #pragma once
 
-#include "../half.h"
-#include "../rules/sums.h"
+#include "math/half.h"
+#include "math/sums.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>

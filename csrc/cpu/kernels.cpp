@@ -1,16 +1,16 @@
 // All kernels, compiled once per ISA (CMakeLists.txt). Everything but the table is in an anonymous
 // namespace, and nothing from the standard library is included: an inline function shared with another
 // ISA's file could be linked into it and run on a CPU that lacks the instructions.
-#include "kernels.h"
+#include "cpu/kernels.h"
 
-#include "../rules/list.h"
-#include "adafactor.h"
-#include "dropout.h"
-#include "elementwise.h"
-#include "norm_columns.h"
-#include "norm_planes.h"
-#include "norm_segments.h"
-#include "reductions.h"
+#include "cpu/dropout/dropout.h"
+#include "cpu/norm/columns.h"
+#include "cpu/norm/planes.h"
+#include "cpu/norm/segments.h"
+#include "cpu/optim/adafactor.h"
+#include "cpu/optim/elementwise.h"
+#include "cpu/reductions.h"
+#include "rules/list.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // The tables of the compiled ISA files and the one in use.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 // One per ISA file; extern "C" so that a name never depends on what a compiler mangles.
 extern "C" {

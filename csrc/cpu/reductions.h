@@ -3,8 +3,8 @@
 // cannot overflow.
 #pragma once
 
-#include "../rules/sums.h"
-#include "block.h"
+#include "cpu/block.h"
+#include "math/sums.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // Stores past the caches: of what is larger than they are. They spare memory the reading of what is overwritten.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>

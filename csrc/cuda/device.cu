@@ -1,5 +1,5 @@
 // What was built, and what is there.
-#include "launch.h"
+#include "cuda/launch.h"
 
 namespace fastopt::cuda {
 

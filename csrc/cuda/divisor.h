@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../common.h"
+#include "common.h"
 
 namespace fastopt::cuda {
 namespace {

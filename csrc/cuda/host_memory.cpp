@@ -1,5 +1,5 @@
 // The CPU's memory is the CPU's; the emulator of the tests has another opinion.
-#include "engine.h"
+#include "cuda/engine.h"
 
 namespace fastopt::cuda {
 

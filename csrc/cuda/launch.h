@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "engine.h"
+#include "cuda/engine.h"
 
 #ifndef FASTOPT_SHARED  // the emulator has its own
 #define FASTOPT_SHARED(type, name)                  \

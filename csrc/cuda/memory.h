@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-#include "../half.h"
+#include "math/half.h"
 
 // Before a loop over arrays that are to stay in registers, and one that would take too many of them.
 #if defined(__CUDACC__)

@@ -2,7 +2,7 @@
 // that throw (tensor.cpp).
 #include <stdexcept>
 
-#include "engine.h"
+#include "cuda/engine.h"
 
 namespace fastopt::cuda {
 namespace {

@@ -1,9 +1,9 @@
 // Rows of at most 256 elements in a warp's registers: lane l has the elements l, l + 32, ...
 #pragma once
 
-#include "../rules/factored.h"
-#include "../rules/sums.h"
-#include "memory.h"
+#include "cuda/memory.h"
+#include "math/sums.h"
+#include "rules/factored.h"
 
 namespace fastopt {
 namespace {

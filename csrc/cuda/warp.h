@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../rules/sums.h"
+#include "math/sums.h"
 
 namespace fastopt {
 namespace {

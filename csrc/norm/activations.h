@@ -1,7 +1,7 @@
 // Activations: the value at z, and the gradient that passes through it; whether it costs more than a trip to memory.
 #pragma once
 
-#include "exponential.h"
+#include "math/exponential.h"
 
 namespace fastopt {
 namespace {

@@ -1,9 +1,9 @@
 // What happens once per channel, between the sums and the elements.
 #pragma once
 
-#include "../element.h"
-#include "batch_norm.h"
-#include "task.h"
+#include "math/element.h"
+#include "norm/formulas.h"
+#include "norm/task.h"
 
 namespace fastopt {
 namespace {

@@ -1,8 +1,8 @@
 // Where the pieces of a channel lie in planes, and how many elements they have.
 #pragma once
 
-#include "../rules/sums.h"
-#include "task.h"
+#include "math/sums.h"
+#include "norm/task.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // One call of batch normalization, as the engine hands it to the kernels: plain data.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 namespace fastopt {
 

@@ -1,7 +1,7 @@
 // The mask of dropout as a function of (seed, offset, element): docs/dropout_mask.md in code.
 #pragma once
 
-#include "philox.h"
+#include "random/philox.h"
 
 namespace fastopt {
 

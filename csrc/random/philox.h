@@ -2,7 +2,7 @@
 // and a key in, 128 random bits out. Nothing is carried from call to call.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // One call of dropout, as the engine hands it to the kernels: plain data.
 #pragma once
 
-#include "mask.h"
+#include "random/mask.h"
 
 namespace fastopt {
 

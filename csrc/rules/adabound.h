@@ -1,7 +1,7 @@
 // AdaBound and AMSBound: Adam whose rate is kept between bounds that close in on SGD's (Luo et al., ICLR 2019).
 #pragma once
 
-#include "moments.h"
+#include "rules/moments.h"
 
 namespace fastopt {
 namespace {

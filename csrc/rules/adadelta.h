@@ -1,7 +1,7 @@
 // Adadelta (arXiv 1212.5701).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

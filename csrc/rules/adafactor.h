@@ -1,8 +1,8 @@
 // Adafactor (arXiv 1804.04235): a second moment kept as its row and column means. The update is clipped
-// by its own root mean square, so it takes several passes: csrc/cpu/adafactor.h, csrc/cuda/adafactor.cu.
+// by its own root mean square, so it takes several passes: csrc/cpu/optim/adafactor.h, csrc/cuda/optim/adafactor.cu.
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // Adagrad (Duchi et al., JMLR 12, 2011).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

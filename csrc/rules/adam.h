@@ -1,7 +1,7 @@
 // Adam and AdamW (arXiv 1412.6980, 1711.05101), AMSGrad (openreview ryQu7f-RZ).
 #pragma once
 
-#include "moments.h"
+#include "rules/moments.h"
 
 namespace fastopt {
 namespace {

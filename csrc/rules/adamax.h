@@ -1,7 +1,7 @@
 // Adamax: Adam with the infinity norm (arXiv 1412.6980, section 7).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

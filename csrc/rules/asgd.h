@@ -1,7 +1,7 @@
 // ASGD: gradient descent whose iterates are averaged (Polyak and Juditsky, 1992).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

@@ -2,7 +2,7 @@
 // they are in a task's scratch memory. Plain arithmetic, for the engine, the CPU's kernels and those of a GPU.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // Lion: the sign of an interpolated momentum (arXiv 2302.06675).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

@@ -1,20 +1,20 @@
 // Every rule, by the name Python asks for. Adding a rule is one header and one line here.
 #pragma once
 
-#include "adabound.h"
-#include "adadelta.h"
-#include "adafactor.h"
-#include "adagrad.h"
-#include "adam.h"
-#include "adamax.h"
-#include "asgd.h"
-#include "lion.h"
-#include "lookahead.h"
-#include "nadam.h"
-#include "radam.h"
-#include "rmsprop.h"
-#include "rprop.h"
-#include "sgd.h"
+#include "rules/adabound.h"
+#include "rules/adadelta.h"
+#include "rules/adafactor.h"
+#include "rules/adagrad.h"
+#include "rules/adam.h"
+#include "rules/adamax.h"
+#include "rules/asgd.h"
+#include "rules/lion.h"
+#include "rules/lookahead.h"
+#include "rules/nadam.h"
+#include "rules/radam.h"
+#include "rules/rmsprop.h"
+#include "rules/rprop.h"
+#include "rules/sgd.h"
 
 // RULE: one element at a time. GRADIENTLESS: the same, without a gradient. PASSES: several passes, with
 // sums over a tensor between them; CPU and CUDA have a struct of that name each.

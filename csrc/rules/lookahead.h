@@ -1,7 +1,7 @@
 // Lookahead: slow weights that follow the fast ones now and then (arXiv 1907.08610).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // The two averages of Adam and its relatives (arXiv 1412.6980).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

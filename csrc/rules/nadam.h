@@ -1,7 +1,7 @@
 // NAdam: Adam with Nesterov's momentum (Dozat, ICLR workshop 2016).
 #pragma once
 
-#include "moments.h"
+#include "rules/moments.h"
 
 namespace fastopt {
 namespace {

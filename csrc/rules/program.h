@@ -2,7 +2,7 @@
 // there. Python records the operations of its own definitions (python/fastopt/optim/_program.py).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 // Every operation: its name in Python, the number of its operands, its value. Truth is 1 or 0.
 #define FASTOPT_OPERATIONS(OPERATION)       \

@@ -4,7 +4,7 @@
 // CPU kernels call these on a block that sits in L1; a GPU thread calls them with n = 1.
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

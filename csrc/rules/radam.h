@@ -1,7 +1,7 @@
 // RAdam: Adam with a rectified variance (arXiv 1908.03265).
 #pragma once
 
-#include "moments.h"
+#include "rules/moments.h"
 
 namespace fastopt {
 namespace {

@@ -1,7 +1,7 @@
 // RMSprop (Hinton's lecture 6), centered (Graves, arXiv 1308.0850), with momentum.
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

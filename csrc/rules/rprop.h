@@ -1,7 +1,7 @@
 // Rprop: a step size per element, grown and shrunk by the gradient's sign (Riedmiller and Braun, 1993).
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

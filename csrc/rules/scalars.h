@@ -1,7 +1,7 @@
 // Scalars of a rule, which travel in double.
 #pragma once
 
-#include "../common.h"
+#include "common.h"
 
 namespace fastopt {
 namespace {

@@ -2,7 +2,7 @@
 // either with the learning rate inside the velocity.
 #pragma once
 
-#include "math.h"
+#include "math/ieee.h"
 
 namespace fastopt {
 namespace {

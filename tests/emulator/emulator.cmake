@@ -1,16 +1,17 @@
 # _emulated: the same module, with the .cu files compiled by g++ against the emulator beside this. AddressSanitizer and
 # UndefinedBehaviorSanitizer watch; python starts with LD_PRELOAD=libasan.so (make test does).
-set(emulated_sources tests/emulator/emulator.cpp tests/emulator/host_memory.cpp csrc/cuda/update.cpp)
+set(emulated_sources tests/emulator/emulator.cpp tests/emulator/host_memory.cpp csrc/cuda/optim/update.cpp)
 function(fastopt_emulated name file definition)
   set(path ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
   file(CONFIGURE OUTPUT ${path} CONTENT "${definition}\n#include \"${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/${file}.cu\"\n")
   set(emulated_sources ${emulated_sources} ${path} PARENT_SCOPE)
 endfunction()
 foreach(part IN LISTS FASTOPT_CUDA_PARTS)
-  fastopt_emulated(rules_${part} rules "#define FASTOPT_PART ${part}")
+  fastopt_emulated(rules_${part} optim/rules "#define FASTOPT_PART ${part}")
 endforeach()
 foreach(file IN LISTS FASTOPT_CUDA_FILES)
-  fastopt_emulated(${file} ${file} "")
+  string(REPLACE "/" "_" name ${file})
+  fastopt_emulated(${name} ${file} "")
 endforeach()
 
 fastopt_module(_emulated ${emulated_sources})

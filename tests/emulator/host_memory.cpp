@@ -1,5 +1,5 @@
 // Where kernels are emulated, the CPU's memory is that of the first GPU.
-#include "../../csrc/cuda/engine.h"
+#include "cuda/engine.h"
 
 namespace fastopt::cuda {
 

@@ -1,5 +1,5 @@
 // Kernels that show what the emulator runs, and the defects that it catches (tests/test_emulator.py).
-#include "../../csrc/cuda/launch.h"
+#include "cuda/launch.h"
 
 namespace {
 

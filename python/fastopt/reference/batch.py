@@ -41,7 +41,7 @@ def flat(tensor: Tensor) -> Array:
 
 
 class Batch:
-    """See ``csrc/batch.h``. Takes no parameter unprepared: the optimizer's preparation checks all."""
+    """See ``csrc/engine/optim/step.h``. Takes no parameter unprepared: the optimizer's preparation checks all."""
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []

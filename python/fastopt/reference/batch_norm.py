@@ -1,4 +1,4 @@
-"""Batch normalization on NumPy, behind the functions of the engine (``csrc/batch_norm.h``)."""
+"""Batch normalization on NumPy, behind the functions of the engine (``csrc/engine/norm/batch_norm.h``)."""
 
 from __future__ import annotations
 

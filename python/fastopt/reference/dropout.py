@@ -1,5 +1,5 @@
 """Dropout masks (docs/dropout_mask.md) and the dropout family on NumPy, behind the functions of the
-engine (``csrc/dropout.h``)."""
+engine (``csrc/engine/dropout/dropout.h``)."""
 
 from __future__ import annotations
 

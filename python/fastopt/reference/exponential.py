@@ -1,4 +1,4 @@
-"""e^x and the normal distribution from IEEE operations only, as in ``csrc/norm/exponential.h``: libm's differ between
+"""e^x and the normal distribution from IEEE operations only, as in ``csrc/math/exponential.h``: libm's differ between
 machines."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The functions a rule may call, as in ``csrc/rules/math.h``."""
+"""The functions a rule may call, as in ``csrc/math/ieee.h``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of batch normalization's sums (``csrc/norm_layout.cpp``, ``csrc/cpu/norm_planes.h``, ``norm_columns.h``):
+"""The shape of batch normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``, ``norm_columns.h``):
 flush blocks, each in lanes of the compute type that are emptied into float64, joined in order. All channels at once."""
 
 from __future__ import annotations

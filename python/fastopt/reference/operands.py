@@ -1,4 +1,4 @@
-"""Which tensors the engine takes as they are (``csrc/operands.h``)."""
+"""Which tensors the engine takes as they are (``csrc/engine/interop/operands.h``)."""
 
 from __future__ import annotations
 

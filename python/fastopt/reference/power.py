@@ -1,4 +1,4 @@
-"""x^p from IEEE operations only, as in ``csrc/rules/power.h``: libm's pow differs between machines."""
+"""x^p from IEEE operations only, as in ``csrc/math/power.h``: libm's pow differs between machines."""
 
 from __future__ import annotations
 

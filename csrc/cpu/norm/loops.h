@@ -1,0 +1,123 @@
+// The elements of batch normalization: one loop per activation, with or without a residual.
+#pragma once
+
+#include "cpu/block.h"
+#include "norm/activations.h"
+#include "norm/channel.h"
+#include "norm/task.h"
+
+namespace fastopt {
+namespace {
+
+// The numbers of one channel for all elements of a loop.
+template <class T>
+struct OneChannel {
+    Coefficients<T> of;
+    Projection<T> less;
+    FASTOPT_HD T center(int) const { return of.center; }
+    FASTOPT_HD T scale(int) const { return of.scale; }
+    FASTOPT_HD T offset(int) const { return of.offset; }
+    FASTOPT_HD T mean(int) const { return less.mean; }
+    FASTOPT_HD T slope(int) const { return less.slope; }
+};
+
+// A channel's; until there are sums, without a projection.
+template <class T>
+OneChannel<T> numbers_of(const NormTask& task, int64_t c) {
+    return {coefficients_of<T>(task, c), task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{}};
+}
+
+// Numbers of their own for each element.
+template <class T>
+struct ManyChannels {
+    const T *centers, *scales, *offsets, *means, *slopes;
+    FASTOPT_HD T center(int i) const { return centers[i]; }
+    FASTOPT_HD T scale(int i) const { return scales[i]; }
+    FASTOPT_HD T offset(int i) const { return offsets[i]; }
+    FASTOPT_HD T mean(int i) const { return means[i]; }
+    FASTOPT_HD T slope(int i) const { return slopes[i]; }
+};
+
+template <class Activation, bool kResidual, class T, class Channels>
+void normalize_loop(const T* x, const T* residual, T* out, int n, const Channels& channels, T negative_slope) {
+    const Channels c = channels;
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) {
+        T z = normalized(x[i], c.center(i), c.scale(i), c.offset(i));
+        if constexpr (kResidual) z = z + residual[i];
+        out[i] = Activation::value(z, negative_slope);
+    }
+}
+
+// The gradient of what went into the activation, which is computed again.
+template <class Activation, bool kResidual, class T, class Channels>
+void enter_loop(const T* grad, const T* x, const T* residual, T* out, int n, const Channels& channels,
+                T negative_slope) {
+    const Channels c = channels;
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) {
+        T z = normalized(x[i], c.center(i), c.scale(i), c.offset(i));
+        if constexpr (kResidual) z = z + residual[i];
+        out[i] = Activation::gradient(z, grad[i], negative_slope);
+    }
+}
+
+// Of the batch: without its mean and its part along x.
+template <bool kBatch, class T, class Channels>
+void project_loop(const T* grad, const T* x, T* out, int n, const Channels& channels) {
+    const Channels c = channels;
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i)
+        out[i] =
+            kBatch ? projected(grad[i], x[i], c.center(i), c.scale(i), c.mean(i), c.slope(i)) : grad[i] * c.scale(i);
+}
+
+template <class T, class Channels>
+using NormalizeLoop = void (*)(const T*, const T*, T*, int, const Channels&, T);
+
+template <class T, class Channels>
+using EnterLoop = void (*)(const T*, const T*, const T*, T*, int, const Channels&, T);
+
+#define FASTOPT_NORMALIZE_LOOPS(name, Activation) \
+    {normalize_loop<Activation, false, T, Channels>, normalize_loop<Activation, true, T, Channels>},
+#define FASTOPT_ENTER_LOOPS(name, Activation) \
+    {enter_loop<Activation, false, T, Channels>, enter_loop<Activation, true, T, Channels>},
+
+template <class T, class Channels>
+constexpr NormalizeLoop<T, Channels> normalize_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT_NORMALIZE_LOOPS)};
+template <class T, class Channels>
+constexpr EnterLoop<T, Channels> enter_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT_ENTER_LOOPS)};
+
+#define FASTOPT_ACTIVATION_NAME(name, Activation) name,
+constexpr const char* activation_names[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_NAME)};
+
+#define FASTOPT_ACTIVATION_COSTLY(name, Activation) Activation::costly,
+constexpr bool activation_costly[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_COSTLY)};
+
+// Whether the gradient of z is the gradient that comes.
+FASTOPT_HD bool passes(const NormTask& task) { return task.activation == 0; }
+
+FASTOPT_HD bool stores_residual(const NormTask& task) {
+    return task.grad_residual.data != nullptr && task.grad_residual.data != task.kept.data;
+}
+
+template <class T, class Channels>
+void normalize(const NormTask& task, const T* x, const T* residual, T* out, int n, const Channels& channels) {
+    normalize_loops<T, Channels>[task.activation][residual != nullptr](x, residual, out, n, channels,
+                                                                       T(task.negative_slope));
+}
+
+template <class T, class Channels>
+void enter(const NormTask& task, const T* grad, const T* x, const T* residual, T* out, int n,
+           const Channels& channels) {
+    enter_loops<T, Channels>[task.activation][residual != nullptr](grad, x, residual, out, n, channels,
+                                                                   T(task.negative_slope));
+}
+
+template <class T, class Channels>
+void project(const NormTask& task, const T* grad, const T* x, T* out, int n, const Channels& channels) {
+    (task.batch ? project_loop<true, T, Channels> : project_loop<false, T, Channels>)(grad, x, out, n, channels);
+}
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,230 @@
+// Batch normalization where a channel's elements lie in long segments (NCHW): channel by channel, so that what was read
+// for the sums is still in the cache for the elements.
+#pragma once
+
+#include "cpu/norm/loops.h"
+#include "cpu/norm/pieces.h"
+#include "cpu/norm/sums.h"
+#include "norm/channel.h"
+
+namespace fastopt {
+namespace {
+
+// Calls visit(pieces) for each flush block of a chunk, in order.
+template <class Visit>
+FASTOPT_HD void for_flush_blocks(Range chunk, Visit visit) {
+    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kFlushPieces) {
+        const int64_t end = begin + kFlushPieces;
+        visit(Range{begin, end < chunk.end ? end : chunk.end});
+    }
+}
+
+// From the first piece of a flush block.
+template <class Format, class T>
+T shift_of(const typename Format::Storage* values, int n) {
+    constexpr int most = int(kShiftRows) * kLanes;
+    const T first = Format::load(values[0]);
+    Pair<T> sums{};
+    if (n > most) n = most;
+    gather_moments<Format>(sums, values, n, first);
+    return shift_from(first, merged(sums.first), 1.0 / n);
+}
+
+template <class Format, class T>
+void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& mean, double& squares) {
+    alignas(64) typename Format::Storage buffer[kBlock];
+    double count = 0;
+    mean = squares = 0;
+    for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
+        Pair<T> sums{};
+        T shift{};
+        double n = 0;
+        for (int64_t k = block.begin; k < block.end; ++k) {
+            const Piece piece = piece_of(task.layout, channel, k);
+            ask_for_inputs(task.layout, channel, k, task.input);
+            const auto* const x = collect(task.input, piece, buffer);
+            if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
+            gather_moments<Format>(sums, x, piece.n(), shift);
+            n += piece.n();
+        }
+        const Moments theirs = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
+        join(mean, squares, theirs.mean, theirs.squares, share(count, n));
+        count += n;
+    });
+}
+
+// The gradient of what went into the activation; kept, where there is room.
+template <class T>
+const T* entering(const NormTask& task, const Piece& piece, const T* x, const OneChannel<T>& channel, T* grad_buffer,
+                  T* residual_buffer) {
+    const T* const grad = load_piece(task.grad, piece, grad_buffer);
+    if (passes(task)) return grad;
+    const T* const residual = load_piece(task.residual, piece, residual_buffer);
+    const bool keeps = task.kept.data != nullptr;
+    T* const out = keeps ? room_for(task.kept, piece, grad_buffer) : grad_buffer;
+    enter(task, grad, x, residual, out, piece.n(), channel);
+    if (keeps) store_piece(task.kept, piece, out);
+    return out;
+}
+
+// Of a gradient that is taken as it comes.
+template <class Format, class T>
+void gather_stored(const NormTask& task, int64_t channel, int64_t index, T center, Pair<T>& sums) {
+    alignas(64) typename Format::Storage x_buffer[kBlock], grad_buffer[kBlock];
+    const Piece piece = piece_of(task.layout, channel, index);
+    ask_for_inputs(task.layout, channel, index, task.input, task.grad);
+    const auto* const x = collect(task.input, piece, x_buffer);
+    const auto* const grad = collect(task.grad, piece, grad_buffer);
+    gather_products<Format>(sums, grad, x, piece.n(), center);
+}
+
+// Of one that is computed first.
+template <class T>
+void gather_entering(const NormTask& task, int64_t channel, int64_t index, const OneChannel<T>& numbers,
+                     Pair<T>& sums) {
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    const Piece piece = piece_of(task.layout, channel, index);
+    const T* const x = load_piece(task.input, piece, x_buffer);
+    ask_ahead(task.layout, channel, index, task.kept);
+    const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+    gather_products<Native<T>>(sums, grad, x, piece.n(), numbers.of.center);
+}
+
+// gather(index, sums) takes a piece.
+template <class T, class Gather>
+FASTOPT_HD void sums_of(Range chunk, double& sum, double& products, Gather gather) {
+    sum = products = 0;
+    for_flush_blocks(chunk, [&](Range block) {
+        Pair<T> sums{};
+        for (int64_t k = block.begin; k < block.end; ++k) gather(k, sums);
+        sum += merged(sums.first);
+        products += merged(sums.second);
+    });
+}
+
+template <class T>
+void apply_to(const NormTask& task, int64_t channel, int64_t chunk) {
+    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
+    const Range range = pieces_of(task.layout, chunk);
+    const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
+    for (int64_t k = range.begin; k < range.end; ++k) {
+        const Piece piece = piece_of(task.layout, channel, k);
+        const T* const x = load_piece(task.input, piece, buffer);
+        const T* const residual = load_piece(task.residual, piece, residual_buffer);
+        if (!task.streams) ask_ahead(task.layout, channel, k, task.out);
+        T* const out = room_for(task.out, piece, buffer, task.streams);
+        normalize(task, x, residual, out, piece.n(), numbers);
+        store_piece(task.out, piece, out, task.streams);
+    }
+}
+
+template <class T>
+void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
+    alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
+    const Range range = pieces_of(task.layout, chunk);
+    const OneChannel<T> numbers{coefficients_of<T>(task, channel), projection_of<T>(task, channel)};
+    for (int64_t k = range.begin; k < range.end; ++k) {
+        const Piece piece = piece_of(task.layout, channel, k);
+        const T* const x = load_piece(task.input, piece, x_buffer);
+        const T* const grad = task.kept.data != nullptr
+                                  ? load_piece(task.kept, piece, grad_buffer)
+                                  : entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+        if (!task.streams) ask_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
+        if (stores_residual(task)) store_piece(task.grad_residual, piece, grad, task.streams);
+        if (task.grad_input.data == nullptr) continue;
+        T* const out = room_for(task.grad_input, piece, x_buffer, task.streams);
+        project(task, grad, x, out, piece.n(), numbers);
+        store_piece(task.grad_input, piece, out, task.streams);
+    }
+}
+
+// Kernels. Units are channels times chunks, or channels.
+
+template <class T>
+void planes_moments(const NormTask& task, int64_t begin, int64_t end) {
+    const int64_t chunks = task.layout.chunks;
+    with_format<T>(task.input.type, [&](auto format) {
+        for (int64_t unit = begin; unit < end; ++unit) {
+            double* const pair = task.partials + 2 * unit;
+            moments_of<decltype(format), T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
+        }
+    });
+}
+
+template <class T>
+void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
+    const int64_t chunks = task.layout.chunks;
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t channel = unit / chunks;
+        const Range chunk = pieces_of(task.layout, unit % chunks);
+        const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
+        double* const pair = task.partials + 2 * unit;
+        if (passes(task))
+            with_format<T>(task.input.type, [&](auto format) {
+                sums_of<T>(chunk, pair[0], pair[1], [&](int64_t k, Pair<T>& sums) {
+                    gather_stored<decltype(format)>(task, channel, k, numbers.of.center, sums);
+                });
+            });
+        else
+            sums_of<T>(chunk, pair[0], pair[1],
+                       [&](int64_t k, Pair<T>& sums) { gather_entering(task, channel, k, numbers, sums); });
+    }
+}
+
+template <class T>
+void planes_join_moments(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    for (int64_t c = begin; c < end; ++c) {
+        double count = 0, mean = 0, squares = 0;
+        for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
+            const double* const pair = task.partials + 2 * (c * l.chunks + chunk);
+            const double n = double(elements_of(l, pieces_of(l, chunk)));
+            join(mean, squares, pair[0], pair[1], share(count, n));
+            count += n;
+        }
+        task.pairs[c] = mean;
+        task.pairs[l.channels + c] = squares;
+    }
+}
+
+template <class T>
+void planes_join_sums(const NormTask& task, int64_t begin, int64_t end) {
+    const NormLayout& l = task.layout;
+    for (int64_t c = begin; c < end; ++c) {
+        double sum = 0, products = 0;
+        for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
+            const double* const pair = task.partials + 2 * (c * l.chunks + chunk);
+            sum += pair[0];
+            products += pair[1];
+        }
+        task.pairs[c] = sum;
+        task.pairs[l.channels + c] = products;
+        settle_sums<T>(task, c);
+    }
+}
+
+template <class T>
+void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
+    const int64_t chunks = task.layout.chunks;
+    for (int64_t c = begin; c < end; ++c) {
+        planes_moments<T>(task, c * chunks, (c + 1) * chunks);
+        planes_join_moments<T>(task, c, c + 1);
+        settle_moments(task, c);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) apply_to<T>(task, c, chunk);
+    }
+    finish_streams();
+}
+
+template <class T>
+void planes_backward(const NormTask& task, int64_t begin, int64_t end) {
+    const int64_t chunks = task.layout.chunks;
+    for (int64_t c = begin; c < end; ++c) {
+        planes_sums<T>(task, c * chunks, (c + 1) * chunks);
+        planes_join_sums<T>(task, c, c + 1);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) gradient_to<T>(task, c, chunk);
+    }
+    finish_streams();
+}
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,90 @@
+// Sums of batch normalization in lanes of the compute type, emptied into float64 before rounding matters.
+#pragma once
+
+#include "cpu/reductions.h"
+#include "norm/formulas.h"
+
+namespace fastopt {
+namespace {
+
+// Two sums side by side, in lanes.
+template <class T>
+struct alignas(64) Pair {
+    T first[kLanes], second[kLanes];
+};
+
+// Of what `add` makes of each row of 32 elements: add(index, sums, others).
+template <class T, class Add>
+FASTOPT_HD void gather_pairs(Pair<T>& into, int n, Add add) {
+    T first[kLanes], second[kLanes];
+    __builtin_memcpy(first, into.first, sizeof first);
+    __builtin_memcpy(second, into.second, sizeof second);
+    for (int i = 0; i < n; i += kLanes) add(i, first, second);
+    __builtin_memcpy(into.first, first, sizeof first);
+    __builtin_memcpy(into.second, second, sizeof second);
+}
+
+// The last elements of `values`, made up to a full row with `filler`.
+template <class Format, class T>
+FASTOPT_HD void load_part(const typename Format::Storage* values, int n, T filler, T* row) {
+    for (int l = 0; l < kLanes; ++l) row[l] = filler;
+    for (int l = 0; l < n; ++l) row[l] = Format::load(values[l]);
+}
+
+template <class T>
+FASTOPT_HD void add_moments(const T* x, T shift, T* sums, T* squares) {
+    for (int l = 0; l < kLanes; ++l) {
+        const T delta = x[l] - shift;
+        sums[l] += delta;
+        squares[l] += delta * delta;
+    }
+}
+
+template <class T>
+FASTOPT_HD void add_products(const T* grad, const T* x, T center, T* sums, T* products) {
+    for (int l = 0; l < kLanes; ++l) {
+        sums[l] += grad[l];
+        products[l] += grad[l] * (x[l] - center);
+    }
+}
+
+// Of x - shift, and of their squares. The last row is made up to 32 with what adds nothing.
+template <class Format, class T>
+void gather_moments(Pair<T>& into, const typename Format::Storage* __restrict values, int n, T shift) {
+    const int full = n / kLanes * kLanes;
+    gather_pairs(into, full, [values, shift](int i, T* sums, T* squares) {
+        T buffer[kLanes];
+        add_moments(row_of(Format(), values + i, kLanes, buffer), shift, sums, squares);
+    });
+    if (full == n) return;
+    T x[kLanes];
+    load_part<Format>(values + full, n - full, shift, x);
+    add_moments(x, shift, into.first, into.second);
+}
+
+// Of gradients, and of their products with x - center.
+template <class Format, class T>
+void gather_products(Pair<T>& into, const typename Format::Storage* __restrict grads,
+                     const typename Format::Storage* __restrict values, int n, T center) {
+    const int full = n / kLanes * kLanes;
+    gather_pairs(into, full, [grads, values, center](int i, T* sums, T* products) {
+        T grad_buffer[kLanes], buffer[kLanes];
+        const T* const grad = row_of(Format(), grads + i, kLanes, grad_buffer);
+        add_products(grad, row_of(Format(), values + i, kLanes, buffer), center, sums, products);
+    });
+    if (full == n) return;
+    T grad[kLanes], x[kLanes];
+    load_part<Format>(grads + full, n - full, T(0), grad);
+    load_part<Format>(values + full, n - full, center, x);
+    add_products(grad, x, center, into.first, into.second);
+}
+
+template <class T>
+double merged(const T* lanes) {
+    double wide[kLanes];
+    for (int l = 0; l < kLanes; ++l) wide[l] = double(lanes[l]);
+    return merge(wide, kPlus);
+}
+
+}  // namespace
+}  // namespace fastopt

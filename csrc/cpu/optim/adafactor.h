@@ -1,0 +1,264 @@
+// Adafactor's passes: sums of squares of the gradient (by row and column where it is factored) and of the
+// parameter; the update's sum of squares; the update. No update is stored between passes: it costs
+// less to compute it twice.
+#pragma once
+
+#include "cpu/reductions.h"
+#include "rules/adafactor.h"
+#include "rules/factored.h"
+
+namespace fastopt {
+namespace {
+
+template <class T>
+auto adafactor_scalars(const Task& task) {
+    return round_scalars<Adafactor::Scalars, T>(task.constants->rule);
+}
+
+constexpr int kRowsAhead = 3;  // to prefetch: a tile's row is too short for the hardware to see where it goes
+
+// Asks for a row to come, 32 elements at each call: spread over the work on another row, because many requests at once
+// hold it up. Takes the first pass 0.8 of the time in cache, 0.95 in DRAM.
+struct RowAhead {
+    const Array array;
+    const int64_t at;
+    const bool is_in_tile;
+
+    RowAhead(const Array& of, const MatrixTile& tile, int row)
+        : array(of), at(tile.at(row + kRowsAhead)), is_in_tile(row + kRowsAhead < tile.rows) {}
+
+    FASTOPT_HD void operator()(int i) const {
+        if (is_in_tile) prefetch(array, at + i, kLanes);
+    }
+};
+
+FASTOPT_HD int band_end(const MatrixTile& tile, int begin) {
+    return tile.rows - begin < kBandRows ? tile.rows : begin + kBandRows;
+}
+
+FASTOPT_HD void clear(double* values, int n) {
+    for (int i = 0; i < n; ++i) values[i] = 0;
+}
+
+FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict others, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) values[i] += others[i];
+}
+
+// The step size, from the squares of all parts of the tensor.
+inline void combine_squares(const Task& task, const StepScratch& scratch) {
+    *scratch.step_size =
+        Adafactor::step_size(sum(scratch.param_squares, scratch.parts), sum(scratch.update_squares, scratch.parts),
+                             task.n, adafactor_scalars<double>(task));
+}
+
+// Vectors and scalars: the second moment is a state like any other.
+struct AdafactorVector : Adafactor {
+    static constexpr int states = 1;  // variance
+    static constexpr bool factored = false;
+
+    template <class T>
+    static void measure(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const auto c = adafactor_scalars<T>(task);
+        const VectorScratch scratch(task.scratch, task.n);
+        alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock], update_buffer[kBlock];
+        alignas(64) double param_lanes[kLanes], update_lanes[kLanes];
+        for (int64_t chunk = begin; chunk < end; chunk += kSumChunk) {
+            const int64_t chunk_end = end - chunk < kSumChunk ? end : chunk + kSumChunk;
+            clear(param_lanes, kLanes);
+            clear(update_lanes, kLanes);
+            for (int64_t at = chunk; at < chunk_end; at += kBlock) {
+                const int n = int(chunk_end - at < kBlock ? chunk_end - at : kBlock);
+                const T* param = load(task.param, at, n, param_buffer);
+                const T* grad = gradients.prepare(param, at, n, grad_buffer, false);
+                const T* variance = load(task.states[0], at, n, variance_buffer);
+                for (int i = 0; i < n; ++i)
+                    update_buffer[i] = update(grad[i], inverse_root(moved(variance[i], grad[i], c)), c);
+                gather_squares(param_lanes, param, n, kNothing);
+                gather_squares(update_lanes, update_buffer, n, kNothing);
+            }
+            scratch.param_squares[chunk / kSumChunk] = merge(param_lanes, kPlus);
+            scratch.update_squares[chunk / kSumChunk] = merge(update_lanes, kPlus);
+        }
+    }
+
+    static void combine(const Task& task) { combine_squares(task, VectorScratch(task.scratch, task.n)); }
+
+    template <class T>
+    static void apply(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const auto c = adafactor_scalars<T>(task);
+        const T step = T(*VectorScratch(task.scratch, task.n).step_size);
+        alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock];
+        for (int64_t at = begin; at < end; at += kBlock) {
+            const int n = int(end - at < kBlock ? end - at : kBlock);
+            T* const param = load(task.param, at, n, param_buffer);
+            const T* const grad = gradients.prepare(param, at, n, grad_buffer, true);
+            T* const variance = load(task.states[0], at, n, variance_buffer);
+            FASTOPT_VECTORIZE
+            for (int i = 0; i < n; ++i) {
+                variance[i] = moved(variance[i], grad[i], c);
+                param[i] = Prologue::decayed(param[i], gradients.common) -
+                           step * update(grad[i], inverse_root(variance[i]), c);
+            }
+            store(task.param, at, n, param);
+            store(task.states[0], at, n, variance);
+        }
+    }
+
+    static constexpr int pass_count = 2;
+    template <class T>
+    static constexpr Pass passes[pass_count] = {{measure<T>, combine}, {apply<T>, nullptr}};
+};
+
+// Matrices, and stacks of them: the second moment is kept by row and by column.
+struct AdafactorMatrix : Adafactor {
+    static constexpr int states = 2;  // row_var, col_var
+    static constexpr bool factored = true;
+
+    template <class T>
+    static void measure(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const FactoredScratch scratch(task.scratch, task.shape);
+        alignas(64) T param_buffer[kTileColumns], grad_buffer[kTileColumns];
+        alignas(64) double row_lanes[kLanes], lanes[kLanes], param_lanes[kLanes], columns[kTileColumns];
+        for (int64_t unit = begin; unit < end; ++unit) {
+            const MatrixTile tile(task.shape, unit);
+            double* const column_sums = scratch.column_sums(tile);
+            clear(param_lanes, kLanes);
+            clear(column_sums, tile.columns);
+            for (int band = 0; band < tile.rows; band += kBandRows) {
+                clear(lanes, kLanes);
+                for (int row = band; row < band_end(tile, band); ++row) {
+                    const int64_t at = tile.at(row);
+                    const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
+                    const T* param = load(task.param, at, tile.columns, param_buffer);
+                    const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
+                    clear(row_lanes, kLanes);
+                    if (row == band)
+                        gather_squares<true>(row_lanes, columns, grad, tile.columns, grad_ahead);
+                    else
+                        gather_squares<false>(row_lanes, columns, grad, tile.columns, grad_ahead);
+                    gather_squares(lanes, param, tile.columns, param_ahead);
+                    scratch.row_sums(tile)[row] = merge(row_lanes, kPlus);
+                }
+                add_onto(param_lanes, lanes, kLanes);
+                add_onto(column_sums, columns, tile.columns);
+            }
+            scratch.param_squares[unit] = merge(param_lanes, kPlus);
+        }
+    }
+
+    // The new means, and from them the factors of 1 / sqrt(second moment).
+    template <class T>
+    static void combine_means(const Task& task) {
+        const auto c = adafactor_scalars<T>(task);
+        const FactoredScratch scratch(task.scratch, task.shape);
+        const auto [count, rows, columns] = task.shape;
+        for (int64_t m = 0; m < count; ++m) {
+            T* const row_factors = scratch.row_factors<T>(m);
+            T* const column_factors = scratch.column_factors<T>(m);
+            add_up(scratch.row_sums(m), scratch.across, rows);
+            add_up(scratch.column_sums(m), scratch.down, columns);
+            move_means(task.states[0], m * rows, rows, scratch.row_sums(m), columns, c, row_factors);
+            move_means(task.states[1], m * columns, columns, scratch.column_sums(m), rows, c, column_factors);
+            const T mean = mean_of_rows(sum(row_factors, rows), rows, c);
+            for (int64_t i = 0; i < rows; ++i) row_factors[i] = inverse_root(row_factors[i] / mean);
+            for (int64_t i = 0; i < columns; ++i) column_factors[i] = inverse_root(column_factors[i]);
+        }
+    }
+
+    // sums[parts][n] onto sums[n]: part k goes to lane k % 32, and the lanes are merged halves onto halves.
+    static void add_up(double* sums, int64_t parts, int64_t n) {
+        for (int64_t part = kLanes; part < parts; ++part) add_onto(sums + part % kLanes * n, sums + part * n, n);
+        if (parts == 1) return;
+        for (int64_t half = kLanes / 2; half > 0; half /= 2)
+            for (int64_t lane = 0; lane < half && lane + half < parts; ++lane)
+                add_onto(sums + lane * n, sums + (lane + half) * n, n);
+    }
+
+    // Moves the state [at, at + n) towards the means of `squares`, sums of `terms` each; leaves it in `means`, too.
+    template <class T>
+    static void move_means(const Array& state, int64_t at, int64_t n, const double* squares, int64_t terms,
+                           const Scalars<T>& c, T* means) {
+        alignas(64) T buffer[kBlock];
+        for (int64_t i = 0; i < n; i += kBlock) {
+            const int part = int(n - i < kBlock ? n - i : kBlock);
+            T* const values = load(state, at + i, part, buffer);
+            for (int k = 0; k < part; ++k) means[i + k] = values[k] = moved_mean(values[k], squares[i + k], terms, c);
+            store(state, at + i, part, values);
+        }
+    }
+
+    template <class T>
+    static void measure_update(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const bool penalizes = Prologue::penalizes(gradients.common);
+        const auto c = adafactor_scalars<T>(task);
+        const FactoredScratch scratch(task.scratch, task.shape);
+        alignas(64) T param_buffer[kTileColumns], grad_buffer[kTileColumns];
+        alignas(64) double lanes[kLanes], update_lanes[kLanes];
+        for (int64_t unit = begin; unit < end; ++unit) {
+            const MatrixTile tile(task.shape, unit);
+            const T* const row_factors = scratch.row_factors<T>(tile.matrix) + tile.first_row;
+            const T* const column_factors = scratch.column_factors<T>(tile.matrix) + tile.first_column;
+            clear(update_lanes, kLanes);
+            for (int band = 0; band < tile.rows; band += kBandRows) {
+                clear(lanes, kLanes);
+                for (int row = band; row < band_end(tile, band); ++row) {
+                    const int64_t at = tile.at(row);
+                    const T* param = penalizes ? load(task.param, at, tile.columns, param_buffer) : nullptr;
+                    const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
+                    const T row_factor = row_factors[row];
+                    T updates[kTileColumns];
+                    for (int i = 0; i < tile.columns; ++i)
+                        updates[i] = update(grad[i], row_factor * column_factors[i], c);
+                    gather_squares(lanes, updates, tile.columns, RowAhead(task.grad, tile, row));
+                }
+                add_onto(update_lanes, lanes, kLanes);
+            }
+            scratch.update_squares[unit] = merge(update_lanes, kPlus);
+        }
+    }
+
+    static void combine(const Task& task) { combine_squares(task, FactoredScratch(task.scratch, task.shape)); }
+
+    template <class T>
+    static void apply(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const auto c = adafactor_scalars<T>(task);
+        const FactoredScratch scratch(task.scratch, task.shape);
+        const T step = T(*scratch.step_size);
+        alignas(64) T param_buffer[kTileColumns], grad_buffer[kTileColumns];
+        for (int64_t unit = begin; unit < end; ++unit) {
+            const MatrixTile tile(task.shape, unit);
+            const T* const row_factors = scratch.row_factors<T>(tile.matrix) + tile.first_row;
+            const T* const column_factors = scratch.column_factors<T>(tile.matrix) + tile.first_column;
+            for (int row = 0; row < tile.rows; ++row) {
+                const int64_t at = tile.at(row);
+                const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
+                T* const param = load(task.param, at, tile.columns, param_buffer);
+                const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
+                const T row_factor = row_factors[row];
+                for (int first = 0; first < tile.columns; first += kLanes) {
+                    const int last = first + kLanes < tile.columns ? first + kLanes : tile.columns;
+                    param_ahead(first);
+                    grad_ahead(first);
+                    FASTOPT_VECTORIZE
+                    for (int i = first; i < last; ++i)
+                        param[i] = Prologue::decayed(param[i], gradients.common) -
+                                   step * update(grad[i], row_factor * column_factors[i], c);
+                }
+                store(task.param, at, tile.columns, param);
+            }
+        }
+    }
+
+    static constexpr int pass_count = 3;
+    template <class T>
+    static constexpr Pass passes[pass_count] = {
+        {measure<T>, combine_means<T>}, {measure_update<T>, combine}, {apply<T>, nullptr}};
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,158 @@
+// Moments and sums of columns: a block takes 32 columns of a chunk, a warp a flush block of them, a thread a column.
+//
+// Bytes per element as in planes.
+#include "cuda/norm/norm.h"
+
+namespace fastopt::cuda {
+namespace {
+
+constexpr int kMostWarps = 8;
+
+// What of the tensor is a block's: some columns of a chunk of rows. What is behind the last full row is a chunk of its
+// own, of one row that is shorter.
+struct Span {
+    double* partials;
+    int64_t first_row, end_row, columns, column;
+    bool is_rest;
+};
+
+__host__ __device__ __forceinline__ int64_t blocks_across(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
+
+__device__ __forceinline__ Span span_of_block(const NormTask& task) {
+    const NormLayout& l = task.layout;
+    const int64_t across = blocks_across(l.columns), chunk = blockIdx.x / across;
+    const int lane = int(threadIdx.x) % kLanes;
+    double* const partials = task.partials + 2 * chunk * l.columns;
+    if (chunk == l.chunks)
+        return {partials, l.rows, l.rows + 1, l.rest, (blockIdx.x - chunk * across) * kLanes + lane, true};
+    const int64_t first = chunk * l.chunk, end = first + l.chunk;
+    return {partials, first, end < l.rows ? end : l.rows, l.columns, (blockIdx.x - chunk * across) * kLanes + lane,
+            false};
+}
+
+// What a thread sums up, of each flush block: `sum(first row, rows)`.
+template <class Join, class Sum>
+__device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
+    FASTOPT_SHARED(Part[kMostWarps][kLanes], parts);
+    FASTOPT_SHARED(Share[kMostWarps], shares);
+    const int lane = int(threadIdx.x) % kLanes, warp = int(threadIdx.x) / kLanes, warps = int(blockDim.x) / kLanes;
+    Part all{};
+    for (int64_t first = span.first_row; first < span.end_row; first += warps * kFlushRows) {
+        const int64_t row = first + warp * kFlushRows, left = span.end_row - row;
+        const int64_t rows = left < kFlushRows ? left : kFlushRows;
+        if (rows > 0 && span.column < span.columns) parts[warp][lane] = sum(row, int(rows));
+        if (rows > 0 && lane == 0) shares[warp] = Join::share_of(double(row - span.first_row), double(rows));
+        __syncthreads();
+        if (warp == 0 && span.column < span.columns)
+            for (int k = 0; k < warps && first + k * kFlushRows < span.end_row; ++k)
+                Join::join(all, parts[k][lane], shares[k]);
+        __syncthreads();
+    }
+    if (warp != 0 || span.column >= span.columns) return;
+    span.partials[span.column] = all.first;
+    span.partials[span.columns + span.column] = all.second;
+}
+
+// Calls add(load(place), place) for `rows` elements of a column, in order; `kLoads` of them are under way at a time.
+template <int kLoads, class Load, class Add>
+__device__ __forceinline__ void for_column(int64_t at, int rows, int64_t stride, Load load, Add add) {
+    int first = 0;
+    for (; first + kLoads <= rows; first += kLoads) {
+        decltype(load(int64_t{})) loaded[kLoads];
+        for (int k = 0; k < kLoads; ++k) loaded[k] = load(at + (first + k) * stride);
+        for (int k = 0; k < kLoads; ++k) add(loaded[k], at + (first + k) * stride);
+    }
+    for (; first < rows; ++first) add(load(at + first * stride), at + first * stride);
+}
+
+template <class Format>
+__global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __grid_constant__ NormTask task) {
+    using T = typename Format::Compute;
+    const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
+    const int64_t stride = task.layout.columns;
+    const Span span = span_of_block(task);
+    const auto load = [&](int64_t at) { return input[at]; };
+    gather_span<JoinMoments>(span, [&](int64_t row, int rows) -> Part {
+        const int64_t at = row * stride + span.column;
+        if (span.is_rest) return {double(Format::load(load(at))), 0};
+        const int some = rows < int(kShiftRows) ? rows : int(kShiftRows);
+        const T first = Format::load(load(at));
+        T rough{}, sum{}, squares{};
+        for_column<int(kShiftRows) - 1>(at + stride, some - 1, stride, load,
+                                        [&](typename Format::Storage x, int64_t) { rough += Format::load(x) - first; });
+        const T shift = shift_from(first, double(rough), 1.0 / some);
+        for_column<16>(at, rows, stride, load, [&](typename Format::Storage x, int64_t) {
+            const T delta = Format::load(x) - shift;
+            sum += delta;
+            squares += delta * delta;
+        });
+        const Moments found = moments_from(double(shift), double(sum), double(squares), 1 / double(rows));
+        return {found.mean, found.squares};
+    });
+}
+
+template <class Format, class Activation>
+__global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __grid_constant__ NormTask task) {
+    using T = typename Format::Compute;
+    using Storage = typename Format::Storage;
+    struct Loaded {
+        Storage x, grad, residual;
+    };
+    const NormLayout& l = task.layout;
+    const auto* const input = static_cast<const Storage*>(task.input.data);
+    const auto* const grads = static_cast<const Storage*>(task.grad.data);
+    const auto* const residuals = static_cast<const Storage*>(task.residual.data);
+    auto* const kept = static_cast<Storage*>(task.kept.data);
+    const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
+    const Span span = span_of_block(task);
+    const Coefficients<T> of = coefficients_of<T>(task, span.column / l.inner % l.channels);
+    const T slope = T(task.negative_slope);
+    gather_span<JoinSums>(span, [&](int64_t row, int rows) -> Part {
+        T sum{}, products{};
+        for_column<4>(
+            row * l.columns + span.column, rows, l.columns,
+            [&](int64_t at) -> Loaded { return {input[at], grads[at], adds ? residuals[at] : Storage{}}; },
+            [&](const Loaded& loaded, int64_t at) {
+                const T x = Format::load(loaded.x);
+                T grad = Format::load(loaded.grad);
+                if constexpr (!kPasses<Activation>) {
+                    grad = Activation::gradient(z_of(x, of, adds, Format::load(loaded.residual)), grad, slope);
+                    if (keeps) kept[at] = Format::store(grad);
+                }
+                sum += grad;
+                products += grad * (x - of.center);
+            });
+        return {double(sum), double(products)};
+    });
+}
+
+using Kernel = void (*)(NormTask);
+
+// By DType; of sums, a row for each activation.
+constexpr Kernel moment_kernels[4] = {column_moments<Plain<float>>, column_moments<Plain<double>>,
+                                      column_moments<Narrow<BFloat16>>, column_moments<Narrow<Float16>>};
+
+#define FASTOPT_SUM_KERNELS(name, Activation)                                       \
+    {column_sums<Plain<float>, Activation>, column_sums<Plain<double>, Activation>, \
+     column_sums<Narrow<BFloat16>, Activation>, column_sums<Narrow<Float16>, Activation>},
+constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
+
+void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task) {
+    const NormLayout& l = task.layout;
+    const int64_t rows = l.chunk < l.rows ? l.chunk : l.rows, flushes = (rows + kFlushRows - 1) / kFlushRows;
+    const int warps = int(flushes < 1 ? 1 : flushes < kMostWarps ? flushes : kMostWarps);
+    const int64_t blocks = l.chunks * blocks_across(l.columns) + blocks_across(l.rest);
+    launch(stream, name, kernel, {blocks, warps * kLanes}, task);
+}
+
+}  // namespace
+
+void gather_column_moments(const Stream& stream, const NormTask& task) {
+    start(stream, "moments", moment_kernels[int(task.input.type)], task);
+}
+
+void gather_column_sums(const Stream& stream, const NormTask& task) {
+    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task);
+}
+
+}  // namespace fastopt::cuda

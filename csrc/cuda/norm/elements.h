@@ -1,0 +1,185 @@
+// The elements of batch normalization: 16 bytes of each operand at a time, wherever segments begin and end; one by one
+// where memory is not aligned.
+//
+// Columns: a thread stays in its columns, whose numbers it keeps in registers. Planes: a thread looks up the channels
+// of each vector, two at most.
+#pragma once
+
+#include "cuda/divisor.h"
+#include "cuda/norm/norm.h"
+
+namespace fastopt::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kSteps = 4;      // vectors of a thread in planes
+constexpr int kRounds = 8;     // and in columns, at most
+constexpr int kBlocks = 1024;  // what keeps a GPU busy
+
+// How elements are loaded and stored: as vectors of a format, or singly and of any type.
+template <class Format>
+struct Vectors {
+    using Compute = typename Format::Compute;
+    static constexpr int width = int(sizeof(uint4) / sizeof(typename Format::Storage));
+    __device__ __forceinline__ static void load(const Array& from, int64_t at, Compute (&values)[width]) {
+        load_vector<Format>(from.data, at, values);
+    }
+    __device__ __forceinline__ static void store(const Array& to, int64_t at, const Compute (&values)[width]) {
+        store_vector<Format>(to.data, at, values);
+    }
+};
+
+template <class T>
+struct Singles {
+    using Compute = T;
+    static constexpr int width = 1;
+    __device__ __forceinline__ static void load(const Array& from, int64_t at, T (&values)[1]) {
+        values[0] = load_element<T>(from.data, from.type, at);
+    }
+    __device__ __forceinline__ static void store(const Array& to, int64_t at, const T (&values)[1]) {
+        store_element(to.data, to.type, at, values[0]);
+    }
+};
+
+// What a channel's elements are computed with; gradients also with a projection.
+template <class T>
+struct Numbers {
+    Coefficients<T> of;
+    Projection<T> less;
+};
+
+template <bool kProjects, class T>
+__device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t channel) {
+    const int64_t channels = task.layout.channels;
+    const T* const all = static_cast<const T*>(task.coefficients) + channel;
+    Numbers<T> numbers{{all[0], all[channels], all[2 * channels]}, {}};
+    if constexpr (kProjects) numbers.less = {all[3 * channels], all[4 * channels]};
+    return numbers;
+}
+
+struct Elements {
+    NormTask task;
+    Divisor inner, channels;
+    int64_t vectors, per_block;  // planes: vectors of all, and of a block
+    int64_t cycle, step;         // columns: vectors after which channels repeat; a thread's next one is so far ahead
+    int parts, rounds;           // columns: blocks along a cycle; vectors of a thread
+};
+
+// One element, as those are that do not fill a vector. `Work::run<Access>(task, at, numbers)` does the work.
+template <class Work, class T>
+__device__ __forceinline__ void run_single(const Elements& elements, int64_t at) {
+    const int64_t segment = elements.inner.quotient(at);
+    const int64_t channel = segment - elements.channels.quotient(segment) * elements.channels.number();
+    const auto own = numbers_of<Work::projects, T>(elements.task, channel);
+    Work::template run<Singles<T>>(elements.task, at, [&](int) { return own; });
+}
+
+template <class Work, class Access>
+__device__ __forceinline__ void run_rest(const Elements& elements) {
+    if constexpr (Access::width > 1) {
+        const int64_t at = elements.vectors * Access::width + threadIdx.x;
+        if (blockIdx.x == gridDim.x - 1 && at < elements.task.layout.total)
+            run_single<Work, typename Access::Compute>(elements, at);
+    }
+}
+
+template <class Work, class Access>
+__global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ Elements elements) {
+    using T = typename Access::Compute;
+    const int64_t begin = int64_t(blockIdx.x) * elements.per_block, end = begin + elements.per_block;
+    for (int64_t v = begin + threadIdx.x; v < end && v < elements.vectors; v += kThreads) {
+        int64_t place = v * Access::width, segment = elements.inner.split(place);
+        int64_t channel = segment;
+        elements.channels.split(channel);
+        const int64_t left = elements.inner.number() - place;  // the next channel's elements follow
+        const auto own = numbers_of<Work::projects, T>(elements.task, channel);
+        auto next = own;
+        if (left < Access::width)
+            next = numbers_of<Work::projects, T>(elements.task,
+                                                 channel + 1 < elements.task.layout.channels ? channel + 1 : 0);
+        Work::template run<Access>(elements.task, v * Access::width, [&](int k) { return k < left ? own : next; });
+    }
+    run_rest<Work, Access>(elements);
+}
+
+template <class Work, class Access>
+__global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ Elements elements) {
+    using T = typename Access::Compute;
+    const int64_t turn = blockIdx.x / elements.parts, part = blockIdx.x % elements.parts;
+    const int64_t place = part * blockDim.x + threadIdx.x;
+    const int64_t first = turn * elements.rounds * elements.step + place;
+    if (place < elements.step && first < elements.vectors) {
+        Numbers<T> numbers[Access::width];
+        for (int k = 0; k < Access::width; ++k) {
+            int64_t channel = elements.inner.quotient(place % elements.cycle * Access::width + k);
+            elements.channels.split(channel);
+            numbers[k] = numbers_of<Work::projects, T>(elements.task, channel);
+        }
+        for (int r = 0; r < elements.rounds; ++r) {
+            const int64_t v = first + r * elements.step;
+            if (v >= elements.vectors) break;
+            Work::template run<Access>(elements.task, v * Access::width, [&](int k) { return numbers[k]; });
+        }
+    }
+    run_rest<Work, Access>(elements);
+}
+
+inline int64_t greatest_divisor(int64_t a, int64_t b) { return b == 0 ? a : greatest_divisor(b, a % b); }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How the elements are shared out to blocks, in vectors of `width`.
+inline Elements share_out(const NormTask& task, int width, Grid& grid) {
+    const NormLayout& l = task.layout;
+    Elements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
+    grid.threads = kThreads;
+    if (l.planes) {
+        elements.per_block = kThreads * kSteps;
+        grid.blocks = ceil_div(elements.vectors, elements.per_block);
+    } else {
+        const int64_t period = l.channels * l.inner;
+        elements.cycle = period / greatest_divisor(period, width);
+        elements.parts = static_cast<int>(ceil_div(elements.cycle, kThreads));
+        const int64_t cycles = elements.parts > 1 ? 1 : kThreads / elements.cycle;  // of a block, side by side
+        elements.step = cycles * elements.cycle;
+        grid.threads = static_cast<int>(ceil_div(elements.step, elements.parts));
+        // Several vectors to a thread, whose numbers are looked up once, as soon as that leaves enough blocks.
+        const int64_t steps = ceil_div(elements.vectors, elements.step), rounds = steps * elements.parts / kBlocks;
+        elements.rounds = static_cast<int>(rounds < 1 ? 1 : rounds < kRounds ? rounds : kRounds);
+        grid.blocks = ceil_div(steps, elements.rounds) * elements.parts;
+    }
+    if (grid.blocks == 0) grid.blocks = 1;  // fewer elements than a vector has
+    return elements;
+}
+
+using ElementKernel = void (*)(Elements);
+
+// Of one kind of work: by vectors of each type, singly in either compute type.
+struct ElementKernels {
+    ElementKernel planes[4], columns[4], single_planes[2], single_columns[2];
+};
+
+template <class Work>
+constexpr ElementKernels element_kernels = {
+    {run_planes<Work, Vectors<Plain<float>>>, run_planes<Work, Vectors<Plain<double>>>,
+     run_planes<Work, Vectors<Narrow<BFloat16>>>, run_planes<Work, Vectors<Narrow<Float16>>>},
+    {run_columns<Work, Vectors<Plain<float>>>, run_columns<Work, Vectors<Plain<double>>>,
+     run_columns<Work, Vectors<Narrow<BFloat16>>>, run_columns<Work, Vectors<Narrow<Float16>>>},
+    {run_planes<Work, Singles<float>>, run_planes<Work, Singles<double>>},
+    {run_columns<Work, Singles<float>>, run_columns<Work, Singles<double>>},
+};
+
+template <class... Arrays>
+void run_elements(const Stream& stream, const char* name, const ElementKernels& kernels, const NormTask& task,
+                  const Arrays&... operands) {
+    const DType type = task.input.type;
+    const bool aligned = (is_aligned(operands.data) && ...), planes = task.layout.planes;
+    Grid grid{};
+    const int width = aligned ? int(sizeof(uint4)) / (type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2) : 1;
+    const Elements elements = share_out(task, width, grid);
+    const ElementKernel vectors = (planes ? kernels.planes : kernels.columns)[int(type)];
+    const ElementKernel singles = (planes ? kernels.single_planes : kernels.single_columns)[type == DType::f64];
+    launch(stream, name, aligned ? vectors : singles, grid, elements);
+}
+
+}  // namespace
+}  // namespace fastopt::cuda

@@ -1,0 +1,55 @@
+// What the kernels of batch normalization have in common.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/memory.h"
+#include "cuda/warp.h"
+#include "norm/activations.h"
+#include "norm/channel.h"
+
+namespace fastopt::cuda {
+namespace {
+
+// Whether the gradient of z is the gradient that comes.
+template <class Activation>
+constexpr bool kPasses = false;
+template <>
+constexpr bool kPasses<Identity> = true;
+
+// z, from x and what may be added to it.
+template <class T>
+__device__ __forceinline__ T z_of(T x, const Coefficients<T>& of, bool has_residual, T residual) {
+    const T z = normalized(x, of.center, of.scale, of.offset);
+    return has_residual ? z + residual : z;
+}
+
+// Sums and moments of a part of a chunk, as its warps leave them to the first one.
+struct Part {
+    double first, second;
+};
+
+// Joins moments in order; `of` is the share of those that come.
+struct JoinMoments {
+    __device__ __forceinline__ static void join(Part& all, const Part& part, Share of) {
+        fastopt::join(all.first, all.second, part.first, part.second, of);
+    }
+    __device__ __forceinline__ static Share share_of(double before, double count) { return share(before, count); }
+};
+
+struct JoinSums {
+    __device__ __forceinline__ static void join(Part& all, const Part& part, Share) {
+        all.first += part.first;
+        all.second += part.second;
+    }
+    __device__ __forceinline__ static Share share_of(double, double) { return {}; }
+};
+
+}  // namespace
+
+// norm_planes.cu, norm_columns.cu: partial results, a pair per chunk, where the CPU's kernels have them.
+void gather_plane_moments(const Stream& stream, const NormTask& task);
+void gather_plane_sums(const Stream& stream, const NormTask& task);
+void gather_column_moments(const Stream& stream, const NormTask& task);
+void gather_column_sums(const Stream& stream, const NormTask& task);
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,207 @@
+// Moments and sums of planes: a block takes a chunk, a warp a flush block of it. Lane l has the elements l, l + 32, ...
+// of every piece, as the CPU's lanes have.
+//
+// Bytes per element, float32: 4 for moments, 8 for sums (12 with a residual, 4 more where z's gradient is kept).
+#include "cuda/norm/norm.h"
+#include "norm/pieces.h"
+
+namespace fastopt::cuda {
+namespace {
+
+constexpr int kFlushes = int(kChunk / kBlock / kFlushPieces);  // of a chunk
+constexpr int kWarps = kFlushes < 8 ? kFlushes : 8;
+
+// Elements of a thread on their way at a time, in moments; half of them in sums, which have several operands.
+constexpr int kLoads = 8;
+
+// Where the elements of a piece lie in memory.
+
+struct OneSegment {
+    int64_t at;
+    __device__ __forceinline__ explicit OneSegment(const Piece& piece) : at(piece.at) {}
+    __device__ __forceinline__ int64_t of(int i) const { return at + i; }
+};
+
+struct SeveralSegments {
+    static constexpr int kShift = 20;
+    static_assert(kBlock * kBlock <= 1 << kShift);
+    int64_t at, stride;
+    int length;
+    unsigned reciprocal;  // i / length is a multiplication: both are at most kBlock
+    __device__ __forceinline__ explicit SeveralSegments(const Piece& piece)
+        : at(piece.at),
+          stride(piece.stride),
+          length(piece.length),
+          reciprocal(((1u << kShift) + unsigned(length) - 1) / unsigned(length)) {}
+    __device__ __forceinline__ int64_t of(int i) const {
+        const int segment = int(unsigned(i) * reciprocal >> kShift);
+        return at + segment * stride + (i - segment * length);
+    }
+};
+
+// Calls add(load(place), place, whether it is one) for the places of this lane in order, `kAtOnce` of them under way at
+// a time.
+template <int kAtOnce, class Places, class Load, class Add>
+__device__ __forceinline__ void for_places(const Places& places, int n, Load load, Add add) {
+    const int lane = int(threadIdx.x) % kLanes;
+    int first = 0;
+    for (; first + kAtOnce * kLanes <= n; first += kAtOnce * kLanes) {
+        decltype(load(int64_t{})) loaded[kAtOnce];
+        for (int k = 0; k < kAtOnce; ++k) loaded[k] = load(places.of(first + k * kLanes + lane));
+        for (int k = 0; k < kAtOnce; ++k) add(loaded[k], places.of(first + k * kLanes + lane), true);
+    }
+    if (first == n) return;
+    decltype(load(int64_t{})) loaded[kAtOnce];
+    for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * kLanes + lane;
+        if (i < n) loaded[k] = load(places.of(i));
+    }
+    for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * kLanes + lane;
+        if (first + k * kLanes < n) add(loaded[k], places.of(i), i < n);
+    }
+}
+
+// The first `n` of a piece.
+template <int kAtOnce, class Load, class Add>
+__device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, Add add) {
+    if (piece.segments == 1)
+        for_places<kAtOnce>(OneSegment(piece), n, load, add);
+    else
+        for_places<kAtOnce>(SeveralSegments(piece), n, load, add);
+}
+
+// What a warp sums up, of each flush block: `sum(pieces)` returns it in lane 0.
+template <class Join, class Sum>
+__device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
+    FASTOPT_SHARED(Part[kFlushes], parts);
+    FASTOPT_SHARED(Share[kFlushes], shares);
+    const NormLayout& l = task.layout;
+    const Range pieces = pieces_of(l, int64_t(blockIdx.x) % l.chunks);
+    const int flushes = int((pieces.end - pieces.begin + kFlushPieces - 1) / kFlushPieces);
+    for (int k = int(threadIdx.x) / kLanes; k < flushes; k += kWarps) {
+        const int64_t begin = pieces.begin + k * kFlushPieces, end = begin + kFlushPieces;
+        const Range own{begin, end < pieces.end ? end : pieces.end};
+        const Part part = sum(own);
+        if (threadIdx.x % kLanes != 0) continue;
+        parts[k] = part;
+        shares[k] = Join::share_of(double(elements_of(l, {pieces.begin, begin})), double(elements_of(l, own)));
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    Part all{};
+    for (int k = 0; k < flushes; ++k) Join::join(all, parts[k], shares[k]);
+    double* const pair = task.partials + 2 * int64_t(blockIdx.x);
+    pair[0] = all.first;
+    pair[1] = all.second;
+}
+
+// The lanes' sum, in lane 0.
+template <class T>
+__device__ __forceinline__ double merged(T lane) {
+    return merge_lanes(double(lane), [](double a, double b) { return a + b; });
+}
+
+// From the first rows of a flush block.
+template <class Format, class Load>
+__device__ __forceinline__ typename Format::Compute shift_of(const Piece& piece, Load load) {
+    constexpr int kMost = int(kShiftRows) * kLanes;
+    using T = typename Format::Compute;
+    const T first = Format::load(load(piece.at));
+    const int n = piece.n() < kMost ? piece.n() : kMost;
+    T sum{};
+    for_piece<int(kShiftRows)>(piece, n, load, [&](typename Format::Storage x, int64_t, bool is_element) {
+        sum += (is_element ? Format::load(x) : first) - first;
+    });
+    return __shfl_sync(~0u, shift_from(first, merged(sum), 1.0 / n), 0);
+}
+
+template <class Format>
+__global__ void __launch_bounds__(kWarps* kLanes, 2) plane_moments(const __grid_constant__ NormTask task) {
+    using T = typename Format::Compute;
+    const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
+    const int64_t channel = blockIdx.x / task.layout.chunks;
+    const auto load = [&](int64_t at) { return input[at]; };
+    gather_chunk<JoinMoments>(task, [&](Range pieces) -> Part {
+        T shift{}, sum{}, squares{};
+        for (int64_t k = pieces.begin; k < pieces.end; ++k) {
+            const Piece piece = piece_of(task.layout, channel, k);
+            if (k == pieces.begin) shift = shift_of<Format>(piece, load);
+            for_piece<kLoads>(piece, piece.n(), load, [&](typename Format::Storage x, int64_t, bool is_element) {
+                const T delta = (is_element ? Format::load(x) : shift) - shift;
+                sum += delta;
+                squares += delta * delta;
+            });
+        }
+        const double n = double(elements_of(task.layout, pieces));
+        const Moments found = moments_from(double(shift), merged(sum), merged(squares), 1 / n);
+        return {found.mean, found.squares};
+    });
+}
+
+template <class Format, class Activation>
+__global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_constant__ NormTask task) {
+    using T = typename Format::Compute;
+    using Storage = typename Format::Storage;
+    struct Loaded {
+        Storage x, grad, residual;
+    };
+    const auto* const input = static_cast<const Storage*>(task.input.data);
+    const auto* const grads = static_cast<const Storage*>(task.grad.data);
+    const auto* const residuals = static_cast<const Storage*>(task.residual.data);
+    auto* const kept = static_cast<Storage*>(task.kept.data);
+    const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
+    const int64_t channel = blockIdx.x / task.layout.chunks;
+    const Coefficients<T> of = coefficients_of<T>(task, channel);
+    const T slope = T(task.negative_slope);
+    gather_chunk<JoinSums>(task, [&](Range pieces) -> Part {
+        T sum{}, products{};
+        for (int64_t k = pieces.begin; k < pieces.end; ++k) {
+            const Piece piece = piece_of(task.layout, channel, k);
+            for_piece<kLoads / 2>(
+                piece, piece.n(),
+                [&](int64_t at) -> Loaded { return {input[at], grads[at], adds ? residuals[at] : Storage{}}; },
+                [&](const Loaded& loaded, int64_t at, bool is_element) {
+                    T x = of.center, grad = T(0);
+                    if (is_element) {
+                        x = Format::load(loaded.x);
+                        grad = Format::load(loaded.grad);
+                        if constexpr (!kPasses<Activation>) {
+                            grad = Activation::gradient(z_of(x, of, adds, Format::load(loaded.residual)), grad, slope);
+                            if (keeps) kept[at] = Format::store(grad);
+                        }
+                    }
+                    sum += grad;
+                    products += grad * (x - of.center);
+                });
+        }
+        return {merged(sum), merged(products)};
+    });
+}
+
+using Kernel = void (*)(NormTask);
+
+// By DType; of sums, a row for each activation.
+constexpr Kernel moment_kernels[4] = {plane_moments<Plain<float>>, plane_moments<Plain<double>>,
+                                      plane_moments<Narrow<BFloat16>>, plane_moments<Narrow<Float16>>};
+
+#define FASTOPT_SUM_KERNELS(name, Activation)                                     \
+    {plane_sums<Plain<float>, Activation>, plane_sums<Plain<double>, Activation>, \
+     plane_sums<Narrow<BFloat16>, Activation>, plane_sums<Narrow<Float16>, Activation>},
+constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
+
+void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task) {
+    launch(stream, name, kernel, {task.layout.channels * task.layout.chunks, kWarps * kLanes}, task);
+}
+
+}  // namespace
+
+void gather_plane_moments(const Stream& stream, const NormTask& task) {
+    start(stream, "moments", moment_kernels[int(task.input.type)], task);
+}
+
+void gather_plane_sums(const Stream& stream, const NormTask& task) {
+    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task);
+}
+
+}  // namespace fastopt::cuda

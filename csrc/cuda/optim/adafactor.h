@@ -1,0 +1,16 @@
+// The rules of several passes, as the table of rules (rules.cu) finds them.
+#pragma once
+
+#include "cuda/engine.h"
+
+namespace fastopt::cuda {
+
+struct AdafactorVector {
+    static void update(const Stream& stream, const Task* const* tasks, int count);
+};
+
+struct AdafactorMatrix {
+    static void update(const Stream& stream, const Task* const* tasks, int count);
+};
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,148 @@
+// Adafactor of matrices on a device: the three walks over their tiles, which move 8, 4 and 12 bytes for each float32
+// element.
+#pragma once
+
+#include "cuda/optim/matrices.h"
+#include "cuda/optim/scalars.h"
+#include "cuda/row.h"
+#include "cuda/warp.h"
+#include "rules/adafactor.h"
+
+namespace fastopt::cuda {
+namespace {
+
+// Of those on a multiprocessor at a time, where a kernel else took more registers: for more loads on their way.
+template <class Format>
+constexpr int kTileBlocks = sizeof(typename Format::Compute) == sizeof(float) ? 4 : 2;
+
+// A thread's factors of 1 / sqrt(second moment).
+template <class T>
+struct Factors {
+    const T* rows;
+    int row_count;
+    T columns[kRowSteps];
+
+    __device__ __forceinline__ Factors(const FactoredScratch& scratch, const Place& place)
+        : rows(scratch.row_factors<T>(place.tile.matrix) + place.tile.first_row + place.first_row()),
+          row_count(place.rows) {
+        load_row<Plain<T>>(scratch.column_factors<T>(place.tile.matrix), place.tile.first_column, place.columns,
+                           place.lane, columns);
+    }
+
+    __device__ __forceinline__ T row(int step) const { return step < row_count ? rows[step] : T(0); }
+};
+
+// The lanes of a tile's bands, one after the other; merged, for the first thread of each team.
+__device__ __forceinline__ double sum_of_tile(const Place& place, double lane, double* lanes) {
+    lanes[threadIdx.x] = lane;
+    __syncthreads();
+    double sum = 0;
+    for (int band = 0; band < place.teams.bands; ++band) sum += lanes[place.thread_of(band, place.lane)];
+    return merge_lanes(sum, Squares::join, place.teams.lanes);
+}
+
+// Squares of the gradient, by row and by column, and of the parameter.
+template <class Format>
+__global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_constant__ MatrixTensors tensors) {
+    using T = typename Format::Compute;
+    FASTOPT_SHARED(double[kTileThreads], lanes);
+    FASTOPT_SHARED(double[kRowSteps * kTileThreads], columns);
+    const Place place(tensors);
+    const ScalarSet& set = *tensors.scalars[place.tensor];
+    if (set.skip != 0) return;
+    const Gradients<T> gradients(set);
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const FactoredScratch scratch = scratch_of(tensors, place.tensor);
+    double* const row_sums = scratch.row_sums(place.tile) + place.first_row();
+    double column_squares[kRowSteps] = {}, param_squares = 0;
+    for (int step = 0; step < place.steps; ++step) {
+        T param[kRowSteps], grad[kRowSteps];
+        params.load(step, param);
+        grads.load(step, grad);
+        gradients.prepare(param, grad, kRowSteps);
+        double row_squares = 0;
+        for (int k = 0; k < kRowSteps; ++k) {
+            if (place.lane + k * kLanes >= grads.count(step)) continue;
+            const double square = double(grad[k]) * double(grad[k]);
+            row_squares += square;
+            column_squares[k] += square;
+            param_squares += double(param[k]) * double(param[k]);
+        }
+        row_squares = merge_lanes(row_squares, Squares::join, place.teams.lanes);
+        if (place.lane == 0 && step < place.rows) row_sums[step] = row_squares;
+    }
+
+    for (int k = 0; k < kRowSteps; ++k) columns[k * kTileThreads + threadIdx.x] = column_squares[k];
+    param_squares = sum_of_tile(place, param_squares, lanes);  // and a barrier
+    if (place.is_first()) scratch.param_squares[place.unit] = param_squares;
+    for (int column = place.index; column < place.columns; column += place.teams.threads()) {
+        const int row_step = column / kLanes * kTileThreads;
+        double sum = 0;
+        for (int band = 0; band < place.teams.bands; ++band)
+            sum += columns[row_step + place.thread_of(band, column % kLanes)];
+        scratch.column_sums(place.tile)[column] = sum;
+    }
+}
+
+// Squares of the update.
+template <class Format>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+    measure_updates(const __grid_constant__ MatrixTensors tensors) {
+    using T = typename Format::Compute;
+    FASTOPT_SHARED(double[kTileThreads], lanes);
+    const Place place(tensors);
+    const ScalarSet& set = *tensors.scalars[place.tensor];
+    if (set.skip != 0) return;
+    const Gradients<T> gradients(set);
+    const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const FactoredScratch scratch = scratch_of(tensors, place.tensor);
+    const Factors<T> factors(scratch, place);
+    double squares = 0;
+    for (int step = 0; step < place.steps; ++step) {
+        T param[kRowSteps] = {}, grad[kRowSteps];
+        if (Prologue::penalizes(gradients.common)) params.load(step, param);
+        grads.load(step, grad);
+        gradients.prepare(param, grad, kRowSteps);
+        const T row_factor = factors.row(step);
+        for (int k = 0; k < kRowSteps; ++k) {
+            if (place.lane + k * kLanes >= grads.count(step)) continue;
+            const T update = Adafactor::update(grad[k], row_factor * factors.columns[k], c);
+            squares += double(update) * double(update);
+        }
+    }
+    squares = sum_of_tile(place, squares, lanes);
+    if (place.is_first()) scratch.update_squares[place.unit] = squares;
+}
+
+// The update.
+template <class Format>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+    apply_updates(const __grid_constant__ MatrixTensors tensors) {
+    using T = typename Format::Compute;
+    const Place place(tensors);
+    const ScalarSet& set = *tensors.scalars[place.tensor];
+    if (set.skip != 0) return;
+    const Gradients<T> gradients(set);
+    const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
+    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const FactoredScratch scratch = scratch_of(tensors, place.tensor);
+    const Factors<T> factors(scratch, place);
+    const T step_size = T(*scratch.step_size);
+    for (int step = 0; step < place.steps; ++step) {
+        T param[kRowSteps], grad[kRowSteps];
+        params.load(step, param);
+        grads.load(step, grad);
+        gradients.unscale(grad, kRowSteps);
+        if (gradients.unscales) grads.store(step, grad);
+        Prologue::gradient(param, grad, kRowSteps, gradients.common);
+        const T row_factor = factors.row(step);
+        for (int k = 0; k < kRowSteps; ++k)
+            param[k] = Prologue::decayed(param[k], gradients.common) -
+                       step_size * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
+        params.store(step, param);
+    }
+}
+
+}  // namespace
+}  // namespace fastopt::cuda

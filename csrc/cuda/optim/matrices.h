@@ -1,0 +1,137 @@
+// Many matrices in one launch, and a thread's place among their tiles.
+#pragma once
+
+#include "cuda/optim/group_sum.h"
+#include "cuda/optim/tensors.h"
+#include "cuda/row.h"
+#include "rules/factored.h"
+
+namespace fastopt::cuda {
+namespace {
+
+enum MatrixArray { kParam, kGrad, kRowVar, kColumnVar, kMatrixArrays };
+
+// Of a launch, as Tensors is.
+struct MatrixTensors {
+    static constexpr int kEach = kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 4;
+    static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
+
+    void* arrays[kMax][kMatrixArrays];
+    double* scratch[kMax];
+    Matrices shapes[kMax];
+    const ScalarSet* scalars[kMax];
+    uint32_t end[kMax];
+    DType types[kMax][kMatrixArrays];
+    int count;
+};
+static_assert(sizeof(MatrixTensors) <= kParameterBytes);
+
+inline void fill_matrices(MatrixTensors& tensors, int i, const Task& task) {
+    const Array* const arrays[] = {&task.param, &task.grad, &task.states[0], &task.states[1]};
+    for (int k = 0; k < kMatrixArrays; ++k) {
+        tensors.arrays[i][k] = arrays[k]->data;
+        tensors.types[i][k] = arrays[k]->type;
+    }
+    tensors.scratch[i] = task.scratch;
+    tensors.shapes[i] = task.shape;
+}
+
+__device__ __forceinline__ FactoredScratch scratch_of(const MatrixTensors& tensors, int tensor) {
+    return {tensors.scratch[tensor], tensors.shapes[tensor]};
+}
+
+__device__ __forceinline__ int64_t elements_of(const MatrixTensors& tensors, int tensor) {
+    const Matrices& shape = tensors.shapes[tensor];
+    return shape.count * shape.rows * shape.columns;
+}
+
+constexpr int kBands = kTileRows / kBandRows;
+constexpr int kTileThreads = kBands * kLanes;
+
+// A tile has a team of threads for each band of its rows, a lane for every 32nd of its columns. Where matrices are
+// small, so are their teams, and a block has many tiles.
+struct Teams {
+    int lanes, bands;  // powers of two
+
+    FASTOPT_HD explicit Teams(const Matrices& shape)
+        : lanes(power_of_two(shape.columns, kLanes)), bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
+
+    // Threads of a tile, tiles of a block.
+    FASTOPT_HD int threads() const { return lanes * bands; }
+    FASTOPT_HD int tiles() const { return kTileThreads / threads(); }
+};
+
+inline int64_t tile_blocks(const Task& task) {
+    return tiles_along(FactoredScratch::parts_of(task.shape), Teams(task.shape).tiles());
+}
+
+// A thread's place among the tiles of a launch.
+struct Place {
+    int tensor;
+    Teams teams;
+    int index, band, lane;  // of the thread in its tile, of its team, in its team
+    int64_t unit;
+    MatrixTile tile;
+    int columns, rows;  // of the tile, and from the team's first row on; none where there is no tile
+    int steps;          // rows that a team has at most, the same in all of the block
+
+    __device__ __forceinline__ explicit Place(const MatrixTensors& tensors)
+        : Place(tensors, tensor_of_block(tensors)) {}
+
+    // The first thread of a tile that exists.
+    __device__ __forceinline__ bool is_first() const { return index == 0 && columns > 0; }
+
+    // The team's first row in the tile.
+    __device__ __forceinline__ int first_row() const { return band * kBandRows; }
+
+    // The thread of the block that is a lane of a band of this tile.
+    __device__ __forceinline__ int thread_of(int of_band, int of_lane) const {
+        return int(threadIdx.x) - index + of_band * teams.lanes + of_lane;
+    }
+
+   private:
+    __device__ __forceinline__ Place(const MatrixTensors& tensors, int of_tensor)
+        : Place(tensors.shapes[of_tensor], of_tensor, block_within(tensors, of_tensor)) {}
+
+    __device__ __forceinline__ Place(const Matrices& shape, int of_tensor, int64_t block)
+        : tensor(of_tensor),
+          teams(shape),
+          index(int(threadIdx.x) % teams.threads()),
+          band(index / teams.lanes),
+          lane(index % teams.lanes),
+          unit(block * teams.tiles() + int(threadIdx.x) / teams.threads()),
+          tile(shape, unit),
+          columns(unit < FactoredScratch::parts_of(shape) ? tile.columns : 0),
+          rows(columns > 0 ? tile.rows - first_row() : 0),
+          steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)) {}
+};
+
+// A thread's elements of the rows of its team.
+template <class Format>
+struct Rows {
+    using T = typename Format::Compute;
+    typename Format::Storage* data;
+    int64_t stride;
+    int rows, columns, lane;
+
+    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const Place& place, MatrixArray array)
+        : data(static_cast<typename Format::Storage*>(tensors.arrays[place.tensor][array]) +
+               place.tile.at(place.first_row())),
+          stride(tensors.shapes[place.tensor].columns),
+          rows(place.rows),
+          columns(place.columns),
+          lane(place.lane) {}
+
+    // Columns of a row, none where there is no such row.
+    __device__ __forceinline__ int count(int step) const { return step < rows ? columns : 0; }
+
+    __device__ __forceinline__ void load(int step, T (&values)[kRowSteps]) const {
+        load_row<Format>(data, step * stride, count(step), lane, values);
+    }
+    __device__ __forceinline__ void store(int step, const T (&values)[kRowSteps]) const {
+        store_row<Format>(data, step * stride, count(step), lane, values);
+    }
+};
+
+}  // namespace
+}  // namespace fastopt::cuda

@@ -1,0 +1,90 @@
+// Sums over many tensors, of the same shape as the CPU's (cpu/reductions.h): a lane is a thread, a chunk a warp's.
+#include <vector>
+
+#include "cuda/memory.h"
+#include "cuda/optim/tensors.h"
+#include "cuda/warp.h"
+#include "math/sums.h"
+
+namespace fastopt::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+
+// arrays: elements, partial results
+template <class Sum, class Format>
+__global__ void __launch_bounds__(kWarps* kLanes)
+    reduce_chunks(const __grid_constant__ Tensors<2> tensors, double exponent) {
+    const Part part = part_of_block(tensors, kWarps * kSumChunk);
+    const int lane = int(threadIdx.x) % kLanes;
+    const int64_t begin = part.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    if (begin >= part.end) return;
+    const int64_t end = part.end - begin < kSumChunk ? part.end : begin + kSumChunk;
+    const auto* const elements = static_cast<const typename Format::Storage*>(tensors.arrays[part.tensor][0]);
+    const auto term = [exponent](typename Format::Storage x) { return Sum::term(double(Format::load(x)), exponent); };
+    double sum = gather_lane(elements + begin, end - begin, lane, kLanes, Sum::start, term, Sum::join);
+    sum = merge_lanes(sum, Sum::join);
+    if (lane == 0) static_cast<double*>(tensors.arrays[part.tensor][1])[begin / kSumChunk] = sum;
+}
+
+constexpr int kJoiners = 1024;
+constexpr int kStaged = 4 * kJoiners;
+
+// One block: all of its threads fetch, one warp adds up.
+template <class Sum>
+__global__ void __launch_bounds__(kJoiners)
+    join_chunks(const double* partials, int64_t n, double exponent, const float* loss_scale, double known_loss_scale,
+                double* norm) {
+    FASTOPT_SHARED(double[kStaged], staged);
+    double sum = Sum::start;
+    for (int64_t first = 0; first < n; first += kStaged) {
+        const int count = int(n - first < kStaged ? n - first : kStaged);
+        for (int i = int(threadIdx.x); i < count; i += kJoiners) staged[i] = partials[first + i];
+        __syncthreads();
+        if (threadIdx.x < kLanes)
+            for (int i = int(threadIdx.x); i < count; i += kLanes) sum = Sum::join(sum, staged[i]);
+        __syncthreads();
+    }
+    if (threadIdx.x >= kLanes) return;
+    sum = merge_lanes(sum, Sum::join);
+    if (threadIdx.x == 0)
+        *norm = Sum::norm(sum, exponent) / (loss_scale != nullptr ? double(*loss_scale) : known_loss_scale);
+}
+
+struct Kernels {
+    void (*reduce[4])(const Tensors<2>, double);  // by DType
+    void (*join)(const double*, int64_t, double, const float*, double, double*);
+};
+
+#define FASTOPT_KERNELS(name, Sum)                                                                               \
+    {{reduce_chunks<Sum, Plain<float>>, reduce_chunks<Sum, Plain<double>>, reduce_chunks<Sum, Narrow<BFloat16>>, \
+      reduce_chunks<Sum, Narrow<Float16>>},                                                                      \
+     join_chunks<Sum>},
+constexpr Kernels kernels[] = {FASTOPT_SUMS(FASTOPT_KERNELS)};
+
+const Array& source(const Task& task) { return task.grad.data != nullptr ? task.grad : task.param; }
+
+}  // namespace
+
+void reduce(const Stream& stream, int reduction, double exponent, const Task* const* tasks, int count) {
+    std::vector<const Task*> of_type[4];
+    for (int i = 0; i < count; ++i) of_type[int(source(*tasks[i]).type)].push_back(tasks[i]);
+    for (int type = 0; type < 4; ++type)
+        for_tables<2>(
+            of_type[type].data(), static_cast<int>(of_type[type].size()), kWarps * kSumChunk,
+            [](Tensors<2>& tensors, int i, const Task& task) {
+                tensors.arrays[i][0] = source(task).data;
+                tensors.arrays[i][1] = task.partials;
+            },
+            [&](const Tensors<2>& tensors, int64_t blocks) {
+                launch(stream, "sums", kernels[reduction].reduce[type], {blocks, kWarps * kLanes}, tensors, exponent);
+            });
+}
+
+void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
+          const Unknowns& unknowns, double known_loss_scale, double* norm) {
+    launch(stream, "norm", kernels[reduction].join, {1, kJoiners}, partials, n, exponent, unknowns.loss_scale,
+           known_loss_scale, norm);
+}
+
+}  // namespace fastopt::cuda

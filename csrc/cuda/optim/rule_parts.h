@@ -1,0 +1,14 @@
+// The parts that rules.cu is compiled in (CMakeLists.txt).
+#pragma once
+
+#include "cuda/engine.h"
+
+namespace fastopt::cuda {
+
+constexpr int kParts = 4;
+
+// Of a rule whose row is kPart modulo kParts.
+template <int kPart>
+void update_in_part(const Stream& stream, int rule, const Task* const* tasks, int count);
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,36 @@
+// The table of rules. Compiled in kParts parts, so that a build uses several cores: part k has the
+// rules whose row in the table is k modulo kParts.
+#include "cuda/optim/adafactor.h"
+#include "cuda/optim/elementwise.h"
+#include "cuda/optim/rule_parts.h"
+#include "rules/list.h"
+
+namespace fastopt::cuda {
+namespace {
+
+using Update = void (*)(const Stream&, const Task* const* tasks, int count);
+
+template <int kRow, class Rule>
+constexpr Update in_part() {
+    if constexpr (kRow % kParts == FASTOPT_PART)
+        return Rule::update;
+    else
+        return nullptr;
+}
+
+constexpr int kFirst = __COUNTER__ + 1;
+#define FASTOPT_ONE_PASS(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<OnePass<__VA_ARGS__>>>(),
+#define FASTOPT_GRADIENTLESS(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<Gradientless<__VA_ARGS__>>>(),
+#define FASTOPT_SEVERAL_PASSES(name, ...) in_part<__COUNTER__ - kFirst, __VA_ARGS__>(),
+
+constexpr Update updates[] = {FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SEVERAL_PASSES)
+                                  in_part<__COUNTER__ - kFirst, Elementwise<Clip>>()};
+
+}  // namespace
+
+template <>
+void update_in_part<FASTOPT_PART>(const Stream& stream, int rule, const Task* const* tasks, int count) {
+    updates[rule](stream, tasks, count);
+}
+
+}  // namespace fastopt::cuda

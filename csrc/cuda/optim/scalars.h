@@ -1,0 +1,55 @@
+// Scalars of a step as a kernel reads them, and gradients after the prologue.
+#pragma once
+
+#include "cuda/engine.h"
+#include "rules/prologue.h"
+
+namespace fastopt::cuda {
+namespace {
+
+template <template <class> class Scalars, class T>
+FASTOPT_HD Scalars<T> scalars_from(const T* values) {
+    Scalars<T> scalars;
+    __builtin_memcpy(&scalars, __builtin_assume_aligned(values, alignof(ScalarSet)), sizeof scalars);
+    return scalars;
+}
+
+template <class T>
+__device__ __forceinline__ const T* prologue_of(const ScalarSet& set) {
+    if constexpr (sizeof(T) == sizeof(float))
+        return set.rounded_prologue;
+    else
+        return set.prologue;
+}
+
+template <class T>
+__device__ __forceinline__ const T* rule_of(const ScalarSet& set) {
+    if constexpr (sizeof(T) == sizeof(float))
+        return set.rounded_rule;
+    else
+        return set.rule;
+}
+
+// Gradients, of which a thread has `n` in registers: as they are in memory, unscaled (and then written back), and as a
+// rule reads them.
+template <class T>
+struct Gradients {
+    Prologue::Scalars<T> common;
+    bool unscales;
+
+    __device__ __forceinline__ explicit Gradients(const ScalarSet& set)
+        : common(scalars_from<Prologue::Scalars>(prologue_of<T>(set))), unscales(common.loss_scale != T(1)) {}
+
+    __device__ __forceinline__ void unscale(T* grad, int n) const {
+        if (unscales) Prologue::unscale(grad, n, common);
+    }
+
+    // From memory to what a rule reads.
+    __device__ __forceinline__ void prepare(const T* param, T* grad, int n) const {
+        unscale(grad, n);
+        Prologue::gradient(param, grad, n, common);
+    }
+};
+
+}  // namespace
+}  // namespace fastopt::cuda

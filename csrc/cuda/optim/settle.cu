@@ -1,0 +1,117 @@
+// The scalars of a step, completed by what only the device knows: GradScaler's scale and verdict, the norm that clips,
+// and, in a step that is captured, its counters.
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "rules/program.h"
+#include "rules/prologue.h"
+
+namespace fastopt::cuda {
+namespace {
+
+constexpr int kSettlers = 128;
+
+// By value, as many as a launch has room for.
+struct KnownSets {
+    static constexpr int kMax = int((kParameterBytes - 128) / sizeof(Constants));
+    Constants known[kMax];
+    int count;
+    Unknowns unknowns;
+    ScalarSet* sets;
+};
+
+struct CountedSets {
+    static constexpr int kMax = int((kParameterBytes - 128 - sizeof(Program)) / sizeof(Counter));
+    Program program;
+    Array learning_rate;
+    double max_grad_norm;
+    Counter counters[kMax];
+    int count;
+    Unknowns unknowns;
+    ScalarSet* sets;
+};
+static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
+
+__device__ __forceinline__ bool skips(const Unknowns& unknowns) {
+    return unknowns.found_inf != nullptr && *unknowns.found_inf != 0;
+}
+
+__device__ __forceinline__ void write(ScalarSet& set, const double* prologue, const double* rule, double max_grad_norm,
+                                      const Unknowns& unknowns) {
+    for (int k = 0; k < kMaxScalars; ++k) {
+        double common = prologue[k];
+        if (k == kLossScale && unknowns.loss_scale != nullptr) common = double(*unknowns.loss_scale);
+        if (k == kGradFactor && unknowns.norm != nullptr && max_grad_norm >= 0)
+            common = Prologue::clipped(common, *unknowns.norm, max_grad_norm);
+        set.prologue[k] = common;
+        set.rounded_prologue[k] = float(common);
+        set.rule[k] = rule[k];
+        set.rounded_rule[k] = float(rule[k]);
+    }
+    set.skip = skips(unknowns);
+}
+
+__global__ void __launch_bounds__(kSettlers) settle_known(const __grid_constant__ KnownSets sets) {
+    const int i = int(blockIdx.x * kSettlers + threadIdx.x);
+    if (i >= sets.count) return;
+    const Constants& known = sets.known[i];
+    write(sets.sets[i], known.prologue, known.rule, known.max_grad_norm, sets.unknowns);
+}
+
+__device__ __forceinline__ double read_number(const Array& number) {
+    if (number.data == nullptr) return 0;
+    return number.type == DType::f32 ? double(*static_cast<const float*>(number.data))
+                                     : *static_cast<const double*>(number.data);
+}
+
+__device__ __forceinline__ void write_number(const Array& number, double value) {
+    if (number.data == nullptr) return;
+    if (number.type == DType::f32)
+        *static_cast<float*>(number.data) = float(value);
+    else
+        *static_cast<double*>(number.data) = value;
+}
+
+__global__ void __launch_bounds__(kSettlers) settle_counters(const __grid_constant__ CountedSets sets) {
+    const int i = int(blockIdx.x * kSettlers + threadIdx.x);
+    if (i >= sets.count) return;
+    const Counter& counter = sets.counters[i];
+    double inputs[kInputs] = {read_number(counter.step) + 1, 0, 0, read_number(sets.learning_rate)};
+    for (int k = 0; k < kMaxCarried; ++k) inputs[1 + k] = read_number(counter.carried[k]);
+    double prologue[kMaxScalars] = {}, rule[kMaxScalars] = {}, carried[kMaxCarried] = {};
+    evaluate(sets.program, inputs, prologue, rule, carried);
+    write(sets.sets[i], prologue, rule, sets.max_grad_norm, sets.unknowns);
+    if (skips(sets.unknowns)) return;
+    write_number(counter.step, inputs[0]);
+    for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], carried[k]);
+}
+
+// Calls start(first, n) for `count` things, at most `most` at a time.
+template <class Start>
+void in_turns(int count, int most, Start start) {
+    for (int first = 0; first < count; first += most) start(first, count - first < most ? count - first : most);
+}
+
+}  // namespace
+
+void settle(const Stream& stream, const Constants* known, int count, const Unknowns& unknowns, ScalarSet* sets) {
+    in_turns(count, KnownSets::kMax, [&](int first, int n) {
+        KnownSets some{};
+        std::copy_n(known + first, n, some.known);
+        some.count = n;
+        some.unknowns = unknowns;
+        some.sets = sets + first;
+        launch(stream, "scalars", settle_known, {(n + kSettlers - 1) / kSettlers, kSettlers}, some);
+    });
+}
+
+void settle_counted(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+                    const Counter* counters, int count, const Unknowns& unknowns, ScalarSet* sets) {
+    in_turns(count, CountedSets::kMax, [&](int first, int n) {
+        CountedSets some{program, learning_rate, max_grad_norm, {}, n, unknowns, sets + first};
+        std::copy_n(counters + first, n, some.counters);
+        launch(stream, "counted scalars", settle_counters, {(n + kSettlers - 1) / kSettlers, kSettlers}, some);
+    });
+}
+
+}  // namespace fastopt::cuda

@@ -1,0 +1,92 @@
+// Many tensors in one launch: a table of them travels as the kernel's parameter, and every block has a part of one.
+#pragma once
+
+#include "cuda/launch.h"
+
+namespace fastopt::cuda {
+namespace {
+
+// Of a launch: room for `kArrays` arrays of each tensor.
+template <int kArrays>
+struct Tensors {
+    static constexpr int kEach = kArrays * int(sizeof(void*)) + 8 + 8 + 4 + kArrays;
+    static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
+
+    void* arrays[kMax][kArrays];
+    int64_t n[kMax];
+    const ScalarSet* scalars[kMax];
+    uint32_t end[kMax];  // the first block behind the tensor's
+    DType types[kMax][kArrays];
+    int count;
+};
+
+// A block's part of a tensor.
+struct Part {
+    int tensor;
+    int64_t begin, end;
+};
+
+// The tensor that this block works on.
+template <class Table>
+__device__ __forceinline__ int tensor_of_block(const Table& tensors) {
+    int low = 0, high = tensors.count - 1;
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (blockIdx.x < tensors.end[middle])
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+// Which of its tensor's blocks this is.
+template <class Table>
+__device__ __forceinline__ int64_t block_within(const Table& tensors, int tensor) {
+    return blockIdx.x - (tensor == 0 ? 0u : tensors.end[tensor - 1]);
+}
+
+// The part of this block, `size` elements of a tensor at most.
+template <class Table>
+__device__ __forceinline__ Part part_of_block(const Table& tensors, int64_t size) {
+    const int tensor = tensor_of_block(tensors);
+    const int64_t begin = block_within(tensors, tensor) * size, n = tensors.n[tensor];
+    return {tensor, begin, n - begin < size ? n : begin + size};
+}
+
+// Calls start(tensors, blocks) for all tasks, as many at a time as a table holds. The i-th tensor gets blocks_of(task)
+// blocks, and fill(tensors, i, task) sets what is the table's own.
+template <class Table, class BlocksOf, class Fill, class Start>
+void for_tables(const Task* const* tasks, int count, BlocksOf blocks_of, Fill fill, Start start) {
+    Table tensors;
+    tensors.count = 0;
+    int64_t blocks = 0;
+    for (int i = 0; i < count; ++i) {
+        const int64_t own = blocks_of(*tasks[i]);
+        if (tensors.count == tensors.kMax || blocks + own > INT32_MAX) {
+            start(tensors, blocks);
+            tensors.count = 0;
+            blocks = 0;
+        }
+        const int k = tensors.count++;
+        fill(tensors, k, *tasks[i]);
+        tensors.scalars[k] = tasks[i]->scalars;
+        tensors.end[k] = static_cast<uint32_t>(blocks += own);
+    }
+    if (blocks > 0) start(tensors, blocks);
+}
+
+// The same, for parts of `size` elements; `fill` sets the arrays.
+template <int kArrays, class Fill, class Start>
+void for_tables(const Task* const* tasks, int count, int64_t size, Fill fill, Start start) {
+    for_tables<Tensors<kArrays>>(
+        tasks, count, [size](const Task& task) { return (task.n + size - 1) / size; },
+        [&](Tensors<kArrays>& tensors, int i, const Task& task) {
+            fill(tensors, i, task);
+            tensors.n[i] = task.n;
+        },
+        start);
+}
+
+}  // namespace
+}  // namespace fastopt::cuda

@@ -1,0 +1,134 @@
+// What a Batch makes of one parameter: pointers, if all its tensors are as the kernels take them.
+#include "engine/optim/step.h"
+#include "engine/workers/dispatch.h"
+
+namespace fastopt {
+namespace {
+
+// float32 counts exactly up to here; beyond, the slow path replaces the counter by a float64 one.
+constexpr double kLastFloatStep = 16777216.0;
+
+bool fits(const TensorView& state, const TensorView& param) {
+    const bool half = param.type == DType::bf16 || param.type == DType::f16;
+    return state.type == param.type || (half && state.type == DType::f32);
+}
+
+// Reads a float32 or float64 tensor of one element.
+bool read_scalar(PyObject* tensor, Array& where, double& value) {
+    TensorView v;
+    if (!view(tensor, v) || !v.on_host || v.numel != 1 || v.complex) return false;
+    if (v.type == DType::f32)
+        value = static_cast<double>(*static_cast<const float*>(v.data));
+    else if (v.type == DType::f64)
+        value = *static_cast<const double*>(v.data);
+    else
+        return false;
+    where = {v.data, v.type};
+    return true;
+}
+
+// Reads a 'step' tensor, which holds a count it can still add one to.
+bool read_step(PyObject* tensor, Counter& counter) {
+    double value;
+    if (!read_scalar(tensor, counter.step, value)) return false;
+    const double limit = counter.step.type == DType::f32 ? kLastFloatStep : 0x1p53;
+    if (!(value >= 0 && value < limit)) return false;
+    counter.t = static_cast<int64_t>(value) + 1;
+    return static_cast<double>(counter.t - 1) == value;
+}
+
+// The shape of a factored parameter; false unless it is contiguous, with two dimensions or more.
+bool as_matrices(const TensorView& param, Matrices& shape) {
+    if (param.ndim < 2 || param.complex) return false;
+    int64_t expected = 1;
+    for (int d = param.ndim - 1; d >= 0; --d) {
+        if (param.sizes[d] != 1 && param.strides[d] != expected && param.numel > 0) return false;
+        expected *= param.sizes[d];
+    }
+    shape = {1, param.sizes[param.ndim - 2], param.sizes[param.ndim - 1]};
+    for (int d = 0; d < param.ndim - 2; ++d) shape.count *= param.sizes[d];
+    return true;
+}
+
+}  // namespace
+
+bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
+    TensorView v;
+    if (!view(state, v) || v.device != param.device || !fits(v, param)) return false;
+    Matrices shape;
+    if (!rule_->factored) {
+        if (!same_layout(v, param)) return false;
+    } else if (!as_matrices(v, shape) || shape.count != task.shape.count ||
+               shape.rows != (k == 0 ? task.shape.rows : 1) || shape.columns != (k == 0 ? 1 : task.shape.columns)) {
+        return false;
+    }
+    task.states[k] = {v.data, v.type};
+    return true;
+}
+
+bool Batch::read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars) {
+    counter = {};
+    if (held.step != nullptr) {
+        if (!read_step(held.step, counter)) return false;
+        t = counter.t;
+    }
+    double carried[kMaxCarried] = {};
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!read_scalar(held.carried[k], counter.carried[k], carried[k])) return false;
+    scalars = constants(t, carried);
+    return true;
+}
+
+// Where a program counts, the counters are on the device, unread.
+bool Batch::describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& constants) {
+    counter = {};
+    constants = by_step_.front().constants;
+    const auto number = [&](PyObject* tensor, Array& where) {
+        TensorView v;
+        if (tensor == nullptr) return true;
+        if (!view(tensor, v) || v.device != param.device || v.numel != 1 || v.complex) return false;
+        where = {v.data, v.type};
+        return v.type == DType::f32 || v.type == DType::f64;
+    };
+    if (param.device == kHost || !number(held.step, counter.step)) return false;
+    for (size_t k = 0; k < carried_keys_.size(); ++k)
+        if (!number(held.carried[k], counter.carried[k])) return false;
+    return true;
+}
+
+// Everything that may run Python code comes first, and then the pointers are read.
+bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
+    // Before a subclass is asked anything.
+    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
+    if (asks_layouts_ && held.grad != nullptr && !is_strided(held.grad)) return false;
+    if (programmed_ == nullptr) {
+        // Twice where the scalars were computed, as Python may have moved the counters' memory.
+        const size_t known = by_step_.size();
+        if (!read_counter(held, counter, t, task.constants)) return false;
+        if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
+    }
+    if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
+
+    TensorView param, grad;
+    if (!view(held.param, param) || !is_dense(param)) return false;
+    if (programmed_ != nullptr && !describe_counter(held, param, counter, task.constants)) return false;
+    if (rule_->factored && !as_matrices(param, task.shape)) return false;
+    if (held.grad != nullptr) {
+        if (!view(held.grad, grad) || grad.type != param.type || grad.device != param.device ||
+            !same_layout(grad, param))
+            return false;
+        task.grad = {grad.data, grad.type};
+    }
+    for (int k = 0; k < rule_->states; ++k)
+        if (!describe_state(held.states[k], param, k, task)) return false;
+    const RuleEntry& entry = kernels().rules[rule_->index];
+    task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
+    task.pass_count = entry.passes;
+    task.rule = rule_->index;
+    task.device = param.device;
+    task.n = param.numel;
+    task.param = {param.data, param.type};
+    return true;
+}
+
+}  // namespace fastopt

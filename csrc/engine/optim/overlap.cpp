@@ -1,0 +1,90 @@
+#include "engine/optim/overlap.h"
+
+#include <algorithm>
+
+#include "engine/interop/tensor.h"
+
+namespace fastopt {
+namespace {
+
+Range range(const Array& array, int64_t n, size_t task, const char* role) {
+    const char* begin = static_cast<const char*>(array.data);
+    return {begin, begin + n * element_size(array.type), task, role};
+}
+
+int64_t state_size(const Task& task, int k) {
+    if (task.shape.count == 0) return task.n;
+    return task.shape.count * (k == 0 ? task.shape.rows : task.shape.columns);
+}
+
+void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters, std::vector<Range>& ranges) {
+    ranges.clear();
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        const Task& task = tasks[i];
+        if (task.n > 0) {
+            ranges.push_back(range(task.param, task.n, i, "parameter"));
+            if (task.constants->unscales) ranges.push_back(range(task.grad, task.n, i, "gradient"));
+            for (int k = 0; k < kMaxStates && task.states[k].data != nullptr; ++k)
+                ranges.push_back(range(task.states[k], state_size(task, k), i, "state"));
+        }
+        if (counters[i].step.data != nullptr) ranges.push_back(range(counters[i].step, 1, i, "step"));
+        for (const Array& scalar : counters[i].carried)
+            if (scalar.data != nullptr) ranges.push_back(range(scalar, 1, i, "state"));
+    }
+}
+
+// Calls visit with every number that determines the ranges a step writes, as long as it returns true.
+template <class Visit>
+bool each_word(const std::vector<Task>& tasks, const std::vector<Counter>& counters, Visit visit) {
+    const auto array = [&](const Array& a) {
+        return visit(reinterpret_cast<uintptr_t>(a.data)) && visit(static_cast<uint64_t>(a.type));
+    };
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        const Task& task = tasks[i];
+        bool go_on = visit(static_cast<uint64_t>(task.n)) && array(task.param);
+        if (task.shape.count > 0)
+            go_on = go_on && visit(static_cast<uint64_t>(task.shape.count)) &&
+                    visit(static_cast<uint64_t>(task.shape.rows));
+        for (int k = 0; go_on && k < kMaxStates && task.states[k].data != nullptr; ++k) go_on = array(task.states[k]);
+        go_on = go_on && array(counters[i].step);
+        for (int k = 0; go_on && k < kMaxCarried && counters[i].carried[k].data != nullptr; ++k)
+            go_on = array(counters[i].carried[k]);
+        if (!go_on) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task>& tasks,
+                                                          const std::vector<Counter>& counters) {
+    bool unscales = false;
+    for (const Task& task : tasks) unscales |= task.constants->unscales;
+    size_t next = 0;
+    const bool stayed = !unscales && each_word(tasks, counters, [&](uint64_t word) {
+        return next < known_.size() && known_[next++] == word;
+    }) && next == known_.size();
+    if (!stayed) {
+        known_.clear();  // nothing is known until the check has passed
+        list_writes(tasks, counters, writes_);
+        std::sort(writes_.begin(), writes_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+        for (size_t i = 1; i < writes_.size(); ++i)
+            if (writes_[i].begin < writes_[i - 1].end) return {{writes_[i - 1], writes_[i]}};
+        if (!unscales)
+            each_word(tasks, counters, [&](uint64_t word) {
+                known_.push_back(word);
+                return true;
+            });
+    }
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        if (tasks[i].n == 0 || tasks[i].grad.data == nullptr || tasks[i].constants->unscales) continue;
+        const Range read = range(tasks[i].grad, tasks[i].n, i, "gradient");
+        // The writes are disjoint, so only the last one that begins before the read's end can touch it.
+        auto after = std::lower_bound(writes_.begin(), writes_.end(), read.end,
+                                      [](const Range& write, const char* end) { return write.begin < end; });
+        if (after != writes_.begin() && (--after)->end > read.begin) return {{*after, read}};
+    }
+    return std::nullopt;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,77 @@
+#include "engine/optim/rule_table.h"
+
+#include <sstream>
+#include <unordered_map>
+
+#include "engine/workers/dispatch.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+// Built once and never freed: Python may be gone when static destructors run.
+const std::unordered_map<std::string, Rule>& all_rules() {
+    static const auto* rules = [] {
+        auto* map = new std::unordered_map<std::string, Rule>;
+        const KernelTable& table = kernels();
+        for (int i = 0; i < table.rule_count; ++i) {
+            const RuleEntry& entry = table.rules[i];
+            map->emplace(entry.name,
+                         Rule{i, entry.states, entry.reads_grad, entry.factored, ScalarNames(entry.scalar_names)});
+        }
+        return map;
+    }();
+    return *rules;
+}
+
+}  // namespace
+
+ScalarNames::ScalarNames(const char* comma_separated) {
+    std::istringstream words(comma_separated);
+    std::string word;
+    while (std::getline(words >> std::ws, word, ',')) names_.push_back(PyUnicode_InternFromString(word.c_str()));
+}
+
+void ScalarNames::read(const py::dict& values, double* out, size_t others) const {
+    for (size_t i = 0; i < names_.size(); ++i) {
+        PyObject* value = PyDict_GetItemWithError(values.ptr(), names_[i]);
+        if (value == nullptr) throw py::key_error("scalar '" + py::cast<std::string>(names_[i]) + "' is missing");
+        out[i] = PyFloat_AsDouble(value);
+        if (out[i] == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    }
+    if (values.size() != names_.size() + others) throw py::key_error("more scalars than the rule has");
+}
+
+py::tuple ScalarNames::as_tuple() const {
+    py::tuple names(names_.size());
+    for (size_t i = 0; i < names_.size(); ++i) names[i] = py::reinterpret_borrow<py::object>(names_[i]);
+    return names;
+}
+
+const Rule& find_rule(const std::string& name) {
+    const auto found = all_rules().find(name);
+    if (found == all_rules().end()) throw py::key_error("no rule '" + name + "'");
+    return found->second;
+}
+
+int find_reduction(const std::string& name) {
+    const KernelTable& table = kernels();
+    for (int i = 0; i < table.reduction_count; ++i)
+        if (name == table.reductions[i].name) return i;
+    throw py::key_error("no reduction '" + name + "'");
+}
+
+const ScalarNames& prologue_names() {
+    static const auto* names = new ScalarNames(kernels().prologue_names);
+    return *names;
+}
+
+py::dict describe_rules() {
+    py::dict all;
+    for (const auto& [name, rule] : all_rules())
+        all[py::str(name)] = py::make_tuple(rule.states, rule.scalars.as_tuple(), rule.reads_grad, rule.factored);
+    return all;
+}
+
+}  // namespace fastopt

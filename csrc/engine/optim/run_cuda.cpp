@@ -1,0 +1,127 @@
+// What a gathered Batch does on a GPU: launches, and nothing that waits for them.
+#include <algorithm>
+#include <map>
+
+#include "engine/interop/stream.h"
+#include "engine/optim/step.h"
+#include "rules/factored.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+template <class T>
+T* reserve(int device, int64_t count, std::vector<py::object>& held) {
+    const DeviceMemory memory = allocate(device, static_cast<size_t>(count) * sizeof(T));
+    held.push_back(memory.tensor);
+    return static_cast<T*>(memory.data);
+}
+
+// One number in a tensor, where the device can read it; null where there is none.
+template <class T>
+const T* number_on(int device, const py::object& tensor, std::vector<py::object>& held) {
+    if (!tensor || tensor.is_none()) return nullptr;
+    py::object there = tensor;
+    TensorView v;
+    bool good = view(there.ptr(), v);
+    if (good && v.device != device) {
+        there = tensor.attr("to")("cuda:" + std::to_string(device), py::arg("non_blocking") = true);
+        good = view(there.ptr(), v);
+    }
+    if (!good || v.numel != 1 || v.type != (sizeof(T) == sizeof(float) ? DType::f32 : DType::f64))
+        throw py::type_error("a number that a step on " + std::to_string(device) + " depends on cannot be read there");
+    held.push_back(there);
+    return static_cast<const T*>(v.data);
+}
+
+std::vector<const Task*> of_device(const std::vector<Task>& tasks, int device) {
+    std::vector<const Task*> all;
+    for (const Task& task : tasks)
+        if (task.device == device && task.n > 0) all.push_back(&task);
+    return all;
+}
+
+}  // namespace
+
+py::object Batch::norm_on(int device, int reduction, double exponent, double loss_scale) {
+    const cuda::Stream stream = stream_of(device);
+    std::vector<py::object> held;
+    const int64_t chunks = count_chunks(measured_);
+    double* const partials = reserve<double>(device, chunks, held);
+    const DeviceMemory result = allocate(device, sizeof(double));
+    const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held), nullptr, nullptr};
+    place_partials(measured_, device, partials);
+    const std::vector<const Task*> measured = of_device(measured_, device);
+    {
+        const py::gil_scoped_release released;
+        cuda::reduce(stream, reduction, exponent, measured.data(), static_cast<int>(measured.size()));
+        cuda::join(stream, reduction, exponent, partials, chunks, unknowns, loss_scale,
+                   static_cast<double*>(result.data));
+    }
+    return result.tensor.attr("view")(py::module_::import("torch").attr("float64")).attr("squeeze")();
+}
+
+// To be joined on the host with those of other devices.
+void Batch::fetch_partials(int device, int reduction, double exponent) {
+    std::vector<py::object> held;
+    double* const there = reserve<double>(device, count_chunks(measured_), held);
+    place_partials(measured_, device, there);
+    const std::vector<const Task*> measured = of_device(measured_, device);
+    cuda::reduce(stream_of(device), reduction, exponent, measured.data(), static_cast<int>(measured.size()));
+    const py::object fetched = held[0].attr("cpu")();
+    const auto* const all = reinterpret_cast<const double*>(fetched.attr("data_ptr")().cast<uintptr_t>());
+    for (const Task* task : measured) {
+        const int64_t first = task->partials - there;
+        std::copy_n(all + first, tiles_along(task->n, kSumChunk), partials_.data() + first);
+    }
+}
+
+// First those that the host knows, in the order of constants_; then one for each task of a program.
+void Batch::settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
+                      const cuda::Unknowns& unknowns) {
+    std::map<const Programmed*, std::vector<Task*>> counted;
+    bool any_known = false;
+    for (Task* task : tasks) {
+        const Programmed* const programmed = places_[static_cast<size_t>(task - tasks_.data())].programmed;
+        if (programmed != nullptr) counted[programmed].push_back(task);
+        any_known |= programmed == nullptr;
+        task->scalars = sets + task->constants->index;
+    }
+    if (any_known) {
+        const std::vector<Constants> known(constants_.begin(), constants_.end());
+        cuda::settle(stream, known.data(), static_cast<int>(known.size()), unknowns, sets);
+    }
+    ScalarSet* next = sets + constants_.size();
+    for (const auto& [programmed, own] : counted) {
+        std::vector<Counter> counters;
+        for (Task* task : own) {
+            task->scalars = next + counters.size();
+            counters.push_back(counters_[static_cast<size_t>(task - tasks_.data())]);
+        }
+        cuda::settle_counted(stream, programmed->program, programmed->learning_rate, programmed->max_grad_norm,
+                             counters.data(), static_cast<int>(counters.size()), unknowns, next);
+        next += counters.size();
+    }
+}
+
+void Batch::run_on(int device) {
+    const cuda::Stream stream = stream_of(device);
+    const std::vector<Task*>& tasks = tasks_on(device);
+    std::vector<py::object> held;
+    const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held),
+                                  number_on<float>(device, found_inf_, held), number_on<double>(device, norm_, held)};
+    int64_t doubles = 0;
+    for (const Task* task : tasks) doubles += scratch_size(*task);
+    ScalarSet* const sets = reserve<ScalarSet>(device, static_cast<int64_t>(constants_.size() + tasks.size()), held);
+    place_scratch(tasks, reserve<double>(device, doubles, held));
+
+    std::map<int, std::vector<const Task*>> by_rule;
+    for (const Task* task : tasks)
+        if (task->n > 0) by_rule[task->rule].push_back(task);
+    const py::gil_scoped_release released;
+    settle_on(stream, tasks, sets, unknowns);
+    for (const auto& [rule, own] : by_rule) cuda::update(stream, rule, own.data(), static_cast<int>(own.size()));
+}
+
+}  // namespace fastopt

@@ -1,0 +1,168 @@
+// One step of one optimizer: gathers the tensors of all its groups, checks them, and updates them in
+// one parallel region. Nothing is written before run().
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cuda/engine.h"
+#include "engine/interop/tensor.h"
+#include "engine/optim/overlap.h"
+#include "engine/optim/pool.h"
+#include "engine/optim/rule_table.h"
+#include "engine/optim/state_walk.h"
+#include "engine/workers/run.h"
+#include "rules/program.h"
+
+namespace fastopt {
+
+class Batch {
+   public:
+    Batch() = default;
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
+    ~Batch();
+
+    // What only a device knows of the whole step, float32 tensors there or None: GradScaler's scale, which gradients
+    // are divided by, and whether it found an inf, in which case nothing happens. Before the first take().
+    void depend_on(const pybind11::object& loss_scale, const pybind11::object& found_inf);
+
+    // Adds every parameter of a group that needs no preparation, and has a gradient where the rule reads
+    // one. Returns the indices of the others with a gradient: fresh, of another layout, or wrong.
+    // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state
+    // has a 'step', keys of scalars that are carried from step to step).
+    // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter, and the
+    // next value of what is carried; it is called once per distinct argument. Where the update does
+    // not count, t is 1 for a parameter without state and 2 for all others.
+    // Or `scalars` is a program for the device, which the counters are on; it computes the prologue's, too, from
+    // `learning_rate`, a tensor there or None.
+    pybind11::list take(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
+                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
+                        const pybind11::object& learning_rate);
+
+    // Adds one prepared parameter, the one at `index`, of the group of the last take(). `owner` is the
+    // optimizer's parameter where `param` is a dense stand-in for it; `t` counts where the group does not.
+    // Returns false where an operand is not as the engine takes it.
+    bool add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
+             const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
+
+    // Adds the parameter at `index` of the last take() with states that are its first ones, `entries` of the state dict
+    // to be. Returns false, as take() leaves it out, where it needs preparation.
+    bool add_fresh(int64_t index, const pybind11::object& param, const pybind11::dict& entries);
+
+    // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
+    // them is written to; or None, and then torch knows that parameters, and gradients that are
+    // unscaled, are about to change.
+    pybind11::object settle();
+
+    // The norm that a sum, by its name in the kernels, makes of the gradients (of the parameters where the rule reads
+    // none) of all groups whose max_grad_norm is not negative, divided by the loss scale. `exponent` is that of
+    // "powers". A float, or, where everything is on one device, a float64 tensor there that nobody has waited for.
+    pybind11::object norm(const std::string& reduction, double exponent, double loss_scale, int threads);
+
+    // Scales the gradients of each group by max_grad_norm / (norm + 1e-6), if that is less than 1.
+    void clip(const pybind11::object& norm);
+
+    // Updates everything gathered.
+    void run(int threads);
+
+    // Lets go of everything gathered.
+    void clear();
+
+   private:
+    // Parallel to tasks_: the tensors a task points into, kept alive.
+    struct Held {
+        PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
+        PyObject* states[kMaxStates];           // null from the first unused one
+        PyObject* carried[kMaxCarried];
+        template <class Visit>
+        void each(Visit visit) const;
+    };
+
+    // A group whose scalars the device computes.
+    struct Programmed {
+        Program program;
+        pybind11::object held;  // the learning rate's tensor
+        Array learning_rate;
+        double max_grad_norm;
+    };
+
+    // Where a parameter is from: sums go in the order of group and index. The program of its group, or null.
+    struct Place {
+        int64_t group, index;
+        const Programmed* programmed;
+    };
+
+    bool find_entries(PyObject* own, Held& tensors) const;
+    bool try_add(const Held& tensors, int64_t index, int64_t t);
+    bool read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars);
+    bool describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& scalars);
+    bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
+    bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
+    const Constants* constants(int64_t t, const double* carried);
+    const Constants* keep(const Constants& fresh);
+
+    const std::vector<Task*>& tasks_on(int device);
+    void measure(const Constants& constants);
+    pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
+    void fetch_partials(int device, int reduction, double exponent);
+    void run_on_host(int threads);
+    void run_on(int device);
+    void settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
+                   const cuda::Unknowns& unknowns);
+
+    // The step as a whole.
+    pybind11::object loss_scale_, found_inf_, norm_;
+
+    // The group.
+    const Rule* rule_ = nullptr;
+    pybind11::object scalars_;
+    pybind11::tuple keys_, carried_keys_;
+    bool counts_ = false;
+    int64_t group_ = 0;
+    Constants common_{};  // what the group's constants have in common
+    const Programmed* programmed_ = nullptr;
+    struct ByStep {
+        int64_t t;
+        double carried[kMaxCarried];
+        const Constants* constants;
+    };
+    std::vector<ByStep> by_step_;
+
+    // The step: an entry per parameter in each.
+    std::vector<Task> tasks_;
+    std::vector<Counter> counters_;
+    std::vector<Held> held_;
+    std::vector<Place> places_;
+
+    Pool<Constants> constants_;
+    std::deque<Programmed> programs_;
+    std::vector<int> devices_;  // that have a task
+
+    // Gradients are asked whether they are strided in a batch's first step, and after one that left out a parameter:
+    // the question takes a sixth of the time a small one is gathered in.
+    bool asks_layouts_ = true, left_out_ = false;
+
+    // Memory that serves every step anew.
+    pybind11::list written_;        // what autograd is told about, None between steps
+    std::vector<Task*> on_one_;     // the tasks of a device
+    std::vector<Job<Task>> jobs_;   // on the host
+    std::vector<size_t> order_;     // of the tasks that a norm is of,
+    std::vector<Task> measured_;    // those tasks,
+    std::vector<double> partials_;  // and their partial results
+    std::vector<double> scratch_;
+    StateWalk walk_;
+    OverlapCheck overlap_;
+};
+
+// Partial results of a sum and scratch memory, one task's behind another's.
+int64_t count_chunks(const std::vector<Task>& tasks);
+void place_partials(std::vector<Task>& tasks, int device, double* first);
+int64_t scratch_size(const Task& task);  // in doubles: none, unless it has several passes
+void place_scratch(const std::vector<Task*>& tasks, double* first);
+
+}  // namespace fastopt

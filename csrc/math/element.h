@@ -1,0 +1,30 @@
+// Single elements of a tensor, whatever its type.
+#pragma once
+
+#include "math/half.h"
+
+namespace fastopt {
+namespace {
+
+FASTOPT_HD double element(const Array& array, int64_t i) {
+    switch (array.type) {
+        case DType::f32: return double(static_cast<const float*>(array.data)[i]);
+        case DType::f64: return static_cast<const double*>(array.data)[i];
+        case DType::bf16: return double(BFloat16::load(static_cast<const uint16_t*>(array.data)[i]));
+        case DType::f16: return double(Float16::load(static_cast<const uint16_t*>(array.data)[i]));
+    }
+    return 0;
+}
+
+// Rounded, by way of float32 for half types.
+FASTOPT_HD void set_element(const Array& array, int64_t i, double value) {
+    switch (array.type) {
+        case DType::f32: static_cast<float*>(array.data)[i] = float(value); break;
+        case DType::f64: static_cast<double*>(array.data)[i] = value; break;
+        case DType::bf16: static_cast<uint16_t*>(array.data)[i] = BFloat16::store(float(value)); break;
+        case DType::f16: static_cast<uint16_t*>(array.data)[i] = Float16::store(float(value)); break;
+    }
+}
+
+}  // namespace
+}  // namespace fastopt
