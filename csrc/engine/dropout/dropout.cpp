@@ -7,8 +7,8 @@
 #include "engine/dropout/mask_layout.h"
 #include "engine/interop/operands.h"
 #include "engine/interop/run_without_gil.h"
+#include "engine/interop/scalar_names.h"
 #include "engine/interop/stream.h"
-#include "engine/optim/rule_table.h"
 #include "engine/workers/dispatch.h"
 #include "math/element.h"
 

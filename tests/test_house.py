@@ -1,0 +1,113 @@
+"""The plan of csrc holds: who may include whom, and the wall around what is compiled once per ISA.
+
+docs/design/house.md draws it, csrc/README.md says what each folder is for.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import subprocess
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import building
+
+CSRC = building.PROJECT / "csrc"
+SUFFIXES = {".h", ".cpp", ".cu"}
+FILES = {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in SUFFIXES}
+INCLUDE = re.compile(r'^#include (?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
+
+# What a folder may include, beside itself and common.h. A subject's folder may include the one it lies in.
+BELOW: dict[str, set[str]] = {
+    "math": set(),
+    "rules": {"math"},
+    "norm": {"math"},
+    "random": set(),
+    "cpu": {"math", "rules", "norm", "random"},
+    "cuda": {"math", "rules", "norm", "random"},
+    "engine": {"math", "rules", "norm", "random", "cpu", "cuda"},
+}
+SUBJECTS = {"optim", "dropout", "norm"}  # of cpu/, cuda/ and engine/, which know nothing of each other
+ASSEMBLED = {"cpu/kernels.cpp"}  # lists what the subjects have
+# What is compiled for every ISA: an inline function of the standard library could be linked into another ISA's file.
+WALLED = ("math", "rules", "norm", "random", "cpu")
+NOT_LIBRARY = {"stdint.h", "stddef.h", "immintrin.h", "cuda_bf16.h", "cuda_fp16.h"}
+
+
+def own(file: str) -> list[str]:
+    return [quoted for quoted, _ in INCLUDE.findall(FILES[file]) if quoted]
+
+
+def room(file: str) -> tuple[str, str]:
+    """The folder in csrc, and the one in that."""
+    parts = file.split("/")[:-1]
+    return parts[0] if parts else "", "/".join(parts[1:])
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(FILES) > 100
+    assert sum(len(own(file)) for file in FILES) > 250
+
+
+def test_includes_name_files_from_the_root() -> None:
+    for file in FILES:
+        missing = [name for name in own(file) if name not in FILES]
+        assert not missing, f"{file} includes {missing}"
+
+
+def test_there_is_no_circle() -> None:
+    try:
+        list(TopologicalSorter({file: own(file) for file in FILES}).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_arrows_point_downwards(file: str) -> None:
+    here, subject = room(file)
+    for name in own(file):
+        there, other = room(name)
+        if there == "" or here == "":
+            assert name == "common.h" or here == "", f"{file} includes {name}"
+        elif there != here:
+            assert there in BELOW[here], f"{file} includes {name}"
+        elif other in SUBJECTS and other != subject and file not in ASSEMBLED:
+            pytest.fail(f"{file} includes {name}, of another subject")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file)[0] in WALLED or file == "common.h"])
+def test_the_wall(file: str) -> None:
+    """No standard library; what is defined is in an anonymous namespace."""
+    library = {name for _, name in INCLUDE.findall(FILES[file]) if name} - NOT_LIBRARY
+    assert not library, f"{file} includes {library}"
+    if re.search(r"^(inline|template|FASTOPT_HD)\b", FILES[file], re.MULTILINE) and file != "common.h":
+        assert "\nnamespace {\n" in FILES[file], f"{file} defines something with external linkage"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None or shutil.which("c++") is None, reason="needs a compiler and nm")
+def test_an_isa_shares_nothing_with_another(tmp_path: Path) -> None:
+    """Of the kernels' symbols one is seen by the linker: the function that gives their table."""
+    object_file = tmp_path / "kernels.o"
+    flags = ["-std=c++17", "-O1", "-w", f"-I{CSRC}", "-DFASTOPT_ISA=baseline"]
+    subprocess.run(["c++", *flags, "-c", str(CSRC / "cpu/kernels.cpp"), "-o", str(object_file)], check=True)
+    printed = subprocess.run(
+        ["nm", "--defined-only", "--extern-only", str(object_file)], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[-1] for line in printed.stdout.splitlines()] == ["fastopt_kernels_baseline"]
+
+
+def test_files_are_short() -> None:
+    lengths = {file: text.count("\n") for file, text in FILES.items()}
+    assert max(lengths.values()) <= 300, max(lengths, key=lambda file: lengths[file])
+    assert statistics.median(lengths.values()) < 90
+    assert len([file for file in FILES if "/" not in file]) <= 4
+
+
+def test_every_folder_says_what_it_is_for() -> None:
+    readme = (CSRC / "README.md").read_text()
+    for folder in {str(Path(file).parent) for file in FILES} - {"."}:
+        assert f"`{folder}/`" in readme, folder
