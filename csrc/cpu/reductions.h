@@ -4,12 +4,13 @@
 #pragma once
 
 #include "cpu/block.h"
+#include "cpu/machine.h"
 #include "math/sums.h"
 
 namespace fastopt {
 namespace {
 
-// Element i goes to lane i % 32. `ahead`: how many elements further on memory is asked for; 7 to 20 %.
+// Element i goes to lane i % 32. `ahead`: how many elements further on memory is asked for; 0: nowhere.
 template <class T, class Term, class Join>
 FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int n, Term term, Join join,
                        int ahead = 0) {
@@ -106,7 +107,7 @@ void reduce(const Task& task, int64_t begin, int64_t end) {
         for (int64_t at = chunk; at < chunk_end; at += kBlock) {
             const int n = int(chunk_end - at < kBlock ? chunk_end - at : kBlock);
             const T* values = load(source, at, n, buffer);
-            const int ahead = values != buffer ? int(8192 / sizeof(T)) : 0;
+            const int ahead = values != buffer ? int(machine.ahead / int64_t(sizeof(T))) : 0;
             gather(lanes, values, n, [p](double x) { return Sum::term(x, p); }, Sum::join, ahead);
         }
         task.partials[chunk / kSumChunk] = merge(lanes, Sum::join);
