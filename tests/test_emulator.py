@@ -30,13 +30,15 @@ from emulator.emulator import (
 
 HERE = Path(__file__).parent / "emulator"
 SELFTEST = HERE / "selftest.cu"
+CSRC = HERE.parent.parent / "csrc"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 ORDERS = [("forward", 0), ("reverse", 0), *(("shuffled", seed) for seed in range(8))]
 
 
 def build(compiler: str, library: Path, *options: str) -> Path:
     sources = ["-x", "c++", str(SELFTEST), str(HERE / "emulator.cpp")]
-    shared = ["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-o", str(library)]
+    folders = [f"-I{HERE}", f"-I{CSRC}"]
+    shared = ["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", *folders, "-o", str(library)]
     subprocess.run([compiler, *WARNINGS, *options, *shared, *sources], check=True)
     return library
 
@@ -332,4 +334,4 @@ def test_address_sanitizer_sees_an_overrun(watched: Path, case: str) -> None:
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_nvcc_compiles_the_same_source(tmp_path: Path) -> None:
-    subprocess.run(["nvcc", "-std=c++17", "-arch=sm_90", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True)
+    subprocess.run(["nvcc", "-std=c++17", "-arch=sm_90", f"-I{CSRC}", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True)
