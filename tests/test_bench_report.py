@@ -133,7 +133,9 @@ def test_machines_stand_side_by_side(tmp_path: Path) -> None:
     document.write_text("<!-- summary -->\n<!-- /summary -->\n")
     assert program.main(["--read", *files, "--markdown", str(document)]) == 0
     lines = document.read_text().splitlines()
-    assert "| times as fast as | one: torch's fastest | one: its default | one: other packages | two: torch's" in lines[4]
+    assert (
+        "| times as fast as | one: torch's fastest | one: its default | one: other packages | two: torch's" in lines[4]
+    )
     assert "| Adam, 16M elements | 2.00 | 5.00 | 8.00 | - | - | - |" in lines
     assert "| Adam, 1M | **0.67** / 2.00 | 1.67 / 5.00 | 2.67 / 8.00 | - / 2.00 | - / 5.00 | - / 8.00 |" in lines
 

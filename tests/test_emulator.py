@@ -334,4 +334,6 @@ def test_address_sanitizer_sees_an_overrun(watched: Path, case: str) -> None:
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_nvcc_compiles_the_same_source(tmp_path: Path) -> None:
-    subprocess.run(["nvcc", "-std=c++17", "-arch=sm_90", f"-I{CSRC}", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True)
+    subprocess.run(
+        ["nvcc", "-std=c++17", "-arch=sm_90", f"-I{CSRC}", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True
+    )
