@@ -1,4 +1,4 @@
-"""``python -m bench``: fastopt beside torch and other packages, in one run.
+"""``python -m bench``: fastopt compared with torch and other packages, in one run.
 
 Ratios are medians of paired rounds with their quartiles; above 1, fastopt is faster. Absolute times
 belong to this machine at this minute.

@@ -95,7 +95,7 @@ def test_one_tensor_as_input_and_residual() -> None:
 
 
 def test_gradient_penalty() -> None:
-    """As in a Wasserstein GAN: a step on the norm of the input's gradient, beside torch's."""
+    """As in a Wasserstein GAN: a step on the norm of the input's gradient, compared with torch's."""
     inputs = leaves((6, 3, 4, 4))
     results = []
     for function in (F.batch_norm, torch.nn.functional.batch_norm):

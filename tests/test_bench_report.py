@@ -193,7 +193,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("earlier", [["--read", "old.json"], ["--compare", "old.json", "new.json"]], ids=lambda x: x[0])
 def test_what_would_be_ignored_is_an_error(earlier: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Given as its default is, too."""
+    """Also where it is given as its default is."""
     measuring = ["--device cpu", "--quick", "--family dropout", "--only Adam", "--seconds 0", "--threads 1"]
     writing = ["--json a.json", "--markdown a.md", "--pictures a"]
     for option in measuring + (writing if "--compare" in earlier else []):

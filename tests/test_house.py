@@ -21,7 +21,7 @@ SUFFIXES = {".h", ".cpp", ".cu"}
 FILES = {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in SUFFIXES}
 INCLUDE = re.compile(r'^#include (?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
-# What a folder may include, beside itself and common.h. A subject's folder may include the one it lies in.
+# What a folder may include, in addition to itself and common.h. A subject's folder may include the one it lies in.
 BELOW: dict[str, set[str]] = {
     "math": set(),
     "rules": {"math"},

@@ -104,7 +104,7 @@ void narrow<BFloat16>(const float* __restrict from, uint16_t* __restrict to, int
 }
 #endif
 
-// What is in memory as it is computed with, beside the half types.
+// What is in memory as it is computed with: all but the half types.
 template <class T>
 struct Native {
     using Storage = T;

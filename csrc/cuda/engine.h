@@ -1,4 +1,4 @@
-// What the engine asks of GPUs: plain data and functions, without a CUDA header. The .cu files beside this have them;
+// What the engine asks of GPUs: plain data and functions, without a CUDA header. The .cu files have them;
 // no_cuda.cpp is their absence. Everything runs on the caller's stream, waits for nothing, allocates nothing, and
 // throws std::runtime_error where a kernel cannot be launched.
 #pragma once

@@ -59,8 +59,8 @@ void store_piece(const Array& array, const Piece& piece, const T* values, bool s
 
 // Asks for where results go that come `kPiecesAhead` later when channels are walked one after the other: short segments
 // lie in a page each, and stores wait for them. Takes 512 channels of 14 x 14 0.4 to 0.8 of the time; asking for
-// inputs, too, brought nothing. To be inlined: a function that only asks is one without effects, and compilers drop its
-// calls.
+// inputs as well brought nothing. To be inlined: a function that only asks is one without effects, and compilers drop
+// its calls.
 constexpr int64_t kPiecesAhead = 4;
 
 template <class... Arrays>

@@ -195,7 +195,7 @@ void BatchNormCall::gather_moments() {
 
 void BatchNormCall::gather_sums() {
     reserve_partials();
-    if (!task.layout.planes) {  // columns take the coefficients for their sums, too
+    if (!task.layout.planes) {  // the sums of columns also take the coefficients
         double* const sums = task.pairs;
         task.pairs = nullptr;
         spread();
