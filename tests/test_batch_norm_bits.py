@@ -170,7 +170,7 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
         operands = (x, residual, weight, bias, statistics)
         assert kernels.batch_norm_moments(moments, x, 2)
         gathered = torch.cat([moments.flatten(), torch.tensor([count], dtype=torch.float64)])[None]
-        assert kernels.batch_norm_settle(statistics, gathered, mean, var, 0.1, 1e-5)
+        assert kernels.batch_norm_gather_stats(statistics, gathered, mean, var, 0.1, 1e-5)
         assert kernels.batch_norm_apply(out, *operands, *how)
         assert kernels.batch_norm_sums(sums, grad, *operands, *how)
         assert kernels.batch_norm_gradient(grad_input, grad_residual, grad, *operands, sums, *how)

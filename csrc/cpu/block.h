@@ -14,7 +14,7 @@
 #endif
 
 // For loops that need all registers: inlined, they would share them with what is around them.
-#define FASTOPT_ALONE __attribute__((noinline))
+#define FASTOPT_NOINLINE __attribute__((noinline))
 
 namespace fastopt {
 namespace {

@@ -71,7 +71,7 @@ void norm_sums(const Stream& stream, const NormTask& task);
 // Where statistics come from that the batch does not have: they are there; the running ones; those of other processes;
 // the pairs and gradients of no elements.
 enum class NormSource { statistics, running, gathered, nothing };
-void norm_settle(const Stream& stream, const NormTask& task, NormSource source);
+void norm_finalize(const Stream& stream, const NormTask& task, NormSource source);
 
 // The elements.
 void norm_apply(const Stream& stream, const NormTask& task);

@@ -23,9 +23,9 @@ from .batch_norm import (
     batch_norm,
     batch_norm_apply,
     batch_norm_backward,
+    batch_norm_gather_stats,
     batch_norm_gradient,
     batch_norm_moments,
-    batch_norm_settle,
     batch_norm_sums,
 )
 from .dropout import drop, drop_and_sum, write_mask
@@ -46,9 +46,9 @@ __all__ = [
     "batch_norm",
     "batch_norm_apply",
     "batch_norm_backward",
+    "batch_norm_gather_stats",
     "batch_norm_gradient",
     "batch_norm_moments",
-    "batch_norm_settle",
     "batch_norm_sums",
     "count",
     "drop",

@@ -58,7 +58,7 @@ def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: May
         )
     statistics = torch.empty(3, channels(input), dtype=torch.float64, device=input.device)
     now = (parameter(running_mean), parameter(running_var))
-    _run("batch_norm_settle", statistics, everybodys, *now, call.momentum, call.eps)
+    _run("batch_norm_gather_stats", statistics, everybodys, *now, call.momentum, call.eps)
     put_back((running_mean, running_var), now)
     return statistics
 
