@@ -67,7 +67,7 @@ FASTOPT_NOINLINE void gather_product_rows(T* __restrict sums, T* __restrict prod
 
 // Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
 // while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
-constexpr int64_t kTogether = 128;  // elements
+constexpr int64_t kTogether = 256;  // elements
 
 template <int kRows>
 struct Rows {
@@ -78,7 +78,7 @@ template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)
         for (; rows - done >= kRows; done += kRows) visit(done, Rows<kRows>());
-    if constexpr (kRows > 1) for_some<kRows / 2>(columns, rows, visit, done);
+    if constexpr (kRows > 1) for_some<1>(columns, rows, visit, done);
 }
 
 // Unit: one span of columns in one chunk of rows.
