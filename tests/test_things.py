@@ -18,17 +18,17 @@ CONTRIBUTING = TESTS.parent / "CONTRIBUTING.md"
 @pytest.mark.parametrize(
     ("nodeid", "about"),
     [
-        ("tests/test_bits.py::test_equals_reference[Adam(lr=0.05)-float32]", {"Adam"}),
-        ("tests/test_convert.py::test_switch[AdamW-SGD]", {"AdamW", "SGD"}),
-        ("tests/test_traps.py::test_trap_1_eps_of_radam", {"RAdam"}),
-        ("tests/test_docs.py::test_code_runs[optimizers/lion.md]", {"Lion"}),
-        ("tests/test_lookahead.py::test_rule", {"Lookahead"}),
-        ("tests/test_dropout_bits.py::test_rules[feature_alpha_dropout]", {"dropout", "feature_alpha_dropout"}),
-        ("tests/test_convert.py::test_modules[AlphaDropout]", {"alpha_dropout"}),
-        ("tests/test_dropconnect.py::test_weights", {"drop_connect"}),
-        ("tests/test_batch_norm_state.py::test_copies[BatchNorm2d]", {"batch_norm", "BatchNorm2d"}),
-        ("tests/distributed/test_sync_batch_norm.py::test_alone", {"SyncBatchNorm"}),
-        ("tests/test_clip.py::test_norm_of_million_asgdx", set()),
+        ("test_bits.py::test_equals_reference[Adam(lr=0.05)-float32]", {"Adam"}),
+        ("test_convert.py::test_switch[AdamW-SGD]", {"AdamW", "SGD"}),
+        ("test_traps.py::test_trap_1_eps_of_radam", {"RAdam"}),
+        ("test_docs.py::test_code_runs[optimizers/lion.md]", {"Lion"}),
+        ("test_lookahead.py::test_rule", {"Lookahead"}),
+        ("test_dropout_bits.py::test_rules[feature_alpha_dropout]", {"dropout", "feature_alpha_dropout"}),
+        ("test_convert.py::test_modules[AlphaDropout]", {"alpha_dropout"}),
+        ("test_dropconnect.py::test_weights", {"drop_connect"}),
+        ("test_batch_norm_state.py::test_copies[BatchNorm2d]", {"batch_norm", "BatchNorm2d"}),
+        ("test_sync_batch_norm.py::test_alone", {"SyncBatchNorm"}),
+        ("test_clip.py::test_norm_of_million_asgdx", set()),
     ],
 )
 def test_what_a_test_is_about(nodeid: str, about: set[str]) -> None:
