@@ -32,14 +32,16 @@ gallery: $(VENV)/demo
 	set -e; for script in $$(grep -l __main__ examples/gallery/*.py); do \
 		$(BIN)/python $$script --out docs/gallery/$$(basename $$script .py).png; done
 
-# An editable install: Python files are used where they lie, and an import builds anew what has changed of csrc.
+# An editable install: Python files are used where they lie, and an import builds anew what has changed of csrc. CMake
+# has to be on PATH then: source .venv/bin/activate.
 develop: $(VENV)/develop
 
 # What a change is tried with while it is made: a part of the suite (QUICK below), or the tests of one optimizer, dropout
 # or norm: make check K=Lion. With the install of make develop where there is one; else with that of make test.
+develop check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 check: $(if $(wildcard $(VENV)/develop),,$(VENV)/dev)
 	$(BIN)/python -c "import fastopt"
-	SKBUILD_EDITABLE_SKIP=$(CURDIR)/$(DEVELOP) $(BIN)/python -m pytest -q -n auto $(if $(K),--thing $(K),-m "not slow")
+	$(BIN)/python -m pytest -q -n auto $(if $(K),--thing $(K),-m "not slow")
 
 test: test-cpu test-emulated
 
@@ -120,8 +122,8 @@ $(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 # What builds stays in the environment, as later imports build with it. Made anew where that is described anew.
 $(VENV)/develop: CMakeLists.txt pyproject.toml $(wildcard cmake/*) $(VENV)/torch
 	$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.21" "ninja>=1.11"
-	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=build-dir=$(DEVELOP) \
-		--config-settings=cmake.define.FASTOPT_WERROR=ON --editable ".[dev]"
+	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=editable.verbose=false \
+		--config-settings=build-dir=$(DEVELOP) --config-settings=cmake.define.FASTOPT_WERROR=ON --editable ".[dev]"
 	rm -f $(VENV)/bench $(VENV)/demo $(VENV)/dev
 	touch $@
 
