@@ -36,12 +36,12 @@ gallery: $(VENV)/demo
 # has to be on PATH then: source .venv/bin/activate.
 develop: $(VENV)/develop
 
-# What a change is tried with while it is made: a part of the suite (QUICK below), or the tests of one optimizer, dropout
-# or norm: make check K=Lion. With the install of make develop where there is one; else with that of make test.
+# What a change is tried with while it is made: the suite without what is marked slow; make check K=Lion: of that the tests
+# of one optimizer, dropout or norm. With the install of make develop where there is one; else with that of make test.
 develop check: export PATH := $(CURDIR)/$(BIN):$(PATH)
-check: $(if $(wildcard $(VENV)/develop),,$(VENV)/dev)
+check: $(or $(wildcard $(VENV)/develop),$(VENV)/dev)
 	$(BIN)/python -c "import fastopt"
-	$(BIN)/python -m pytest -q -n auto $(if $(K),--thing $(K),-m "not slow")
+	$(BIN)/python -m pytest -q -n auto -m "not slow" $(K:%=--thing %)
 
 test: test-cpu test-emulated
 
@@ -119,8 +119,8 @@ $(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	rm -f $(VENV)/develop
 	touch $@
 
-# What builds stays in the environment, as later imports build with it. Made anew where that is described anew.
-$(VENV)/develop: CMakeLists.txt pyproject.toml $(wildcard cmake/*) $(VENV)/torch
+# What builds stays in the environment, as later imports build with it; they see changes of CMake's files as well.
+$(VENV)/develop: pyproject.toml $(VENV)/torch
 	$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.21" "ninja>=1.11"
 	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=editable.verbose=false \
 		--config-settings=build-dir=$(DEVELOP) --config-settings=cmake.define.FASTOPT_WERROR=ON --editable ".[dev]"
