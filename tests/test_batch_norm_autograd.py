@@ -41,6 +41,7 @@ def plain(x: Tensor, mean: None, var: None, weight: Any = 1, bias: Any = 0, *, t
     return deviation * torch.rsqrt(deviation.square().mean(0) + 1e-5) * weight + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("training", [False, True])

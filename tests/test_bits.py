@@ -55,6 +55,7 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
                 guard.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

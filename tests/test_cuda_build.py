@@ -87,6 +87,7 @@ def test_auto_does_without_nvcc(tmp_path: Path) -> None:
     assert not _kernels(done)
 
 
+@pytest.mark.slow
 @needs_cmake
 @needs_nvcc
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from emulator.emulator import (
     Emulator,
 )
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent / "emulator"
 SELFTEST = HERE / "selftest.cu"
 CSRC = HERE.parent.parent / "csrc"

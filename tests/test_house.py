@@ -88,6 +88,7 @@ def test_the_wall(file: str) -> None:
         assert "\nnamespace {\n" in FILES[file], f"{file} defines something with external linkage"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("c++") is None, reason="needs a compiler and nm")
 def test_an_isa_shares_nothing_with_another(tmp_path: Path) -> None:
     """Of the kernels' symbols one is seen by the linker: the function that gives their table."""

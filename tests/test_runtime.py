@@ -50,6 +50,7 @@ def test_info_of_this_process() -> None:
     assert info["notes"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 def test_forced_isa_runs(isa: str) -> None:
     """The name comes from the kernels' own file, as it was compiled."""
@@ -65,6 +66,7 @@ def test_forced_intake_and_backend() -> None:
     assert any("reference is in use" in note for note in info["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
