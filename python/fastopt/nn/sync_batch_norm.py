@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._compiler import constant
 from ._batch_norm import entry
+from ._batch_norm.call import Call
 from ._batch_norm.checks import check_eps
 from ._batch_norm.dense import Maybe
 from ._batch_norm.fusion import Activation
 from ._batch_norm.modules import Fused
-from ._batch_norm.sync import SyncCall
 
 
 class _Base(_BatchNorm):
@@ -102,7 +102,7 @@ def _synchronized(
     group: str,
 ) -> Tensor:
     check_eps(eps, training)
-    call = SyncCall(training, momentum, eps, activation or "identity", negative_slope, group)
+    call = Call(training, momentum, eps, activation or "identity", negative_slope, group)
     return entry.batch_norm(call, (input, residual, weight, bias, running_mean, running_var))
 
 

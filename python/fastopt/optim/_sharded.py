@@ -29,13 +29,15 @@ class Sharding(NamedTuple):
     @property
     def cut(self) -> Cut | None:
         """None where this process has all of the tensor."""
+        if not self.placements:
+            return None
         dims = tuple(i for i, placement in enumerate(self.placements) if not placement.is_replicate())
         return (self.mesh, dims) if dims else None
 
     @property
     def is_partial(self) -> bool:
         """Whether the processes have terms of a sum that has not been made."""
-        return any(placement.is_partial() for placement in self.placements)
+        return bool(self.placements) and any(placement.is_partial() for placement in self.placements)
 
     def place(self, grad: Tensor) -> Tensor:
         """The gradient of a tensor that is shared like this: it may be sharded, or summed, in another way."""

@@ -116,7 +116,7 @@ class SyncCall(Call):
         return statistics
 
 
-def call_of(*options: Any) -> Call:
-    """A call from its fields, which is all that operators carry."""
-    call = Call(*options)
+def for_kernels(call: Call) -> Call:
+    """The same call, as what runs its kernels takes it. Until then its class tells nothing: operators carry its fields,
+    and the compiler of older torches knows no subclass of a named tuple."""
     return SyncCall(*call) if call.group else call
