@@ -1,5 +1,6 @@
 """Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
 
+from ._all import ALL as ALL
 from ._update import Common
 from .adabound import AdaBound
 from .adadelta import Adadelta
@@ -18,8 +19,6 @@ from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
-
-ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion)
 
 __all__ = [
     "ASGD",

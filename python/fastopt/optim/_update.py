@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import torch
+from torch import Tensor
 
 from ._program import Scalars
 
@@ -25,6 +26,16 @@ class Update(NamedTuple):
 
 # Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).
 Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
+
+
+class Subject(NamedTuple):
+    """A parameter that the engine does not take as it is, on the slow path of a step."""
+
+    position: int  # among the parameters that the batch took last
+    owner: Tensor  # the parameter as the user has it, to which the optimizer's states belong
+    name: str  # how errors call it
+    group: Group
+    update: Update
 
 
 class Common(TypedDict, total=False):

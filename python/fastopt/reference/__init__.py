@@ -30,7 +30,7 @@ from .batch_norm import (
 )
 from .dropout import drop, drop_and_sum, write_mask
 from .operands import count, expect_first_write
-from .pipeline import RULES
+from .pipeline import RULES, rules
 from .rows import sum_rows
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "rules",
     "sgd",
     "sum_rows",
     "write_mask",
