@@ -16,6 +16,8 @@ import torch
 import building
 from fastopt import _core, _runtime
 
+pytestmark = pytest.mark.slow
+
 # Wherever nvcc may be: CMake asks this variable first.
 WITHOUT_NVCC = {"CUDACXX": "/nowhere/nvcc"}
 NO_CUDA = building.PROJECT / "csrc" / "cuda" / "no_cuda.cpp"
@@ -87,7 +89,6 @@ def test_auto_does_without_nvcc(tmp_path: Path) -> None:
     assert not _kernels(done)
 
 
-@pytest.mark.slow
 @needs_cmake
 @needs_nvcc
 @pytest.mark.parametrize(

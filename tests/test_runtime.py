@@ -14,6 +14,8 @@ import fastopt
 from fastopt import _core, _runtime
 from support import INTAKES, ISAS, running, some_values
 
+pytestmark = pytest.mark.slow
+
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter."""
@@ -50,7 +52,6 @@ def test_info_of_this_process() -> None:
     assert info["notes"] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 def test_forced_isa_runs(isa: str) -> None:
     """The name comes from the kernels' own file, as it was compiled."""
@@ -66,7 +67,6 @@ def test_forced_intake_and_backend() -> None:
     assert any("reference is in use" in note for note in info["notes"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
