@@ -15,7 +15,7 @@ from .._dispatch import any_watched, is_differentiated_again, library, through_o
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .checks import check_running
-from .dense import Maybe
+from .dense import Maybe, Operands
 from .operators import OperatorCall, Results
 
 AnyCall = Call | OperatorCall
@@ -35,7 +35,7 @@ class _BatchNorm(SingleLevelFunction):
         running: tuple[Maybe, Maybe],
         call: AnyCall,
     ) -> Any:
-        out, statistics = call.forward(input, residual, weight, bias, *running)
+        out, statistics = call.forward((input, residual, weight, bias, *running))
         _keep(ctx, call, input, residual, weight, bias, statistics)
         return out
 
@@ -64,8 +64,9 @@ class _BatchNormOperator(_BatchNorm):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        input, residual, weight, bias, *before, call = args
-        out, statistics, *running = call.forward(input, residual, weight, bias, *before)
+        *operands, call = args
+        out, statistics, *running = call.forward(tuple(operands))
+        input, residual, weight, bias, *_ = operands
         _keep(ctx, call, input, residual, weight, bias, statistics)
         ctx.mark_non_differentiable(statistics, *running)
         return out, statistics, *running
@@ -124,41 +125,33 @@ def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradi
     return call.backward(wants, grad, *others)
 
 
-def apply(call: Call, *tensors: Any) -> Tensor:
-    """Runs ``call`` on input, residual, weight, bias and running statistics, on record where autograd watches."""
-    if any_watched(tensors):
-        check_running(call.batch, *tensors[4:])
-        out: Tensor = _record(*tensors[:4], tensors[4:], call)
+def apply(call: Call, operands: Operands) -> Tensor:
+    """Runs ``call``, on record where autograd watches."""
+    if any_watched(operands):
+        check_running(call.batch, *operands[4:])
+        out: Tensor = _record(*operands[:4], operands[4:], call)
         return out
-    return call.forward(*tensors)[0]
+    return call.forward(operands)[0]
 
 
 # torch.library.register_autograd knows neither forward mode nor torch.func, whose levels are recorded one at a time.
 
 
 @torch.library.impl(library, "batch_norm", "Autograd")
-def _(
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    running_mean: Maybe,
-    running_var: Maybe,
-    *options: Any,
-) -> Results:
-    call = OperatorCall(*options)
-    tensors = (input, residual, weight, bias, running_mean, running_var)
-    watched = any_watched(tensors)
+def _(*arguments: Any) -> Results:
+    operands, plain = operators.told(*arguments)
+    call = OperatorCall(*plain)
+    watched = any_watched(operands)
     if watched:
-        check_running(call.batch, running_mean, running_var)
+        check_running(call.batch, *operands[4:])
     with enable_single_level_autograd_function():
-        if watched and not (transforms_active() and is_differentiated_again(tensors[:4]) and not call.group):
-            results: Results = _record_operator(*tensors, call)
+        if watched and not (transforms_active() and is_differentiated_again(operands[:4]) and not call.group):
+            results: Results = _record_operator(*operands, call)
             return results
-        results = call.forward(*tensors)
+        results = call.forward(operands)
     if watched:
         # What torch.func differentiates again has to be made of torch's operations from the beginning.
-        results = (composite.forward(call, results[1], *tensors[:4]), *results[1:])
+        results = (composite.forward(call, results[1], *operands[:4]), *results[1:])
     return results
 
 

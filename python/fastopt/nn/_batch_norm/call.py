@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import _runtime
 from ..._compat import increment_version
 from .checks import check, check_device, check_memory
-from .dense import Maybe, channels, like, like_or_none, parameter, put_back
+from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 
 Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
 Gradients: TypeAlias = tuple[Maybe, ...]  # of the same
@@ -33,25 +33,18 @@ class Call(NamedTuple):
     negative_slope: float
     group: str = ""
 
-    def forward(
-        self,
-        input: Tensor,
-        residual: Maybe,
-        weight: Maybe,
-        bias: Maybe,
-        running_mean: Maybe,
-        running_var: Maybe,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, operands: Operands) -> tuple[Tensor, Tensor]:
         """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. The running ones are
         written in training."""
+        input, residual, weight, bias, running_mean, running_var = operands
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
-            check(self.batch, input, residual, weight, bias, running_mean, running_var)
+            check(self.batch, operands)
         out = torch.empty_like(input)
         statistics = input.new_empty(2, channels(input), dtype=torch.float64)
         options = (*self[:5], torch.get_num_threads())
         run = _runtime.kernels.batch_norm
-        if not run(out, input, residual, weight, bias, running_mean, running_var, statistics, *options):
-            check(self.batch, input, residual, weight, bias, running_mean, running_var)
+        if not run(out, *operands, statistics, *options):
+            check(self.batch, operands)
             check_device(input)
             check_memory(input=input, residual=residual, weight=weight, bias=bias)
             check_memory(running_mean=running_mean, running_var=running_var)

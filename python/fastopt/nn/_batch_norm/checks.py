@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ... import _runtime
+from .dense import Operands
 
 HALF = (torch.bfloat16, torch.float16)
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish")
@@ -68,16 +69,9 @@ def check_memory(**tensors: Tensor | None) -> None:
             _runtime.refuse_freed(tensor, f"batch_norm: {name}")
 
 
-def check(
-    batch: bool,
-    input: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-) -> None:
+def check(batch: bool, operands: Operands) -> None:
     """Raises where the arguments are wrong; otherwise only their layout is unusual."""
+    input, residual, weight, bias, running_mean, running_var = operands
     if input.ndim < 2:
         raise RuntimeError(f"batch_norm: input has to have the shape (N, C, ...), but got {tuple(input.shape)}")
     if input.dtype not in (torch.float32, torch.float64, *HALF):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .call import Call, Wanted
-from .dense import Maybe
+from .dense import Maybe, Operands
 from .sync import SumAll
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -83,10 +83,9 @@ def forward(
     return ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
 
 
-def by_torch(
-    call: Call, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, running_mean: Maybe, running_var: Maybe
-) -> Tensor:
+def by_torch(call: Call, operands: Operands) -> Tensor:
     """The same in evaluation by torch's operators, each of which every exporter knows."""
+    input, residual, weight, bias, running_mean, running_var = operands
     z = F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, call.eps)
     return ACTIVATIONS[call.activation](z if residual is None else z + residual, call.negative_slope)
 

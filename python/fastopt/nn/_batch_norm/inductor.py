@@ -13,23 +13,15 @@ from ..._compiler import constant
 from .call import Call, Wanted
 from .composite import ACTIVATIONS, SLOPES, along, linear
 from .dense import Maybe
-from .operators import Results, without_none
+from .operators import Results, told, without_none
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def forward(
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    running_mean: Maybe,
-    running_var: Maybe,
-    *options: Any,
-) -> Results:
-    call = Call(*options)
+def forward(*arguments: Any) -> Results:
+    (input, residual, weight, bias, running_mean, running_var), call = told(*arguments)
     if call.group:
         return NotImplemented
     x = _wide(input)

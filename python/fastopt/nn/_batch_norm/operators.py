@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._dispatch import below_autograd, by_samples, library
 from .call import Call, Gradients, Wanted
-from .dense import Maybe
+from .dense import Maybe, Operands
 from .sync import for_kernels
 
 Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance
@@ -32,18 +32,23 @@ class OperatorCall(Call):
 
     __slots__ = ()
 
-    def forward(self, *tensors: Any) -> Any:
+    def forward(self, operands: Operands) -> Any:
         with below_autograd():
-            return batch_norm(self, *tensors)
+            return batch_norm(self, operands)
 
     def backward(self, wants: Wanted, *tensors: Any) -> Gradients:
         with below_autograd():
             return batch_norm_backward(self, wants, *tensors)
 
 
-def batch_norm(call: Call, *tensors: Maybe) -> Results:
+def batch_norm(call: Call, operands: Operands) -> Results:
     """``call`` through the dispatcher."""
-    return _ops.batch_norm(*tensors, *call)
+    return _ops.batch_norm(*operands, *call)
+
+
+def told(*arguments: Any) -> tuple[Operands, Call]:
+    """What the dispatcher was given by :func:`batch_norm`."""
+    return arguments[:6], Call(*arguments[6:])
 
 
 def batch_norm_backward(call: Call, wants: Wanted, *tensors: Maybe) -> Gradients:
@@ -74,22 +79,12 @@ def _by_kernels(name: str) -> Any:
 
 
 @_by_kernels("batch_norm")
-def _(
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    running_mean: Maybe,
-    running_var: Maybe,
-    *options: Any,
-) -> Results:
-    call = for_kernels(Call(*options))
-    running = [
-        None if tensor is None else tensor.clone() if call.batch else tensor for tensor in (running_mean, running_var)
-    ]
-    out, statistics = call.forward(input, residual, weight, bias, *running)
-    mean, var = (_or_empty(tensor if call.batch else None, input) for tensor in running)
-    return out, statistics, mean, var
+def _(*arguments: Any) -> Results:
+    (input, residual, weight, bias, *running), call = told(*arguments)
+    mean, var = (tensor.clone() if call.batch and tensor is not None else tensor for tensor in running)
+    out, statistics = for_kernels(call).forward((input, residual, weight, bias, mean, var))
+    new = (mean, var) if call.batch else (None, None)
+    return out, statistics, *without_none(new, input)
 
 
 @_by_kernels("batch_norm_backward")
@@ -113,21 +108,11 @@ def _(
 
 
 @torch.library.register_fake("fastopt::batch_norm")
-def _(
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    running_mean: Maybe,
-    running_var: Maybe,
-    batch: bool,
-    *options: Any,
-) -> Results:
-    group = options[-1]
-    statistics = input.new_empty((3 if group else 2, input.shape[1]), dtype=torch.float64)
+def _(*arguments: Any) -> Results:
+    (input, _, _, _, *running), call = told(*arguments)
+    statistics = input.new_empty((3 if call.group else 2, input.shape[1]), dtype=torch.float64)
     mean, var = (
-        input.new_empty(0) if tensor is None or not batch else torch.empty_like(tensor)
-        for tensor in (running_mean, running_var)
+        input.new_empty(0) if tensor is None or not call.batch else torch.empty_like(tensor) for tensor in running
     )
     return torch.empty_like(input), statistics, mean, var
 

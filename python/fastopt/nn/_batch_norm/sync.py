@@ -16,7 +16,7 @@ from ... import _runtime
 from ..._processes import gathered
 from .call import Call, Gradients, Wanted
 from .checks import check, check_device
-from .dense import Maybe, channels, like, like_or_none, parameter, put_back
+from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 
 
 def group_of(name: str) -> Any:
@@ -47,24 +47,17 @@ class SyncCall(Call):
 
     __slots__ = ()
 
-    def forward(
-        self,
-        input: Tensor,
-        residual: Maybe,
-        weight: Maybe,
-        bias: Maybe,
-        running_mean: Maybe,
-        running_var: Maybe,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, operands: Operands) -> tuple[Tensor, Tensor]:
         """The statistics have a third row, the number of elements they are of."""
-        check(True, input, residual, weight, bias, running_mean, running_var)
+        input, residual, weight, bias, running_mean, running_var = operands
+        check(True, operands)
         check_device(input)
         dense = like(input, input)
         statistics = self._statistics(dense, running_mean, running_var)
         out = torch.empty_like(input)
-        operands = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias), statistics)
+        taken = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias), statistics)
         how = (self.activation, self.negative_slope, torch.get_num_threads())
-        _run("batch_norm_apply", out.as_subclass(Tensor), *operands, *how)
+        _run("batch_norm_apply", out.as_subclass(Tensor), *taken, *how)
         return out, statistics
 
     def backward(
