@@ -228,6 +228,21 @@ ROWS = [
         errors=[*_BETA_ERRORS, dict(weight_decay=-1.0)],
         by_sign=True,
     ),
+    Row(
+        fastopt.LAMB,
+        papers.LAMB,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[
+            {},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.0, "always_adapt": True},
+            {"maximize": True},
+            {"betas": (0.5, 0.9), "eps": 1e-4},
+            _BOTH,
+        ],
+        errors=_ADAM_ERRORS,
+    ),
 ]
 
 

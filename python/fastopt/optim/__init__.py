@@ -11,6 +11,7 @@ from .adamw import AdamW
 from .asgd import ASGD
 from .convert import from_torch, switch
 from .groups import param_groups
+from .lamb import LAMB
 from .lion import Lion
 from .lookahead import Lookahead
 from .nadam import NAdam
@@ -19,10 +20,11 @@ from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
 
-ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion)
+ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
 
 __all__ = [
     "ASGD",
+    "LAMB",
     "SGD",
     "AdaBound",
     "Adadelta",

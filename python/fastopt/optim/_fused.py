@@ -20,7 +20,7 @@ from ._norms import grads_of
 from ._options import Options
 from ._program import Number, Scalars, number
 from ._step import run
-from ._update import Group, Part, Update
+from ._update import Decay, Group, Part, Update
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
@@ -33,7 +33,7 @@ class FusedOptimizer(Options):
     """The step of every fastopt optimizer; goes before the torch class in the bases.
 
     A subclass says what it is by a few methods: :meth:`_update`, :meth:`_scalars` and, where they are not
-    the usual, :meth:`_decoupled`, :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
+    the usual, :meth:`_decay`, :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
     """
 
     _sparse_hint = ""
@@ -74,8 +74,8 @@ class FusedOptimizer(Options):
         update = self._update(dict.fromkeys(self.defaults, True))
         return {"step", *update.states, *update.carried}
 
-    def _decoupled(self, group: Group) -> bool:
-        return False
+    def _decay(self, group: Group) -> Decay:
+        return Decay.COUPLED
 
     def _sparse(self, group: Group) -> str | None:
         """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
@@ -83,15 +83,16 @@ class FusedOptimizer(Options):
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         weight_decay = number(self._option(group, "weight_decay", 0.0))
-        decoupled = self._decoupled(group)
+        decay = self._decay(group)
+        shrinks = decay is Decay.DECOUPLED and weight_decay != 0
         max_grad_value = self._limit(group, "max_grad_value")
         return {
             "loss_scale": loss_scale,
             "grad_factor": -1.0 if self._option(group, "maximize") else 1.0,
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
-            "weight_decay": 0.0 if decoupled else weight_decay,
+            "weight_decay": weight_decay if decay is Decay.COUPLED else 0.0,
             "l1": self._limit(group, "l1") or 0.0,
-            "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled and weight_decay != 0 else 1.0,
+            "decay": 1.0 - number(group["lr"]) * weight_decay if shrinks else 1.0,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
@@ -25,6 +26,14 @@ class Update(NamedTuple):
 
 # Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).
 Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
+
+
+class Decay(enum.Enum):
+    """What ``weight_decay`` does."""
+
+    COUPLED = enum.auto()  # is a part of the gradient
+    DECOUPLED = enum.auto()  # shrinks the parameter before its update
+    OWN = enum.auto()  # is the rule's affair
 
 
 class Common(TypedDict, total=False):
