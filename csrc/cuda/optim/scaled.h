@@ -53,9 +53,10 @@ constexpr int kScaledWarps = 8;
 
 // Squares of the parameter and of the direction: a warp's are those of a chunk.
 template <class Rule, class Format>
-__global__ void __launch_bounds__(kScaledWarps* kLanes)
+__global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
     using T = typename Format::Compute;
+    constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // as many bytes in registers of each type
     constexpr int kFirstState = Places<ScaledApply<Rule>>::states;
     const Part part = part_of_block(tensors, kScaledWarps * kSumChunk);
     const ScalarSet& set = *tensors.scalars[part.tensor];
@@ -69,9 +70,9 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes)
     void* const* const arrays = tensors.arrays[part.tensor];
     const DType* const types = tensors.types[part.tensor];
     double param_squares = 0, direction_squares = 0;
-    for (int64_t at = begin; at < end; at += kTileColumns) {
-        const int count = int(end - at < kTileColumns ? end - at : kTileColumns);
-        T param[kRowSteps], grad[kRowSteps], states[Rule::states][kRowSteps];
+    for (int64_t at = begin; at < end; at += kSteps * kLanes) {
+        const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
+        T param[kSteps], grad[kSteps], states[Rule::states][kSteps];
         load_row<Format>(arrays[0], at, count, lane, param);
         load_row<Format>(arrays[1], at, count, lane, grad);
         for (int k = 0; k < Rule::states; ++k) {
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes)
             else
                 load_row<Format>(arrays[kFirstState + k], at, count, lane, states[k]);
         }
-        gradients.prepare(param, grad, kRowSteps);
-        for (int i = 0; i < kRowSteps; ++i) {
+        gradients.prepare(param, grad, kSteps);
+        for (int i = 0; i < kSteps; ++i) {
             if (lane + i * kLanes >= count) continue;
             T state[Rule::states];
             for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];

@@ -32,6 +32,7 @@ class _Cut(NamedTuple):
     group: Group
     update: Update
     given: tuple[Any, ...]  # to the batch
+    learning_rate: Tensor | None  # on a device that computes the scalars
 
 
 def _is_on_device(value: Any) -> bool:
@@ -73,7 +74,9 @@ def run(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
     _write(batch, preparation, norm, threads)
     for one in cut:  # one at a time: the memory of a parameter that was put together is free for the next
         assert preparation is not None
-        batch.take(one.update, *one.given, [one.param], optimizer.state, None)
+        if optimizer._option(one.group, "capturable"):
+            optimizer._loss_scale(batch)  # tells the batch, which has forgotten it after its run
+        batch.take(one.update, *one.given, [one.param], optimizer.state, one.learning_rate)
         with torch.no_grad():
             preparation.add(0, one.param, one.name, one.group, one.update)
         _settle(optimizer, batch)
@@ -112,7 +115,7 @@ def _gather(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> tuple[P
                         name = optimizer._name_at(g, i if indices is None else indices[i])
                         if update.sums and cut_of(chosen[i]) is not None:
                             preparation.check_cut(chosen[i], name, group, update)
-                            cut.append(_Cut(chosen[i], name, group, update, given))
+                            cut.append(_Cut(chosen[i], name, group, update, given, learning_rate))
                         else:
                             preparation.add(i, chosen[i], name, group, update)
     if preparation is not None:
