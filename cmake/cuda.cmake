@@ -1,6 +1,14 @@
 # The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES; and FASTOPT_CUDA_REASON,
 # which info() shows: pip hides what CMake says.
-set(FASTOPT_CUDA_PARTS 0 1 2 3)  # of rules.cu: kParts in csrc/cuda/optim/rule_parts.h
+# rules.cu is compiled in as many parts as its header says.
+file(STRINGS csrc/cuda/optim/rule_parts.h parts REGEX "constexpr int kParts = [0-9]+")
+string(REGEX REPLACE ".*kParts = ([0-9]+).*" "\\1" parts "${parts}")
+set(FASTOPT_CUDA_PARTS "")
+foreach(part RANGE 1 ${parts})
+  math(EXPR part "${part} - 1")
+  list(APPEND FASTOPT_CUDA_PARTS ${part})
+endforeach()
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/cuda/optim/rule_parts.h)
 set(FASTOPT_CUDA_FILES
   device dropout/across dropout/dropout dropout/mask dropout/sums norm/apply norm/channels norm/columns
   norm/gradient norm/planes optim/adafactor optim/reductions optim/settle)

@@ -23,7 +23,7 @@ namespace fastopt {
 
 constexpr int kMaxStates = 4;
 constexpr int kMaxCarried = 2;
-constexpr int kMaxScalars = 8;
+constexpr int kMaxScalars = 12;
 constexpr int kMaxPasses = 3;
 
 // Elements a worker takes at a time: 64 KiB of float32 per operand.

@@ -59,7 +59,8 @@ class Row:
     base: dict[str, Any] = field(default_factory=dict)  # in every case
     complex: bool = True
     sparse: bool = False  # takes sparse gradients
-    factored: bool = False  # does not update element by element
+    factored: bool = False  # has states by row and column
+    scaled: bool = False  # an element's update depends on all of its tensor
     by_sign: bool = False  # where rounding decides a sign, an element goes the other way
 
 
@@ -201,6 +202,7 @@ ROWS = [
         errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
         complex=False,
         factored=True,
+        scaled=True,
     ),
     Row(
         fastopt.Rprop,
@@ -227,6 +229,22 @@ ROWS = [
         flags=[*_DECAY, {"betas": (0.5, 0.9)}, _BOTH],
         errors=[*_BETA_ERRORS, dict(weight_decay=-1.0)],
         by_sign=True,
+    ),
+    Row(
+        fastopt.LAMB,
+        papers.LAMB,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[
+            {},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.0, "always_adapt": True},
+            {"maximize": True},
+            {"betas": (0.5, 0.9), "eps": 1e-4},
+            _BOTH,
+        ],
+        errors=_ADAM_ERRORS,
+        scaled=True,
     ),
 ]
 

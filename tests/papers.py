@@ -106,3 +106,25 @@ class Lion(Paper):
         update = np.sign(beta1 * state["exp_avg"] + (1 - beta1) * g)
         state["exp_avg"] = beta2 * state["exp_avg"] + (1 - beta2) * g
         return p - float(group["lr"]) * (update + group["weight_decay"] * p)
+
+
+class LAMB(Paper):
+    """Algorithm 2 of arXiv 1904.00962, phi the identity; the ratio's exceptions are those of timm's."""
+
+    options: ClassVar = dict(
+        lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, always_adapt=False, maximize=False, capturable=False
+    )
+
+    def keys(self, group):
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(self, p, g, state, t, group):
+        beta1, beta2 = group["betas"]
+        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
+        v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
+        u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + group["eps"]) + group["weight_decay"] * p
+        trust = 1.0
+        if group["weight_decay"] or group["always_adapt"]:
+            norms = [np.sqrt(np.sum(np.square(x, dtype=np.float64))) for x in (p, u)]
+            trust = norms[0] / norms[1] if all(norms) else 1.0
+        return p - float(group["lr"]) * trust * u

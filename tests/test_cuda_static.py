@@ -68,7 +68,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_all_accesses_are_wide(functions)
 
 
-VECTORS = re.compile(r"update_vectors<(?:OnePass<(.+)>|Gradientless<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
+VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|Gradientless|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
 BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 
@@ -77,13 +77,13 @@ def assert_all_accesses_are_wide(functions: Functions) -> None:
     them. The compiler may unroll the loop over vectors.
     """
     listed = (CUDA.parent / "rules" / "list.h").read_text()
-    names = {rule: name for name, rule in re.findall(r'(?:RULE|GRADIENTLESS)\("(\w+)", (.+)\) *\\', listed)}
+    names = {rule: name for name, rule in re.findall(r'(?:RULE|GRADIENTLESS|SCALED)\("(\w+)", (.+)\) *\\', listed)}
     known = _core.rules()
     seen = set()
     for function in functions:
         if function.plain_name == "update_vectors":
-            one_pass, gradientless, _, own, of_states = VECTORS.fullmatch(function.name).groups()
-            name = names.get(one_pass or gradientless, "clip")
+            rule, _, own, of_states = VECTORS.fullmatch(function.name).groups()
+            name = names.get(rule, "clip")
             states, _, reads_grad, _ = known[name]
             expected = 1 + reads_grad + states * BYTES[of_states] // BYTES[own]
             assert function.wide("ld") >= expected, function.name

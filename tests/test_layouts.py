@@ -119,7 +119,7 @@ def test_channels_last_parameters_keep_their_layout(case: Case) -> None:
 
 
 @BACKENDS
-@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if not case.row.factored], ids=ids)
+@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if not case.row.scaled], ids=ids)
 @pytest.mark.usefixtures("on")
 def test_columns_of_one_matrix_are_two_parameters(case: Case) -> None:
     """Interleaved in memory, but not overlapping."""

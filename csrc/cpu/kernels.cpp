@@ -9,6 +9,7 @@
 #include "cpu/norm/segments.h"
 #include "cpu/optim/adafactor.h"
 #include "cpu/optim/elementwise.h"
+#include "cpu/optim/scaled.h"
 #include "cpu/reductions.h"
 #include "rules/list.h"
 
@@ -23,8 +24,8 @@ constexpr RuleEntry one_pass(const char* name) {
             true,
             false,
             1,
-            {{step<Rule, float>, nullptr}},
-            {{step<Rule, double>, nullptr}}};
+            {{step<OnePass<Rule>, float>, nullptr}},
+            {{step<OnePass<Rule>, double>, nullptr}}};
 }
 
 template <class Rule>
@@ -51,11 +52,12 @@ constexpr RuleEntry several_passes(const char* name) {
 
 #define FASTOPT_ONE_PASS(name, ...) one_pass<__VA_ARGS__>(name),
 #define FASTOPT_GRADIENTLESS(name, ...) gradientless<__VA_ARGS__>(name),
+#define FASTOPT_SCALED(name, ...) several_passes<Scaled<__VA_ARGS__>>(name),
 #define FASTOPT_SEVERAL_PASSES(name, ...) several_passes<__VA_ARGS__>(name),
+#define FASTOPT_CLIP(name) {name, "", 0, false, false, 1, {{clip<float>, nullptr}}, {{clip<double>, nullptr}}},
 
 constexpr RuleEntry rules[] = {
-    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SEVERAL_PASSES)  //
-    {"clip", "", 0, false, false, 1, {{clip<float>, nullptr}}, {{clip<double>, nullptr}}},
+    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //
 };
 
 #define FASTOPT_REDUCTION(name, Sum) {name, norm_of<Sum>, reduce<Sum, float>, reduce<Sum, double>},

@@ -10,6 +10,10 @@
 namespace fastopt {
 namespace {
 
+FASTOPT_HD void clear(double* values, int n) {
+    for (int i = 0; i < n; ++i) values[i] = 0;
+}
+
 // Element i goes to lane i % 32. `ahead`: how many elements further on memory is asked for; 0: nowhere.
 template <class T, class Term, class Join>
 FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int n, Term term, Join join,

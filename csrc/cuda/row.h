@@ -11,15 +11,15 @@ namespace {
 constexpr int kRowSteps = kTileColumns / kLanes;  // a lane's elements
 
 // The first of which are at `data` + `at`. Beyond `columns` there are zeros.
-template <class Format>
+template <class Format, int kSteps>
 __device__ __forceinline__ void load_row(const void* data, int64_t at, int columns, int lane,
-                                         typename Format::Compute (&values)[kRowSteps]) {
+                                         typename Format::Compute (&values)[kSteps]) {
     using Storage = typename Format::Storage;
     const Storage* const row = static_cast<const Storage*>(data) + at;
-    Storage stored[kRowSteps] = {};
-    for (int k = 0; k < kRowSteps; ++k)
+    Storage stored[kSteps] = {};
+    for (int k = 0; k < kSteps; ++k)
         if (lane + k * kLanes < columns) stored[k] = row[lane + k * kLanes];
-    for (int k = 0; k < kRowSteps; ++k) values[k] = Format::load(stored[k]);
+    for (int k = 0; k < kSteps; ++k) values[k] = Format::load(stored[k]);
 }
 
 template <class Format>

@@ -1,5 +1,6 @@
 // Adafactor (arXiv 1804.04235): a second moment kept as its row and column means. The update is clipped
-// by its own root mean square, so it takes several passes: csrc/cpu/optim/adafactor.h, csrc/cuda/optim/adafactor.cu.
+// by its own root mean square, so it takes several passes: a vector's are those of every scaled rule, a matrix's are in
+// csrc/cpu/optim/adafactor.h and csrc/cuda/optim/adafactor.cu.
 #pragma once
 
 #include "math/ieee.h"
@@ -44,6 +45,17 @@ struct Adafactor {
                                        const Scalars<double>& c) {
         const double alpha = maximum(c.eps2, square_root(param_squares / double(n))) * c.rho;
         return alpha / maximum(1.0, square_root(update_squares / double(n)) / c.d);
+    }
+};
+
+// Vectors and scalars: the second moment is a state like any other.
+struct AdafactorVector : Adafactor {
+    static constexpr int states = 1;  // variance
+
+    template <class T>
+    FASTOPT_HD static T direction(T, T grad, T* state, const Scalars<T>& c) {
+        state[0] = moved(state[0], grad, c);
+        return update(grad, inverse_root(state[0]), c);
     }
 };
 

@@ -1,5 +1,5 @@
-// How the sums of a rule with several passes are shared out: a vector's over chunks, a matrix's over tiles; and where
-// they are in a task's scratch memory. Plain arithmetic, for the engine, the CPU's kernels and those of a GPU.
+// How the sums of a rule with several passes are shared out: over chunks, or over the tiles of matrices; and where they
+// are in a task's scratch memory. Plain arithmetic, for the engine, the CPU's kernels and those of a GPU.
 #pragma once
 
 #include "common.h"
@@ -43,20 +43,24 @@ struct MatrixTile {
 };
 
 // What scratch memory begins with: the step size, and what it is made of, a sum of the parameter's squares and one of
-// the update's for every part (chunk, tile) of the tensor.
+// the direction's for every part (chunk, tile) of the tensor.
 struct StepScratch {
     int64_t parts;
-    double *step_size, *param_squares, *update_squares;
+    double *step_size, *param_squares, *direction_squares;
 
     FASTOPT_HD StepScratch(double* scratch, int64_t of_parts)
-        : parts(of_parts), step_size(scratch), param_squares(step_size + 1), update_squares(param_squares + of_parts) {}
+        : parts(of_parts),
+          step_size(scratch),
+          param_squares(step_size + 1),
+          direction_squares(param_squares + of_parts) {}
 
     // In doubles, as all sizes here.
     FASTOPT_HD static int64_t size(int64_t of_parts) { return 1 + 2 * of_parts; }
 };
 
-struct VectorScratch : StepScratch {
-    FASTOPT_HD VectorScratch(double* scratch, int64_t n) : StepScratch(scratch, parts_of(n)) {}
+// Of a scaled rule.
+struct ScaledScratch : StepScratch {
+    FASTOPT_HD ScaledScratch(double* scratch, int64_t n) : StepScratch(scratch, parts_of(n)) {}
 
     FASTOPT_HD static int64_t parts_of(int64_t n) { return tiles_along(n, kSumChunk); }
     FASTOPT_HD static int64_t size(int64_t n) { return StepScratch::size(parts_of(n)); }
@@ -71,7 +75,7 @@ struct FactoredScratch : StepScratch {
           across(tiles_along(shape.columns, kTileColumns)),
           down(tiles_along(shape.rows, kTileRows)),
           shape_(shape),
-          rows_(update_squares + parts),
+          rows_(direction_squares + parts),
           columns_(rows_ + shape.count * across * shape.rows),
           row_factors_(columns_ + shape.count * down * shape.columns),
           column_factors_(row_factors_ + shape.count * shape.rows) {}

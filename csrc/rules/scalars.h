@@ -10,7 +10,7 @@ namespace {
 template <template <class> class Scalars, class T>
 Scalars<T> round_scalars(const double* values) {
     constexpr int count = sizeof(Scalars<T>) / sizeof(T);
-    static_assert(count <= kMaxScalars);
+    static_assert(count <= kMaxScalars, "a rule with more scalars than kMaxScalars (common.h), which may be raised");
     T rounded[count];
     for (int i = 0; i < count; ++i) rounded[i] = T(values[i]);
     Scalars<T> scalars;

@@ -21,7 +21,7 @@ METHODS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 FAMILIES: dict[str, tuple[str, ...]] = {
     style.BLUE: ("SGD", "ASGD", "momentum 0.9", "Nesterov 0.9", "Lookahead(SGD)"),
     style.GREEN: ("Adagrad", "Adadelta", "RMSprop"),
-    style.ORANGE: ("Adam", "AMSGrad", "AdamW", "Adamax", "NAdam", "RAdam", "AdaBound", "Adafactor"),
+    style.ORANGE: ("Adam", "AMSGrad", "AdamW", "Adamax", "NAdam", "RAdam", "AdaBound", "Adafactor", "LAMB"),
     style.PINK: ("Lion", "Rprop"),
 }
 COLOURS: dict[str, Any] = {name: colour for colour, names in FAMILIES.items() for name in names}

@@ -11,6 +11,7 @@ from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
     ASGD,
+    LAMB,
     SGD,
     AdaBound,
     Adadelta,
@@ -32,6 +33,7 @@ from .optim import (
 
 __all__ = [
     "ASGD",
+    "LAMB",
     "SGD",
     "AdaBound",
     "Adadelta",

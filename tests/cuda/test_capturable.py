@@ -124,11 +124,9 @@ def test_a_real_grad_scaler_with_clipping() -> None:
         assert_same(ours, params, theirs, others)
 
 
-@CASES
+@pytest.mark.parametrize("case", [case for case in CAPTURABLE if case.from_torch], ids=ids)
 def test_states_of_torchs_optimizer(case: Case) -> None:
     """Saved by torch without capturable, with the count on the CPU: it moves to the device, and goes on."""
-    if not case.from_torch:
-        pytest.fail("only torch's classes have the flag")
     with gpu():
         params, others = _params(), _params()
         theirs = case.make_theirs(others)

@@ -1,11 +1,9 @@
-// Adafactor's passes: sums of squares of the gradient (by row and column where it is factored) and of the
-// parameter; the update's sum of squares; the update. No update is stored between passes: it costs
-// less to compute it twice.
+// Adafactor's passes over matrices: sums of squares of the gradient, by row and by column, and of the parameter; the
+// update's sum of squares; the update. No update is stored between passes: it costs less to compute it twice.
 #pragma once
 
-#include "cpu/reductions.h"
+#include "cpu/optim/scaled.h"
 #include "rules/adafactor.h"
-#include "rules/factored.h"
 
 namespace fastopt {
 namespace {
@@ -36,80 +34,9 @@ FASTOPT_HD int band_end(const MatrixTile& tile, int begin) {
     return tile.rows - begin < kBandRows ? tile.rows : begin + kBandRows;
 }
 
-FASTOPT_HD void clear(double* values, int n) {
-    for (int i = 0; i < n; ++i) values[i] = 0;
-}
-
 FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict others, int64_t n) {
     for (int64_t i = 0; i < n; ++i) values[i] += others[i];
 }
-
-// The step size, from the squares of all parts of the tensor.
-inline void combine_squares(const Task& task, const StepScratch& scratch) {
-    *scratch.step_size =
-        Adafactor::step_size(sum(scratch.param_squares, scratch.parts), sum(scratch.update_squares, scratch.parts),
-                             task.n, adafactor_scalars<double>(task));
-}
-
-// Vectors and scalars: the second moment is a state like any other.
-struct AdafactorVector : Adafactor {
-    static constexpr int states = 1;  // variance
-    static constexpr bool factored = false;
-
-    template <class T>
-    static void measure(const Task& task, int64_t begin, int64_t end) {
-        const Gradients<T> gradients(task);
-        const auto c = adafactor_scalars<T>(task);
-        const VectorScratch scratch(task.scratch, task.n);
-        alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock], update_buffer[kBlock];
-        alignas(64) double param_lanes[kLanes], update_lanes[kLanes];
-        for (int64_t chunk = begin; chunk < end; chunk += kSumChunk) {
-            const int64_t chunk_end = end - chunk < kSumChunk ? end : chunk + kSumChunk;
-            clear(param_lanes, kLanes);
-            clear(update_lanes, kLanes);
-            for (int64_t at = chunk; at < chunk_end; at += kBlock) {
-                const int n = int(chunk_end - at < kBlock ? chunk_end - at : kBlock);
-                const T* param = load(task.param, at, n, param_buffer);
-                const T* grad = gradients.prepare(param, at, n, grad_buffer, false);
-                const T* variance = load(task.states[0], at, n, variance_buffer);
-                for (int i = 0; i < n; ++i)
-                    update_buffer[i] = update(grad[i], inverse_root(moved(variance[i], grad[i], c)), c);
-                gather_squares(param_lanes, param, n, kNothing);
-                gather_squares(update_lanes, update_buffer, n, kNothing);
-            }
-            scratch.param_squares[chunk / kSumChunk] = merge(param_lanes, kPlus);
-            scratch.update_squares[chunk / kSumChunk] = merge(update_lanes, kPlus);
-        }
-    }
-
-    static void combine(const Task& task) { combine_squares(task, VectorScratch(task.scratch, task.n)); }
-
-    template <class T>
-    static void apply(const Task& task, int64_t begin, int64_t end) {
-        const Gradients<T> gradients(task);
-        const auto c = adafactor_scalars<T>(task);
-        const T step = T(*VectorScratch(task.scratch, task.n).step_size);
-        alignas(64) T param_buffer[kBlock], grad_buffer[kBlock], variance_buffer[kBlock];
-        for (int64_t at = begin; at < end; at += kBlock) {
-            const int n = int(end - at < kBlock ? end - at : kBlock);
-            T* const param = load(task.param, at, n, param_buffer);
-            const T* const grad = gradients.prepare(param, at, n, grad_buffer, true);
-            T* const variance = load(task.states[0], at, n, variance_buffer);
-            FASTOPT_VECTORIZE
-            for (int i = 0; i < n; ++i) {
-                variance[i] = moved(variance[i], grad[i], c);
-                param[i] = Prologue::decayed(param[i], gradients.common) -
-                           step * update(grad[i], inverse_root(variance[i]), c);
-            }
-            store(task.param, at, n, param);
-            store(task.states[0], at, n, variance);
-        }
-    }
-
-    static constexpr int pass_count = 2;
-    template <class T>
-    static constexpr Pass passes[pass_count] = {{measure<T>, combine}, {apply<T>, nullptr}};
-};
 
 // Matrices, and stacks of them: the second moment is kept by row and by column.
 struct AdafactorMatrix : Adafactor {
@@ -217,11 +144,13 @@ struct AdafactorMatrix : Adafactor {
                 }
                 add_onto(update_lanes, lanes, kLanes);
             }
-            scratch.update_squares[unit] = merge(update_lanes, kPlus);
+            scratch.direction_squares[unit] = merge(update_lanes, kPlus);
         }
     }
 
-    static void combine(const Task& task) { combine_squares(task, FactoredScratch(task.scratch, task.shape)); }
+    static void combine(const Task& task) {
+        combine_step_size<Adafactor>(task, FactoredScratch(task.scratch, task.shape));
+    }
 
     template <class T>
     static void apply(const Task& task, int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// Rules of one pass: load, prologue, rule, store, over blocks that stay in L1.
+// A pass over elements: load, prologue, rule, store, over blocks that stay in L1.
 #pragma once
 
 #include "cpu/block.h"
@@ -7,9 +7,30 @@
 namespace fastopt {
 namespace {
 
+// What happens to one element, and what it takes beside its operands: of a rule of one pass, that is all of it
+// (scaled.h has another).
+template <class Rule>
+struct OnePass {
+    static constexpr int states = Rule::states;
+
+    template <class T>
+    struct Constants {
+        typename Rule::template Scalars<T> own;
+
+        explicit Constants(const Task& task) : own(round_scalars<Rule::template Scalars, T>(task.constants->rule)) {}
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Prologue::Scalars<T>& common,
+                                  const Constants<T>& c) {
+        param = Prologue::decayed(param, common);
+        Rule::update(param, grad, state, c.own);
+    }
+};
+
 template <class Rule, class T>
 FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* const* states, int n,
-                             const Prologue::Scalars<T>& common, const typename Rule::template Scalars<T>& scalars) {
+                             const Prologue::Scalars<T>& common, const typename Rule::template Constants<T>& own) {
     constexpr int rows = Rule::states > 0 ? Rule::states : 1;
     T* state_rows[rows];
     for (int k = 0; k < Rule::states; ++k) state_rows[k] = states[k];
@@ -17,8 +38,8 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
     for (int i = 0; i < n; ++i) {
         T state[rows];
         for (int k = 0; k < Rule::states; ++k) state[k] = state_rows[k][i];
-        T value = Prologue::decayed(param[i], common);
-        Rule::update(value, grad[i], state, scalars);
+        T value = param[i];
+        Rule::update(value, grad[i], state, common, own);
         param[i] = value;
         for (int k = 0; k < Rule::states; ++k) state_rows[k][i] = state[k];
     }
@@ -37,11 +58,12 @@ FASTOPT_HD void ask_ahead(const Task& task, int states, int64_t at, int64_t end,
     for (int k = 0; k < states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
 }
 
-// load, prologue, rule, store over the elements [begin, end) of one parameter, block by block.
+// load, prologue, rule, store over the elements [begin, end) of one parameter, block by block. `Rule` is OnePass or the
+// like.
 template <class Rule, class T>
 void step(const Task& task, int64_t begin, int64_t end) {
     const Gradients<T> gradients(task);
-    const auto scalars = round_scalars<Rule::template Scalars, T>(task.constants->rule);
+    const typename Rule::template Constants<T> own(task);
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T grad_buffer[kShortBlock];
     alignas(64) T state_buffers[Rule::states > 0 ? Rule::states : 1][kShortBlock];
@@ -54,7 +76,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
         const T* grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[Rule::states > 0 ? Rule::states : 1];
         for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
-        update_block<Rule>(param, grad, states, n, gradients.common, scalars);
+        update_block<Rule>(param, grad, states, n, gradients.common, own);
 
         store(task.param, at, n, param);
         for (int k = 0; k < Rule::states; ++k) store(task.states[k], at, n, states[k]);

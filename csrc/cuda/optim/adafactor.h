@@ -1,13 +1,9 @@
-// The rules of several passes, as the table of rules (rules.cu) finds them.
+// The rules with passes of their own, as the table of rules (rules.cu) finds them.
 #pragma once
 
 #include "cuda/engine.h"
 
 namespace fastopt::cuda {
-
-struct AdafactorVector {
-    static void update(const Stream& stream, const Task* const* tasks, int count);
-};
 
 struct AdafactorMatrix {
     static void update(const Stream& stream, const Task* const* tasks, int count);

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
         }
     }
     squares = sum_of_tile(place, squares, lanes);
-    if (place.is_first()) scratch.update_squares[place.unit] = squares;
+    if (place.is_first()) scratch.direction_squares[place.unit] = squares;
 }
 
 // The update.

@@ -1,4 +1,4 @@
-// Adafactor between its walks over tensors, on a device: means and factors of rows and columns, and step sizes.
+// Adafactor between its walks over matrices, on a device: means and factors of rows and columns.
 #pragma once
 
 #include "cuda/memory.h"
@@ -109,22 +109,6 @@ __global__ void __launch_bounds__(kSummers) make_row_factors(const __grid_consta
     const T mean = Adafactor::mean_of_rows(sum, shape.rows, c);
     for (int64_t row = index; row < shape.rows; row += threads)
         factors[row] = Adafactor::inverse_root(factors[row] / mean);
-}
-
-// The step size of a tensor, from the squares of its parts: a block's.
-template <class Table>
-__global__ void __launch_bounds__(kSummers) make_step_sizes(const __grid_constant__ Table tensors) {
-    FASTOPT_SHARED(double[2 * kTeams], lanes);
-    const int tensor = tensor_of_block(tensors);
-    const ScalarSet& set = *tensors.scalars[tensor];
-    if (set.skip != 0) return;
-    const StepScratch scratch = scratch_of(tensors, tensor);
-    const int threads = int(blockDim.x);
-    const double param_squares = group_sum(scratch.param_squares, scratch.parts, true, threads, lanes);
-    const double update_squares = group_sum(scratch.update_squares, scratch.parts, true, threads, lanes + kTeams);
-    if (threadIdx.x != 0) return;
-    *scratch.step_size = Adafactor::step_size(param_squares, update_squares, elements_of(tensors, tensor),
-                                              scalars_from<Adafactor::Scalars>(set.rule));
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
-// The parts that rules.cu is compiled in (CMakeLists.txt).
+// The parts that rules.cu is compiled in.
 #pragma once
 
 #include "cuda/engine.h"
 
 namespace fastopt::cuda {
 
-constexpr int kParts = 4;
+constexpr int kParts = 4;  // cmake/cuda.cmake reads it here
 
 // Of a rule whose row is kPart modulo kParts.
 template <int kPart>

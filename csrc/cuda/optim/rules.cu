@@ -3,6 +3,7 @@
 #include "cuda/optim/adafactor.h"
 #include "cuda/optim/elementwise.h"
 #include "cuda/optim/rule_parts.h"
+#include "cuda/optim/scaled.h"
 #include "rules/list.h"
 
 namespace fastopt::cuda {
@@ -21,10 +22,12 @@ constexpr Update in_part() {
 constexpr int kFirst = __COUNTER__ + 1;
 #define FASTOPT_ONE_PASS(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<OnePass<__VA_ARGS__>>>(),
 #define FASTOPT_GRADIENTLESS(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<Gradientless<__VA_ARGS__>>>(),
+#define FASTOPT_SCALED(name, ...) in_part<__COUNTER__ - kFirst, Scaled<__VA_ARGS__>>(),
 #define FASTOPT_SEVERAL_PASSES(name, ...) in_part<__COUNTER__ - kFirst, __VA_ARGS__>(),
+#define FASTOPT_CLIP(name) in_part<__COUNTER__ - kFirst, Elementwise<Clip>>(),
 
-constexpr Update updates[] = {FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SEVERAL_PASSES)
-                                  in_part<__COUNTER__ - kFirst, Elementwise<Clip>>()};
+constexpr Update updates[] = {
+    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)};
 
 }  // namespace
 

@@ -1,13 +1,24 @@
 // A rule's step, wherever it was compiled.
+#include <array>
+#include <utility>
+
 #include "cuda/optim/rule_parts.h"
 
 namespace fastopt::cuda {
+namespace {
+
+using Update = decltype(&update_in_part<0>);
+
+template <int... kPart>
+constexpr std::array<Update, kParts> all_parts(std::integer_sequence<int, kPart...>) {
+    return {update_in_part<kPart>...};
+}
+
+}  // namespace
 
 void update(const Stream& stream, int rule, const Task* const* tasks, int count) {
-    static constexpr decltype(&update_in_part<0>) parts[] = {update_in_part<0>, update_in_part<1>, update_in_part<2>,
-                                                             update_in_part<3>};
-    static_assert(sizeof parts / sizeof parts[0] == kParts);
-    parts[rule % kParts](stream, rule, tasks, count);
+    static constexpr auto parts = all_parts(std::make_integer_sequence<int, kParts>());
+    parts[static_cast<size_t>(rule % kParts)](stream, rule, tasks, count);
 }
 
 }  // namespace fastopt::cuda

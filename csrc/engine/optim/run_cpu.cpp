@@ -49,7 +49,7 @@ void place_scratch(const std::vector<Task*>& tasks, double* first) {
 
 int64_t scratch_size(const Task& task) {
     if (task.pass_count == 1) return 0;
-    return task.shape.count > 0 ? FactoredScratch::size(task.shape) : VectorScratch::size(task.n);
+    return task.shape.count > 0 ? FactoredScratch::size(task.shape) : ScaledScratch::size(task.n);
 }
 
 const std::vector<Task*>& Batch::tasks_on(int device) {

@@ -12,6 +12,7 @@ from .adamw import AdamW
 from .asgd import ASGD
 from .convert import from_torch, switch
 from .groups import param_groups
+from .lamb import LAMB
 from .lion import Lion
 from .lookahead import Lookahead
 from .nadam import NAdam
@@ -22,6 +23,7 @@ from .sgd import SGD
 
 __all__ = [
     "ASGD",
+    "LAMB",
     "SGD",
     "AdaBound",
     "Adadelta",

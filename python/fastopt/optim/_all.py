@@ -9,6 +9,7 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .asgd import ASGD
+from .lamb import LAMB
 from .lion import Lion
 from .nadam import NAdam
 from .radam import RAdam
@@ -16,7 +17,7 @@ from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
 
-ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion)
+ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
 
 # Said to the class that they are made of, which cannot import them: a checkpoint may be another one's.
 Declared._family = ALL

@@ -15,13 +15,13 @@ from torch import Tensor
 from ._dense import zeros_like
 from ._options import Options
 from ._program import Number, Scalars, number
-from ._update import Group, Part, Update
+from ._update import Decay, Group, Part, Update
 
 
 class Declared(Options):
     """The answers that most optimizers give.
 
-    A subclass has :meth:`_update`, :meth:`_scalars` and, where they are not the usual, :meth:`_decoupled`,
+    A subclass has :meth:`_update`, :meth:`_scalars` and, where they are not the usual, :meth:`_decay`,
     :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
     """
 
@@ -50,8 +50,8 @@ class Declared(Options):
         update = self._update(dict.fromkeys(self.defaults, True))
         return {"step", *update.states, *update.carried}
 
-    def _decoupled(self, group: Group) -> bool:
-        return False
+    def _decay(self, group: Group) -> Decay:
+        return Decay.COUPLED
 
     def _sparse(self, group: Group) -> str | None:
         """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
@@ -59,15 +59,16 @@ class Declared(Options):
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         weight_decay = number(self._option(group, "weight_decay", 0.0))
-        decoupled = self._decoupled(group)
+        decay = self._decay(group)
+        shrinks = decay is Decay.DECOUPLED and weight_decay != 0
         max_grad_value = self._limit(group, "max_grad_value")
         return {
             "loss_scale": loss_scale,
             "grad_factor": -1.0 if self._option(group, "maximize") else 1.0,
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
-            "weight_decay": 0.0 if decoupled else weight_decay,
+            "weight_decay": weight_decay if decay is Decay.COUPLED else 0.0,
             "l1": self._limit(group, "l1") or 0.0,
-            "decay": 1.0 - number(group["lr"]) * weight_decay if decoupled and weight_decay != 0 else 1.0,
+            "decay": 1.0 - number(group["lr"]) * weight_decay if shrinks else 1.0,
         }
 
     def _clipped(self) -> list[Tensor]:

@@ -27,6 +27,7 @@ class _Cut(NamedTuple):
 
     subject: Subject
     given: tuple[Any, ...]  # to the batch
+    learning_rate: Tensor | None  # on a device that computes the scalars
 
 
 def _is_on_device(value: Any) -> bool:
@@ -69,7 +70,9 @@ def run(optimizer: Declared, batch: Any, loss_scale: float) -> None:
     for one in cut:  # one at a time: the memory of a parameter that was put together is free for the next
         assert preparation is not None
         subject = one.subject._replace(position=0)
-        batch.take(subject.update, *one.given, [subject.owner], optimizer.state, None)
+        if optimizer._option(subject.group, "capturable"):
+            optimizer._loss_scale(batch)  # tells the batch, which has forgotten it after its run
+        batch.take(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
         with torch.no_grad():
             preparation.add_whole(subject)
         _settle(optimizer, batch)
@@ -108,7 +111,7 @@ def _gather(optimizer: Declared, batch: Any, loss_scale: float) -> tuple[Prepara
                         name = optimizer._name_at(g, i if indices is None else indices[i])
                         subject = Subject(i, chosen[i], name, group, update)
                         if not preparation.add(subject):
-                            cut.append(_Cut(subject, given))
+                            cut.append(_Cut(subject, given, learning_rate))
     if preparation is not None:
         preparation.check_views()
     return preparation, cut, clips

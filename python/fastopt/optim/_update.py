@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
@@ -36,6 +37,14 @@ class Subject(NamedTuple):
     name: str  # how errors call it
     group: Group
     update: Update
+
+
+class Decay(enum.Enum):
+    """What ``weight_decay`` does."""
+
+    COUPLED = enum.auto()  # is a part of the gradient
+    DECOUPLED = enum.auto()  # shrinks the parameter before its update
+    OWN = enum.auto()  # is the rule's affair
 
 
 class Common(TypedDict, total=False):

@@ -9,7 +9,7 @@ from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import Common, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -108,8 +108,8 @@ class AdaBound(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return _AMSBOUND if group["amsbound"] else _ADABOUND
 
-    def _decoupled(self, group: Group) -> bool:
-        return bool(group["decoupled_weight_decay"])
+    def _decay(self, group: Group) -> Decay:
+        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         lr, base_lr, gamma = number(group["lr"]), group["base_lr"], group["gamma"]

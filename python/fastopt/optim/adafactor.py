@@ -10,7 +10,7 @@ from torch import Tensor
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, smaller
-from ._update import Common, Group, Part, Update
+from ._update import Common, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,8 +88,8 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
     def _state_keys(self) -> set[str]:
         return {"step", *_MATRIX.states, *_VECTOR.states}
 
-    def _decoupled(self, group: Group) -> bool:
-        return True
+    def _decay(self, group: Group) -> Decay:
+        return Decay.DECOUPLED
 
     def _state_shape(self, shape: torch.Size, key: str) -> torch.Size:
         if key == "row_var":

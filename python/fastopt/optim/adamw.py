@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._update import Common, Group
+from ._update import Common, Decay, Group
 from .adam import AdamRule
 
 if TYPE_CHECKING:
@@ -79,5 +79,6 @@ class AdamW(AdamRule, torch.optim.AdamW):
         )
         self._extend(common)
 
-    def _decoupled(self, group: Group) -> bool:
-        return bool(group.get("decoupled_weight_decay", True))  # as in torch from 2.7 on, a group may say otherwise
+    def _decay(self, group: Group) -> Decay:
+        # As in torch from 2.7 on, a group may say otherwise.
+        return Decay.DECOUPLED if group.get("decoupled_weight_decay", True) else Decay.COUPLED

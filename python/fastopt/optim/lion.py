@@ -7,7 +7,7 @@ from torch import Tensor
 from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import Common, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,8 +64,8 @@ class Lion(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return _LION
 
-    def _decoupled(self, group: Group) -> bool:
-        return True
+    def _decay(self, group: Group) -> Decay:
+        return Decay.DECOUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]

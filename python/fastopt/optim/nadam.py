@@ -8,7 +8,7 @@ from torch import Tensor
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import Common, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,8 +90,8 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
     def _update(self, group: Group) -> Update:
         return _NADAM
 
-    def _decoupled(self, group: Group) -> bool:
-        return bool(group["decoupled_weight_decay"])
+    def _decay(self, group: Group) -> Decay:
+        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
 
     def _first_value(self, group: Group, key: str) -> float:
         return 1.0

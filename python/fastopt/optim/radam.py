@@ -8,7 +8,7 @@ from torch import Tensor
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number, select
-from ._update import Common, Group, Update
+from ._update import Common, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,8 +87,8 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
     def _update(self, group: Group) -> Update:
         return _RADAM
 
-    def _decoupled(self, group: Group) -> bool:
-        return bool(group["decoupled_weight_decay"])
+    def _decay(self, group: Group) -> Decay:
+        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]

@@ -10,7 +10,7 @@ import numpy as np
 from .half import Array
 from .math import lerp, minimum
 from .pipeline import rule
-from .reductions import LANES, by_lanes, in_order, lanes_of, merge, partials, total
+from .reductions import LANES, by_lanes, in_order, lanes_of, merge, squares, total
 
 TILE_ROWS, TILE_COLUMNS, BAND_ROWS = 64, 256, 8
 
@@ -20,21 +20,18 @@ def _inverse_root(second_moment: Array) -> Array:
     return root
 
 
-def _squares(values: Array) -> Array:
-    wide = values.astype(np.float64)
-    return wide * wide
-
-
-def _step_size(param_squares: Array, update_squares: Array, n: int, rho: float, eps2: float, d: float) -> float:
+def _step_size(
+    param_squares: float, direction_squares: float, n: int, *, rho: float, eps2: float, d: float, **_: float
+) -> float:
     """alpha / max(1, RMS(update) / d)."""
-    rms_param = math.sqrt(total(param_squares) / n)
-    clipping = math.sqrt(total(update_squares) / n) / d
+    rms_param = math.sqrt(param_squares / n)
+    clipping = math.sqrt(direction_squares / n) / d
     # Either is NaN where its sum is.
     alpha = (rms_param if not rms_param < eps2 else eps2) * rho
     return alpha / (clipping if not clipping < 1.0 else 1.0)
 
 
-@rule("adafactor", decays=True)
+@rule("adafactor", step_size=_step_size)
 def adafactor(
     param: Array,
     grad: Array,
@@ -46,16 +43,10 @@ def adafactor(
     eps1: Any,
     eps2: Any,
     d: Any,
-    exact: dict[str, float],
-    decay: Any,
 ) -> tuple[Array, ...]:
-    """``rho`` is min(lr, 1 / sqrt(t)), ``limit`` is 1 / eps1; ``exact`` has the scalars unrounded."""
+    """``rho`` is min(lr, 1 / sqrt(t)), ``limit`` is 1 / eps1."""
     variance = lerp(variance, grad * grad, one_minus_beta2)
-    update = grad * minimum(_inverse_root(variance), limit)
-    step = _step_size(
-        partials(_squares(param)), partials(_squares(update)), param.size, exact["rho"], exact["eps2"], exact["d"]
-    )
-    return param * decay - param.dtype.type(step) * update, variance
+    return grad * minimum(_inverse_root(variance), limit), variance
 
 
 def _tiled(matrices: Array) -> Array:
@@ -102,12 +93,12 @@ def adafactor_factored(
     decay: Any,
     shape: tuple[int, int, int],
 ) -> tuple[Array, ...]:
-    """``shape`` is (matrices, rows, columns)."""
+    """``shape`` is (matrices, rows, columns), ``exact`` has the scalars unrounded."""
     T = param.dtype.type
     count, rows, columns = shape
-    squares = _tiled(_squares(grad).reshape(shape))
-    row_sums = _row_sums(squares)[:, :rows]
-    column_sums = _column_sums(squares)[:, :columns]
+    grad_squares = _tiled(squares(grad).reshape(shape))
+    row_sums = _row_sums(grad_squares)[:, :rows]
+    column_sums = _column_sums(grad_squares)[:, :columns]
     row_var = lerp(row_var.reshape(count, rows), (row_sums / columns).astype(T), one_minus_beta2)
     col_var = lerp(col_var.reshape(count, columns), (column_sums / rows).astype(T), one_minus_beta2)
 
@@ -118,11 +109,9 @@ def adafactor_factored(
     inverse = row_factors[:, :, None] * column_factors[:, None, :]
     update = grad.reshape(shape) * minimum(inverse, limit)
     step = _step_size(
-        _tile_sums(_tiled(_squares(param).reshape(shape))),
-        _tile_sums(_tiled(_squares(update))),
+        float(total(_tile_sums(_tiled(squares(param).reshape(shape))))),
+        float(total(_tile_sums(_tiled(squares(update))))),
         param.size,
-        exact["rho"],
-        exact["eps2"],
-        exact["d"],
+        **exact,
     )
     return param * decay - T(step) * update.reshape(-1), row_var.reshape(-1), col_var.reshape(-1)

@@ -15,10 +15,16 @@ import numpy as np
 from . import half
 from .half import Array
 from .math import clamp, sign
+from .reductions import sum_of_squares
 
 
 class Rule(NamedTuple):
-    """A rule takes (param, grad, *states, *, scalars...) and returns (param, *states)."""
+    """A rule takes (param, grad, *states, *, scalars...) and returns (param, *states).
+
+    A scaled one returns (direction, *states). Its parameter is not decayed yet, and moves by the direction times a step
+    size for the whole tensor, ``step_size(squares of the parameter, squares of the direction, elements, **scalars)``,
+    whose scalars are unrounded.
+    """
 
     function: Callable[..., tuple[Array, ...]]
     states: int
@@ -26,6 +32,7 @@ class Rule(NamedTuple):
     reads_grad: bool  # where not, the rule takes no grad
     factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
+    step_size: Callable[..., float] | None  # of a scaled rule
 
 
 RULES: dict[str, Rule] = {}
@@ -33,7 +40,13 @@ _EXTRA = ("exact", "decay", "shape")
 
 
 def rule(
-    name: str, *, states: int | None = None, reads_grad: bool = True, factored: bool = False, decays: bool = False
+    name: str,
+    *,
+    states: int | None = None,
+    reads_grad: bool = True,
+    factored: bool = False,
+    decays: bool = False,
+    step_size: Callable[..., float] | None = None,
 ) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
     """Registers a rule under the name its kernel has; ``states`` counts what its signature does not show."""
 
@@ -42,7 +55,7 @@ def rule(
         tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
         count = tensors - 1 - reads_grad if states is None else states
-        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays)
+        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays, step_size)
         return function
 
     return register
@@ -118,11 +131,17 @@ def update(
             if c["loss_scale"] != 1:
                 half.store(wide_grad, grad)
             wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
-            tensors = [wide_param if chosen.decays else wide_param * c["decay"], wide_grad]
+            undecayed = chosen.decays or chosen.step_size is not None
+            tensors = [wide_param if undecayed else wide_param * c["decay"], wide_grad]
         if chosen.decays:
             rounded |= {"exact": scalars, "decay": c["decay"]}
         if chosen.factored:
             rounded["shape"] = shape
         results = chosen.function(*tensors, *map(half.load, states), **rounded)
+        if chosen.step_size is not None:
+            direction, *moved = results
+            sums = sum_of_squares(wide_param), sum_of_squares(direction)
+            step_size = compute(chosen.step_size(*sums, param.size, **scalars))
+            results = (wide_param * c["decay"] - step_size * direction, *moved)
         for result, out in zip(results, [param, *states], strict=True):
             half.store(result, out)

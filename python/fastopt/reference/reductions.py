@@ -56,11 +56,22 @@ def total(values: Array) -> Array:
     return by_lanes(partials(values))
 
 
+def squares(values: Array) -> Array:
+    wide = values.astype(np.float64)
+    product: Array = wide * wide
+    return product
+
+
+def sum_of_squares(values: Array) -> float:
+    """Of a tensor, as a scaled rule takes it: the results of its chunks are summed up like elements."""
+    return float(total(partials(squares(values))))
+
+
 def _terms(reduction: str, values: Array, exponent: float) -> Array:
     wide = values.astype(np.float64)
     terms: Array = np.abs(wide)
     if reduction == "squares":
-        terms = wide * wide
+        terms = squares(values)
     if reduction == "nonzeros":
         terms = (wide != 0).astype(np.float64)
     if reduction == "powers":

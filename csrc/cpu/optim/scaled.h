@@ -1,0 +1,89 @@
+// Rules whose direction is scaled by one step size for the whole tensor, made of the squares of the parameter and of
+// the direction: two passes. The direction is not stored between them, and the states move in the second one: a half
+// state that was stored in the first would come back rounded, and with it another direction.
+#pragma once
+
+#include "cpu/optim/elementwise.h"
+#include "cpu/reductions.h"
+#include "rules/factored.h"
+
+namespace fastopt {
+namespace {
+
+// The step size, from the squares of all parts of the tensor.
+template <class Rule>
+void combine_step_size(const Task& task, const StepScratch& scratch) {
+    *scratch.step_size =
+        Rule::step_size(sum(scratch.param_squares, scratch.parts), sum(scratch.direction_squares, scratch.parts),
+                        task.n, round_scalars<Rule::template Scalars, double>(task.constants->rule));
+}
+
+// The second pass, of one element.
+template <class Rule>
+struct ScaledApply {
+    static constexpr int states = Rule::states;
+
+    template <class T>
+    struct Constants : OnePass<Rule>::template Constants<T> {
+        T step_size;
+
+        explicit Constants(const Task& task)
+            : OnePass<Rule>::template Constants<T>(task),
+              step_size(T(*ScaledScratch(task.scratch, task.n).step_size)) {}
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Prologue::Scalars<T>& common,
+                                  const Constants<T>& c) {
+        const T direction = Rule::direction(param, grad, state, c.own);
+        param = Prologue::decayed(param, common) - c.step_size * direction;
+    }
+};
+
+template <class Rule>
+struct Scaled : Rule {
+    static constexpr bool factored = false;
+
+    template <class T>
+    static void measure(const Task& task, int64_t begin, int64_t end) {
+        const Gradients<T> gradients(task);
+        const auto c = round_scalars<Rule::template Scalars, T>(task.constants->rule);
+        const ScaledScratch scratch(task.scratch, task.n);
+        const int64_t ahead = machine.ahead / int64_t(sizeof(T));
+        alignas(64) T param_buffer[kShortBlock], grad_buffer[kShortBlock], directions[kShortBlock];
+        alignas(64) T state_buffers[Rule::states][kShortBlock];
+        alignas(64) double param_lanes[kLanes], direction_lanes[kLanes];
+        for (int64_t chunk = begin; chunk < end; chunk += kSumChunk) {
+            const int64_t chunk_end = end - chunk < kSumChunk ? end : chunk + kSumChunk;
+            clear(param_lanes, kLanes);
+            clear(direction_lanes, kLanes);
+            for (int64_t at = chunk; at < chunk_end; at += kShortBlock) {
+                const int n = int(chunk_end - at < kShortBlock ? chunk_end - at : kShortBlock);
+                ask_ahead<T>(task, Rule::states, at, end, ahead);
+                const T* const param = load(task.param, at, n, param_buffer);
+                const T* const grad = gradients.prepare(param, at, n, grad_buffer, false);
+                const T* states[Rule::states];
+                for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
+                FASTOPT_VECTORIZE
+                for (int i = 0; i < n; ++i) {
+                    T state[Rule::states];
+                    for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
+                    directions[i] = Rule::direction(param[i], grad[i], state, c);
+                }
+                gather_squares(param_lanes, param, n, kNothing);
+                gather_squares(direction_lanes, directions, n, kNothing);
+            }
+            scratch.param_squares[chunk / kSumChunk] = merge(param_lanes, kPlus);
+            scratch.direction_squares[chunk / kSumChunk] = merge(direction_lanes, kPlus);
+        }
+    }
+
+    static void combine(const Task& task) { combine_step_size<Rule>(task, ScaledScratch(task.scratch, task.n)); }
+
+    static constexpr int pass_count = 2;
+    template <class T>
+    static constexpr Pass passes[pass_count] = {{measure<T>, combine}, {step<ScaledApply<Rule>, T>, nullptr}};
+};
+
+}  // namespace
+}  // namespace fastopt

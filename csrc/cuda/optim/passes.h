@@ -1,0 +1,74 @@
+// What rules of several passes share on a device: the start of their kernels, each over all tensors of one type; and
+// the step size that is made of two sums of squares.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cuda/optim/group_sum.h"
+#include "cuda/optim/scalars.h"
+#include "cuda/optim/tensors.h"
+#include "rules/factored.h"
+
+namespace fastopt::cuda {
+namespace {
+
+using Tasks = std::vector<const Task*>;
+
+// Starts kernels over the same tasks, in tables of the kind they take.
+template <class Table>
+struct Start {
+    const Stream& stream;
+    const Tasks& tasks;
+    void (*fill)(Table&, int, const Task&);
+
+    template <class BlocksOf>
+    void operator()(const char* name, void (*kernel)(Table), BlocksOf blocks_of, int threads) const {
+        for_tables<Table>(
+            tasks.data(), static_cast<int>(tasks.size()), blocks_of, fill,
+            [&](const Table& tensors, int64_t blocks) { launch(stream, name, kernel, {blocks, threads}, tensors); });
+    }
+};
+
+// Threads of a block that sums up: what the task that needs most of them can use, and whole warps.
+template <class Needed>
+int summing_threads(const Tasks& tasks, Needed needed) {
+    int threads = kLanes;
+    for (const Task* task : tasks) threads = std::max(threads, power_of_two(needed(*task), kSummers));
+    return threads;
+}
+
+// The step size of a tensor, from the squares of its parts: a block's. A table has a scratch_of and an elements_of.
+template <class Rule, class Table>
+__global__ void __launch_bounds__(kSummers) make_step_sizes(const __grid_constant__ Table tensors) {
+    FASTOPT_SHARED(double[2 * kTeams], lanes);
+    const int tensor = tensor_of_block(tensors);
+    const ScalarSet& set = *tensors.scalars[tensor];
+    if (set.skip != 0) return;
+    const StepScratch scratch = scratch_of(tensors, tensor);
+    const int threads = int(blockDim.x);
+    const double param_squares = group_sum(scratch.param_squares, scratch.parts, true, threads, lanes);
+    const double direction_squares = group_sum(scratch.direction_squares, scratch.parts, true, threads, lanes + kTeams);
+    if (threadIdx.x != 0) return;
+    *scratch.step_size = Rule::step_size(param_squares, direction_squares, elements_of(tensors, tensor),
+                                         scalars_from<Rule::template Scalars>(set.rule));
+}
+
+template <class Rule, class Table, class PartsOf>
+void start_step_sizes(const Start<Table>& start, PartsOf parts_of) {
+    const auto one_block = [](const Task&) { return 1; };
+    start("step size", make_step_sizes<Rule, Table>, one_block, summing_threads(start.tasks, parts_of));
+}
+
+using ByType = void (*)(const Stream&, const Tasks&);
+
+// `kernels` are by DType.
+inline void for_types(const Stream& stream, const Task* const* tasks, int count, const ByType (&kernels)[4]) {
+    Tasks of_type[4];
+    for (int i = 0; i < count; ++i) of_type[int(tasks[i]->param.type)].push_back(tasks[i]);
+    for (int type = 0; type < 4; ++type)
+        if (!of_type[type].empty()) kernels[type](stream, of_type[type]);
+}
+
+}  // namespace
+}  // namespace fastopt::cuda

@@ -1,0 +1,126 @@
+// Scaled rules on a device, in the CPU's two passes (cpu/optim/scaled.h): sums, the step size, and what happens to an
+// element.
+#pragma once
+
+#include "cuda/optim/elementwise.h"
+#include "cuda/optim/passes.h"
+#include "cuda/row.h"
+#include "cuda/warp.h"
+
+namespace fastopt::cuda {
+namespace {
+
+// The second pass, of one element.
+template <class Rule>
+struct ScaledApply {
+    static constexpr int states = Rule::states;
+    static constexpr bool reads_grad = true, reads_scratch = true;
+
+    template <class T>
+    struct Constants : OnePass<Rule>::template Constants<T> {
+        T step_size;
+
+        __device__ __forceinline__ Constants(const ScalarSet& set, void* const* arrays)
+            : OnePass<Rule>::template Constants<T>(set, arrays),
+              step_size(T(*static_cast<const double*>(arrays[Places<ScaledApply>::scratch]))) {}
+    };
+
+    template <class T>
+    __device__ __forceinline__ static void update(T& param, T& grad, T* state, const Constants<T>& c) {
+        c.unscale(&grad, 1);
+        T prepared = grad;
+        Prologue::gradient(&param, &prepared, 1, c.common);
+        const T direction = Rule::direction(param, prepared, state, c.own);
+        param = Prologue::decayed(param, c.common) - c.step_size * direction;
+    }
+};
+
+template <class Rule>
+using ScaledTensors = Tensors<Places<ScaledApply<Rule>>::count>;
+
+// The last array of a tensor.
+template <int kArrays>
+__device__ __forceinline__ ScaledScratch scratch_of(const Tensors<kArrays>& tensors, int tensor) {
+    return {static_cast<double*>(tensors.arrays[tensor][kArrays - 1]), tensors.n[tensor]};
+}
+
+template <int kArrays>
+__device__ __forceinline__ int64_t elements_of(const Tensors<kArrays>& tensors, int tensor) {
+    return tensors.n[tensor];
+}
+
+constexpr int kScaledWarps = 8;
+
+// Squares of the parameter and of the direction: a warp's are those of a chunk.
+template <class Rule, class Format>
+__global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
+    measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
+    using T = typename Format::Compute;
+    constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // as many bytes in registers of each type
+    constexpr int kFirstState = Places<ScaledApply<Rule>>::states;
+    const Part part = part_of_block(tensors, kScaledWarps * kSumChunk);
+    const ScalarSet& set = *tensors.scalars[part.tensor];
+    if (set.skip != 0) return;
+    const int lane = int(threadIdx.x) % kLanes;
+    const int64_t begin = part.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    if (begin >= part.end) return;
+    const int64_t end = part.end - begin < kSumChunk ? part.end : begin + kSumChunk;
+    const Gradients<T> gradients(set);
+    const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));
+    void* const* const arrays = tensors.arrays[part.tensor];
+    const DType* const types = tensors.types[part.tensor];
+    double param_squares = 0, direction_squares = 0;
+    for (int64_t at = begin; at < end; at += kSteps * kLanes) {
+        const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
+        T param[kSteps], grad[kSteps], states[Rule::states][kSteps];
+        load_row<Format>(arrays[0], at, count, lane, param);
+        load_row<Format>(arrays[1], at, count, lane, grad);
+        for (int k = 0; k < Rule::states; ++k) {
+            if (types[kFirstState + k] != types[0])
+                load_row<Plain<T>>(arrays[kFirstState + k], at, count, lane, states[k]);
+            else
+                load_row<Format>(arrays[kFirstState + k], at, count, lane, states[k]);
+        }
+        gradients.prepare(param, grad, kSteps);
+        for (int i = 0; i < kSteps; ++i) {
+            if (lane + i * kLanes >= count) continue;
+            T state[Rule::states];
+            for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
+            const T direction = Rule::direction(param[i], grad[i], state, c);
+            param_squares += double(param[i]) * double(param[i]);
+            direction_squares += double(direction) * double(direction);
+        }
+    }
+    param_squares = merge_lanes(param_squares, Squares::join);
+    direction_squares = merge_lanes(direction_squares, Squares::join);
+    if (lane != 0) return;
+    const ScaledScratch scratch = scratch_of(tensors, part.tensor);
+    scratch.param_squares[begin / kSumChunk] = param_squares;
+    scratch.direction_squares[begin / kSumChunk] = direction_squares;
+}
+
+template <class Rule>
+struct Scaled {
+    static void update(const Stream& stream, const Task* const* tasks, int count) {
+        for_types(stream, tasks, count,
+                  {measure<Plain<float>>, measure<Plain<double>>, measure<Narrow<BFloat16>>, measure<Narrow<Float16>>});
+        Elementwise<ScaledApply<Rule>>::update(stream, tasks, count);
+    }
+
+   private:
+    static void fill(ScaledTensors<Rule>& tensors, int i, const Task& task) {
+        fill_arrays<ScaledApply<Rule>>(tensors, i, task);
+        tensors.n[i] = task.n;
+    }
+
+    template <class Format>
+    static void measure(const Stream& stream, const Tasks& tasks) {
+        const Start<ScaledTensors<Rule>> start{stream, tasks, fill};
+        const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
+        start("sums of squares", measure_chunks<Rule, Format>, blocks, kScaledWarps * kLanes);
+        start_step_sizes<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
+    }
+};
+
+}  // namespace
+}  // namespace fastopt::cuda

@@ -1,0 +1,46 @@
+"""LAMB (arXiv 1904.00962)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .adam import moments
+from .half import Array
+from .pipeline import rule
+
+
+def _step_size(
+    param_squares: float, direction_squares: float, n: int, *, lr: float, adapts: float, **_: float
+) -> float:
+    """lr times the trust ratio, which is 1 where either norm is 0 or NaN."""
+    if adapts == 0 or not (param_squares > 0 and direction_squares > 0):
+        return lr
+    with np.errstate(all="ignore"):
+        return float(lr * (np.sqrt(param_squares) / np.sqrt(direction_squares)))
+
+
+@rule("lamb", step_size=_step_size)
+def lamb(
+    param: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    *,
+    one_minus_beta1: Any,
+    beta2: Any,
+    one_minus_beta2: Any,
+    correction: Any,
+    root_correction: Any,
+    eps: Any,
+    weight_decay: Any,
+    lr: Any,
+    adapts: Any,
+) -> tuple[Array, ...]:
+    """``correction`` is 1 / (1 - beta1^t), ``root_correction`` is 1 / sqrt(1 - beta2^t)."""
+    exp_avg, exp_avg_sq = moments(grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2)
+    direction = (correction * exp_avg) / (np.sqrt(exp_avg_sq) * root_correction + eps)
+    if weight_decay != 0:
+        direction = direction + weight_decay * param
+    return direction, exp_avg, exp_avg_sq
