@@ -16,7 +16,7 @@ from ._dense import norm_tensor
 from ._hooked import hooked
 from ._load import uncast
 from ._norms import grads_of
-from ._step import run
+from ._step import loss_scale_of, run
 from ._to_torch import to_torch
 
 
@@ -86,7 +86,7 @@ class FusedOptimizer(Declared):
         if type(batch) is not _runtime.kernels.Batch:
             batch = _runtime.kernels.Batch()
         try:
-            loss_scale = self._loss_scale(batch)
+            loss_scale = loss_scale_of(self, batch)
             if loss_scale is not None:
                 run(self, batch, loss_scale)
         except BaseException:
@@ -112,18 +112,3 @@ class FusedOptimizer(Declared):
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
         """torch's constructors say so of fused=True, which the groups know."""
-
-    def _loss_scale(self, batch: Any) -> float | None:
-        """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
-
-        Where the device keeps the counters, nobody waits for it: the batch is told where it finds out.
-        """
-        if "found_inf" not in self.__dict__ and "grad_scale" not in self.__dict__:
-            return 1.0
-        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if all(self._option(group, "capturable") for group in self.param_groups):
-            batch.depend_on(grad_scale, found_inf)
-            return 1.0
-        if found_inf is not None and found_inf.item() != 0:
-            return None
-        return 1.0 if grad_scale is None else float(grad_scale)

@@ -34,6 +34,22 @@ def _is_on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
+def loss_scale_of(optimizer: Declared, batch: Any) -> float | None:
+    """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
+
+    Where the device keeps the counters, nobody waits for it: the batch is told where it finds out.
+    """
+    if "found_inf" not in optimizer.__dict__ and "grad_scale" not in optimizer.__dict__:
+        return 1.0
+    found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+    if all(optimizer._option(group, "capturable") for group in optimizer.param_groups):
+        batch.depend_on(grad_scale, found_inf)
+        return 1.0
+    if found_inf is not None and found_inf.item() != 0:
+        return None
+    return 1.0 if grad_scale is None else float(grad_scale)
+
+
 def run(optimizer: Declared, batch: Any, loss_scale: float) -> None:
     """Updates the parameters of all groups.
 
@@ -71,7 +87,7 @@ def run(optimizer: Declared, batch: Any, loss_scale: float) -> None:
         assert preparation is not None
         subject = one.subject._replace(position=0)
         if optimizer._option(subject.group, "capturable"):
-            optimizer._loss_scale(batch)  # tells the batch, which has forgotten it after its run
+            loss_scale_of(optimizer, batch)  # tells the batch, which has forgotten it after its run
         batch.take(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
         with torch.no_grad():
             preparation.add_whole(subject)
