@@ -10,6 +10,9 @@ SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyprojec
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
+# OFF where there are no sanitizers of GCC's: then there is no make test-emulated.
+EMULATOR ?= ON
+
 # What depends most on torch, for make check-torch; SELECTION=short takes the first line alone.
 SHORT_CHECK = torch_details odd_states dropout_autograd step
 LONG_CHECK = $(SHORT_CHECK) errors convert batch_norm_torch batch_norm_programs dropout_programs compile_step functional_mode
@@ -17,7 +20,9 @@ SELECTION ?= long
 CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
 
-.PHONY: demo gallery test check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
+DEVELOP := build/develop
+
+.PHONY: develop check demo gallery test test-cpu test-emulated check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -27,8 +32,24 @@ gallery: $(VENV)/demo
 	set -e; for script in $$(grep -l __main__ examples/gallery/*.py); do \
 		$(BIN)/python $$script --out docs/gallery/$$(basename $$script .py).png; done
 
-test: $(VENV)/dev
+# An editable install: Python files are used where they lie, and an import builds anew what has changed of csrc. CMake
+# has to be on PATH then: source .venv/bin/activate.
+develop: $(VENV)/develop
+
+# What a change is tried with while it is made: the suite without what is marked slow; make check K=Lion: of that the tests
+# of one optimizer, dropout or norm. With the install of make develop where there is one; else with that of make test.
+develop check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+check: $(or $(wildcard $(VENV)/develop),$(VENV)/dev)
+	$(BIN)/python -c "import fastopt"
+	$(BIN)/python -m pytest -q -n auto -m "not slow" $(K:%=--thing %)
+
+test: test-cpu test-emulated
+
+test-cpu: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
+
+# The kernels for CUDA on an emulated GPU.
+test-emulated: $(VENV)/dev
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
 # Another torch, in a virtual environment of its own, with the build and the tools of .venv:
@@ -91,10 +112,19 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 	touch $@
 
 # The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
-# compiler warnings are errors.
-$(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=ON
+# compiler warnings are errors. It takes the place of the editable install.
+$(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=$(EMULATOR)
 $(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
+	rm -f $(VENV)/develop
+	touch $@
+
+# What builds stays in the environment, as later imports build with it; they see changes of CMake's files as well.
+$(VENV)/develop: pyproject.toml $(VENV)/torch
+	$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.21" "ninja>=1.11"
+	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=editable.verbose=false \
+		--config-settings=build-dir=$(DEVELOP) --config-settings=cmake.define.FASTOPT_WERROR=ON --editable ".[dev]"
+	rm -f $(VENV)/bench $(VENV)/demo $(VENV)/dev
 	touch $@
 
 # Without our constraints, which name the torch of .venv. What is in the .pth comes after the environment's own packages.

@@ -1,4 +1,4 @@
-"""``python -m bench``: fastopt beside torch and other packages, in one run.
+"""``python -m bench``: fastopt compared with torch and other packages, in one run.
 
 Ratios are medians of paired rounds with their quartiles; above 1, fastopt is faster. Absolute times
 belong to this machine at this minute.
@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from . import about
+from . import environment
 from .cases import FAMILIES, cases
 from .compare import comparison
 from .figures import Figures, read
-from .kept import kept_for_backward
 from .machine import Cpu, Gpu
 from .measure import Pace
 from .operation import Case
 from .report import LEGEND, losses, remarks, tables, write_markdown
 from .run import Run, noted
+from .saved_memory import kept_for_backward
 
 QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
 WIDTH = 215  # of the widest table
@@ -93,7 +93,7 @@ def _measured(options: argparse.Namespace, chosen: list[Case], arguments: list[s
     figures = run.figures
     with noted(figures.failures, "kept for backward"):
         figures.kept_for_backward = kept_for_backward(options.only.lower(), options.family, machine.device)
-    figures.about = {**about.everything(arguments, machine.peers), **machine.about, "ceiling": machine.ceiling_is}
+    figures.about = {**environment.everything(arguments, machine.peers), **machine.about, "ceiling": machine.ceiling_is}
     return figures
 
 

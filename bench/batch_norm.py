@@ -66,7 +66,7 @@ def operation(way: Way = forward, *, then: str = "", training: bool = True, grap
 
     Args:
         then: what follows: one of ``FUNCTIONS``.
-        graph: whether a mere forward pass prepares for a backward one, too.
+        graph: whether a mere forward pass also prepares for a backward one.
     """
     maps = 1 + ("add" in then)
 

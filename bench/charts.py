@@ -40,7 +40,7 @@ def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
             continue
         places = [i + (k - 1) * 0.27 for i, _ in shown]
         widths = [ratio.middle - 1 for _, ratio in shown]
-        axes.barh(places, widths, 0.25, left=1, color=colour, label=f"beside {label}", zorder=2)
+        axes.barh(places, widths, 0.25, left=1, color=colour, label=f"compared with {label}", zorder=2)
         spread = [[r.middle - r.low for _, r in shown], [r.high - r.middle for _, r in shown]]
         axes.errorbar([r.middle for _, r in shown], places, xerr=spread, fmt="none", ecolor="#444444", lw=0.8, zorder=3)
         for place, (_, ratio) in zip(places, shown, strict=True):

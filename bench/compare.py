@@ -10,7 +10,7 @@ from .figures import Figures, Ratio, Row
 
 
 def _shared(old: Row, new: Row) -> Iterator[tuple[str, Ratio, Ratio]]:
-    """What both rows are beside: the ceiling, and the torch that was best in the new one."""
+    """What both rows are compared with: the ceiling, and the torch that was best in the new one."""
     for name in ("ceiling", new.best(of_torch=True) or "torch default"):
         before, after = old.ratio(name), new.ratio(name)
         if before and after:
@@ -44,8 +44,8 @@ def _line(old: Row, new: Row) -> list[str]:
     pairs = list(_shared(old, new))
     cells = {name: f"{before.middle:.2f} -> {after}" for name, before, after in pairs}
     ceiling = cells.pop("ceiling", "-")
-    beside = next((f"{cell} {name.removeprefix('torch ')}" for name, cell in cells.items()), "-")
-    return [new.case, f"{old.seconds * 1e6:.1f} -> {new.seconds * 1e6:.1f}", ceiling, beside, _verdict(pairs)]
+    torch = next((f"{cell} {name.removeprefix('torch ')}" for name, cell in cells.items()), "-")
+    return [new.case, f"{old.seconds * 1e6:.1f} -> {new.seconds * 1e6:.1f}", ceiling, torch, _verdict(pairs)]
 
 
 def _name(figures: Figures) -> str:

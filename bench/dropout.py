@@ -43,7 +43,7 @@ def operation(name: str, way: Way = forward, *, graph: bool = False, inplace: bo
     """One function. In place, all elements soon are 0 or infinite: the time is the same.
 
     Args:
-        graph: whether a mere forward pass prepares for a backward one, too.
+        graph: whether a mere forward pass also prepares for a backward one.
     """
     both = functions(name, **({"inplace": True} if inplace else {}))
 

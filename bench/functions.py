@@ -57,7 +57,7 @@ def moved(maps: int, way: Way, size: int, grads: int, kept: bool, inplace: bool 
 
     Args:
         grads: how many gradients of that size it makes.
-        kept: whether they need the first input, beside the result's gradient.
+        kept: whether they need the first input in addition to the result's gradient.
         inplace: whether the first input becomes the result.
     """
     inputs = [Array(size) for _ in range(maps)]

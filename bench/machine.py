@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity
 import fastopt
 from fastopt import _runtime
 
-from .about import cpu, said
+from .environment import cpu, said
 from .measure import Burst, keep_heap, repeated
 from .operation import COLD, Case
 from .peers import ON_CPU, ON_CUDA, packages

@@ -15,9 +15,9 @@ from .task import STEP
 LEGEND = """\
 us: median time of a step of ours. GB/s: what it has to move, by that time. Ratios are medians over the rounds of \
 (their time / ours in the same round), with quartiles; above 1, fastopt is faster.
-x torch: beside the fastest, in this run, of what torch has of it, named behind the ratio: default, foreach=True, \
-for-loop (foreach=False), fused=True; in place (add_, relu_). x default: beside what a user gets without flags.
-x others: beside the fastest package that does the same.
+x torch: compared with the fastest, in this run, of what torch has of it, named after the ratio: default, \
+foreach=True, for-loop (foreach=False), fused=True; in place (add_, relu_). x default: with what a user gets without \
+flags. x others: with the fastest package that does the same.
 x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False).
 Caches are cold: before each step 256 MiB of other memory go through them, as a forward and a backward pass do in \
 training. What moves more than that is repeated as it is. hot: the same step again and again, whose tensors may be in \

@@ -115,8 +115,8 @@ void register_batch_norm(py::module_& m) {
           py::arg("weight"), py::arg("bias"), py::arg("statistics"), py::arg("batch"), py::arg("activation"),
           py::arg("negative_slope"), py::arg("threads"));
     m.def("batch_norm_moments", &batch_norm_moments, py::arg("moments"), py::arg("input"), py::arg("threads"));
-    m.def("batch_norm_settle", &batch_norm_settle, py::arg("statistics"), py::arg("gathered"), py::arg("running_mean"),
-          py::arg("running_var"), py::arg("momentum"), py::arg("eps"));
+    m.def("batch_norm_gather_stats", &batch_norm_gather_stats, py::arg("statistics"), py::arg("gathered"),
+          py::arg("running_mean"), py::arg("running_var"), py::arg("momentum"), py::arg("eps"));
     m.def("batch_norm_apply", &batch_norm_apply, py::arg("out"), py::arg("input"), py::arg("residual"),
           py::arg("weight"), py::arg("bias"), py::arg("statistics"), py::arg("activation"), py::arg("negative_slope"),
           py::arg("threads"));

@@ -1,6 +1,6 @@
 """What a wheel must have, and what it must not: ``python scripts/wheel_contents.py WHEEL`` names what is wrong.
 
-Nothing but the package is in it: a library beside it (``fastopt.libs``) would be a second OpenMP runtime or a torch.
+Nothing but the package is in it: a library next to it (``fastopt.libs``) would be a second OpenMP runtime or a torch.
 """
 
 from __future__ import annotations

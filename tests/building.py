@@ -15,7 +15,7 @@ from pathlib import Path
 import pybind11
 
 PROJECT = Path(__file__).parent.parent
-# Tools may have been installed beside python.
+# Tools may have been installed next to python.
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 NO_NVCC = "no working nvcc of CUDA 12 or later was found"  # cmake/cuda.cmake says so
 MACHINE = platform.machine()

@@ -11,12 +11,38 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
+from things import THINGS, thing, things_of
+
 # What inductor compiled in an earlier run would hide a change of ours.
 _compiled = tempfile.TemporaryDirectory(prefix="fastopt-inductor-", ignore_cleanup_errors=True)
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
 # These run on a GPU or on its emulator, which needs a python of its own: make test.
 collect_ignore = [] if os.environ.get("FASTOPT_TEST_CUDA") else ["cuda"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thing", metavar="NAME", help="only tests about this optimizer, dropout or norm (tests/things.py)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in THINGS.values():
+        config.addinivalue_line("markers", f"{name}: is about it (tests/things.py)")
+    if name := config.option.thing:
+        try:
+            others = f"({config.option.markexpr}) and " if config.option.markexpr else ""
+            config.option.markexpr = others + thing(name)
+        except ValueError as error:
+            raise pytest.UsageError(f"--thing: {error}") from None
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest's own hook, which selects by marks, is the next
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in things_of(item.nodeid):
+            item.add_marker(name)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The activations behind a batch normalization, and e^x of our own, beside torch's in float64."""
+"""The activations behind a batch normalization, and e^x of our own, compared with torch's in float64."""
 
 from __future__ import annotations
 

@@ -173,6 +173,7 @@ def test_bad_arguments_of_dropout() -> None:
         F.scaled_dot_product_attention(jagged, jagged, jagged, dropout_p=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("name", ["causal", "a row of nothing", "float"])
 def test_compiled(name: str, backend: str) -> None:

@@ -1,4 +1,4 @@
-"""Statistics are right where float32 sums are not: beside a float64 computation."""
+"""Statistics are right where float32 sums are not: compared with a float64 computation."""
 
 from __future__ import annotations
 

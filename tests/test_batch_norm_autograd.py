@@ -41,6 +41,7 @@ def plain(x: Tensor, mean: None, var: None, weight: Any = 1, bias: Any = 0, *, t
     return deviation * torch.rsqrt(deviation.square().mean(0) + 1e-5) * weight + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("training", [False, True])
@@ -95,7 +96,7 @@ def test_one_tensor_as_input_and_residual() -> None:
 
 
 def test_gradient_penalty() -> None:
-    """As in a Wasserstein GAN: a step on the norm of the input's gradient, beside torch's."""
+    """As in a Wasserstein GAN: a step on the norm of the input's gradient, compared with torch's."""
     inputs = leaves((6, 3, 4, 4))
     results = []
     for function in (F.batch_norm, torch.nn.functional.batch_norm):

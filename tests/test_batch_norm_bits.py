@@ -89,6 +89,7 @@ def test_every_dense_order_of_dimensions() -> None:
         torch.testing.assert_close(results[0], torch.nn.functional.batch_norm(x, None, None, training=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 1000, 1010), (6300, 1000), (600, 3, 57, 57), (460, 240, 7, 7)], ids=str)
 def test_results_past_the_caches(shape: tuple[int, ...]) -> None:
     """From 8 MiB on backward and 20 MiB forward; whole cache lines only."""
@@ -170,7 +171,7 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
         operands = (x, residual, weight, bias, statistics)
         assert kernels.batch_norm_moments(moments, x, 2)
         gathered = torch.cat([moments.flatten(), torch.tensor([count], dtype=torch.float64)])[None]
-        assert kernels.batch_norm_settle(statistics, gathered, mean, var, 0.1, 1e-5)
+        assert kernels.batch_norm_gather_stats(statistics, gathered, mean, var, 0.1, 1e-5)
         assert kernels.batch_norm_apply(out, *operands, *how)
         assert kernels.batch_norm_sums(sums, grad, *operands, *how)
         assert kernels.batch_norm_gradient(grad_input, grad_residual, grad, *operands, sums, *how)

@@ -78,7 +78,7 @@ def test_inputs(info: Any, index: int, dtype: torch.dtype, training: bool) -> No
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize("info", INFOS, ids=_name)
 def test_error_inputs(info: Any, training: bool) -> None:
-    """Some are errors in training only: in torch, too. Its older tables have none."""
+    """Some are errors in training only, as in torch. Its older tables have none."""
     function = info.module_error_inputs_func
     for error in _inputs(info, function, torch.float32, training) if function else ():
         entry = error.module_error_input

@@ -1,4 +1,4 @@
-"""The modules beside torch's: flags, statistics over several batches, activations, texts."""
+"""The modules compared with torch's: flags, statistics over several batches, activations, texts."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def assert_rounded_alike(ours: Tensor, expected: Tensor) -> None:
 BACKENDS = {"aot_eager": assert_same_bits, "inductor": assert_rounded_alike}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_in_one_graph(backend: str, channels_last: bool) -> None:
@@ -67,6 +68,7 @@ def test_compiled_in_one_graph(backend: str, channels_last: bool) -> None:
             assert ours.stride() == expected.stride()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_module(backend: str) -> None:
     """Training steps, and evaluation: buffers and all."""

@@ -1,4 +1,4 @@
-"""The function beside what torch composes around its own, in float64 and on the same values."""
+"""The function compared with what torch composes around its own, in float64 and on the same values."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_residual_that_is_the_input(activation: str | None, training: bool) -> N
 
 
 def test_empty_batch_leaves_no_garbage() -> None:
-    """Where fresh memory holds NaN, too."""
+    """Also where fresh memory holds NaN."""
     x = torch.empty(0, 3, 4, 4, requires_grad=True)
     weight, bias = (torch.ones(3, requires_grad=True) for _ in range(2))
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN

@@ -23,6 +23,8 @@ from bench.cases import FAMILIES, cases
 from bench.machine import Gpu
 from bench.operation import Case
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
 

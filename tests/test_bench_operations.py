@@ -42,6 +42,7 @@ def test_all_agree(operation: Operation, shapes: tuple[Shape, ...], dtype: torch
 MODELS = [*training.on_cpu(), *compiled.on_cpu(compile=lambda model: model), *depth.on_cpu()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_models_learn_alike(case: Case) -> None:
     if why := case.operation.package and zoo.unusable(case.operation.package):
@@ -121,6 +122,7 @@ def test_bytes_that_are_moved(dtype: torch.dtype) -> None:
         assert case.bytes == words * size * case.input.elements, operation.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_ceiling_goes_through_every_byte_once(threads: int, way: int) -> None:

@@ -133,7 +133,9 @@ def test_machines_stand_side_by_side(tmp_path: Path) -> None:
     document.write_text("<!-- summary -->\n<!-- /summary -->\n")
     assert program.main(["--read", *files, "--markdown", str(document)]) == 0
     lines = document.read_text().splitlines()
-    assert "| times as fast as | one: torch's fastest | one: its default | one: other packages | two: torch's" in lines[4]
+    assert (
+        "| times as fast as | one: torch's fastest | one: its default | one: other packages | two: torch's" in lines[4]
+    )
     assert "| Adam, 16M elements | 2.00 | 5.00 | 8.00 | - | - | - |" in lines
     assert "| Adam, 1M | **0.67** / 2.00 | 1.67 / 5.00 | 2.67 / 8.00 | - / 2.00 | - / 5.00 | - / 8.00 |" in lines
 
@@ -191,7 +193,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("earlier", [["--read", "old.json"], ["--compare", "old.json", "new.json"]], ids=lambda x: x[0])
 def test_what_would_be_ignored_is_an_error(earlier: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Given as its default is, too."""
+    """Also where it is given as its default is."""
     measuring = ["--device cpu", "--quick", "--family dropout", "--only Adam", "--seconds 0", "--threads 1"]
     writing = ["--json a.json", "--markdown a.md", "--pictures a"]
     for option in measuring + (writing if "--compare" in earlier else []):

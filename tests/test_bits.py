@@ -55,6 +55,7 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
                 guard.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -85,6 +86,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, isa: str, thread
     assert_same_step(ours, params, reference, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in ALL_CASES if "max_grad_norm" not in case.extra], ids=ids)

@@ -18,6 +18,7 @@ from support import TORCH, assert_same_bits, some_values
 
 # What inductor and the exporter say of themselves.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(
         "ignore:.*torch.jit:DeprecationWarning",
         "ignore::FutureWarning",

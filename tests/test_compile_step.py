@@ -114,6 +114,7 @@ VARIANTS = [(case, as_it_is) for case in PLAIN_CASES]
 VARIANTS += [(case, wrap) for case in PLAIN_CASES[:2] for wrap in (with_lookahead, with_hooks)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "wrap"), VARIANTS, ids=lambda x: ids(x) if isinstance(x, Case) else x.__name__)
 def test_step_in_what_is_compiled(case: Case, wrap: Callable[[Any], Any]) -> None:
     assert_same_training(case, torch.compile(train, backend="eager"), wrap)

@@ -38,6 +38,7 @@ def _descend(f: Callable[..., torch.Tensor], start: list[float], steps: int, mak
     return f(x).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["alone", "in Lookahead"])
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_converges(row: Row, inside: str) -> None:

@@ -16,6 +16,8 @@ import torch
 import building
 from fastopt import _core, _runtime
 
+pytestmark = pytest.mark.slow
+
 # Wherever nvcc may be: CMake asks this variable first.
 WITHOUT_NVCC = {"CUDACXX": "/nowhere/nvcc"}
 NO_CUDA = building.PROJECT / "csrc" / "cuda" / "no_cuda.cpp"
@@ -132,7 +134,9 @@ def test_what_the_driver_lacks_is_said_in_words(tmp_path: Path) -> None:
         "int main() { std::string why; fastopt::cuda::device_count(why); std::puts(why.c_str()); }\n"
     )
     (tmp_path / "driver.c").write_text(DRIVER)
-    subprocess.run(["nvcc", "-std=c++17", f"-I{building.PROJECT}/csrc", "-o", "program", "main.cu"], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["nvcc", "-std=c++17", f"-I{building.PROJECT}/csrc", "-o", "program", "main.cu"], cwd=tmp_path, check=True
+    )
 
     def why(driver: int | None) -> str:
         libraries = tmp_path / str(driver)

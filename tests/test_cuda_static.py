@@ -18,6 +18,8 @@ import building
 import ptx
 from fastopt import _core
 
+pytestmark = pytest.mark.slow
+
 CUDA = building.PROJECT / "csrc" / "cuda"
 PATHS = {path.name: path for path in sorted(CUDA.rglob("*.cu"))}
 Functions = list[ptx.Function]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,3 +192,12 @@ def test_messages_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(RuntimeWarning) as warned:
         _runtime._start()
     assert str(warned[0].message) == missing
+
+
+def test_no_merge_was_left_half_done() -> None:
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    written = [
+        name for name in tracked if name.endswith((".md", ".py", ".h", ".cpp", ".cu", ".cmake", ".toml", ".yml"))
+    ]
+    assert [name for name in written if any(f"\n{mark}" in (ROOT / name).read_text() for mark in marks)] == []

@@ -44,6 +44,7 @@ def test_gradients_of_complex_tensors(family: Family) -> None:
     assert torch.autograd.gradgradcheck(family, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", IN_PLACE, ids=str)
 def test_gradients_in_place(family: Family) -> None:
     def in_place(x: Tensor) -> Tensor:

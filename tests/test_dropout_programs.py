@@ -45,6 +45,7 @@ def assert_compiles(function: Callable[..., Tensor], inputs: list[Tensor], backe
         assert_same_bits(ours, eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_compiled(family: Family, backend: str) -> None:
@@ -53,6 +54,7 @@ def test_compiled(family: Family, backend: str) -> None:
     assert_compiles(lambda *x: family(*x, seed=2**64 - 1, offset=2**63 + 1), inputs, backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_calls_stay_apart(backend: str) -> None:
     """No compiler takes two draws for one, though they look the same."""

@@ -158,7 +158,7 @@ def test_many_python_threads() -> None:
 
 
 def test_drawn_in_inference_mode_first() -> None:
-    """The thread's own tensor is made at the first draw, and must serve afterwards, too."""
+    """The thread's own tensor is made at the first draw, and must also serve afterwards."""
     outcome = []
 
     def work() -> None:

@@ -20,6 +20,8 @@ import fastopt.nn.functional as F
 from fastopt.nn._dropout.mask import threshold
 from support import DTYPES, running
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 
 PROBABILITIES = [1e-3, 0.05, 0.1, 0.25, 0.5, 0.9, 0.999]

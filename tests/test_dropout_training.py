@@ -79,6 +79,7 @@ def accuracy(model: nn.Module, data: Digits) -> float:
     return (model.eval()(data.images).argmax(1) == data.labels).double().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [relu_network, selu_network])
 def test_digits_are_learnt_as_with_torch(network, digits: tuple[Digits, Digits]) -> None:
     accuracies, losses = [], []

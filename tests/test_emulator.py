@@ -28,6 +28,8 @@ from emulator.emulator import (
     Emulator,
 )
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent / "emulator"
 SELFTEST = HERE / "selftest.cu"
 CSRC = HERE.parent.parent / "csrc"
@@ -334,4 +336,6 @@ def test_address_sanitizer_sees_an_overrun(watched: Path, case: str) -> None:
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_nvcc_compiles_the_same_source(tmp_path: Path) -> None:
-    subprocess.run(["nvcc", "-std=c++17", "-arch=sm_90", f"-I{CSRC}", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True)
+    subprocess.run(
+        ["nvcc", "-std=c++17", "-arch=sm_90", f"-I{CSRC}", "-c", SELFTEST, "-o", tmp_path / "selftest.o"], check=True
+    )

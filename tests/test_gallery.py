@@ -22,6 +22,8 @@ from PIL import Image
 
 import fastopt
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {path.stem: path for path in (ROOT / "examples" / "gallery").glob("*.py") if "__main__" in path.read_text()}
 PICTURES = {path.stem: path for path in (ROOT / "docs" / "gallery").glob("*")}

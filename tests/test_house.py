@@ -1,10 +1,12 @@
-"""The plan of csrc holds: who may include whom, and the wall around what is compiled once per ISA.
+"""The plan holds: in csrc, who may include whom, and the wall around what is compiled once per ISA; in Python, that no
+imports make a circle.
 
 docs/design/house.md draws it, csrc/README.md says what each folder is for.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import statistics
@@ -21,7 +23,7 @@ SUFFIXES = {".h", ".cpp", ".cu"}
 FILES = {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in SUFFIXES}
 INCLUDE = re.compile(r'^#include (?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
-# What a folder may include, beside itself and common.h. A subject's folder may include the one it lies in.
+# What a folder may include, in addition to itself and common.h. A subject's folder may include the one it lies in.
 BELOW: dict[str, set[str]] = {
     "math": set(),
     "rules": {"math"},
@@ -88,6 +90,7 @@ def test_the_wall(file: str) -> None:
         assert "\nnamespace {\n" in FILES[file], f"{file} defines something with external linkage"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("c++") is None, reason="needs a compiler and nm")
 def test_an_isa_shares_nothing_with_another(tmp_path: Path) -> None:
     """Of the kernels' symbols one is seen by the linker: the function that gives their table."""
@@ -111,3 +114,60 @@ def test_every_folder_says_what_it_is_for() -> None:
     readme = (CSRC / "README.md").read_text()
     for folder in {str(Path(file).parent) for file in FILES} - {"."}:
         assert f"`{folder}/`" in readme, folder
+
+
+PACKAGE = building.PROJECT / "python/fastopt"
+
+
+def module_name(path: Path) -> str:
+    parts = (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py*")) if path.suffix in {".py", ".pyi"}}
+DISPATCHER = "fastopt._runtime"  # chooses between the kernels and the reference
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the package that one imports, wherever in it: in functions and under TYPE_CHECKING too.
+
+    That a module's own package is imported before it is Python's affair, and no arrow.
+    """
+    path = MODULES[name]
+    here = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = here[: len(here) + 1 - node.level] if node.level else []
+            source = ".".join([*package, *([node.module] if node.module else [])])
+            for alias in node.names:
+                module = f"{source}.{alias.name}"
+                found.add(module if module in MODULES else source)
+    return found & MODULES.keys()
+
+
+IMPORTS = {name: imported(name) for name in MODULES}
+
+
+def test_all_imports_are_seen() -> None:
+    assert len(MODULES) > 90
+    assert sum(map(len, IMPORTS.values())) > 300
+    assert IMPORTS["fastopt.optim._declared"] >= {"fastopt.optim._update", "fastopt.optim._options"}
+    assert "fastopt.reference" in IMPORTS[DISPATCHER]
+
+
+def test_no_imports_make_a_circle() -> None:
+    try:
+        list(TopologicalSorter(IMPORTS).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_reference_is_reached_through_the_dispatcher(name: str) -> None:
+    """So that what runs natively needs nothing of it."""
+    if name != DISPATCHER and not name.startswith("fastopt.reference"):
+        used = {other for other in IMPORTS[name] if other.startswith("fastopt.reference")}
+        assert not used, f"{name} imports {used}"

@@ -270,6 +270,7 @@ def test_python_without_gil_is_refused() -> None:
     assert done.stderr.splitlines()[-1].startswith("ImportError: fastopt needs Python's GIL, which is off")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the environment is bytes")
 @pytest.mark.parametrize("name", ["FASTOPT_ISA", "FASTOPT_INTAKE", "FASTOPT_BACKEND"])
 def test_a_variable_that_is_no_text(name: str) -> None:

@@ -17,9 +17,10 @@ GCC_ENTRY = b"\0GOMP_parallel\0"
 
 # Those of the system, and of the package intel-openmp, which is made from the same source.
 RUNTIMES = [*Path("/usr/lib").glob("llvm-*/lib/libomp.so"), *Path(sys.prefix, "lib").glob("libiomp5.so")]
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not RUNTIMES, reason="needs libomp-dev or intel-openmp, on Linux"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or not RUNTIMES, reason="needs libomp-dev or intel-openmp, on Linux"),
+]
 
 
 @pytest.fixture(scope="module", params=RUNTIMES, ids=str)

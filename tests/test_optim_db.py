@@ -295,7 +295,7 @@ def test_error_inputs(info: Any, error: Any) -> None:
     ],
 )
 def test_a_flag_that_ours_refuses(info: Any) -> None:
-    """In the table, too, it may be an argument; of its inputs for the CPU none has it."""
+    """In the table it may also be an argument; of its inputs for the CPU none has it."""
     flag = "differentiable"
     assert flag in DECIDED
     assert not any(kwargs.get(flag) for _, kwargs in _inputs(info))

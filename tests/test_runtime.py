@@ -14,6 +14,8 @@ import fastopt
 from fastopt import _core, _runtime
 from support import INTAKES, ISAS, running, some_values
 
+pytestmark = pytest.mark.slow
+
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter."""

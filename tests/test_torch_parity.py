@@ -1,4 +1,4 @@
-"""Fifty steps beside torch.optim: every flag, many shapes, all types."""
+"""Fifty steps compared with torch.optim's: every flag, many shapes, all types."""
 
 import copy
 from typing import Any

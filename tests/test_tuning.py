@@ -14,6 +14,8 @@ from fastopt import _core
 from support import assert_same_bits, some_values
 from test_runtime import INFO, output, python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:

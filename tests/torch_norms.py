@@ -1,4 +1,4 @@
-"""Batch normalization beside what torch composes it of."""
+"""Batch normalization compared with what torch composes it of."""
 
 from __future__ import annotations
 

@@ -13,9 +13,6 @@
 #define FASTOPT_VECTORIZE _Pragma("GCC ivdep")
 #endif
 
-// For loops that need all registers: inlined, they would share them with what is around them.
-#define FASTOPT_ALONE __attribute__((noinline))
-
 namespace fastopt {
 namespace {
 

@@ -8,16 +8,20 @@
 #include <immintrin.h>
 #endif
 
+// For loops that need all registers, which inlined ones would share with what is around them; and for what is long and
+// called from many places.
+#define FASTOPT_NOINLINE __attribute__((noinline))
+
 namespace fastopt {
 namespace {
 
 template <class Half>
-void widen(const uint16_t* __restrict from, float* __restrict to, int n) {
+FASTOPT_NOINLINE void widen(const uint16_t* __restrict from, float* __restrict to, int n) {
     for (int i = 0; i < n; ++i) to[i] = Half::load(from[i]);
 }
 
 template <class Half>
-void narrow(const float* __restrict from, uint16_t* __restrict to, int n) {
+FASTOPT_NOINLINE void narrow(const float* __restrict from, uint16_t* __restrict to, int n) {
     for (int i = 0; i < n; ++i) to[i] = Half::store(from[i]);
 }
 
@@ -58,14 +62,14 @@ FASTOPT_HD void narrow_vector(const float* from, uint16_t* to) {
 
 #if defined(__F16C__)
 template <>
-void widen<Float16>(const uint16_t* __restrict from, float* __restrict to, int n) {
+FASTOPT_NOINLINE void widen<Float16>(const uint16_t* __restrict from, float* __restrict to, int n) {
     int i = 0;
     for (; i + kHalves <= n; i += kHalves) widen_vector(from + i, to + i);
     for (; i < n; ++i) to[i] = Float16::load(from[i]);
 }
 
 template <>
-void narrow<Float16>(const float* __restrict from, uint16_t* __restrict to, int n) {
+FASTOPT_NOINLINE void narrow<Float16>(const float* __restrict from, uint16_t* __restrict to, int n) {
     int i = 0;
     for (; i + kHalves <= n; i += kHalves) narrow_vector(from + i, to + i);
     for (; i < n; ++i) to[i] = Float16::store(from[i]);
@@ -78,10 +82,8 @@ FASTOPT_HD void widen_row<Float16>(const uint16_t* from, float* to) {
 #endif
 
 #if defined(__AVX512BW__)
-// The upper halves of 32 rounded numbers are picked at once, where compilers shift and narrow each 16. The CPU's own
-// instruction takes subnormal numbers for 0.
-FASTOPT_HD __m512i round_to_bfloat16(const float* from) {
-    const __m512i x = _mm512_loadu_si512(from);
+// The CPU's own instruction takes subnormal numbers for 0.
+FASTOPT_HD __m512i round_to_bfloat16(__m512i x) {
     const __mmask16 odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x10000));
     const __m512i below = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
     const __m512i rounded = _mm512_mask_add_epi32(below, odd, x, _mm512_set1_epi32(0x8000));
@@ -90,21 +92,27 @@ FASTOPT_HD __m512i round_to_bfloat16(const float* from) {
                                  _mm512_set1_epi32(0x7fc00000));
 }
 
-template <>
-void narrow<BFloat16>(const float* __restrict from, uint16_t* __restrict to, int n) {
+// The upper halves of 32 rounded numbers are picked at once, where compilers shift and narrow each 16.
+FASTOPT_HD __m512i narrow_both(__m512i low, __m512i high) {
     alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    const __m512i which = _mm512_load_si512(upper);
+    return _mm512_permutex2var_epi16(round_to_bfloat16(low), _mm512_load_si512(upper), round_to_bfloat16(high));
+}
+
+template <>
+FASTOPT_NOINLINE void narrow<BFloat16>(const float* __restrict from, uint16_t* __restrict to, int n) {
     int i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const __m512i low = round_to_bfloat16(from + i), high = round_to_bfloat16(from + i + 16);
-        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(low, which, high));
-    }
-    for (; i < n; ++i) to[i] = BFloat16::store(from[i]);
+    for (; i + 32 <= n; i += 32)
+        _mm512_storeu_si512(to + i, narrow_both(_mm512_loadu_si512(from + i), _mm512_loadu_si512(from + i + 16)));
+    if (i == n) return;
+    const __mmask32 rest = (__mmask32(1) << (n - i)) - 1;
+    const __m512i low = _mm512_maskz_loadu_epi32(__mmask16(rest), from + i);
+    const __m512i high = _mm512_maskz_loadu_epi32(__mmask16(rest >> 16), from + i + 16);
+    _mm512_mask_storeu_epi16(to + i, rest, narrow_both(low, high));
 }
 #endif
 
-// What is in memory as it is computed with, beside the half types.
+// What is in memory as it is computed with: all but the half types.
 template <class T>
 struct Native {
     using Storage = T;

@@ -1,4 +1,4 @@
-// What the engine asks of GPUs: plain data and functions, without a CUDA header. The .cu files beside this have them;
+// What the engine asks of GPUs: plain data and functions, without a CUDA header. The .cu files have them;
 // no_cuda.cpp is their absence. Everything runs on the caller's stream, waits for nothing, allocates nothing, and
 // throws std::runtime_error where a kernel cannot be launched.
 #pragma once
@@ -71,7 +71,7 @@ void norm_sums(const Stream& stream, const NormTask& task);
 // Where statistics come from that the batch does not have: they are there; the running ones; those of other processes;
 // the pairs and gradients of no elements.
 enum class NormSource { statistics, running, gathered, nothing };
-void norm_settle(const Stream& stream, const NormTask& task, NormSource source);
+void norm_finalize(const Stream& stream, const NormTask& task, NormSource source);
 
 // The elements.
 void norm_apply(const Stream& stream, const NormTask& task);

@@ -73,7 +73,7 @@ struct Stored {
 
     __device__ __forceinline__ void load(const void* data, int64_t at) { memory = __ldcg(address(data, at)); }
 
-    // What other warps will ask for, too: through the L1.
+    // What other warps will also ask for: through the L1.
     __device__ __forceinline__ void load_shared(const void* data, int64_t at) { memory = *address(data, at); }
 
     __device__ __forceinline__ void unpack(Compute (&values)[N]) const {

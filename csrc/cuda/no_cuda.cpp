@@ -28,7 +28,7 @@ void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
 void join(const Stream&, int, double, const double*, int64_t, const Unknowns&, double, double*) { absent(); }
 void norm_moments(const Stream&, const NormTask&) { absent(); }
 void norm_sums(const Stream&, const NormTask&) { absent(); }
-void norm_settle(const Stream&, const NormTask&, NormSource) { absent(); }
+void norm_finalize(const Stream&, const NormTask&, NormSource) { absent(); }
 void norm_apply(const Stream&, const NormTask&) { absent(); }
 void norm_gradient(const Stream&, const NormTask&) { absent(); }
 void drop(const Stream&, int, const DropoutTask&) { absent(); }

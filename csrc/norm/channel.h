@@ -32,7 +32,7 @@ FASTOPT_HD Projection<T> projection_of(const NormTask& task, int64_t c) {
 }
 
 // Mean and sum of squared deviations of a channel: into its statistics, and the running ones.
-FASTOPT_HD void settle_moments(const NormTask& task, int64_t c) {
+FASTOPT_HD void finalize_statistics(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     const double mean = task.pairs[c], squares = task.pairs[channels + c], count = count_of(task, c);
     task.statistics[c] = mean;
@@ -46,7 +46,7 @@ FASTOPT_HD void settle_moments(const NormTask& task, int64_t c) {
 }
 
 // The same from what all processes have gathered, joined in their order. Those without elements have no moments.
-FASTOPT_HD void settle_gathered(const NormTask& task, int64_t c) {
+FASTOPT_HD void gather_stats(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     double mean = 0, squares = 0, count = 0;
     for (int64_t process = 0; process < task.processes; ++process) {
@@ -59,7 +59,7 @@ FASTOPT_HD void settle_gathered(const NormTask& task, int64_t c) {
     task.pairs[channels + c] = squares;
     task.counts[c] = count;
     if (count > 0)
-        settle_moments(task, c);
+        finalize_statistics(task, c);
     else
         task.statistics[c] = task.statistics[channels + c] = 0;
 }
@@ -72,13 +72,13 @@ FASTOPT_HD void use_running(const NormTask& task, int64_t c) {
 
 // Products were taken with x - center; what the center lacks of the mean is made up for.
 template <class T>
-FASTOPT_HD void settle_sums(const NormTask& task, int64_t c) {
+FASTOPT_HD void finalize_sums(const NormTask& task, int64_t c) {
     const double mean = task.statistics[c];
     task.pairs[task.layout.channels + c] -= (mean - double(T(mean))) * task.pairs[c];
 }
 
 // The gradients of weight and bias from the sums.
-FASTOPT_HD void settle_gradients(const NormTask& task, int64_t c) {
+FASTOPT_HD void write_parameter_gradients(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     if (task.grad_bias.data != nullptr) set_element(task.grad_bias, c, task.pairs[c]);
     if (task.grad_weight.data != nullptr)

@@ -34,11 +34,11 @@ FASTOPT_HD Piece piece_of(const NormLayout& l, int64_t channel, int64_t index) {
             int((end < l.inner ? end : l.inner) - begin), stride};
 }
 
-struct Range {
+struct PieceRange {
     int64_t begin, end;
 };
 
-FASTOPT_HD Range pieces_of(const NormLayout& l, int64_t chunk) {
+FASTOPT_HD PieceRange pieces_of(const NormLayout& l, int64_t chunk) {
     const int64_t begin = chunk * l.chunk, end = begin + l.chunk;
     return {begin, end < l.pieces ? end : l.pieces};
 }
@@ -52,7 +52,7 @@ FASTOPT_HD int64_t elements_before(const NormLayout& l, int64_t piece) {
     return piece / l.pieces_per_segment * l.inner + begin_of(l, piece % l.pieces_per_segment);
 }
 
-FASTOPT_HD int64_t elements_of(const NormLayout& l, Range pieces) {
+FASTOPT_HD int64_t elements_of(const NormLayout& l, PieceRange pieces) {
     return elements_before(l, pieces.end) - elements_before(l, pieces.begin);
 }
 

@@ -72,7 +72,7 @@ struct NormKernels {
     // Units: channels. What was gathered is joined in order.
     NormKernel join_moments, join_sums;
     // Units: channels. Their coefficients, which the elements take.
-    NormKernel spread;
+    NormKernel fill_coefficients;
     // Units: elements, in the order of the memory.
     NormKernel apply, gradient;
     // Units: channels. All of it, while a channel is in the cache; null where elements are never taken so.

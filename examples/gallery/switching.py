@@ -1,4 +1,4 @@
-"""Adam first, SGD later, in one optimizer: fastopt.switch after 400 steps, beside either alone.
+"""Adam first, SGD later, in one optimizer: fastopt.switch after 400 steps, compared with either alone.
 
 The network has eight layers and torch's own initialisation, from which SGD hardly gets away. Keskar and Socher 2017,
 "Improving generalization performance by switching from Adam to SGD".

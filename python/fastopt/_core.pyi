@@ -130,7 +130,7 @@ def batch_norm_backward(
     threads: int,
 ) -> bool: ...
 def batch_norm_moments(moments: Tensor, input: Tensor, threads: int) -> bool: ...
-def batch_norm_settle(
+def batch_norm_gather_stats(
     statistics: Tensor,
     gathered: Tensor,
     running_mean: Tensor | None,

@@ -13,9 +13,8 @@ from torch import Tensor
 from ._compiler import eager
 from .optim._checks import check_range
 from .optim._dense import norm_tensor
-from .optim._norms import Gradients, grads_of, total_norm
+from .optim._norms import Gradients, clips, grads_of, total_norm
 from .optim._sharded import is_partial, refuse_flattened
-from .reference.pipeline import clip_coefficient
 
 
 def _check_finite(norm: float | Tensor, norm_type: float) -> None:
@@ -110,7 +109,7 @@ def clip_grad_norm_(
         norm = total_norm(grads, float(norm_type), listed)
         if error_if_nonfinite:
             _check_finite(norm, float(norm_type))
-        if isinstance(norm, Tensor) or clip_coefficient(max_norm, norm) != 1:
+        if isinstance(norm, Tensor) or clips(max_norm, norm):
             Gradients(grads, max_norm, written=True).clip(norm)
         return norm_tensor(norm, grads)
 
@@ -143,7 +142,7 @@ def clip_grads_with_norm_(
         raise ValueError(f"total_norm has to have one element, but has shape {tuple(total_norm.shape)}")
     grads = grads_of(_listed(parameters))
     norm = float(total_norm)
-    if grads and clip_coefficient(max_norm, norm) != 1:
+    if grads and clips(max_norm, norm):
         with torch.no_grad():
             Gradients(grads, max_norm, written=True).clip(norm)
 

@@ -199,7 +199,7 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
             own[-1].fill_(x[share].numel() // channels)
             assert kernels.batch_norm_moments(own[:-1].view(2, -1), x[share], 2)
         statistics = torch.empty(3, channels, dtype=torch.float64, device=device)
-        assert kernels.batch_norm_settle(statistics, gathered, mean, var, 0.1, 1e-5)
+        assert kernels.batch_norm_gather_stats(statistics, gathered, mean, var, 0.1, 1e-5)
         sums = torch.empty(4, 2, channels, dtype=torch.float64, device=device)
         out, grad_input, grad_residual = (torch.empty_like(x) for _ in range(3))
         operands = [(x[s], residual[s], weight, bias, statistics) for s in shares]
@@ -227,7 +227,7 @@ def test_nobody_has_anything() -> None:
     gathered = torch.zeros(2, 7, dtype=torch.float64, device=DEVICE)
     statistics = torch.full((3, 3), 7.0, dtype=torch.float64, device=DEVICE)
     with gpu():
-        assert _runtime.kernels.batch_norm_settle(statistics, gathered, mean, var, 0.1, 1e-5)
+        assert _runtime.kernels.batch_norm_gather_stats(statistics, gathered, mean, var, 0.1, 1e-5)
     assert (statistics == 0).all()
     assert (mean == 0).all()
     assert (var == 1).all()

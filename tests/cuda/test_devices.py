@@ -8,7 +8,7 @@ from fastopt import _core, _runtime
 from gpu import DEVICE, REAL, assert_same, emulator, gpu
 from support import assert_same_bits, running, some_values
 
-NEEDS_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU beside the CPU")
+NEEDS_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU as well as the CPU")
 EMULATED = pytest.mark.skipif(emulator is None, reason="drivers come and go in the emulator only")
 
 

@@ -64,7 +64,7 @@ def test_backward(family: Family, dtype: torch.dtype, order: str) -> None:
 
 @pytest.mark.parametrize("family", [family for family in FAMILY if family.complex], ids=str)
 def test_complex(family: Family) -> None:
-    """One flag for both parts; lazily conjugated and negated tensors, too."""
+    """One flag for both parts; so have lazily conjugated and negated tensors."""
     inputs = [torch.complex(x, x + 1) for x in family.inputs(torch.float32)]
     assert_same(family, *inputs)
     assert_same(lambda x, *rest: family(x.conj(), *rest), *inputs)
@@ -227,7 +227,7 @@ SUM_SHAPES = [
 @EVERY_TYPE
 @pytest.mark.parametrize("shape", SUM_SHAPES, ids=str)
 def test_bias_gradient_at_the_edges_of_its_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """The gradients of input and bias, aligned and not; the second alone, too."""
+    """The gradients of input and bias, aligned and not; and the second alone."""
     n = torch.Size(shape).numel()
     values = some_values(n, dtype, 1)
     rest = (7, 8, 3 << 46, 4.0, 1)

@@ -1,4 +1,4 @@
-"""DTensors beside the whole tensors on one process: steps of every optimizer, norms, clipping, errors."""
+"""DTensors compared with the whole tensors on one process: steps of every optimizer, norms, clipping, errors."""
 
 from __future__ import annotations
 

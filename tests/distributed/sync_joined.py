@@ -1,4 +1,4 @@
-"""SyncBatchNorm in several processes, beside one process on the joined batch: scenarios for sync_worker."""
+"""SyncBatchNorm in several processes, compared with one process on the joined batch: scenarios for sync_worker."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def equals_joined(
     reference: type[torch.nn.Module] | None = None,
     **options: Any,
 ) -> None:
-    """Three training steps and evaluation, beside one module that sees the batches of both."""
+    """Three training steps and evaluation, compared with one module that sees the batches of both."""
     whole_shape = (sum(sizes), *shape)
     options["dtype"] = parameters or dtype
     joined = (reference or PLAIN[len(whole_shape)])(shape[0], **options)

@@ -10,6 +10,8 @@ import torch
 from processes import outcomes
 from support import TORCH
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 @pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard and DTensor are public from torch 2.6 on")

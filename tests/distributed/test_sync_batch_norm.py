@@ -14,6 +14,8 @@ from fastopt import nn
 from processes import outcomes
 from support import assert_same_bits, some_values
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = sync_worker.SCENARIOS if torch.distributed.is_available() else {}
 
 

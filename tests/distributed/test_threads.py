@@ -18,7 +18,10 @@ from support import TORCH
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_distributed.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package"),
+]
 
 
 def run(command: list[str], **variables: str) -> str:

@@ -1,5 +1,5 @@
-"""Networks trained by several processes, each on its share of the batch, beside one process on the whole: DDP, FSDP2,
-ZeRO, and checkpoints that other numbers of processes go on from."""
+"""Networks trained by several processes, each on its share of the batch, compared with one process on the whole: DDP,
+FSDP2, ZeRO, and checkpoints that other numbers of processes go on from."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_lightnings_clipping_in_mixed_precision(precision: str, tmp_path: Path) 
 
 
 def test_max_grad_norm_is_gradient_clip_val(tmp_path: Path) -> None:
-    """And the norm is at hand, through Lightning's wrapper, too."""
+    """And the norm is at hand through Lightning's wrapper."""
 
     class Watched(Regression):
         def on_train_batch_end(self, *args: Any) -> None:
@@ -171,7 +171,7 @@ def test_max_grad_norm_is_gradient_clip_val(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", [fastopt.AdamW, torch.optim.AdamW], ids=["ours", "torch's"])
 def test_lookahead(inner: Any, tmp_path: Path) -> None:
-    """Slow weights and their count resume, too: the checkpoint is between two of their updates."""
+    """Slow weights and their count resume as well: the checkpoint is between two of their updates."""
     whole, first, second = (Regression(lambda p: fastopt.Lookahead(inner(p, lr=0.05), k=5)) for _ in range(3))
     fit(whole, tmp_path, max_epochs=4)
     fit(first, tmp_path).save_checkpoint(tmp_path / "half.ckpt")

@@ -53,7 +53,7 @@ def trainer(
     **arguments: Any,
 ) -> transformers.Trainer:
     """8 steps of 2 batches of 2; the optimizer is what ``make`` makes, or what the Trainer makes of ``given``."""
-    transformers.set_seed(0)  # of masks, too: to be trained before the next one is made
+    transformers.set_seed(0)  # of masks as well: to be trained before the next one is made
     network = model()
     training = transformers.TrainingArguments(
         output_dir=str(root),

@@ -32,7 +32,7 @@ inline bool write_flags(const uint16_t* __restrict drawn, uint16_t first, int n,
 }
 
 // Flags of the `n` elements from `element` on.
-inline void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* flags) {
+FASTOPT_NOINLINE void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* flags) {
     if (decided(mask)) {
         __builtin_memset(flags, mask.threshold == 0, size_t(n));
         return;

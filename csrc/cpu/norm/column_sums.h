@@ -18,21 +18,21 @@ ManyChannels<T> columns_from(const NormTask& task, int64_t at) {
 // The gradient of what went into the activation, at `n` elements from `at` on, whose coefficients begin at `column`;
 // `keeps`: to be read again.
 template <class T>
-const T* entering(const NormTask& task, int64_t at, int n, int64_t column, const T* x, T* grad_buffer,
-                  T* residual_buffer, bool keeps) {
+const T* activation_backward(const NormTask& task, int64_t at, int n, int64_t column, const T* x, T* grad_buffer,
+                             T* residual_buffer, bool keeps) {
     const T* const grad = load(task.grad, at, n, grad_buffer);
     if (passes(task)) return grad;
     const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
     T* const out = keeps ? static_cast<T*>(task.kept.data) + at : grad_buffer;
-    enter(task, grad, x, residual, out, n, columns_from<T>(task, column));
+    activation_gradient(task, grad, x, residual, out, n, columns_from<T>(task, column));
     return out;
 }
 
 // Of x - shift, and of their squares, from rows that lie `stride` apart.
 template <int kRows, class Format, class T>
-FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
-                                      const typename Format::Storage* __restrict x, int64_t stride,
-                                      const T* __restrict shift, int width) {
+FASTOPT_NOINLINE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
+                                         const typename Format::Storage* __restrict x, int64_t stride,
+                                         const T* __restrict shift, int width) {
     FASTOPT_VECTORIZE
     for (int k = 0; k < width; ++k) {
         T sum = sums[k], square = squares[k];
@@ -48,10 +48,10 @@ FASTOPT_ALONE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
 
 // Of gradients, and of their products with x - center.
 template <int kRows, class Format, class T>
-FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict products,
-                                       const typename Format::Storage* __restrict grad,
-                                       const typename Format::Storage* __restrict x, int64_t stride,
-                                       const T* __restrict center, int width) {
+FASTOPT_NOINLINE void gather_product_rows(T* __restrict sums, T* __restrict products,
+                                          const typename Format::Storage* __restrict grad,
+                                          const typename Format::Storage* __restrict x, int64_t stride,
+                                          const T* __restrict center, int width) {
     FASTOPT_VECTORIZE
     for (int k = 0; k < width; ++k) {
         T sum = sums[k], product = products[k];
@@ -67,7 +67,7 @@ FASTOPT_ALONE void gather_product_rows(T* __restrict sums, T* __restrict product
 
 // Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
 // while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
-constexpr int64_t kTogether = 128;  // elements
+constexpr int64_t kTogether = 256;  // elements
 
 template <int kRows>
 struct Rows {
@@ -78,7 +78,7 @@ template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)
         for (; rows - done >= kRows; done += kRows) visit(done, Rows<kRows>());
-    if constexpr (kRows > 1) for_some<kRows / 2>(columns, rows, visit, done);
+    if constexpr (kRows > 1) for_some<1>(columns, rows, visit, done);
 }
 
 // Unit: one span of columns in one chunk of rows.
@@ -192,14 +192,14 @@ void gather_stored(const NormTask& task, const Span& span, int64_t block, int ro
 
 // And of one that is computed first.
 template <class T>
-void gather_entering(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
+void gather_computed(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
                      T* products) {
     const NormLayout& l = task.layout;
     const bool keeps = task.kept.data != nullptr;
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
     for_rows(l, block, rows, span.width, rows_in_block(l), [&](int64_t at, int some, int n) {
         const T* const x = load(task.input, at, n, x_buffer);
-        const T* const grad = entering(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
+        const T* const grad = activation_backward(task, at, n, span.column, x, grad_buffer, residual_buffer, keeps);
         for_some(l.columns, some, [&](int row, auto few) {
             const int64_t first = row * l.columns;
             gather_product_rows<decltype(few)::count, Native<T>>(sums, products, grad + first, x + first, l.columns,
@@ -225,7 +225,7 @@ void columns_sums(const NormTask& task, int64_t begin, int64_t end) {
                     gather_stored<decltype(format)>(task, span, block, rows, center, sums, products);
                 });
             else
-                gather_entering(task, span, block, rows, center, sums, products);
+                gather_computed(task, span, block, rows, center, sums, products);
             for (int k = 0; k < span.width; ++k) {
                 total[k] += double(sums[k]);
                 total_products[k] += double(products[k]);

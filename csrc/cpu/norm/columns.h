@@ -8,7 +8,7 @@ namespace fastopt {
 namespace {
 
 template <class T>
-void columns_spread(const NormTask& task, int64_t begin, int64_t end) {
+void columns_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
     T* const all = static_cast<T*>(task.coefficients);
     const int64_t period = l.channels * l.inner;
@@ -74,7 +74,7 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
     if (l.rest > 0) {
         x = load(task.input, l.rows * l.columns, int(l.rest), x_buffer);
         const bool keeps = task.kept.data != nullptr && begin == 0;  // one worker does
-        grad = entering(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer, keeps);
+        grad = activation_backward(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer, keeps);
     }
     for (int64_t c = begin; c < end; c += kLanes) {
         const int width = int(end - c < kLanes ? end - c : kLanes);
@@ -98,7 +98,7 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
         for (int k = 0; k < width; ++k) {
             task.pairs[c + k] = sum[k];
             task.pairs[l.channels + c + k] = products[k];
-            settle_sums<T>(task, c + k);
+            finalize_sums<T>(task, c + k);
         }
     }
 }
@@ -137,20 +137,26 @@ void columns_gradient(const NormTask& task, int64_t begin, int64_t end) {
         const T* const x = load(task.input, at, n, x_buffer);
         const T* const grad = task.kept.data != nullptr
                                   ? load(task.kept, at, n, grad_buffer)
-                                  : entering(task, at, n, column, x, grad_buffer, residual_buffer, false);
+                                  : activation_backward(task, at, n, column, x, grad_buffer, residual_buffer, false);
         if (stores_residual(task)) store(task.grad_residual, at, n, grad, task.streams);
         if (task.grad_input.data == nullptr) return;
         T* const out = direct ? static_cast<T*>(task.grad_input.data) + at : x_buffer;
-        project(task, grad, x, out, n, columns_from<T>(task, column));
+        input_gradient(task, grad, x, out, n, columns_from<T>(task, column));
         store(task.grad_input, at, n, out, task.streams);
     });
     finish_streams();
 }
 
 template <class T>
-constexpr NormKernels columns = {columns_moments<T>,   columns_sums<T>,   columns_join_moments<T>,
-                                 columns_join_sums<T>, columns_spread<T>, columns_apply<T>,
-                                 columns_gradient<T>,  nullptr,           nullptr};
+constexpr NormKernels columns = {columns_moments<T>,
+                                 columns_sums<T>,
+                                 columns_join_moments<T>,
+                                 columns_join_sums<T>,
+                                 columns_fill_coefficients<T>,
+                                 columns_apply<T>,
+                                 columns_gradient<T>,
+                                 nullptr,
+                                 nullptr};
 
 }  // namespace
 }  // namespace fastopt

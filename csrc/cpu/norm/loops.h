@@ -51,8 +51,8 @@ void normalize_loop(const T* x, const T* residual, T* out, int n, const Channels
 
 // The gradient of what went into the activation, which is computed again.
 template <class Activation, bool kResidual, class T, class Channels>
-void enter_loop(const T* grad, const T* x, const T* residual, T* out, int n, const Channels& channels,
-                T negative_slope) {
+void activation_gradient_loop(const T* grad, const T* x, const T* residual, T* out, int n, const Channels& channels,
+                              T negative_slope) {
     const Channels c = channels;
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) {
@@ -64,7 +64,7 @@ void enter_loop(const T* grad, const T* x, const T* residual, T* out, int n, con
 
 // Of the batch: without its mean and its part along x.
 template <bool kBatch, class T, class Channels>
-void project_loop(const T* grad, const T* x, T* out, int n, const Channels& channels) {
+void input_gradient_loop(const T* grad, const T* x, T* out, int n, const Channels& channels) {
     const Channels c = channels;
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i)
@@ -76,17 +76,18 @@ template <class T, class Channels>
 using NormalizeLoop = void (*)(const T*, const T*, T*, int, const Channels&, T);
 
 template <class T, class Channels>
-using EnterLoop = void (*)(const T*, const T*, const T*, T*, int, const Channels&, T);
+using ActivationGradientLoop = void (*)(const T*, const T*, const T*, T*, int, const Channels&, T);
 
 #define FASTOPT_NORMALIZE_LOOPS(name, Activation) \
     {normalize_loop<Activation, false, T, Channels>, normalize_loop<Activation, true, T, Channels>},
-#define FASTOPT_ENTER_LOOPS(name, Activation) \
-    {enter_loop<Activation, false, T, Channels>, enter_loop<Activation, true, T, Channels>},
+#define FASTOPT_ACTIVATION_GRADIENT_LOOPS(name, Activation) \
+    {activation_gradient_loop<Activation, false, T, Channels>, activation_gradient_loop<Activation, true, T, Channels>},
 
 template <class T, class Channels>
 constexpr NormalizeLoop<T, Channels> normalize_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT_NORMALIZE_LOOPS)};
 template <class T, class Channels>
-constexpr EnterLoop<T, Channels> enter_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT_ENTER_LOOPS)};
+constexpr ActivationGradientLoop<T, Channels> activation_gradient_loops[][2] = {
+    FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_GRADIENT_LOOPS)};
 
 #define FASTOPT_ACTIVATION_NAME(name, Activation) name,
 constexpr const char* activation_names[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_NAME)};
@@ -108,15 +109,16 @@ void normalize(const NormTask& task, const T* x, const T* residual, T* out, int 
 }
 
 template <class T, class Channels>
-void enter(const NormTask& task, const T* grad, const T* x, const T* residual, T* out, int n,
-           const Channels& channels) {
-    enter_loops<T, Channels>[task.activation][residual != nullptr](grad, x, residual, out, n, channels,
-                                                                   T(task.negative_slope));
+void activation_gradient(const NormTask& task, const T* grad, const T* x, const T* residual, T* out, int n,
+                         const Channels& channels) {
+    activation_gradient_loops<T, Channels>[task.activation][residual != nullptr](grad, x, residual, out, n, channels,
+                                                                                 T(task.negative_slope));
 }
 
 template <class T, class Channels>
-void project(const NormTask& task, const T* grad, const T* x, T* out, int n, const Channels& channels) {
-    (task.batch ? project_loop<true, T, Channels> : project_loop<false, T, Channels>)(grad, x, out, n, channels);
+void input_gradient(const NormTask& task, const T* grad, const T* x, T* out, int n, const Channels& channels) {
+    (task.batch ? input_gradient_loop<true, T, Channels> : input_gradient_loop<false, T, Channels>)(grad, x, out, n,
+                                                                                                    channels);
 }
 
 }  // namespace

@@ -12,10 +12,10 @@ namespace {
 
 // Calls visit(pieces) for each flush block of a chunk, in order.
 template <class Visit>
-FASTOPT_HD void for_flush_blocks(Range chunk, Visit visit) {
+FASTOPT_HD void for_flush_blocks(PieceRange chunk, Visit visit) {
     for (int64_t begin = chunk.begin; begin < chunk.end; begin += kFlushPieces) {
         const int64_t end = begin + kFlushPieces;
-        visit(Range{begin, end < chunk.end ? end : chunk.end});
+        visit(PieceRange{begin, end < chunk.end ? end : chunk.end});
     }
 }
 
@@ -35,13 +35,13 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
     alignas(64) typename Format::Storage buffer[kBlock];
     double count = 0;
     mean = squares = 0;
-    for_flush_blocks(pieces_of(task.layout, chunk), [&](Range block) {
+    for_flush_blocks(pieces_of(task.layout, chunk), [&](PieceRange block) {
         Pair<T> sums{};
         T shift{};
         double n = 0;
         for (int64_t k = block.begin; k < block.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);
-            ask_for_inputs(task.layout, channel, k, task.input);
+            prefetch_inputs(task.layout, channel, k, task.input);
             const auto* const x = collect(task.input, piece, buffer);
             if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
             gather_moments<Format>(sums, x, piece.n(), shift);
@@ -55,14 +55,14 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
 
 // The gradient of what went into the activation; kept, where there is room.
 template <class T>
-const T* entering(const NormTask& task, const Piece& piece, const T* x, const OneChannel<T>& channel, T* grad_buffer,
-                  T* residual_buffer) {
+const T* activation_backward(const NormTask& task, const Piece& piece, const T* x, const OneChannel<T>& channel,
+                             T* grad_buffer, T* residual_buffer) {
     const T* const grad = load_piece(task.grad, piece, grad_buffer);
     if (passes(task)) return grad;
     const T* const residual = load_piece(task.residual, piece, residual_buffer);
     const bool keeps = task.kept.data != nullptr;
     T* const out = keeps ? room_for(task.kept, piece, grad_buffer) : grad_buffer;
-    enter(task, grad, x, residual, out, piece.n(), channel);
+    activation_gradient(task, grad, x, residual, out, piece.n(), channel);
     if (keeps) store_piece(task.kept, piece, out);
     return out;
 }
@@ -72,7 +72,7 @@ template <class Format, class T>
 void gather_stored(const NormTask& task, int64_t channel, int64_t index, T center, Pair<T>& sums) {
     alignas(64) typename Format::Storage x_buffer[kBlock], grad_buffer[kBlock];
     const Piece piece = piece_of(task.layout, channel, index);
-    ask_for_inputs(task.layout, channel, index, task.input, task.grad);
+    prefetch_inputs(task.layout, channel, index, task.input, task.grad);
     const auto* const x = collect(task.input, piece, x_buffer);
     const auto* const grad = collect(task.grad, piece, grad_buffer);
     gather_products<Format>(sums, grad, x, piece.n(), center);
@@ -80,21 +80,21 @@ void gather_stored(const NormTask& task, int64_t channel, int64_t index, T cente
 
 // Of one that is computed first.
 template <class T>
-void gather_entering(const NormTask& task, int64_t channel, int64_t index, const OneChannel<T>& numbers,
+void gather_computed(const NormTask& task, int64_t channel, int64_t index, const OneChannel<T>& numbers,
                      Pair<T>& sums) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
     const Piece piece = piece_of(task.layout, channel, index);
     const T* const x = load_piece(task.input, piece, x_buffer);
-    ask_ahead(task.layout, channel, index, task.kept);
-    const T* const grad = entering(task, piece, x, numbers, grad_buffer, residual_buffer);
+    prefetch_ahead(task.layout, channel, index, task.kept);
+    const T* const grad = activation_backward(task, piece, x, numbers, grad_buffer, residual_buffer);
     gather_products<Native<T>>(sums, grad, x, piece.n(), numbers.of.center);
 }
 
 // gather(index, sums) takes a piece.
 template <class T, class Gather>
-FASTOPT_HD void sums_of(Range chunk, double& sum, double& products, Gather gather) {
+FASTOPT_HD void sums_of(PieceRange chunk, double& sum, double& products, Gather gather) {
     sum = products = 0;
-    for_flush_blocks(chunk, [&](Range block) {
+    for_flush_blocks(chunk, [&](PieceRange block) {
         Pair<T> sums{};
         for (int64_t k = block.begin; k < block.end; ++k) gather(k, sums);
         sum += merged(sums.first);
@@ -105,13 +105,13 @@ FASTOPT_HD void sums_of(Range chunk, double& sum, double& products, Gather gathe
 template <class T>
 void apply_to(const NormTask& task, int64_t channel, int64_t chunk) {
     alignas(64) T buffer[kBlock], residual_buffer[kBlock];
-    const Range range = pieces_of(task.layout, chunk);
+    const PieceRange range = pieces_of(task.layout, chunk);
     const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
     for (int64_t k = range.begin; k < range.end; ++k) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, buffer);
         const T* const residual = load_piece(task.residual, piece, residual_buffer);
-        if (!task.streams) ask_ahead(task.layout, channel, k, task.out);
+        if (!task.streams) prefetch_ahead(task.layout, channel, k, task.out);
         T* const out = room_for(task.out, piece, buffer, task.streams);
         normalize(task, x, residual, out, piece.n(), numbers);
         store_piece(task.out, piece, out, task.streams);
@@ -121,19 +121,19 @@ void apply_to(const NormTask& task, int64_t channel, int64_t chunk) {
 template <class T>
 void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
-    const Range range = pieces_of(task.layout, chunk);
+    const PieceRange range = pieces_of(task.layout, chunk);
     const OneChannel<T> numbers{coefficients_of<T>(task, channel), projection_of<T>(task, channel)};
     for (int64_t k = range.begin; k < range.end; ++k) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, x_buffer);
         const T* const grad = task.kept.data != nullptr
                                   ? load_piece(task.kept, piece, grad_buffer)
-                                  : entering(task, piece, x, numbers, grad_buffer, residual_buffer);
-        if (!task.streams) ask_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
+                                  : activation_backward(task, piece, x, numbers, grad_buffer, residual_buffer);
+        if (!task.streams) prefetch_ahead(task.layout, channel, k, task.grad_residual, task.grad_input);
         if (stores_residual(task)) store_piece(task.grad_residual, piece, grad, task.streams);
         if (task.grad_input.data == nullptr) continue;
         T* const out = room_for(task.grad_input, piece, x_buffer, task.streams);
-        project(task, grad, x, out, piece.n(), numbers);
+        input_gradient(task, grad, x, out, piece.n(), numbers);
         store_piece(task.grad_input, piece, out, task.streams);
     }
 }
@@ -156,7 +156,7 @@ void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t channel = unit / chunks;
-        const Range chunk = pieces_of(task.layout, unit % chunks);
+        const PieceRange chunk = pieces_of(task.layout, unit % chunks);
         const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
         double* const pair = task.partials + 2 * unit;
         if (passes(task))
@@ -167,7 +167,7 @@ void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
             });
         else
             sums_of<T>(chunk, pair[0], pair[1],
-                       [&](int64_t k, Pair<T>& sums) { gather_entering(task, channel, k, numbers, sums); });
+                       [&](int64_t k, Pair<T>& sums) { gather_computed(task, channel, k, numbers, sums); });
     }
 }
 
@@ -199,7 +199,7 @@ void planes_join_sums(const NormTask& task, int64_t begin, int64_t end) {
         }
         task.pairs[c] = sum;
         task.pairs[l.channels + c] = products;
-        settle_sums<T>(task, c);
+        finalize_sums<T>(task, c);
     }
 }
 
@@ -209,7 +209,7 @@ void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
         planes_moments<T>(task, c * chunks, (c + 1) * chunks);
         planes_join_moments<T>(task, c, c + 1);
-        settle_moments(task, c);
+        finalize_statistics(task, c);
         for (int64_t chunk = 0; chunk < chunks; ++chunk) apply_to<T>(task, c, chunk);
     }
     finish_streams();

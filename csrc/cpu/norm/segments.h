@@ -8,7 +8,7 @@ namespace fastopt {
 namespace {
 
 template <class T>
-void segments_spread(const NormTask& task, int64_t begin, int64_t end) {
+void planes_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) {
     auto* const all = static_cast<OneChannel<T>*>(task.coefficients);
     for (int64_t c = begin; c < end; ++c) all[c] = numbers_of<T>(task, c);
 }
@@ -77,7 +77,8 @@ void segments_gradient(const NormTask& task, int64_t begin, int64_t end) {
         if (enters) {
             const T* const residual = load_some(task.residual, some, residual_buffer);
             each<T>(task, some, [&](int i, int n, const OneChannel<T>& numbers) {
-                enter(task, grad + i, x + i, residual != nullptr ? residual + i : nullptr, grad_buffer + i, n, numbers);
+                activation_gradient(task, grad + i, x + i, residual != nullptr ? residual + i : nullptr,
+                                    grad_buffer + i, n, numbers);
             });
             grad = grad_buffer;
         }
@@ -85,7 +86,7 @@ void segments_gradient(const NormTask& task, int64_t begin, int64_t end) {
         if (task.grad_input.data == nullptr) return;
         T* const out = direct ? static_cast<T*>(task.grad_input.data) + some.at : x_buffer;
         each<T>(task, some, [&](int i, int n, const OneChannel<T>& numbers) {
-            project(task, grad + i, x + i, out + i, n, numbers);
+            input_gradient(task, grad + i, x + i, out + i, n, numbers);
         });
         store(task.grad_input, some.at, some.n, out, task.streams);
     });
@@ -93,9 +94,9 @@ void segments_gradient(const NormTask& task, int64_t begin, int64_t end) {
 }
 
 template <class T>
-constexpr NormKernels planes = {planes_moments<T>,    planes_sums<T>,     planes_join_moments<T>,
-                                planes_join_sums<T>,  segments_spread<T>, segments_apply<T>,
-                                segments_gradient<T>, planes_forward<T>,  planes_backward<T>};
+constexpr NormKernels planes = {
+    planes_moments<T>, planes_sums<T>,       planes_join_moments<T>, planes_join_sums<T>, planes_fill_coefficients<T>,
+    segments_apply<T>, segments_gradient<T>, planes_forward<T>,      planes_backward<T>};
 
 }  // namespace
 }  // namespace fastopt

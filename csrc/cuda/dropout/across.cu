@@ -56,7 +56,7 @@ void start(const Stream& stream, const DropoutTask& task) {
 
 using Start = void (*)(const Stream&, const DropoutTask&);
 
-// None for a rule with a bias: that is for contiguous tensors, along which the mask runs, too.
+// None for a rule with a bias: that is for contiguous tensors, and along these the mask runs.
 template <class Rule>
 constexpr Start start_of() {
     if constexpr (Rule::bias)

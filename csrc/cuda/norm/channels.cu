@@ -20,7 +20,7 @@ __device__ __forceinline__ Partial partial_of(const NormTask& task, int64_t c, i
     const NormLayout& l = task.layout;
     if (l.planes) {
         const double* const pair = task.partials + 2 * (c * l.chunks + index);
-        const Range pieces = pieces_of(l, index);
+        const PieceRange pieces = pieces_of(l, index);
         return {{pair[0], pair[1]}, double(elements_before(l, pieces.begin)), double(elements_of(l, pieces))};
     }
     // Columns of a channel are `inner` neighbours, again after each period; behind the last chunk is a single row.
@@ -71,16 +71,16 @@ __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t
 
 template <class T>
 struct OfMoments : JoinMoments {
-    __device__ __forceinline__ static void settle(const NormTask& task, int64_t c) {
-        if (task.statistics != nullptr) settle_moments(task, c);
+    __device__ __forceinline__ static void finalize(const NormTask& task, int64_t c) {
+        if (task.statistics != nullptr) finalize_statistics(task, c);
     }
 };
 
 template <class T>
 struct OfSums : JoinSums {
-    __device__ __forceinline__ static void settle(const NormTask& task, int64_t c) {
-        settle_sums<T>(task, c);
-        settle_gradients(task, c);
+    __device__ __forceinline__ static void finalize(const NormTask& task, int64_t c) {
+        finalize_sums<T>(task, c);
+        write_parameter_gradients(task, c);
     }
 };
 
@@ -95,23 +95,24 @@ __global__ void __launch_bounds__(kWarps* kLanes) join_chunks(const __grid_const
     if (lane != 0) return;
     task.pairs[c] = all.first;
     task.pairs[task.layout.channels + c] = all.second;
-    Of<T>::settle(task, c);
+    Of<T>::finalize(task, c);
     if (task.coefficients != nullptr) store_coefficients<T>(task, c);
 }
 
 constexpr int kThreads = 128;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) settle_channels(const __grid_constant__ NormTask task, NormSource source) {
+__global__ void __launch_bounds__(kThreads)
+    finalize_channels(const __grid_constant__ NormTask task, NormSource source) {
     const int64_t channels = task.layout.channels, c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (c >= channels) return;
     switch (source) {
         case NormSource::statistics: break;
         case NormSource::running: use_running(task, c); break;
-        case NormSource::gathered: settle_gathered(task, c); break;
+        case NormSource::gathered: gather_stats(task, c); break;
         case NormSource::nothing:
             task.pairs[c] = task.pairs[channels + c] = 0;
-            settle_gradients(task, c);
+            write_parameter_gradients(task, c);
             break;
     }
     if (task.coefficients != nullptr) store_coefficients<T>(task, c);
@@ -136,8 +137,8 @@ void norm_sums(const Stream& stream, const NormTask& task) {
     join<OfSums>(stream, task);
 }
 
-void norm_settle(const Stream& stream, const NormTask& task, NormSource source) {
-    const auto kernel = task.input.type == DType::f64 ? settle_channels<double> : settle_channels<float>;
+void norm_finalize(const Stream& stream, const NormTask& task, NormSource source) {
+    const auto kernel = task.input.type == DType::f64 ? finalize_channels<double> : finalize_channels<float>;
     launch(stream, "statistics", kernel, {(task.layout.channels + kThreads - 1) / kThreads, kThreads}, task, source);
 }
 

@@ -65,8 +65,8 @@ bool batch_norm_moments(py::handle moments, py::handle input, int threads) {
     return true;
 }
 
-bool batch_norm_settle(py::handle statistics, py::handle gathered, py::handle running_mean, py::handle running_var,
-                       double momentum, double eps) {
+bool batch_norm_gather_stats(py::handle statistics, py::handle gathered, py::handle running_mean,
+                             py::handle running_var, double momentum, double eps) {
     BatchNormCall call("identity", 0, 1);
     NormTask& task = call.task;
     if (!call.take_gathered(gathered) || !call.take_statistics(statistics) || task.counts == nullptr ||
@@ -75,7 +75,7 @@ bool batch_norm_settle(py::handle statistics, py::handle gathered, py::handle ru
     task.momentum = momentum;
     task.eps = eps;
     call.own_pairs();
-    call.settle();
+    call.gather_stats();
     return true;
 }
 

@@ -36,8 +36,8 @@ bool batch_norm_moments(pybind11::handle moments, pybind11::handle input, int th
 
 // statistics, with the number of elements per channel as their third row, and running statistics, from what processes
 // have `gathered` (float64, (processes, 2 * C + 1)): moments and number of elements of each.
-bool batch_norm_settle(pybind11::handle statistics, pybind11::handle gathered, pybind11::handle running_mean,
-                       pybind11::handle running_var, double momentum, double eps);
+bool batch_norm_gather_stats(pybind11::handle statistics, pybind11::handle gathered, pybind11::handle running_mean,
+                             pybind11::handle running_var, double momentum, double eps);
 
 // out = activation(z)
 bool batch_norm_apply(pybind11::handle out, pybind11::handle input, pybind11::handle residual, pybind11::handle weight,

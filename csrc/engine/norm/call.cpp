@@ -129,7 +129,7 @@ void BatchNormCall::forward() {
         return each_channel(of_layout().forward);
     }
     gather_moments();
-    for (int64_t c = 0; c < task.layout.channels; ++c) settle_moments(task, c);
+    for (int64_t c = 0; c < task.layout.channels; ++c) finalize_statistics(task, c);
     apply();
 }
 
@@ -142,7 +142,7 @@ void BatchNormCall::evaluate() {
 void BatchNormCall::backward() {
     if (on_device()) return BatchNormDevice(task, device_).backward();
     if (empty()) return sums();
-    keep();
+    choose_dz_buffer();
     if (by_channel()) {
         if (task.layout.segments_per_piece == 1) stream_gradient();
         each_channel(of_layout().backward);
@@ -150,7 +150,7 @@ void BatchNormCall::backward() {
         gather_sums();
         gradient();
     }
-    settle_gradients();
+    write_parameter_gradients();
 }
 
 void BatchNormCall::moments() {
@@ -159,9 +159,9 @@ void BatchNormCall::moments() {
     gather_moments();
 }
 
-void BatchNormCall::settle() {
-    if (on_device()) return BatchNormDevice(task, device_).settle();
-    for (int64_t c = 0; c < task.layout.channels; ++c) settle_gathered(task, c);
+void BatchNormCall::gather_stats() {
+    if (on_device()) return BatchNormDevice(task, device_).gather_stats();
+    for (int64_t c = 0; c < task.layout.channels; ++c) fastopt::gather_stats(task, c);
 }
 
 void BatchNormCall::apply(Order order) {
@@ -177,7 +177,7 @@ void BatchNormCall::sums() {
         clear(task.pairs);
     else
         gather_sums();
-    settle_gradients();
+    write_parameter_gradients();
 }
 
 void BatchNormCall::gradient() {
@@ -195,18 +195,18 @@ void BatchNormCall::gather_moments() {
 
 void BatchNormCall::gather_sums() {
     reserve_partials();
-    if (!task.layout.planes) {  // columns take the coefficients for their sums, too
+    if (!task.layout.planes) {  // the sums of columns also take the coefficients
         double* const sums = task.pairs;
         task.pairs = nullptr;
-        spread();
+        fill_coefficients();
         task.pairs = sums;
     }
     over(of_layout().sums, units_of_sums(task.layout));
     join(of_layout().join_sums);
 }
 
-void BatchNormCall::settle_gradients() {
-    for (int64_t c = 0; c < task.layout.channels; ++c) fastopt::settle_gradients(task, c);
+void BatchNormCall::write_parameter_gradients() {
+    for (int64_t c = 0; c < task.layout.channels; ++c) fastopt::write_parameter_gradients(task, c);
 }
 
 bool BatchNormCall::on_device() const { return device_ != kHost; }
@@ -240,7 +240,7 @@ void BatchNormCall::over(NormKernel kernel, Units units) const {
 }
 
 void BatchNormCall::elements(NormKernel kernel, Order order) {
-    spread();
+    fill_coefficients();
     run_released<NormTask>({{kernel, &task, task.layout.total, 1}}, threads_, order);
 }
 
@@ -255,10 +255,10 @@ void BatchNormCall::join(NormKernel kernel) const {
     over(kernel, {l.channels, std::max<int64_t>(gathered, 1)});
 }
 
-void BatchNormCall::spread() {
+void BatchNormCall::fill_coefficients() {
     if (!coefficients_) coefficients_.reset(new double[static_cast<size_t>(5 * task.layout.repeat)]);  // of either type
     task.coefficients = coefficients_.get();
-    of_layout().spread(task, 0, task.layout.channels);
+    of_layout().fill_coefficients(task, 0, task.layout.channels);
 }
 
 // Results of `from` bytes and more go past the caches; not into fresh memory, which is in them.
@@ -274,7 +274,7 @@ void BatchNormCall::stream_gradient() {
 }
 
 // The gradient of z is needed twice. Exactly as it is, so not in a half type.
-void BatchNormCall::keep() {
+void BatchNormCall::choose_dz_buffer() {
     const NormTable& table = *kernels().norm;
     const bool half = task.input.type != DType::f32 && task.input.type != DType::f64;
     if (task.activation == 0 || half) return;

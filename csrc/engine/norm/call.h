@@ -46,7 +46,7 @@ class BatchNormCall {
 
     void moments();
     // Statistics, from the moments of several processes.
-    void settle();
+    void gather_stats();
     // From the end where sums have just read it: as much of it as the caches hold is still there.
     void apply(Order order = Order::backwards);
     // Also the gradients of weight and bias.
@@ -67,7 +67,7 @@ class BatchNormCall {
     bool on_device() const;
     void gather_moments();
     void gather_sums();
-    void settle_gradients();
+    void write_parameter_gradients();
     void clear(double* pairs) const;
     const NormKernels& of_layout() const;
     bool by_channel() const;
@@ -76,10 +76,10 @@ class BatchNormCall {
     void elements(NormKernel kernel, Order order);
     void each_channel(NormKernel kernel);
     void join(NormKernel kernel) const;
-    void spread();
+    void fill_coefficients();
     void stream(const Array& result, int64_t from);
     void stream_gradient();
-    void keep();
+    void choose_dz_buffer();
 };
 
 }  // namespace fastopt

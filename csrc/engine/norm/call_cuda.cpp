@@ -27,13 +27,13 @@ void BatchNormDevice::forward() {
 
 void BatchNormDevice::evaluate() {
     const py::gil_scoped_release released;
-    cuda::norm_settle(stream_, task_, cuda::NormSource::running);
+    cuda::norm_finalize(stream_, task_, cuda::NormSource::running);
     if (!empty()) cuda::norm_apply(stream_, task_);
 }
 
 void BatchNormDevice::backward() {
     if (empty()) return clear(task_.pairs);
-    keep();
+    choose_dz_buffer();
     const py::gil_scoped_release released;
     cuda::norm_sums(stream_, task_);
     cuda::norm_gradient(stream_, task_);
@@ -46,16 +46,16 @@ void BatchNormDevice::moments() {
     cuda::norm_moments(stream_, task_);
 }
 
-void BatchNormDevice::settle() {
+void BatchNormDevice::gather_stats() {
     task_.coefficients = nullptr;
     const py::gil_scoped_release released;
-    cuda::norm_settle(stream_, task_, cuda::NormSource::gathered);
+    cuda::norm_finalize(stream_, task_, cuda::NormSource::gathered);
 }
 
 void BatchNormDevice::apply() {
     if (empty()) return;
     const py::gil_scoped_release released;
-    cuda::norm_settle(stream_, task_, cuda::NormSource::statistics);
+    cuda::norm_finalize(stream_, task_, cuda::NormSource::statistics);
     cuda::norm_apply(stream_, task_);
 }
 
@@ -69,7 +69,7 @@ void BatchNormDevice::sums() {
 void BatchNormDevice::gradient() {
     if (empty()) return;
     const py::gil_scoped_release released;
-    cuda::norm_settle(stream_, task_, cuda::NormSource::statistics);
+    cuda::norm_finalize(stream_, task_, cuda::NormSource::statistics);
     cuda::norm_gradient(stream_, task_);
 }
 
@@ -80,12 +80,12 @@ void BatchNormDevice::clear(double* pairs) {
     task_.pairs = pairs;
     task_.coefficients = nullptr;
     const py::gil_scoped_release released;
-    cuda::norm_settle(stream_, task_, cuda::NormSource::nothing);
+    cuda::norm_finalize(stream_, task_, cuda::NormSource::nothing);
 }
 
 // The gradient of z is needed twice. Where it is a result, writing it once saves reading the residual again; otherwise
 // computing it twice moves fewer bytes. Exactly as it is, so not in a half type.
-void BatchNormDevice::keep() {
+void BatchNormDevice::choose_dz_buffer() {
     const bool half = task_.input.type != DType::f32 && task_.input.type != DType::f64;
     if (task_.activation != 0 && !half && task_.grad_residual.data != nullptr) task_.kept = task_.grad_residual;
 }

@@ -17,7 +17,7 @@ class BatchNormDevice {
     void evaluate();
     void backward();
     void moments();
-    void settle();
+    void gather_stats();
     void apply();
     void sums();
     void gradient();
@@ -29,7 +29,7 @@ class BatchNormDevice {
 
     bool empty() const;
     void clear(double* pairs);
-    void keep();
+    void choose_dz_buffer();
 };
 
 }  // namespace fastopt

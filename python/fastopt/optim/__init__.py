@@ -1,5 +1,6 @@
 """Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
 
+from ._all import ALL as ALL
 from ._update import Common
 from .adabound import AdaBound
 from .adadelta import Adadelta
@@ -19,8 +20,6 @@ from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
-
-ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
 
 __all__ = [
     "ASGD",

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ._fused import FusedOptimizer
+from ._declared import Declared
 
 
 @contextlib.contextmanager
-def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
+def uncast(optimizer: Declared) -> Iterator[None]:
     """Undoes the casts of torch's ``load_state_dict`` before any post hook sees them."""
     loaded: list[dict[str, Any]] = []
     # The last of the pre hooks sees what is loaded in the end, and the first of the post hooks mends it.
@@ -29,15 +28,13 @@ def uncast(optimizer: FusedOptimizer) -> Iterator[None]:
         after.remove()
 
 
-def _own(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _own(optimizer: Declared, state_dict: dict[str, Any]) -> dict[str, Any]:
     """An error for states of another of our optimizers; what others keep there is their affair."""
     found = {key for state in state_dict["state"].values() for key, value in state.items() if value is not None}
     known = optimizer._state_keys()
     foreign = set() if known is None else found - known
     if foreign:
-        from . import ALL
-
-        makes: Any = ALL
+        makes: Any = optimizer._family
         others = [cls.__name__ for cls in makes if foreign <= (cls([torch.empty(0)])._state_keys() or set())]
         if others:
             names = ", ".join(f"'{key}'" for key in sorted(foreign))
@@ -47,7 +44,7 @@ def _own(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> dict[str, Any
     return state_dict
 
 
-def _mend(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
+def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     counters: set[int] = set()

@@ -23,6 +23,11 @@ def _name(index: int, gradient: Tensor) -> str:
     return f"gradient {index} (shape {tuple(gradient.shape)})"
 
 
+def clips(max_norm: float, norm: float) -> bool:
+    """Whether the engine scales gradients of this norm: all of them where it is NaN."""
+    return not max_norm / (norm + 1e-6) >= 1
+
+
 class Gradients:
     """Tensors gathered for the engine; what is not dense through stand-ins. Of DTensors, this process's part.
 

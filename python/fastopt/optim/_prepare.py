@@ -6,23 +6,35 @@ names them. Nothing the optimizer or the user can see changes before :meth:`Prep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _runtime
 from .._runtime import PLAIN
-from ..reference import RULES
+from ._declared import Declared
 from ._dense import TYPES, StandIns, dense_layout, kind_of, plain, refuse_overlap
 from ._layout import shared_pair
 from ._rows import Rows
-from ._sharded import is_partial, local, placed_like
+from ._sharded import Sharding, local, sharding_of
 from ._states import States
+from ._update import Group, Subject, Update
 
-if TYPE_CHECKING:
-    from ._fused import FusedOptimizer
-    from ._update import Group, Update
+
+class _Rule(NamedTuple):
+    """What a backend says of a rule."""
+
+    states: int
+    scalars: tuple[str, ...]
+    reads_grad: bool
+    factored: bool  # takes its parameter as contiguous matrices
+
+
+@functools.cache
+def _rules(backend: Any) -> dict[str, _Rule]:
+    return {name: _Rule(*told) for name, told in backend.rules().items()}
 
 
 class Preparation:
@@ -34,12 +46,13 @@ class Preparation:
         loss_scale: what the step divides gradients by and writes back, where it is not 1.
     """
 
-    def __init__(self, optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
+    def __init__(self, optimizer: Declared, batch: Any, loss_scale: float) -> None:
         self._optimizer = optimizer
         self._batch = batch
         self._loss_scale = loss_scale
         self._unscales = loss_scale != 1.0
         self._capturing = _runtime.capturing()
+        self._rules = _rules(_runtime.kernels)
         self._stand_ins = StandIns()
         self._states = States(optimizer, self._stand_ins)
         self._views = False
@@ -64,43 +77,60 @@ class Preparation:
             others.append(i)
         return others
 
-    def add(self, index: int, owner: Tensor, name: str, group: Group, update: Update) -> None:
-        """Adds the parameter at ``index`` of what the batch took last, or raises an error that calls it ``name``."""
-        rule = RULES[update.rule]
-        self._check_kinds(owner, name, group, update)
-        param = plain(self._stand_ins.whole(owner, written=True) if update.sums else owner, name)
+    def add(self, subject: Subject) -> bool:
+        """Adds a parameter, or raises an error that calls it by its name.
+
+        False for a DTensor whose update needs sums over the whole: it has been checked, and is for :meth:`add_whole`
+        when all others are updated. Nothing has been communicated for it.
+        """
+        sharding = sharding_of(subject.owner)
+        self._check_kinds(subject, sharding)
+        if subject.update.sums and sharding.cut is not None:
+            self._check_parts(subject)
+            return False
+        self._add(subject, sharding, whole=False)
+        return True
+
+    def add_whole(self, subject: Subject) -> None:
+        """Puts the parts of a parameter together and adds the whole, of which each process will keep its own part."""
+        self._add(subject, sharding_of(subject.owner), whole=True)
+
+    def _add(self, subject: Subject, sharding: Sharding, *, whole: bool) -> None:
+        _, owner, name, group, update = subject
+        rule = self._rules[update.rule]
+        param = plain(self._stand_ins.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
-        grad = self._gradient(owner, param, group, update, name) if rule.reads_grad else None
+        grad = self._gradient(subject, param, sharding) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
-            self._add_rows(index, owner, param, grad, name, group, update)
+            self._add_rows(subject, param, grad)
             return
         layout = dense_layout(param, contiguous=rule.factored)
         dense = self._stand_ins.take(param, layout, name, written=True)
         self._views |= dense is not param
         if grad is not None:
             grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
-        states, step, carried, t = self._states.of(owner, param, group, update, layout, name)
-        self._to_batch(name, index, owner, dense, grad, states, step, carried, t)
+        self._to_batch(subject, dense, grad, *self._states.of(subject, param, layout))
 
-    def check_cut(self, owner: Tensor, name: str, group: Group, update: Update) -> None:
-        """What :meth:`add` checks, of a DTensor that is put together and added later. Nothing is communicated."""
-        self._check_kinds(owner, name, group, update)
+    def _check_parts(self, subject: Subject) -> None:
+        """What adding the whole will check."""
+        owner, name = subject.owner, subject.name
         plain(owner, name)
         if owner.grad is not None:
             _check_likeness(owner.grad, owner, name)
-        self._states.check(owner, group, update, name)
+        self._states.check(subject)
         self._views = True
 
-    def _to_batch(self, name: str, index: int, owner: Tensor, *operands: Any) -> None:
-        if not self._batch.add(index, owner, *operands):
-            raise RuntimeError(f"{name}: its memory cannot be reached ({type(owner).__name__})")
+    def _to_batch(self, subject: Subject, *operands: Any) -> None:
+        if not self._batch.add(subject.position, subject.owner, *operands):
+            raise RuntimeError(f"{subject.name}: its memory cannot be reached ({type(subject.owner).__name__})")
 
-    def _check_kinds(self, owner: Tensor, name: str, group: Group, update: Update) -> None:
-        if RULES[update.rule].reads_grad:
+    def _check_kinds(self, subject: Subject, sharding: Sharding) -> None:
+        _, owner, name, group, update = subject
+        if self._rules[update.rule].reads_grad:
             assert owner.grad is not None
             self._check_grad_layout(owner.grad, group, name)
-        if is_partial(owner):
+        if sharding.is_partial:
             raise RuntimeError(f"{name} is a DTensor whose terms are not added yet (Partial placement)")
 
     def _check_grad_layout(self, grad: Tensor, group: Group, name: str) -> None:
@@ -115,15 +145,15 @@ class Preparation:
         elif grad.layout != torch.strided:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
 
-    def _gradient(self, owner: Tensor, param: Tensor, group: Group, update: Update, name: str) -> Tensor:
+    def _gradient(self, subject: Subject, param: Tensor, sharding: Sharding) -> Tensor:
         """Strided, or sparse where only its rows are to be updated."""
-        grad = owner.grad
+        grad, name = subject.owner.grad, subject.name
         assert grad is not None
         if grad.is_sparse:
-            grad = self._sparse(grad, self._optimizer._sparse(group))
+            grad = self._sparse(grad, self._optimizer._sparse(subject.group))
         else:
-            placed = placed_like(owner, grad)
-            if update.sums:
+            placed = sharding.place(grad)
+            if subject.update.sums:
                 placed = self._stand_ins.whole(placed, written=False)
             if self._unscales and placed is not grad:
                 self._divide_afterwards(local(grad))
@@ -140,12 +170,10 @@ class Preparation:
         """A gradient that the batch has a copy of: unscaled like the copy."""
         self._stand_ins.afterwards(lambda: grad.div_(self._loss_scale))
 
-    def _add_rows(
-        self, index: int, owner: Tensor, param: Tensor, grad: Tensor, name: str, group: Group, update: Update
-    ) -> None:
+    def _add_rows(self, subject: Subject, param: Tensor, grad: Tensor) -> None:
         """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
-        layout = dense_layout(param)
-        states, step, carried, t = self._states.of(owner, param, group, update, layout, name)
+        name = subject.name
+        states, *numbers = self._states.of(subject, param, dense_layout(param))
         for tensor in (param, *states):
             refuse_overlap(tensor, name)
 
@@ -160,7 +188,7 @@ class Preparation:
         if self._unscales and grad.is_coalesced():
             values = self._stand_ins.take(grad._values(), dense_layout(values), name, written=True)
         self._views = True
-        self._to_batch(name, index, owner, taken(param), values, tuple(map(taken, states)), step, carried, t)
+        self._to_batch(subject, taken(param), values, tuple(map(taken, states)), *numbers)
 
     def check_views(self) -> None:
         """The engine finds dense parameters that share memory; views it does not see."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -20,14 +20,44 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _placements(tensor: Tensor) -> tuple[Any, ...]:
-    return getattr(tensor, "placements", ())
+class Sharding(NamedTuple):
+    """How the processes of a mesh share a tensor; a tensor that is no DTensor has no placements."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+
+    @property
+    def cut(self) -> Cut | None:
+        """None where this process has all of the tensor."""
+        if not self.placements:
+            return None
+        dims = tuple(i for i, placement in enumerate(self.placements) if not placement.is_replicate())
+        return (self.mesh, dims) if dims else None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the processes have terms of a sum that has not been made."""
+        return bool(self.placements) and any(placement.is_partial() for placement in self.placements)
+
+    def place(self, grad: Tensor) -> Tensor:
+        """The gradient of a tensor that is shared like this: it may be sharded, or summed, in another way."""
+        if not self.placements:
+            return summed(grad)
+        if getattr(grad, "placements", self.placements) == self.placements:
+            return grad
+        return grad.redistribute(self.mesh, self.placements)  # type: ignore[attr-defined,no-any-return]
+
+
+_UNSHARED = Sharding(None, ())
+
+
+def sharding_of(tensor: Tensor) -> Sharding:
+    placements = getattr(tensor, "placements", None)
+    return Sharding(tensor.device_mesh, placements) if placements else _UNSHARED  # type: ignore[attr-defined]
 
 
 def cut_of(tensor: Tensor) -> Cut | None:
-    """None where this process has all of the tensor."""
-    dims = tuple(i for i, placement in enumerate(_placements(tensor)) if not placement.is_replicate())
-    return (tensor.device_mesh, dims) if dims else None  # type: ignore[attr-defined]
+    return sharding_of(tensor).cut
 
 
 def any_distributed(tensors: Iterable[Tensor]) -> bool:
@@ -36,33 +66,23 @@ def any_distributed(tensors: Iterable[Tensor]) -> bool:
 
 
 def is_partial(tensor: Tensor) -> bool:
-    """Whether the processes have terms of a sum that has not been made."""
-    return any(placement.is_partial() for placement in _placements(tensor))
+    return sharding_of(tensor).is_partial
 
 
 def summed(tensor: Tensor) -> Tensor:
     """The tensor without terms that are still to be added."""
-    if not is_partial(tensor):
+    sharding = sharding_of(tensor)
+    if not sharding.is_partial:
         return tensor
     replicate = distributed_tensor().Replicate()
-    placements = [replicate if placement.is_partial() else placement for placement in _placements(tensor)]
+    placements = [replicate if placement.is_partial() else placement for placement in sharding.placements]
     return tensor.redistribute(placements=placements)  # type: ignore[attr-defined,no-any-return]
-
-
-def placed_like(param: Tensor, grad: Tensor) -> Tensor:
-    """A DTensor's gradient may be sharded, or summed, in another way than the parameter."""
-    placements = _placements(param)
-    if not placements:
-        return summed(grad)
-    if getattr(grad, "placements", placements) == placements:
-        return grad
-    return grad.redistribute(param.device_mesh, placements)  # type: ignore[attr-defined,no-any-return]
 
 
 def keep_part(tensor: Tensor, whole: Tensor) -> None:
     """Writes this process's part of ``whole`` to the DTensor. Nothing is communicated."""
     module = distributed_tensor()
-    mesh, placements = tensor.device_mesh, _placements(tensor)  # type: ignore[attr-defined]
+    mesh, placements = sharding_of(tensor)
     everywhere = module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
     part = everywhere.redistribute(mesh, placements).to_local()
     local(tensor).copy_(part)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
+from ._declared import Declared
 from ._dense import StandIns, copy_like, kind_of, lies_like, plain
-
-if TYPE_CHECKING:
-    from ._fused import FusedOptimizer
-    from ._update import Group, Update
+from ._update import Group, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -21,7 +19,7 @@ _HALF = (torch.bfloat16, torch.float16)
 class States:
     """Those of one step. What is made, or made anew, is the optimizer's from :meth:`commit` on."""
 
-    def __init__(self, optimizer: FusedOptimizer, stand_ins: StandIns) -> None:
+    def __init__(self, optimizer: Declared, stand_ins: StandIns) -> None:
         self._optimizer = optimizer
         self._stand_ins = stand_ins
         self._new: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
@@ -55,12 +53,16 @@ class States:
         self._new.clear()
 
     def of(
-        self, owner: Tensor, param: Tensor, group: Group, update: Update, layout: Tensor, name: str
+        self, subject: Subject, param: Tensor, layout: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
-        """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count."""
+        """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count.
+
+        They are to be where ``param`` is, and lie as ``layout`` does.
+        """
+        _, owner, name, group, update = subject
         if not update.states and not update.counts:
             return (), None, (), 1
-        known, fresh = self._known(owner, update, name)
+        known, fresh = self._known(subject)
         counter = ("step",) if update.counts else ()
         device = counters.place(self._optimizer._option(group, "capturable"), owner)
         entries: dict[str, Any] = {}
@@ -88,12 +90,13 @@ class States:
             self._new.append((owner, entries))
         return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
 
-    def check(self, owner: Tensor, group: Group, update: Update, name: str) -> None:
+    def check(self, subject: Subject) -> None:
         """What :meth:`of` checks, of a DTensor's states as a whole. Nothing is communicated.
 
         First states are made here: small tensors between large ones that come and go would scatter the memory.
         """
-        known, fresh = self._known(owner, update, name)
+        _, owner, name, group, update = subject
+        known, fresh = self._known(subject)
         if fresh:
             self.decline(owner, self.first(owner, group, update))
             return
@@ -104,13 +107,14 @@ class States:
         if update.counts:
             counters.as_count(known["step"], counters.place(self._optimizer._option(group, "capturable"), owner), name)
 
-    def _known(self, owner: Tensor, update: Update, name: str) -> tuple[dict[str, Any], bool]:
+    def _known(self, subject: Subject) -> tuple[dict[str, Any], bool]:
         """The parameter's states, and whether it has none yet."""
-        known = self._optimizer.state.get(owner) or {}
+        known = self._optimizer.state.get(subject.owner) or {}
+        update = subject.update
         keys = (*update.states, *(("step",) if update.counts else ()), *update.carried)
         missing = [key for key in keys if known.get(key) is None]
         if 0 < len(missing) < len(keys):
-            raise RuntimeError(f"the state of {name} has no '{missing[0]}'")
+            raise RuntimeError(f"the state of {subject.name} has no '{missing[0]}'")
         return known, bool(missing)
 
     def _like(self, layout: Tensor, key: str) -> Tensor:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _runtime
 from .._processes import any_others
+from ._declared import Declared
 from ._norms import norm_across_processes
 from ._prepare import Preparation
 from ._program import LR, trace
-from ._sharded import cut_of, refuse_flattened
-from ._update import OFF, Group, Update
-
-if TYPE_CHECKING:
-    from ._fused import FusedOptimizer
+from ._sharded import refuse_flattened
+from ._update import OFF, Subject
 
 _NOT_CAPTURABLE = (
     "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
@@ -27,10 +25,7 @@ _NOT_CAPTURABLE = (
 class _Cut(NamedTuple):
     """A parameter of which this process has a part, and whose update needs sums over the whole."""
 
-    param: Tensor
-    name: str
-    group: Group
-    update: Update
+    subject: Subject
     given: tuple[Any, ...]  # to the batch
     learning_rate: Tensor | None  # on a device that computes the scalars
 
@@ -39,7 +34,7 @@ def _is_on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
-def run(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
+def run(optimizer: Declared, batch: Any, loss_scale: float) -> None:
     """Updates the parameters of all groups.
 
     Args:
@@ -74,16 +69,17 @@ def run(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> None:
     _write(batch, preparation, norm, threads)
     for one in cut:  # one at a time: the memory of a parameter that was put together is free for the next
         assert preparation is not None
-        if optimizer._option(one.group, "capturable"):
+        subject = one.subject._replace(position=0)
+        if optimizer._option(subject.group, "capturable"):
             optimizer._loss_scale(batch)  # tells the batch, which has forgotten it after its run
-        batch.take(one.update, *one.given, [one.param], optimizer.state, one.learning_rate)
+        batch.take(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
         with torch.no_grad():
-            preparation.add(0, one.param, one.name, one.group, one.update)
+            preparation.add_whole(subject)
         _settle(optimizer, batch)
         _write(batch, preparation, norm, threads)
 
 
-def _gather(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> tuple[Preparation | None, list[_Cut], bool]:
+def _gather(optimizer: Declared, batch: Any, loss_scale: float) -> tuple[Preparation | None, list[_Cut], bool]:
     """What the batch does not take as it is, what is left for later, and whether a group clips by a norm."""
     preparation = None
     cut: list[_Cut] = []
@@ -113,17 +109,15 @@ def _gather(optimizer: FusedOptimizer, batch: Any, loss_scale: float) -> tuple[P
                 with torch.no_grad():
                     for i in preparation.add_fresh(rest, chosen, group, update):
                         name = optimizer._name_at(g, i if indices is None else indices[i])
-                        if update.sums and cut_of(chosen[i]) is not None:
-                            preparation.check_cut(chosen[i], name, group, update)
-                            cut.append(_Cut(chosen[i], name, group, update, given, learning_rate))
-                        else:
-                            preparation.add(i, chosen[i], name, group, update)
+                        subject = Subject(i, chosen[i], name, group, update)
+                        if not preparation.add(subject):
+                            cut.append(_Cut(subject, given, learning_rate))
     if preparation is not None:
         preparation.check_views()
     return preparation, cut, clips
 
 
-def _settle(optimizer: FusedOptimizer, batch: Any) -> None:
+def _settle(optimizer: Declared, batch: Any) -> None:
     conflict = batch.settle()
     if conflict is not None:
         one, role, other, other_role = conflict

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import torch
+from torch import Tensor
 
 from ._program import Scalars
 
@@ -34,6 +35,16 @@ class Decay(enum.Enum):
     COUPLED = enum.auto()  # is a part of the gradient
     DECOUPLED = enum.auto()  # shrinks the parameter before its update
     OWN = enum.auto()  # is the rule's affair
+
+
+class Subject(NamedTuple):
+    """A parameter that the engine does not take as it is, on the slow path of a step."""
+
+    position: int  # among the parameters that the batch took last
+    owner: Tensor  # the parameter as the user has it, to which the optimizer's states belong
+    name: str  # how errors call it
+    group: Group
+    update: Update
 
 
 class Common(TypedDict, total=False):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._fused import FusedOptimizer, torch_class
+from ._all import ALL
+from ._fused import FusedOptimizer
+from ._to_torch import rebuilt, torch_class
 from ._update import Common, Group
 
 Fused = TypeVar("Fused", bound=FusedOptimizer)
@@ -34,58 +36,15 @@ def from_torch(optimizer: Optimizer) -> FusedOptimizer:
     Examples:
         >>> optimizer = fastopt.from_torch(optimizer)
     """
-    from . import ALL
-
     found = [cls for cls in ALL if torch_class(cls) is type(optimizer)]
     if not found:
         raise TypeError(f"fastopt has no equivalent of {type(optimizer).__module__}.{type(optimizer).__qualname__}")
-    ours = _rebuilt(found[0], optimizer, dropped=())
+    ours = rebuilt(found[0], optimizer, dropped=())
     for group in ours.param_groups:
         ours._check_group(group)
     for param, state in optimizer.state.items():
         ours.state[param] = dict(state)
     return ours  # type: ignore[no-any-return]
-
-
-def to_torch(optimizer: FusedOptimizer) -> Optimizer:
-    """See :meth:`FusedOptimizer.to_torch`."""
-    cls = torch_class(type(optimizer))
-    if cls is None:
-        raise TypeError(f"torch has no {type(optimizer).__name__}")
-    known = set(cls([torch.empty(0)]).defaults)
-    ours: Any = type(optimizer)
-    neutral = ours([torch.empty(0)]).defaults
-    own = [key for key in neutral if key not in known]  # a loaded optimizer's defaults have more, from torch
-    for group in optimizer.param_groups:
-        for key in own:
-            if key != "state_dtype" and group.get(key, neutral[key]) != neutral[key]:
-                raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
-    theirs = _rebuilt(cls, optimizer, dropped=own)
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            for key in theirs.state.get(param, {}):  # Adagrad's, made from the defaults
-                if key != "step":
-                    theirs.state[param][key] = _in_type_of(param, optimizer._new_state(param, group, key))
-    for param, state in optimizer.state.items():
-        theirs.state[param] = {
-            key: value if key == "step" or key in optimizer._carried else _in_type_of(param, value)
-            for key, value in state.items()
-        }
-    return theirs  # type: ignore[no-any-return]
-
-
-def _rebuilt(cls: Any, optimizer: Optimizer, dropped: Any) -> Any:
-    """Another optimizer for the same groups, which are copied but for some options."""
-    other = cls([{"params": list(group["params"])} for group in optimizer.param_groups])
-    other.defaults.update({key: value for key, value in optimizer.defaults.items() if key not in dropped})
-    for new, old in zip(other.param_groups, optimizer.param_groups, strict=True):
-        new.update({key: value for key, value in old.items() if key not in ("params", *dropped)})
-    return other
-
-
-def _in_type_of(param: Tensor, value: Any) -> Any:
-    """torch's kernels want states in their parameter's type."""
-    return value.to(param.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, **options: Any) -> Fused:
@@ -118,8 +77,6 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     Examples:
         >>> fastopt.switch(optimizer, fastopt.SGD, lr=0.05, momentum=0.9)  # was Adam
     """
-    from . import ALL
-
     if type(optimizer) not in ALL:
         hint = "; switch its .optimizer" if hasattr(optimizer, "optimizer") else ""
         raise TypeError(f"switch cannot start from {type(optimizer).__name__}{hint}")

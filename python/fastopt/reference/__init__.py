@@ -24,14 +24,14 @@ from .batch_norm import (
     batch_norm,
     batch_norm_apply,
     batch_norm_backward,
+    batch_norm_gather_stats,
     batch_norm_gradient,
     batch_norm_moments,
-    batch_norm_settle,
     batch_norm_sums,
 )
 from .dropout import drop, drop_and_sum, write_mask
 from .operands import count, expect_first_write
-from .pipeline import RULES
+from .pipeline import RULES, rules
 from .rows import sum_rows
 
 __all__ = [
@@ -47,9 +47,9 @@ __all__ = [
     "batch_norm",
     "batch_norm_apply",
     "batch_norm_backward",
+    "batch_norm_gather_stats",
     "batch_norm_gradient",
     "batch_norm_moments",
-    "batch_norm_settle",
     "batch_norm_sums",
     "count",
     "drop",
@@ -63,6 +63,7 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "rules",
     "sgd",
     "sum_rows",
     "write_mask",

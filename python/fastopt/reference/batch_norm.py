@@ -108,7 +108,7 @@ class _Call:
         self.channels.store(((entering - spread(mean)) - along) * spread(self.scale), grad_input)
 
 
-def _settle(
+def _finalize_statistics(
     statistics: Tensor,
     pairs: Pairs,
     count: float,
@@ -160,7 +160,7 @@ def batch_norm(
     call = _Call(input, residual, weight, bias, activation, negative_slope)
     if training:
         pairs = moments(call.channels, call.x)
-        _settle(statistics, pairs, call.channels.elements, running_mean, running_var, momentum, eps)
+        _finalize_statistics(statistics, pairs, call.channels.elements, running_mean, running_var, momentum, eps)
     call.use(statistics)
     call.apply(out)
     return True
@@ -210,7 +210,7 @@ def batch_norm_moments(moments_out: Tensor, input: Tensor, threads: int) -> bool
     return True
 
 
-def batch_norm_settle(
+def batch_norm_gather_stats(
     statistics: Tensor,
     gathered: Tensor,
     running_mean: Tensor | None,
@@ -226,7 +226,7 @@ def batch_norm_settle(
             joined = join(joined, count, (theirs[:channels], theirs[channels:-1]), others)
         count += others
     if count > 0:
-        _settle(statistics, joined, count, running_mean, running_var, momentum, eps)
+        _finalize_statistics(statistics, joined, count, running_mean, running_var, momentum, eps)
     else:
         statistics.zero_()
     statistics[2] = count

@@ -1,5 +1,6 @@
-"""The shape of batch normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``, ``norm_columns.h``):
-flush blocks, each in lanes of the compute type that are emptied into float64, joined in order. All channels at once."""
+"""The shape of batch normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``,
+``columns.h``): flush blocks, each in lanes of the compute type that are emptied into float64, joined in order. All
+channels at once."""
 
 from __future__ import annotations
 

@@ -61,6 +61,11 @@ def rule(
     return register
 
 
+def rules() -> dict[str, tuple[int, tuple[str, ...], bool, bool]]:
+    """See ``csrc/engine/optim/rule_table.h``."""
+    return {name: (rule.states, rule.scalars, rule.reads_grad, rule.factored) for name, rule in RULES.items()}
+
+
 def unscale(grad: Array, *, loss_scale: Any) -> Array:
     """AMP: what is written back to the gradient, and what the update goes on with."""
     return grad / loss_scale if loss_scale != 1 else grad

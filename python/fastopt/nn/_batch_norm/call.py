@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ... import _runtime
 from ..._compat import increment_version
-from . import sync
 from .checks import check, check_device, check_memory
 from .dense import Maybe, channels, like, like_or_none, parameter, put_back
 
@@ -23,7 +22,8 @@ class Call(NamedTuple):
 
     Attributes:
         batch: the statistics are those of the input, otherwise the running ones.
-        group: the name of a group of processes whose inputs they are those of; "" for this process alone.
+        group: the name of a group of processes whose inputs they are those of, which ``SyncCall`` runs; "" for this
+            process alone.
     """
 
     batch: bool
@@ -42,10 +42,8 @@ class Call(NamedTuple):
         running_mean: Maybe,
         running_var: Maybe,
     ) -> tuple[Tensor, Tensor]:
-        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``; of a group also, in
-        a third row, the number of elements they are of. The running ones are written in training."""
-        if self.group:
-            return sync.forward(self, input, residual, weight, bias, running_mean, running_var)
+        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. The running ones are
+        written in training."""
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self.batch, input, residual, weight, bias, running_mean, running_var)
         out = torch.empty_like(input)
@@ -83,8 +81,6 @@ class Call(NamedTuple):
         statistics: Tensor,
     ) -> Gradients:
         """The gradients that are wanted, None for the others."""
-        if self.group:
-            return sync.backward(self, wants, grad, input, residual, weight, bias, statistics)
         wants_input, wants_residual, wants_weight, wants_bias = wants
         passes = self.activation == "identity"
         grad_input = torch.empty_like(input) if wants_input else None

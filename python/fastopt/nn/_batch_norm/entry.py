@@ -12,6 +12,7 @@ from . import autograd, composite, inductor, operators
 from .call import Call
 from .checks import check
 from .dense import Maybe, put_back
+from .sync import for_kernels
 
 Tensors: TypeAlias = tuple[
     Tensor, Maybe, Maybe, Maybe, Maybe, Maybe
@@ -21,7 +22,7 @@ Tensors: TypeAlias = tuple[
 def batch_norm(call: Call, tensors: Tensors) -> Tensor:
     """Applies ``call`` in the cheapest way that the tensors allow."""
     if not (observed() or foreign(*tensors)):
-        return autograd.apply(call, *tensors)
+        return autograd.apply(for_kernels(call), *tensors)
     if not jit_tracing():
         check(call.batch, *tensors)
     if not call.batch and exporting():

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._dispatch import below_autograd, by_samples, library
 from .call import Call, Gradients, Wanted
 from .dense import Maybe
+from .sync import for_kernels
 
 Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance
 
@@ -82,7 +83,7 @@ def _(
     running_var: Maybe,
     *options: Any,
 ) -> Results:
-    call = Call(*options)
+    call = for_kernels(Call(*options))
     running = [
         None if tensor is None else tensor.clone() if call.batch else tensor for tensor in (running_mean, running_var)
     ]
@@ -102,7 +103,7 @@ def _(
     statistics: Tensor,
     *options: Any,
 ) -> Gradients:
-    call = Call(*options)
+    call = for_kernels(Call(*options))
     found = call.backward(tuple(wants), grad, input, residual, weight, bias, statistics)
     # A result of an operator is not one of its arguments.
     return without_none(tuple(g.clone() if g is grad else g for g in found), input)

@@ -6,7 +6,7 @@ that all come to the same bits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,11 +14,9 @@ from torch import Tensor
 
 from ... import _runtime
 from ..._processes import gathered
+from .call import Call, Gradients, Wanted
 from .checks import check, check_device
 from .dense import Maybe, channels, like, like_or_none, parameter, put_back
-
-if TYPE_CHECKING:
-    from .call import Call, Gradients, Wanted
 
 
 def group_of(name: str) -> Any:
@@ -44,71 +42,81 @@ def _run(kernel: str, *arguments: Any) -> None:
         raise RuntimeError("SyncBatchNorm: cannot take tensors of this type, or on this device")
 
 
-def _statistics(call: Call, input: Tensor, running_mean: Maybe, running_var: Maybe) -> Tensor:
-    """Of all processes, (3, C): mean, 1 / standard deviation, count. The running ones are updated. Nothing waits for a
-    GPU."""
-    own = torch.empty(2 * channels(input) + 1, dtype=torch.float64, device=input.device)
-    own[-1].fill_(input.numel() // channels(input))
-    _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
-    everybodys = gathered(own, group_of(call.group))
-    if input.is_cpu and everybodys[:, -1].sum() == 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in the "
-            "other processes"
+class SyncCall(Call):
+    """A call whose statistics are those of a group of processes."""
+
+    __slots__ = ()
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Maybe,
+        weight: Maybe,
+        bias: Maybe,
+        running_mean: Maybe,
+        running_var: Maybe,
+    ) -> tuple[Tensor, Tensor]:
+        """The statistics have a third row, the number of elements they are of."""
+        check(True, input, residual, weight, bias, running_mean, running_var)
+        check_device(input)
+        dense = like(input, input)
+        statistics = self._statistics(dense, running_mean, running_var)
+        out = torch.empty_like(input)
+        operands = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias), statistics)
+        how = (self.activation, self.negative_slope, torch.get_num_threads())
+        _run("batch_norm_apply", out.as_subclass(Tensor), *operands, *how)
+        return out, statistics
+
+    def backward(
+        self,
+        wants: Wanted,
+        grad: Tensor,
+        input: Tensor,
+        residual: Maybe,
+        weight: Maybe,
+        bias: Maybe,
+        statistics: Tensor,
+    ) -> Gradients:
+        """The gradients of this process; of weight and bias its own share, as DistributedDataParallel averages them."""
+        wants_input, wants_residual, wants_weight, wants_bias = wants
+        dense = like(input, input)
+        operands = (
+            *(like(dense, grad), dense, like_or_none(dense, residual)),
+            *(parameter(weight), parameter(bias), statistics),
         )
-    statistics = torch.empty(3, channels(input), dtype=torch.float64, device=input.device)
-    now = (parameter(running_mean), parameter(running_var))
-    _run("batch_norm_settle", statistics, everybodys, *now, call.momentum, call.eps)
-    put_back((running_mean, running_var), now)
-    return statistics
+        how = (self.activation, self.negative_slope, torch.get_num_threads())
+        own = torch.zeros(2, channels(input), dtype=torch.float64, device=input.device)
+        _run("batch_norm_sums", own, *operands, *how)
+        passes = self.activation == "identity"
+        grad_input = torch.empty_like(dense) if wants_input else None
+        grad_residual = torch.empty_like(dense) if wants_residual and not passes else None
+        sums = gathered(own, group_of(self.group)).sum(0) if wants_input else None
+        if wants_input or grad_residual is not None:
+            _run("batch_norm_gradient", grad_input, grad_residual, *operands, sums, *how)
+        grad_weight = (own[1] * statistics[1]).to(weight.dtype) if wants_weight and weight is not None else None
+        grad_bias = own[0].to(bias.dtype) if wants_bias and bias is not None else None
+        return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
+
+    def _statistics(self, input: Tensor, running_mean: Maybe, running_var: Maybe) -> Tensor:
+        """Of all processes, (3, C): mean, 1 / standard deviation, count. The running ones are updated. Nothing waits
+        for a GPU."""
+        own = torch.empty(2 * channels(input) + 1, dtype=torch.float64, device=input.device)
+        own[-1].fill_(input.numel() // channels(input))
+        _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
+        everybodys = gathered(own, group_of(self.group))
+        if input.is_cpu and everybodys[:, -1].sum() == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {input.shape} and nothing in "
+                "the other processes"
+            )
+        statistics = torch.empty(3, channels(input), dtype=torch.float64, device=input.device)
+        now = (parameter(running_mean), parameter(running_var))
+        _run("batch_norm_gather_stats", statistics, everybodys, *now, self.momentum, self.eps)
+        put_back((running_mean, running_var), now)
+        return statistics
 
 
-def forward(
-    call: Call,
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    running_mean: Maybe,
-    running_var: Maybe,
-) -> tuple[Tensor, Tensor]:
-    check(True, input, residual, weight, bias, running_mean, running_var)
-    check_device(input)
-    dense = like(input, input)
-    statistics = _statistics(call, dense, running_mean, running_var)
-    out = torch.empty_like(input)
-    operands = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias), statistics)
-    how = (call.activation, call.negative_slope, torch.get_num_threads())
-    _run("batch_norm_apply", out.as_subclass(Tensor), *operands, *how)
-    return out, statistics
-
-
-def backward(
-    call: Call,
-    wants: Wanted,
-    grad: Tensor,
-    input: Tensor,
-    residual: Maybe,
-    weight: Maybe,
-    bias: Maybe,
-    statistics: Tensor,
-) -> Gradients:
-    """The gradients of this process; of weight and bias its own share, as DistributedDataParallel averages them."""
-    wants_input, wants_residual, wants_weight, wants_bias = wants
-    dense = like(input, input)
-    operands = (
-        *(like(dense, grad), dense, like_or_none(dense, residual)),
-        *(parameter(weight), parameter(bias), statistics),
-    )
-    how = (call.activation, call.negative_slope, torch.get_num_threads())
-    own = torch.zeros(2, channels(input), dtype=torch.float64, device=input.device)
-    _run("batch_norm_sums", own, *operands, *how)
-    passes = call.activation == "identity"
-    grad_input = torch.empty_like(dense) if wants_input else None
-    grad_residual = torch.empty_like(dense) if wants_residual and not passes else None
-    sums = gathered(own, group_of(call.group)).sum(0) if wants_input else None
-    if wants_input or grad_residual is not None:
-        _run("batch_norm_gradient", grad_input, grad_residual, *operands, sums, *how)
-    grad_weight = (own[1] * statistics[1]).to(weight.dtype) if wants_weight and weight is not None else None
-    grad_bias = own[0].to(bias.dtype) if wants_bias and bias is not None else None
-    return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
+def for_kernels(call: Call) -> Call:
+    """The same call, as what runs its kernels takes it. Until then its class tells nothing: operators carry its fields,
+    and the compiler of older torches knows no subclass of a named tuple."""
+    return SyncCall(*call) if call.group else call

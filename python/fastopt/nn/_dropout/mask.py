@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ... import _runtime
-from ...reference.dropout import CERTAIN
 
+CERTAIN = 1 << 48  # the threshold of a probability of 1
 _WORD = 1 << 64
 
 # SELU's scale * alpha, the negative of its limit at minus infinity (Klambauer et al., 2017).

@@ -53,7 +53,7 @@ def commit() -> str:
 def everything(flags: list[str], peers: dict[str, str]) -> dict[str, Any]:
     """Args:
     flags: of the run.
-    peers: versions of the packages that are measured, too; "" for one that is absent.
+    peers: versions of the other packages that are measured; "" for one that is absent.
     """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,0 +1,23 @@
+"""All optimizers, in the order in which pages and messages name them."""
+
+from ._declared import Declared
+from .adabound import AdaBound
+from .adadelta import Adadelta
+from .adafactor import Adafactor
+from .adagrad import Adagrad
+from .adam import Adam
+from .adamax import Adamax
+from .adamw import AdamW
+from .asgd import ASGD
+from .lamb import LAMB
+from .lion import Lion
+from .nadam import NAdam
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
+from .sgd import SGD
+
+ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
+
+# Said to the class that they are made of, which cannot import them: a checkpoint may be another one's.
+Declared._family = ALL

@@ -1,0 +1,124 @@
+"""What an optimizer says of itself: which rule updates what, with which scalars, states and names.
+
+The step, checkpoints and conversions go by this, and know no class of optimizers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ._dense import zeros_like
+from ._options import Options
+from ._program import Number, Scalars, number
+from ._update import Decay, Group, Part, Update
+
+
+class Declared(Options):
+    """The answers that most optimizers give.
+
+    A subclass has :meth:`_update`, :meth:`_scalars` and, where they are not the usual, :meth:`_decay`,
+    :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
+    """
+
+    _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, entered by ``_all``
+    _sparse_hint = ""
+    _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
+    # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
+    _grad_norm: float | Tensor
+
+    def _update(self, group: Group) -> Update:
+        raise NotImplementedError
+
+    def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
+        """The rule's scalars for a parameter's ``t``-th update, and the next values of those it carries,
+        in double precision.
+
+        Where the update does not count, ``t`` is 1 for a parameter without state and 2 after that.
+        """
+        raise NotImplementedError
+
+    def _parts(self, group: Group) -> list[Part]:
+        return [(self._update(group), functools.partial(self._scalars, group), None)]
+
+    def _state_keys(self) -> set[str] | None:
+        """Those a parameter can have, None for any: a group with every option on has every state."""
+        update = self._update(dict.fromkeys(self.defaults, True))
+        return {"step", *update.states, *update.carried}
+
+    def _decay(self, group: Group) -> Decay:
+        return Decay.COUPLED
+
+    def _sparse(self, group: Group) -> str | None:
+        """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
+        return None
+
+    def _prologue(self, group: Group, loss_scale: float) -> Scalars:
+        weight_decay = number(self._option(group, "weight_decay", 0.0))
+        decay = self._decay(group)
+        shrinks = decay is Decay.DECOUPLED and weight_decay != 0
+        max_grad_value = self._limit(group, "max_grad_value")
+        return {
+            "loss_scale": loss_scale,
+            "grad_factor": -1.0 if self._option(group, "maximize") else 1.0,
+            "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
+            "weight_decay": weight_decay if decay is Decay.COUPLED else 0.0,
+            "l1": self._limit(group, "l1") or 0.0,
+            "decay": 1.0 - number(group["lr"]) * weight_decay if shrinks else 1.0,
+        }
+
+    def _loss_scale(self, batch: Any) -> float | None:
+        """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
+
+        Where the device keeps the counters, nobody waits for it: the batch is told where it finds out.
+        """
+        if "found_inf" not in self.__dict__ and "grad_scale" not in self.__dict__:
+            return 1.0
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if all(self._option(group, "capturable") for group in self.param_groups):
+            batch.depend_on(grad_scale, found_inf)
+            return 1.0
+        if found_inf is not None and found_inf.item() != 0:
+            return None
+        return 1.0 if grad_scale is None else float(grad_scale)
+
+    def _clipped(self) -> list[Tensor]:
+        """The parameters whose gradients' norm it is."""
+        groups = [group for group in self.param_groups if self._max_norm(group) is not None]
+        return [param for group in groups for param in group["params"]]
+
+    def _name(self, param: Tensor) -> str:
+        """How an error message calls a parameter."""
+        for g, group in enumerate(self.param_groups):
+            for i, candidate in enumerate(group["params"]):
+                if candidate is param:
+                    return self._name_at(g, i)
+        return "a parameter"
+
+    def _operand(self, param: Tensor, role: str) -> str:
+        return self._name(param) if role == "parameter" else f"the {role} of {self._name(param)}"
+
+    def _name_at(self, g: int, i: int) -> str:
+        group = self.param_groups[g]
+        if names := group.get("param_names"):
+            return f"parameter '{names[i]}'"
+        return f"parameter {i} of group {g} (shape {tuple(group['params'][i].shape)})"
+
+    def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
+        """A state before its parameter's first update."""
+        return zeros_like(param, self._state_type(param, group))
+
+    def _first_value(self, group: Group, key: str) -> float:
+        """A carried scalar before its parameter's first update."""
+        raise NotImplementedError
+
+    def _state_shape(self, shape: torch.Size, key: str) -> torch.Size:
+        return shape
+
+    def _state_type(self, param: Tensor, group: Group) -> torch.dtype:
+        wanted = group.get("state_dtype")
+        return param.dtype if wanted is None else torch.promote_types(param.dtype, wanted)
