@@ -50,7 +50,7 @@ ELEMENTWISE = {
     "AdaBound": Rule("AdaBound", 2, package="adabound"),
     "Lion": Rule("Lion", 1, package="optimi"),
 }
-RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0)}
+RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 2, package="timm.optim")}
 
 
 def parameters(input: Input) -> Tensors:
@@ -92,6 +92,18 @@ def _adafactor_traffic(params: Tensors) -> Traffic:
     ]
 
 
+def _scaled_traffic(params: Tensors) -> Traffic:
+    """Sums over parameter and direction, for which all is read; the update."""
+    arrays = [tuple(Array(param.nbytes) for _ in range(4)) for param in params]
+    return [
+        [Walk(read=each) for each in arrays],
+        [Walk(read=(grad,), updated=tuple(rest)) for grad, *rest in arrays],
+    ]
+
+
+TRAFFIC = {"Adafactor": _adafactor_traffic, "LAMB": _scaled_traffic}
+
+
 @functools.cache
 def operation(name: str, device: str = "cpu") -> Operation:
     """One of ``RULES``."""
@@ -108,7 +120,7 @@ def operation(name: str, device: str = "cpu") -> Operation:
         ours=lambda params: ours(params, **kwargs).step,
         rival=rival,
         others=others,
-        traffic=_adafactor_traffic if name == "Adafactor" else traffic(rule.states),
+        traffic=TRAFFIC.get(name) or traffic(rule.states),
         agreement=changes,
     )
 

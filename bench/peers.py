@@ -68,6 +68,7 @@ ON_CPU: dict[str, Classes] = {
         "optimi.Lion": {"kahan_sum": False},
         "pytorch_optimizer.Lion": {},
     },
+    "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
 }
 
 # Packages that have fused optimizers for CUDA alone, by the name of ours.
@@ -92,7 +93,7 @@ def _found(name: str) -> type[torch.optim.Optimizer] | None:
     logging.disable(logging.WARNING)
     try:
         return getattr(importlib.import_module(module), cls, None)
-    except ImportError:
+    except (ImportError, RuntimeError):  # timm's, where torchvision was built for another torch
         return None
     finally:
         logging.disable(logging.NOTSET)
