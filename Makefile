@@ -66,6 +66,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fastopt._core --allowlist scripts/stubtest.txt --ignore-unused-allowlist
 
 # dist/ gets a wheel that was seen to run where nothing can compile.
 wheel: $(VENV)/dev
