@@ -1,6 +1,6 @@
 """The workflows of .github: they parse, run what exists, and on the versions of Python that pyproject.toml names.
 
-They run at GitHub alone; whoever changes one runs actionlint over it, and its lines of shell by hand.
+They run at GitHub alone; after a change, run actionlint over it, and its lines of shell by hand.
 """
 
 from __future__ import annotations

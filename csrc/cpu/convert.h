@@ -138,18 +138,15 @@ struct Readable<Float16, float> {
 };
 #endif
 
-// 32 numbers, or the first `n`, in the compute type: those in memory, or `buffer`, which compilers keep in registers.
+// 32 numbers in the compute type: those in memory, or `buffer`, which compilers keep in registers.
 template <class T>
-FASTOPT_HD const T* row_of(Native<T>, const T* from, int, T*) {
+FASTOPT_HD const T* row_of(Native<T>, const T* from, T*) {
     return from;
 }
 
 template <class Half>
-FASTOPT_HD const float* row_of(Half, const uint16_t* from, int n, float* buffer) {
-    if (n < kLanes)
-        for (int l = 0; l < n; ++l) buffer[l] = Half::load(from[l]);
-    else
-        widen_row<Half>(from, buffer);
+FASTOPT_HD const float* row_of(Half, const uint16_t* from, float* buffer) {
+    widen_row<Half>(from, buffer);
     return buffer;
 }
 

@@ -65,15 +65,15 @@ FASTOPT_NOINLINE void gather_product_rows(T* __restrict sums, T* __restrict prod
     }
 }
 
-// Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
-// while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
-constexpr int64_t kTogether = 256;  // elements
+constexpr int64_t kTogether = 256;  // elements of rows that are taken side by side
 
 template <int kRows>
 struct Rows {
     static constexpr int count = kRows;
 };
 
+// Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
+// while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
 template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)

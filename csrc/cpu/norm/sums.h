@@ -54,7 +54,7 @@ void gather_moments(Pair<T>& into, const typename Format::Storage* __restrict va
     const int full = n / kLanes * kLanes;
     gather_pairs(into, full, [values, shift](int i, T* sums, T* squares) {
         T buffer[kLanes];
-        add_moments(row_of(Format(), values + i, kLanes, buffer), shift, sums, squares);
+        add_moments(row_of(Format(), values + i, buffer), shift, sums, squares);
     });
     if (full == n) return;
     T x[kLanes];
@@ -69,8 +69,8 @@ void gather_products(Pair<T>& into, const typename Format::Storage* __restrict g
     const int full = n / kLanes * kLanes;
     gather_pairs(into, full, [grads, values, center](int i, T* sums, T* products) {
         T grad_buffer[kLanes], buffer[kLanes];
-        const T* const grad = row_of(Format(), grads + i, kLanes, grad_buffer);
-        add_products(grad, row_of(Format(), values + i, kLanes, buffer), center, sums, products);
+        const T* const grad = row_of(Format(), grads + i, grad_buffer);
+        add_products(grad, row_of(Format(), values + i, buffer), center, sums, products);
     });
     if (full == n) return;
     T grad[kLanes], x[kLanes];

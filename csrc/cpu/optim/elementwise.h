@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-// What happens to one element, and what it takes beside its operands: of a rule of one pass, that is all of it
+// What happens to one element, and what it takes besides its operands: of a rule of one pass, that is all of it
 // (scaled.h has another).
 template <class Rule>
 struct OnePass {

@@ -27,7 +27,7 @@ class Declared(Options):
 
     _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, entered by ``_all``
     _sparse_hint = ""
-    _carried: tuple[str, ...] = ()  # the keys of states that are numbers, beside 'step'
+    _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
     # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
     _grad_norm: float | Tensor
 
