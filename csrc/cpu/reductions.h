@@ -79,7 +79,7 @@ constexpr auto kPlus = [](double a, double b) { return a + b; };
 
 // In 32 lanes, however many values there are: for the results of chunks. Zero of them make the sum's start.
 template <class T, class Join>
-FASTOPT_HD double in_lanes(const T* values, int64_t n, double start, Join join) {
+FASTOPT_NOINLINE double in_lanes(const T* values, int64_t n, double start, Join join) {
     alignas(64) double lanes[kLanes];
     for (double& lane : lanes) lane = start;
     for (int64_t i = 0; i < n; i += kBlock)
@@ -89,7 +89,7 @@ FASTOPT_HD double in_lanes(const T* values, int64_t n, double start, Join join) 
 
 // The sum of numbers in memory, chunks and all.
 template <class T>
-FASTOPT_HD double sum(const T* values, int64_t n) {
+FASTOPT_NOINLINE double sum(const T* values, int64_t n) {
     if (n <= kSumChunk) return in_lanes(values, n, 0, kPlus);
     alignas(64) double lanes[kLanes] = {};
     int lane = 0;
