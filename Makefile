@@ -14,8 +14,9 @@ EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_le
 EMULATOR ?= ON
 
 # What depends most on torch, for make check-torch; SELECTION=short takes the first line alone.
-SHORT_CHECK = torch_details odd_states dropout_autograd step
-LONG_CHECK = $(SHORT_CHECK) errors convert batch_norm_torch batch_norm_programs dropout_programs compile_step functional_mode
+SHORT_CHECK = interop/test_torch_details optim/test_odd_states dropout/test_dropout_autograd optim/test_step
+LONG_CHECK = $(SHORT_CHECK) optim/test_errors interop/test_convert batch_norm/test_batch_norm_torch \
+	batch_norm/test_batch_norm_programs dropout/test_dropout_programs interop/test_compile_step interop/test_functional_mode
 SELECTION ?= long
 CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
@@ -55,7 +56,7 @@ test-emulated: $(VENV)/dev
 # Another torch, in a virtual environment of its own, with the build and the tools of .venv:
 # make check-torch VERSION=2.4.1
 check-torch: $(OTHER)/ready
-	$(OTHER)/bin/python -m pytest -q -n auto $(CHECK:%=tests/test_%.py)
+	$(OTHER)/bin/python -m pytest -q -n auto $(CHECK:%=tests/%.py)
 
 # Trainers of other packages with our optimizers.
 test-ecosystem: $(VENV)/ecosystem

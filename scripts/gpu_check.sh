@@ -36,9 +36,9 @@ needs_gpu() {
 
 # On the device; then those of the CPU that a build with CUDA, another compiler or another torch might change.
 CPU_TESTS=(
-    tests/test_bits.py tests/test_fuzz.py tests/test_reference.py tests/test_program.py tests/test_runtime.py
-    tests/test_dropout_mask.py tests/test_dropout_bits.py tests/test_batch_norm_bits.py
-    tests/test_cuda_static.py tests/test_cuda_build.py tests/test_bench.py
+    tests/optim/test_bits.py tests/optim/test_fuzz.py tests/optim/test_reference.py tests/optim/test_program.py tests/tooling/test_runtime.py
+    tests/dropout/test_dropout_mask.py tests/dropout/test_dropout_bits.py tests/batch_norm/test_batch_norm_bits.py
+    tests/tooling/test_cuda_static.py tests/tooling/test_cuda_build.py tests/tooling/test_bench.py
 )
 run_tests() {
     needs_gpu || return

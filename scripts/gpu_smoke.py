@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import fastopt
 import fastopt.nn.functional as F
-from cases import ALL_CASES, PLAIN_CASES
-from dropouts import FAMILY
+from batch_norm_cases import ACTIVATIONS
+from dropout_cases import FAMILY
 from fastopt import _runtime
-from norms import ACTIVATIONS
+from optimizer_cases import ALL_CASES, PLAIN_CASES
 from support import DTYPES, some_values
 
 Results = Iterator[tuple[str, list[Tensor]]]

@@ -85,7 +85,7 @@ FASTOPT_HD T exponential_less_1(T x) {
 }
 
 // The probability that a normal variable exceeds a >= 0, divided by e^(-a^2/2): a polynomial in (a - 2) / (a + 2),
-// fitted by Chebyshev interpolation (tests/test_activations.py has the error).
+// fitted by Chebyshev interpolation (tests/batch_norm/test_activations.py has the error).
 FASTOPT_HD float scaled_tail(float a) {
     constexpr float c[] = {0.168101993f,    -0.250953114f,    0.0900510686f,   0.00198039873f,
                            -0.00930428383f, -0.00156565916f,  0.00122527857f,  0.000692746918f,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fastopt.nn.functional as F
+from batch_norm_cases import ACTIVATIONS, COLUMNS, PLANES, Problem
 from fastopt import _runtime, nn
 from gpu import BACKEND, DEVICE, REAL, emulator, gpu
-from norms import ACTIVATIONS, COLUMNS, PLANES, Problem
 from support import DTYPES, HALF, Guarded, assert_same_bits, running, some_values
 
 

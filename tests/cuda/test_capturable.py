@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fastopt
-from cases import PLAIN_CASES, Case, ids
 from fastopt import _runtime
 from gpu import DEVICE, REAL, assert_same, gpu
+from optimizer_cases import PLAIN_CASES, Case, ids
 from support import assert_same_bits, some_values, states_of
 
 CAPTURABLE = [case for case in PLAIN_CASES if "capturable" in inspect.signature(case.ours).parameters]

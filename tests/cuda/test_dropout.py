@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import fastopt.nn.functional as F
-from dropouts import FAMILY, IN_PLACE, SHAPES, Family, KernelCall, calls, formats
+from dropout_cases import FAMILY, IN_PLACE, SHAPES, Family, KernelCall, calls, formats
 from fastopt import _core, _runtime, reference
 from fastopt.nn._dropout.mask import constants
 from fastopt.reference.dropout import CERTAIN

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import fastopt.nn.functional as F
-from dropouts import FAMILY, ONE_TENSOR, Family
+from dropout_cases import FAMILY, ONE_TENSOR, Family
 from fastopt import _runtime, nn
 from gpu import DEVICE, REAL, gpu
 from support import DTYPES, assert_same_bits, running, some_values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastopt.nn.functional as F
-from dropouts import FAMILY, Family
+from dropout_cases import FAMILY, Family
 from fastopt import _runtime, nn
 from fastopt.nn._dropout import mask
 from fastopt.nn._dropout.call import Call

@@ -17,7 +17,7 @@ from fastopt.nn._dropout.mask import threshold
 from fastopt.reference.dropout import CERTAIN, flags
 from fastopt.reference.philox import philox
 from gpu import DEVICE, gpu
-from test_dropout_mask import KNOWN, NEAR_BOUNDARIES, PROBABILITIES, STEP, WORDS, as_integer, counters, packed_bytes
+from mask_cases import KNOWN, NEAR_BOUNDARIES, PROBABILITIES, STEP, WORDS, as_integer, counters, packed_bytes
 
 
 def device_philox(key: int, first: int, counter_high: int, count: int) -> np.ndarray[Any, Any]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastopt
-from cases import ALL_CASES, PLAIN_CASES, Case, ids
 from gpu import DEVICE, Trained, assert_equals_reference, assert_same, emulator, gpu
+from optimizer_cases import ALL_CASES, PLAIN_CASES, Case, ids
 from support import DTYPES, HALF, SIZES, Guarded, running, some_values
 
 STEPS = 3

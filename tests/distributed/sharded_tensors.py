@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.testing import assert_close
 
 import fastopt
-from cases import ROWS
+from optimizer_cases import ROWS
 from processes import Scenarios, everyones, refused, work
 from support import assert_same_bits, some_values, step_on_some_grads
 

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 import fastopt
-from cases import ROWS
+from optimizer_cases import ROWS
 from processes import Scenarios, refused, work
 
 SCENARIOS = Scenarios()

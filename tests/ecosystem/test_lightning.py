@@ -16,7 +16,7 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastopt
-from cases import PLAIN_CASES, PLAIN_TORCH_CASES, Case, ids
+from optimizer_cases import PLAIN_CASES, PLAIN_TORCH_CASES, Case, ids
 from support import assert_same_bits, some_values
 
 pytestmark = pytest.mark.ecosystem

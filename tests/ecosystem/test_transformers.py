@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
 import fastopt
-from cases import PLAIN_CASES, PLAIN_TORCH_CASES, Case, ids
+from optimizer_cases import PLAIN_CASES, PLAIN_TORCH_CASES, Case, ids
 
 pytestmark = pytest.mark.ecosystem
 

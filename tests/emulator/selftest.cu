@@ -1,4 +1,4 @@
-// Kernels that show what the emulator runs, and the defects that it catches (tests/test_emulator.py).
+// Kernels that show what the emulator runs, and the defects that it catches (tests/tooling/test_emulator.py).
 #include "cuda/launch.h"
 
 namespace {

@@ -1,0 +1,277 @@
+"""The table of optimizers: one row each. Every suite runs over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import fastopt
+import paper_optimizers
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with one set of arguments."""
+
+    ours: type[torch.optim.Optimizer]
+    theirs: type[torch.optim.Optimizer] | None  # the class it must agree with: torch's, or a paper's
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)  # arguments the other does not have
+    row: Row | None = None
+
+    @property
+    def id(self) -> str:
+        options = ",".join(
+            f"{k}={v}" for k, v in {**self.kwargs, **self.extra}.items() if k != "lr" or v != self.row.lr
+        )
+        return f"{self.ours.__name__}({options})"
+
+    @property
+    def from_torch(self) -> bool:
+        return self.theirs is not None and self.theirs.__module__.startswith("torch.")
+
+    def make(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        return self.ours(params, **self.kwargs, **self.extra, **more)
+
+    def make_theirs(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        assert self.theirs is not None
+        return self.theirs(params, **self.kwargs, **more)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer.
+
+    ``plain`` are the arguments with all states, for what does not depend on flags; ``flags`` are tried one
+    after the other beside ``lr``; ``own`` likewise, but the other implementation does not have them.
+    """
+
+    ours: type[torch.optim.Optimizer]
+    theirs: type[torch.optim.Optimizer] | None  # None: this torch does not have it
+    lr: float
+    rates: tuple[float, float, dict[str, Any]]  # learning rates down a parabola and Rosenbrock's valley; what it takes
+    flags: list[dict[str, Any]]
+    errors: list[dict[str, Any]]  # of the constructor
+    plain: dict[str, Any] = field(default_factory=dict)
+    own: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    base: dict[str, Any] = field(default_factory=dict)  # in every case
+    complex: bool = True
+    sparse: bool = False  # takes sparse gradients
+    factored: bool = False  # has states by row and column
+    scaled: bool = False  # an element's update depends on all of its tensor
+    by_sign: bool = False  # where rounding decides a sign, an element goes the other way
+
+
+_DECAY = [{}, {"weight_decay": 0.1}, {"maximize": True}]
+_BOTH = {"weight_decay": 0.1, "maximize": True}
+_ADAM = [*_DECAY, {"betas": (0.5, 0.9), "eps": 1e-4}]
+_AMSGRAD = [{"amsgrad": True}, {"amsgrad": True, **_BOTH}]
+_DECOUPLED = [{"weight_decay": 0.1, "decoupled_weight_decay": True}]
+_BETA_ERRORS = [dict(betas=(1.0, 0.9)), dict(betas=(0.9, 1.0)), dict(betas=(0.9, -0.1))]
+_ADAM_ERRORS = [*_BETA_ERRORS, dict(eps=-1.0), dict(weight_decay=-1.0)]
+
+ROWS = [
+    Row(
+        fastopt.SGD,
+        torch.optim.SGD,
+        lr=0.1,
+        rates=(0.03, 1e-3, {}),
+        flags=[
+            *_DECAY,
+            {"momentum": 0.9},
+            {"momentum": 0.9, "dampening": 0.5},
+            {"momentum": 0.9, "nesterov": True},
+            {"momentum": 0.9, "nesterov": True, **_BOTH},
+        ],
+        own=[
+            ({"momentum": 0.9}, {"lr_in_momentum": True}),
+            ({"momentum": 0.9, "nesterov": True}, {"lr_in_momentum": True}),
+        ],
+        errors=[
+            dict(momentum=-1.0),
+            dict(nesterov=True),
+            dict(momentum=0.9, nesterov=True, dampening=0.1),
+            dict(weight_decay=-1.0),
+            dict(foreach=True, fused=True),
+        ],
+        plain={"momentum": 0.9},
+        sparse=True,
+    ),
+    Row(
+        fastopt.Adam,
+        torch.optim.Adam,
+        lr=0.05,
+        rates=(0.1, 0.1, {}),
+        flags=[*_ADAM, *_AMSGRAD],
+        errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
+        plain={"amsgrad": True},
+    ),
+    Row(
+        fastopt.AdamW,
+        torch.optim.AdamW,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[*_ADAM, *_AMSGRAD],
+        errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
+    ),
+    Row(
+        fastopt.Adagrad,
+        torch.optim.Adagrad,
+        lr=0.1,
+        rates=(1.0, 1.0, {}),
+        flags=[*_DECAY, {"lr_decay": 0.1}, {"initial_accumulator_value": 0.5, "eps": 1e-3, **_BOTH}],
+        own=[({"eps": 1e-6}, {"eps_inside_sqrt": True})],
+        errors=[
+            dict(lr_decay=-0.5),
+            dict(eps=-1.0),
+            dict(initial_accumulator_value=-1.0),
+            dict(weight_decay=-1.0),
+            dict(foreach=True, fused=True),
+        ],
+        sparse=True,
+    ),
+    Row(
+        fastopt.RMSprop,
+        torch.optim.RMSprop,
+        lr=0.02,
+        rates=(0.01, 1e-3, {}),
+        flags=[
+            *_DECAY,
+            {"alpha": 0.9, "eps": 1e-4},
+            {"momentum": 0.9},
+            {"centered": True, "alpha": 0.9},
+            {"centered": True, "momentum": 0.9, "alpha": 0.9, **_BOTH},
+        ],
+        own=[
+            ({"eps": 1e-6}, {"eps_inside_sqrt": True}),
+            ({"momentum": 0.9, "alpha": 0.9}, {"lr_in_momentum": True}),
+            ({"momentum": 0.9, "centered": True}, {"lr_in_momentum": True, "eps_inside_sqrt": True}),
+        ],
+        errors=[dict(momentum=-1.0), dict(alpha=-1.0), dict(eps=-1.0), dict(weight_decay=-1.0)],
+        plain={"momentum": 0.9, "centered": True, "alpha": 0.9},
+    ),
+    Row(
+        fastopt.Adadelta,
+        torch.optim.Adadelta,
+        lr=5.0,
+        rates=(5.0, 1.0, {}),
+        flags=[*_DECAY, {"rho": 0.95, "eps": 1e-3}, {"rho": 0.95, **_BOTH}],
+        errors=[dict(rho=1.1), dict(rho=-0.1), dict(eps=-1.0), dict(weight_decay=-1.0)],
+    ),
+    Row(fastopt.Adamax, torch.optim.Adamax, lr=0.05, rates=(0.1, 0.3, {}), flags=[*_ADAM, _BOTH], errors=_ADAM_ERRORS),
+    Row(
+        fastopt.NAdam,
+        torch.optim.NAdam,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[*_ADAM, {"momentum_decay": 0.01, **_BOTH}, *_DECOUPLED],
+        errors=[*_ADAM_ERRORS, dict(momentum_decay=-0.2)],
+    ),
+    Row(
+        fastopt.RAdam,
+        torch.optim.RAdam,
+        lr=0.05,
+        rates=(0.1, 0.1, {"max_grad_norm": 1.0}),
+        flags=[*_ADAM, _BOTH, *_DECOUPLED],
+        errors=_ADAM_ERRORS,
+    ),
+    Row(
+        fastopt.AdaBound,
+        paper_optimizers.AdaBound,
+        lr=0.05,
+        rates=(0.01, 0.03, {"final_lr": 3e-3}),
+        flags=[
+            *_ADAM,
+            {"amsbound": True},
+            {"final_lr": 0.02, "gamma": 0.1},
+            {"amsbound": True, "gamma": 0.1, **_BOTH},
+            *_DECOUPLED,
+        ],
+        errors=[*_ADAM_ERRORS, dict(final_lr=-1.0), dict(gamma=1.0), dict(gamma=-0.1)],
+        plain={"amsbound": True},
+    ),
+    Row(
+        fastopt.Adafactor,
+        getattr(torch.optim, "Adafactor", None),
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        base={"eps": (1e-5, 1e-3)},  # not None: the default depends on the type
+        flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, _BOTH],
+        errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
+        complex=False,
+        factored=True,
+        scaled=True,
+    ),
+    Row(
+        fastopt.Rprop,
+        torch.optim.Rprop,
+        lr=0.02,
+        rates=(0.01, 0.01, {}),
+        flags=[{}, {"maximize": True}, {"etas": (0.25, 1.5)}, {"step_sizes": (0.01, 0.1)}],
+        errors=[dict(etas=(1.0, 0.5)), dict(etas=(0.5, 0.9))],
+    ),
+    Row(
+        fastopt.ASGD,
+        torch.optim.ASGD,
+        lr=0.05,
+        rates=(0.03, 3e-3, {"t0": 1e6, "lambd": 1e-4}),
+        flags=[*_DECAY, {"t0": 5}, {"lambd": 0.05, "alpha": 0.5, "t0": 2, **_BOTH}],
+        errors=[dict(weight_decay=-0.5)],
+        plain={"t0": 1, "lambd": 1e-3},
+    ),
+    Row(
+        fastopt.Lion,
+        paper_optimizers.Lion,
+        lr=0.01,
+        rates=(0.03, 3e-3, {}),
+        flags=[*_DECAY, {"betas": (0.5, 0.9)}, _BOTH],
+        errors=[*_BETA_ERRORS, dict(weight_decay=-1.0)],
+        by_sign=True,
+    ),
+    Row(
+        fastopt.LAMB,
+        paper_optimizers.LAMB,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[
+            {},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.0, "always_adapt": True},
+            {"maximize": True},
+            {"betas": (0.5, 0.9), "eps": 1e-4},
+            _BOTH,
+        ],
+        errors=_ADAM_ERRORS,
+        scaled=True,
+    ),
+]
+
+
+def _case(row: Row, kwargs: dict[str, Any], extra: dict[str, Any] | None = None, theirs: bool = True) -> Case:
+    kwargs = {"lr": row.lr, **row.base, **kwargs}
+    return Case(row.ours, row.theirs if theirs else None, kwargs, extra or {}, row)
+
+
+# What another implementation has, and must agree.
+TORCH_CASES = [_case(row, flags) for row in ROWS for flags in row.flags if row.theirs is not None]
+
+# What only we have; compared with the reference, and each with its own test against a formula.
+OWN_CASES = [_case(row, kwargs, extra, theirs=False) for row in ROWS for kwargs, extra in row.own]
+OWN_CASES += [_case(row, row.plain, {"l1": 0.1}, theirs=False) for row in ROWS]
+OWN_CASES += [_case(row, {}, {"max_grad_norm": 0.5, "max_grad_value": 0.3}, theirs=False) for row in ROWS]
+
+ALL_CASES = [_case(row, flags) for row in ROWS for flags in row.flags] + OWN_CASES
+
+# One case of each optimizer with all its states, for what does not depend on the flags.
+PLAIN_CASES = [_case(row, row.plain) for row in ROWS]
+# Those of them that can be compared, and that torch has.
+PLAIN_COMPARED_CASES = [case for case in PLAIN_CASES if case.theirs is not None]
+PLAIN_TORCH_CASES = [case for case in PLAIN_CASES if case.from_torch]
+
+
+def ids(case: Any) -> str:
+    if isinstance(case, Row):
+        return case.ours.__name__
+    return case.id if isinstance(case, Case) else str(case)

@@ -1,0 +1,140 @@
+"""The kernels for CUDA as nvcc compiles them: nothing in local memory, IEEE arithmetic alone, accesses of 16 bytes.
+
+Needs nvcc and CMake, and no GPU. Every .cu file and every kernel in it is found here by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import building
+import ptx
+from fastopt import _core
+
+pytestmark = pytest.mark.slow
+
+CUDA = building.PROJECT / "csrc" / "cuda"
+PATHS = {path.name: path for path in sorted(CUDA.rglob("*.cu"))}
+Functions = list[ptx.Function]
+
+# What may have defects, by file, and why. It runs once per step and parameter, not per element.
+EXEMPT = {
+    "settle.cu": {
+        "settle_counters": "interprets a program: its values are an array with indices that only the program knows",
+        "__internal_accurate_pow": "CUDA's pow, for scalars of a step (libm_pow in math/ieee.h)",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> list[building.Command]:
+    """How the build compiles the kernels, for one architecture."""
+    for tool in (building.CMAKE, shutil.which("c++filt")):
+        if tool is None:
+            pytest.skip("needs cmake and c++filt")
+    folder = tmp_path_factory.mktemp("configured")
+    done = building.configure(folder, FASTOPT_CUDA="ON", FASTOPT_WERROR="ON", CMAKE_CUDA_ARCHITECTURES="90-real")
+    if building.NO_NVCC in done.words:
+        pytest.skip(building.NO_NVCC)
+    assert done.status == 0, done.report
+    return [command for command in done.commands() if command.source.suffix == ".cu"]
+
+
+def compiled(commands: list[building.Command], name: str, folder: Path) -> Functions:
+    """All functions of a file, whatever the number of parts that it is compiled in."""
+    parts = [command for command in commands if command.source.name == name]
+    folders = [folder / str(i) for i in range(len(parts))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [function for some in pool.map(ptx.compiled, parts, folders) for function in some]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path: Path) -> None:
+    functions = compiled(commands, name, tmp_path)
+    assert functions or "__global__" not in PATHS[name].read_text(), "the build does not compile it"
+    exempt = EXEMPT.get(name, {})
+    found = {function: ptx.defects(function) for function in functions}
+    assert not [what for function in found if function.plain_name not in exempt for what in found[function]]
+    for exemption in exempt:
+        assert any(found[f] for f in found if f.plain_name == exemption), f"{exemption} no longer needs an exemption"
+    if name == "rules.cu":
+        assert_all_accesses_are_wide(functions)
+
+
+VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|Gradientless|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
+BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
+
+
+def assert_all_accesses_are_wide(functions: Functions) -> None:
+    """Every rule, every type: 16 bytes of every operand at a time. Gradients are written, too, where a step unscales
+    them. The compiler may unroll the loop over vectors.
+    """
+    listed = (CUDA.parent / "rules" / "list.h").read_text()
+    names = {rule: name for name, rule in re.findall(r'(?:RULE|GRADIENTLESS|SCALED)\("(\w+)", (.+)\) *\\', listed)}
+    known = _core.rules()
+    seen = set()
+    for function in functions:
+        if function.plain_name == "update_vectors":
+            rule, _, own, of_states = VECTORS.fullmatch(function.name).groups()
+            name = names.get(rule, "clip")
+            states, _, reads_grad, _ = known[name]
+            expected = 1 + reads_grad + states * BYTES[of_states] // BYTES[own]
+            assert function.wide("ld") >= expected, function.name
+            assert function.wide("st") >= expected, function.name
+            assert function.wide("st") % expected == 0, function.name
+            assert "ld.global.u8" not in function.instructions(), f"{function.name} reads scalars byte by byte"
+            seen.add(name)
+    assert seen == {*names.values(), "clip"}
+
+
+DEFECTS = {
+    "sound": "",
+    "contracted": "fma.rn.f32",
+    "contracted_half": "fma.rn.f16",
+    "approximate": "ex2.approx",
+    "added_in_any_order": "(atom|red)",
+    "in_local_memory": "256 bytes of local memory",
+    "unbounded": "no __launch_bounds__",
+    "alone_on_a_multiprocessor": "no room for 2 blocks",
+}
+
+
+def spoiled(commands: list[building.Command], folder: Path, *flags: str) -> dict[str, ptx.Function]:
+    """The functions of defects.cu, compiled as the kernels are, but for some flags."""
+    like = next(command for command in commands if command.source.name == "device.cu")
+    arguments = [a for a in like.arguments if not (flags and a.startswith("-fmad"))]
+    arguments[arguments.index(str(like.source))] = str(Path(__file__).parents[1] / "data" / "defects.cu")
+    command = dataclasses.replace(like, arguments=[*arguments, *flags])
+    return {function.name: function for function in ptx.compiled(command, folder)}
+
+
+def test_defects_are_found(commands: list[building.Command], tmp_path: Path) -> None:
+    functions = spoiled(commands, tmp_path)
+    assert functions.keys() == DEFECTS.keys()
+    for name, pattern in DEFECTS.items():
+        found = ptx.defects(functions[name])
+        assert len(found) == bool(pattern), found
+        assert re.search(pattern, "".join(found))
+    assert (functions["sound"].wide("ld"), functions["sound"].wide("st")) == (1, 1)
+    assert (functions["contracted"].wide("ld"), functions["contracted"].wide("st")) == (0, 0)
+
+
+FLAGS = {
+    "-fmad=true": "fma.rn.f32",
+    "-prec-sqrt=false": "sqrt.approx",
+    "-prec-div=false": "div.full",
+    "-ftz=true": ".ftz",
+}
+
+
+def test_flags_that_spoil_arithmetic_are_found(commands: list[building.Command], tmp_path: Path) -> None:
+    for flag, expected in FLAGS.items():
+        found = ptx.defects(spoiled(commands, tmp_path / flag, flag)["sound"])
+        assert expected in "".join(found), flag

@@ -1,0 +1,46 @@
+"""The example and the benchmark, as a user starts them."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_train_digits(tmp_path: Path) -> None:
+    """Real digits: both optimizers learn, alike, and the picture is written."""
+    main = runpy.run_path(str(ROOT / "examples" / "train_digits.py"))["main"]
+    picture = tmp_path / "loss.png"
+    theirs, ours = main(["--epochs", "6", "--out", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(ours.step_seconds) == len(theirs.step_seconds) == 6 * 22
+    assert ours.accuracies[-1] > 0.95
+    assert abs(ours.accuracies[-1] - theirs.accuracies[-1]) < 0.02
+    assert abs(ours.losses[-1] - theirs.losses[-1]) < 0.05 * theirs.losses[-1]
+
+
+def test_bench_quick(tmp_path: Path) -> None:
+    """Runs, prints a row a case, writes its figures. No timing is asserted."""
+    file = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "bench", "--quick", "--seconds", "0", "--only", "128k", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert len(figures["rows"]) > 10
+    for row in figures["rows"]:
+        assert row["case"] in done.stdout
+        assert len(row["rounds"]["fastopt"]) == 3
+        assert {"fastopt", "ceiling"} <= row["rounds"].keys()  # of AdaBound and Lion nobody else is installed
+
+
+def test_bench_names_an_unknown_case() -> None:
+    command = [sys.executable, "-m", "bench", "--only", "no such case"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such case has 'no such case' in its name" in done.stderr
