@@ -111,7 +111,7 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
     @staticmethod
     def missing() -> str:
         """What keeps us from measuring here; "" where nothing does."""
-        return _runtime.why_not(torch.device("cuda")) if torch.cuda.is_available() else "torch finds no GPU"
+        return _runtime.unsupported_reason(torch.device("cuda")) if torch.cuda.is_available() else "torch finds no GPU"
 
     def __init__(self) -> None:
         properties = torch.cuda.get_device_properties(self.device)

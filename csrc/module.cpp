@@ -74,23 +74,23 @@ void register_tensors(py::module_& m) {
     m.def("count", &count, py::arg("counter"));
 }
 
-void register_batch(py::module_& m) {
+void register_step(py::module_& m) {
     m.def("rules", &describe_rules);
     m.def("prologue", [] { return prologue_names().as_tuple(); });
     m.def("evaluate_program", &evaluate_program, py::arg("program"), py::arg("rule"), py::arg("inputs"));
-    py::class_<Batch>(m, "Batch", py::module_local())
+    py::class_<Step>(m, "Step", py::module_local())
         .def(py::init<>())
-        .def("depend_on", &Batch::depend_on, py::arg("loss_scale"), py::arg("found_inf"))
-        .def("take", &Batch::take, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"), py::arg("scalars"),
-             py::arg("params"), py::arg("state"), py::arg("learning_rate"))
-        .def("add", &Batch::add, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
+        .def("depend_on", &Step::depend_on, py::arg("loss_scale"), py::arg("found_inf"))
+        .def("add_group", &Step::add_group, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"),
+             py::arg("scalars"), py::arg("params"), py::arg("state"), py::arg("learning_rate"))
+        .def("add_prepared", &Step::add_prepared, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
              py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"))
-        .def("add_fresh", &Batch::add_fresh, py::arg("index"), py::arg("param"), py::arg("entries"))
-        .def("settle", &Batch::settle)
-        .def("norm", &Batch::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))
-        .def("clip", &Batch::clip, py::arg("norm"))
-        .def("run", &Batch::run, py::arg("threads"))
-        .def("clear", &Batch::clear);
+        .def("add_fresh", &Step::add_fresh, py::arg("index"), py::arg("param"), py::arg("entries"))
+        .def("check_overlap_and_bump_versions", &Step::check_overlap_and_bump_versions)
+        .def("norm", &Step::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))
+        .def("clip", &Step::clip, py::arg("norm"))
+        .def("run", &Step::run, py::arg("threads"))
+        .def("clear", &Step::clear);
 }
 
 void register_dropout(py::module_& m) {
@@ -134,7 +134,7 @@ PYBIND11_MODULE(FASTOPT_MODULE, m) {
     m.doc() = "Native kernels of fastopt.";
     register_runtime(m);
     register_tensors(m);
-    register_batch(m);
+    register_step(m);
     register_dropout(m);
     register_batch_norm(m);
 }

@@ -22,8 +22,13 @@ SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 127, 1023, 1024, 10
 
 ISAS = _core.detected_isas()
 
-# Those beside torch's; torch before 2.7 lacks Adam's decoupled_weight_decay.
-OWN_OPTIONS = {*fastopt.optim.Common.__annotations__, "lr_in_momentum", "eps_inside_sqrt", "decoupled_weight_decay"}
+# Options that torch does not have; torch before 2.7 lacks Adam's decoupled_weight_decay.
+OWN_OPTIONS = {
+    *fastopt.optim.CommonOptions.__annotations__,
+    "lr_in_momentum",
+    "eps_inside_sqrt",
+    "decoupled_weight_decay",
+}
 
 # The suite also passes with the oldest torch we support.
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])

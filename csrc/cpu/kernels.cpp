@@ -29,15 +29,15 @@ constexpr RuleEntry one_pass(const char* name) {
 }
 
 template <class Rule>
-constexpr RuleEntry gradientless(const char* name) {
+constexpr RuleEntry state_only(const char* name) {
     return {name,
             Rule::scalar_names,
             Rule::states,
             false,
             false,
             1,
-            {{gradientless_step<Rule, float>, nullptr}},
-            {{gradientless_step<Rule, double>, nullptr}}};
+            {{state_only_step<Rule, float>, nullptr}},
+            {{state_only_step<Rule, double>, nullptr}}};
 }
 
 template <class Rule>
@@ -51,13 +51,13 @@ constexpr RuleEntry several_passes(const char* name) {
 }
 
 #define FASTOPT_ONE_PASS(name, ...) one_pass<__VA_ARGS__>(name),
-#define FASTOPT_GRADIENTLESS(name, ...) gradientless<__VA_ARGS__>(name),
+#define FASTOPT_STATE_ONLY(name, ...) state_only<__VA_ARGS__>(name),
 #define FASTOPT_SCALED(name, ...) several_passes<Scaled<__VA_ARGS__>>(name),
 #define FASTOPT_SEVERAL_PASSES(name, ...) several_passes<__VA_ARGS__>(name),
 #define FASTOPT_CLIP(name) {name, "", 0, false, false, 1, {{clip<float>, nullptr}}, {{clip<double>, nullptr}}},
 
 constexpr RuleEntry rules[] = {
-    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_GRADIENTLESS, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //
+    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //
 };
 
 #define FASTOPT_REDUCTION(name, Sum) {name, norm_of<Sum>, reduce<Sum, float>, reduce<Sum, double>},

@@ -37,21 +37,22 @@ struct Stream {
 };
 
 // What a step depends on and only the device knows; null where it does not.
-struct Unknowns {
+struct DeviceInputs {
     const float* loss_scale;
     const float* found_inf;
     const double* norm;  // of the gradients
 };
 
-// Scalars that the host knows, but for the unknowns.
-void settle(const Stream& stream, const Constants* known, int count, const Unknowns& unknowns, ScalarSet* sets);
+// Scalars that the host knows, but for the inputs.
+void upload_scalars(const Stream& stream, const Constants* known, int count, const DeviceInputs& inputs,
+                    ScalarSet* sets);
 
 // Scalars that a program computes from counters in device memory, which are counted on unless all is skipped.
 // `learning_rate` is one number there, or no data.
-void settle_counted(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
-                    const Counter* counters, int count, const Unknowns& unknowns, ScalarSet* sets);
+void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+                      const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets);
 
-// One step of tasks of one rule; their `scalars` are settled.
+// One step of tasks of one rule; their `scalars` are ready.
 void update(const Stream& stream, int rule, const Task* const* tasks, int count);
 
 // The partial results of a sum, at each task's `partials`: one per kSumChunk elements.
@@ -59,7 +60,7 @@ void reduce(const Stream& stream, int reduction, double exponent, const Task* co
 
 // The norm they make, divided by the loss scale.
 void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
-          const Unknowns& unknowns, double known_loss_scale, double* norm);
+          const DeviceInputs& inputs, double known_loss_scale, double* norm);
 
 // Batch normalization, of a task in device memory. `partials` have room for a pair per column of every chunk, and of
 // what is behind the last full row; `coefficients`, where there are any, are written for the elements of the same call.

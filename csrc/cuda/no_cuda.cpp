@@ -18,14 +18,14 @@ int device_count(std::string& why) {
     return 0;
 }
 
-void settle(const Stream&, const Constants*, int, const Unknowns&, ScalarSet*) { absent(); }
-void settle_counted(const Stream&, const Program&, const Array&, double, const Counter*, int, const Unknowns&,
-                    ScalarSet*) {
+void upload_scalars(const Stream&, const Constants*, int, const DeviceInputs&, ScalarSet*) { absent(); }
+void evaluate_scalars(const Stream&, const Program&, const Array&, double, const Counter*, int, const DeviceInputs&,
+                      ScalarSet*) {
     absent();
 }
 void update(const Stream&, int, const Task* const*, int) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
-void join(const Stream&, int, double, const double*, int64_t, const Unknowns&, double, double*) { absent(); }
+void join(const Stream&, int, double, const double*, int64_t, const DeviceInputs&, double, double*) { absent(); }
 void norm_moments(const Stream&, const NormTask&) { absent(); }
 void norm_sums(const Stream&, const NormTask&) { absent(); }
 void norm_finalize(const Stream&, const NormTask&, NormSource) { absent(); }

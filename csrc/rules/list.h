@@ -17,32 +17,32 @@
 #include "rules/rprop.h"
 #include "rules/sgd.h"
 
-// RULE: one element at a time. GRADIENTLESS: the same, without a gradient. SCALED: a direction for each element, then
-// one step size for the tensor, made of the squares of its parameter and of its direction. PASSES: several passes of
-// its own, with other sums between them; CPU and CUDA have a struct of that name each. CLIP: no rule, but the
+// RULE: one element at a time. STATE_ONLY: the same, without a gradient. SCALED: a direction for each element, then
+// one step size for the tensor, made of the squares of its parameter and of its direction. MULTI_PASS: several passes
+// of its own, with other sums between them; CPU and CUDA have a struct of that name each. CLIP: no rule, but the
 // prologue's clipping, written to the gradients.
-#define FASTOPT_RULES(RULE, GRADIENTLESS, SCALED, PASSES, CLIP) \
-    RULE("adabound", AdaBound<false>)                           \
-    RULE("adabound_amsbound", AdaBound<true>)                   \
-    RULE("adadelta", Adadelta)                                  \
-    RULE("adagrad", Adagrad)                                    \
-    RULE("adam", Adam<false>)                                   \
-    RULE("adam_amsgrad", Adam<true>)                            \
-    RULE("adamax", Adamax)                                      \
-    RULE("asgd", Asgd)                                          \
-    RULE("lion", Lion)                                          \
-    RULE("nadam", NAdam)                                        \
-    RULE("radam", RAdam)                                        \
-    RULE("rmsprop", RmsProp<false, false>)                      \
-    RULE("rmsprop_momentum", RmsProp<true, false>)              \
-    RULE("rmsprop_centered", RmsProp<false, true>)              \
-    RULE("rmsprop_centered_momentum", RmsProp<true, true>)      \
-    RULE("rprop", Rprop)                                        \
-    RULE("sgd", Sgd)                                            \
-    RULE("sgd_momentum", SgdMomentum<false>)                    \
-    RULE("sgd_nesterov", SgdMomentum<true>)                     \
-    GRADIENTLESS("lookahead", Lookahead)                        \
-    SCALED("adafactor", AdafactorVector)                        \
-    SCALED("lamb", Lamb)                                        \
-    PASSES("adafactor_factored", AdafactorMatrix)               \
+#define FASTOPT_RULES(RULE, STATE_ONLY, SCALED, MULTI_PASS, CLIP) \
+    RULE("adabound", AdaBound<false>)                             \
+    RULE("adabound_amsbound", AdaBound<true>)                     \
+    RULE("adadelta", Adadelta)                                    \
+    RULE("adagrad", Adagrad)                                      \
+    RULE("adam", Adam<false>)                                     \
+    RULE("adam_amsgrad", Adam<true>)                              \
+    RULE("adamax", Adamax)                                        \
+    RULE("asgd", Asgd)                                            \
+    RULE("lion", Lion)                                            \
+    RULE("nadam", NAdam)                                          \
+    RULE("radam", RAdam)                                          \
+    RULE("rmsprop", RmsProp<false, false>)                        \
+    RULE("rmsprop_momentum", RmsProp<true, false>)                \
+    RULE("rmsprop_centered", RmsProp<false, true>)                \
+    RULE("rmsprop_centered_momentum", RmsProp<true, true>)        \
+    RULE("rprop", Rprop)                                          \
+    RULE("sgd", Sgd)                                              \
+    RULE("sgd_momentum", SgdMomentum<false>)                      \
+    RULE("sgd_nesterov", SgdMomentum<true>)                       \
+    STATE_ONLY("lookahead", Lookahead)                            \
+    SCALED("adafactor", AdafactorVector)                          \
+    SCALED("lamb", Lamb)                                          \
+    MULTI_PASS("adafactor_factored", AdafactorMatrix)             \
     CLIP("clip")

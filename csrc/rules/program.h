@@ -28,21 +28,21 @@ enum class Operation : uint8_t { FASTOPT_OPERATIONS(FASTOPT_NAME) };
 #undef FASTOPT_NAME
 
 // Where a value is: inputs from 0 on, then the results of the instructions; constants from -1 down.
-using Place = int8_t;
+using Operand = int8_t;
 
 struct Instruction {
     Operation operation;
-    Place operands[kMaxOperands];
+    Operand operands[kMaxOperands];
 };
 
 struct Program {
     double constants[kMaxProgramConstants];
     Instruction instructions[kMaxInstructions];
     int32_t instruction_count;
-    Place prologue[kMaxScalars], rule[kMaxScalars], carried[kMaxCarried];  // 0 where the rule has fewer
+    Operand prologue[kMaxScalars], rule[kMaxScalars], carried[kMaxCarried];  // 0 where the rule has fewer
 };
 
-static_assert(kInputs + kMaxInstructions <= 128 && kMaxProgramConstants <= 128, "beyond the range of a Place");
+static_assert(kInputs + kMaxInstructions <= 128 && kMaxProgramConstants <= 128, "beyond the range of an Operand");
 static_assert(16 * sizeof(Program) <= 8192, "a kernel's parameters, 32 KiB, hold 16 programs and much else");
 
 namespace {
@@ -62,7 +62,7 @@ FASTOPT_HD void evaluate(const Program& program, const double* inputs, double* p
                          double* carried) {
     double values[kInputs + kMaxInstructions];
     for (int i = 0; i < kInputs; ++i) values[i] = inputs[i];
-    const auto at = [&](Place place) { return place < 0 ? program.constants[~place] : values[place]; };
+    const auto at = [&](Operand place) { return place < 0 ? program.constants[~place] : values[place]; };
     for (int i = 0; i < program.instruction_count; ++i) {
         const Instruction& next = program.instructions[i];
         values[kInputs + i] = apply(next.operation, at(next.operands[0]), at(next.operands[1]), at(next.operands[2]));

@@ -76,7 +76,8 @@ def _with_gradient(function: Callable[..., torch.Tensor], like: torch.Tensor) ->
 
 
 def _devices() -> list[str]:
-    return ["cpu", "cuda"] if torch.cuda.is_available() and not _runtime.why_not(torch.device("cuda")) else ["cpu"]
+    has_cuda = torch.cuda.is_available() and not _runtime.unsupported_reason(torch.device("cuda"))
+    return ["cpu", "cuda"] if has_cuda else ["cpu"]
 
 
 def self_test() -> bool:

@@ -87,7 +87,7 @@ def capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
-def why_not(device: torch.device) -> str:
+def unsupported_reason(device: torch.device) -> str:
     """What keeps the backend in use from tensors on ``device``; "" where nothing does."""
     if device.type == "cpu":
         return ""
@@ -208,7 +208,7 @@ def info() -> dict[str, Any]:
         notes.append("no OpenMP runtime was found in torch: every step runs on the calling thread")
     if native and forked:
         notes.append("this process was forked: every step runs on the calling thread")
-    if torch.cuda.is_available() and (why := why_not(torch.device("cuda"))):
+    if torch.cuda.is_available() and (why := unsupported_reason(torch.device("cuda"))):
         notes.append(f"tensors on CUDA devices are errors: {why}")
     shares_threads = native and openmp and not forked
     threads = torch.get_num_threads() if shares_threads else 1

@@ -39,17 +39,17 @@ def test_builds_say_what_they_have() -> None:
 
 def test_who_cannot_take_a_device_says_why() -> None:
     cuda, other = torch.device("cuda"), torch.device("meta")
-    assert _runtime.why_not(torch.device("cpu")) == ""
-    assert _runtime.why_not(other) == "fastopt has kernels for the CPU and for CUDA"
+    assert _runtime.unsupported_reason(torch.device("cpu")) == ""
+    assert _runtime.unsupported_reason(other) == "fastopt has kernels for the CPU and for CUDA"
     with running("reference"):
-        assert "NumPy reference" in _runtime.why_not(cuda)
+        assert "NumPy reference" in _runtime.unsupported_reason(cuda)
     if not _core.built()["cuda"]:
-        assert "pip install --force-reinstall" in _runtime.why_not(cuda)
-        assert "FASTOPT_CUDA=ON" in _runtime.why_not(cuda)
+        assert "pip install --force-reinstall" in _runtime.unsupported_reason(cuda)
+        assert "FASTOPT_CUDA=ON" in _runtime.unsupported_reason(cuda)
 
 
 def test_a_parameter_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_runtime, "why_not", lambda device: "there is a reason")
+    monkeypatch.setattr(_runtime, "unsupported_reason", lambda device: "there is a reason")
     param = torch.ones(3, 2, device=DEVICE)[:, 0].requires_grad_()  # strided: the engine leaves it to be prepared
     param.grad = torch.ones_like(param)
     with gpu(), pytest.raises(RuntimeError, match=r"parameter 0 of group 0 .* is on device '.*'; there is a reason"):

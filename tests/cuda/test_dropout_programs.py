@@ -231,7 +231,7 @@ def test_tensors_without_memory() -> None:
 def test_what_has_no_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device that this build does not reach."""
     refused: Callable[[torch.device], str] = lambda device: "no kernels"  # noqa: E731
-    monkeypatch.setattr(_runtime, "why_not", refused)
+    monkeypatch.setattr(_runtime, "unsupported_reason", refused)
     with pytest.raises(RuntimeError, match="dropout_mask: cannot make a mask on device 'cpu'; no kernels"):
         F.dropout_mask(5, 0.5, seed=1)
     with pytest.raises(RuntimeError, match="dropout: input is on device 'cpu'; no kernels"):

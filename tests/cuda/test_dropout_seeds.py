@@ -50,7 +50,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
             calls.append(self)
 
     monkeypatch.setattr(_runtime, "capturing", lambda: True)
-    monkeypatch.setattr("fastopt.nn._dropout.entry.Call", Noted)
+    monkeypatch.setattr("fastopt.nn._dropout.dispatch.Call", Noted)
     with gpu():
         yield calls
 

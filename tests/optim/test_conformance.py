@@ -157,9 +157,10 @@ def test_a_second_keyword_is_an_error(case: Case) -> None:
 
 @CASES
 def test_the_docstring_is_complete(case: Case) -> None:
-    """Every argument, the errors, an example and the paper."""
-    text = case.ours.__doc__ or ""
+    """Every argument, the errors, an example and the paper. What all optimizers take is described once."""
+    text, common = case.ours.__doc__ or "", fastopt.optim.CommonOptions.__annotations__
+    assert "**common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`" in text
     for name in inspect.signature(case.ours).parameters:
-        assert name in text, name
+        assert name in common or f"{name}:" in text, name
     for section in ("Args:", "Raises:", "Examples:", "Reference: "):
         assert section in text

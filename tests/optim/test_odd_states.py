@@ -18,7 +18,7 @@ from torch import Tensor
 import fastopt
 import fastopt.nn.functional as F
 import support
-from fastopt.optim import Common
+from fastopt.optim import CommonOptions
 from optimizer_cases import PLAIN_CASES, ROWS, Case, Row, ids
 from support import assert_same_bits, assert_same_states, named, running, states_of, step_on_some_grads
 
@@ -163,7 +163,7 @@ def test_every_class_says_which_options_a_group_has(row: Row) -> None:
     keys = optimizer.group_keys
     assert keys == type(optimizer).group_keys
     assert keys == optimizer.param_groups[0].keys() - {"params"} | {"fused"} | row.ours._more_group_keys
-    assert keys >= Common.__annotations__.keys()
+    assert keys >= CommonOptions.__annotations__.keys()
     if row.theirs is not None and row.theirs.__module__.startswith("torch."):
         assert keys >= row.theirs([torch.ones(3)]).defaults.keys()
 

@@ -13,7 +13,7 @@ import torch
 import fastopt
 from fastopt import _core
 from fastopt.optim._program import INPUTS, LR, Program, Symbol, T, larger, number, select, smaller, trace
-from fastopt.optim._update import OFF, Update
+from fastopt.optim._update import IDENTITY_PROLOGUE, Update
 from optimizer_cases import ALL_CASES, Case, ids
 
 STEPS = (1, 2, 3, 5, 6, 7, 10, 100, 10_000, 10**6)
@@ -63,7 +63,7 @@ def test_first_update_of_sgd_is_another_program() -> None:
     optimizer = fastopt.SGD([torch.zeros(1)], momentum=0.9, dampening=0.5)
     ((update, scalars, _),) = optimizer._parts(optimizer.param_groups[0])
     for t in (1, 2):
-        assert_same_scalars(trace(OFF, scalars, (), t), update, OFF, scalars, 0.0, t)
+        assert_same_scalars(trace(IDENTITY_PROLOGUE, scalars, (), t), update, IDENTITY_PROLOGUE, scalars, 0.0, t)
 
 
 @pytest.mark.parametrize("beta2", [0, 0.0, 1 / 3, 0.5, 0.6, 2 / 3, 0.7, 0.9999])
@@ -72,14 +72,14 @@ def test_radam_where_the_variance_is_never_or_late_tractable(beta2: float) -> No
     optimizer = fastopt.RAdam([torch.zeros(1)], betas=(0, beta2))
     ((update, scalars, _),) = optimizer._parts(optimizer.param_groups[0])
     for t in STEPS:
-        assert_same_scalars(trace(OFF, scalars), update, OFF, scalars, 0.0, t)
+        assert_same_scalars(trace(IDENTITY_PROLOGUE, scalars), update, IDENTITY_PROLOGUE, scalars, 0.0, t)
 
 
 def test_betas_that_are_tensors_count_in_double() -> None:
     optimizer = fastopt.Adam([torch.zeros(1)], betas=(torch.tensor(0.75), torch.tensor(0.5)))
     ((update, scalars, _),) = optimizer._parts(optimizer.param_groups[0])
     assert scalars(3) == optimizer._scalars({**optimizer.param_groups[0], "betas": (0.75, 0.5)}, 3)
-    assert_same_scalars(trace(OFF, scalars), update, OFF, scalars, 0.0, 3)
+    assert_same_scalars(trace(IDENTITY_PROLOGUE, scalars), update, IDENTITY_PROLOGUE, scalars, 0.0, 3)
 
 
 VALUES = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 3.0, -3.0, 1e300, 5e-324, math.inf, -math.inf, math.nan)
@@ -107,7 +107,7 @@ def lookahead(alpha: Any) -> Callable[[Any], Any]:
 
 
 def value_of(x: Any, a: float, b: float) -> float:
-    _, scalars, _ = _core.evaluate_program(trace(OFF, lookahead(x)), "lookahead", [1.0, a, b, 0.0])
+    _, scalars, _ = _core.evaluate_program(trace(IDENTITY_PROLOGUE, lookahead(x)), "lookahead", [1.0, a, b, 0.0])
     return scalars["alpha"]
 
 
@@ -141,11 +141,13 @@ def test_what_python_refuses_is_ieees() -> None:
 
 
 def test_what_is_known_is_not_recorded_and_nothing_twice() -> None:
-    program = trace(OFF, lambda t: {"alpha": (1.0 - 0.5**t) * (1.0 - 0.5**t) + (2.0 - 1.0), "unused": t + 3})
+    program = trace(
+        IDENTITY_PROLOGUE, lambda t: {"alpha": (1.0 - 0.5**t) * (1.0 - 0.5**t) + (2.0 - 1.0), "unused": t + 3}
+    )
     operations = [name for name, *_ in program.instructions]
     assert operations == ["power", "subtract", "multiply", "add", "add"]
     assert sorted(program.constants) == [0.0, 0.5, 1.0, 3.0, math.inf]
-    assert trace(OFF, lookahead(-0.0)).constants[-1].hex() == "-0x0.0p+0"
+    assert trace(IDENTITY_PROLOGUE, lookahead(-0.0)).constants[-1].hex() == "-0x0.0p+0"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_what_is_known_is_not_recorded_and_nothing_twice() -> None:
 )
 def test_symbols_have_no_value_in_python(use: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError):
-        trace(OFF, lambda t: {"alpha": use(t)})
+        trace(IDENTITY_PROLOGUE, lambda t: {"alpha": use(t)})
 
 
 def test_a_symbol_in_a_condition_names_the_way_out() -> None:
@@ -190,17 +192,17 @@ def test_too_long_a_program() -> None:
 
 
 def test_names_are_the_rules() -> None:
-    program = trace(OFF, lookahead(T))
+    program = trace(IDENTITY_PROLOGUE, lookahead(T))
     with pytest.raises(KeyError, match="no rule 'looking'"):
         evaluated(program, "looking")
     with pytest.raises(KeyError, match="scalar 'alpha' is missing"):
-        evaluated(trace(OFF, lambda t: {}))
+        evaluated(trace(IDENTITY_PROLOGUE, lambda t: {}))
     with pytest.raises(KeyError, match="more scalars than the rule has"):
-        evaluated(trace(OFF, lambda t: {"alpha": t, "beta": t}))
+        evaluated(trace(IDENTITY_PROLOGUE, lambda t: {"alpha": t, "beta": t}))
     with pytest.raises(KeyError, match="scalar 'decay' is missing"):
-        evaluated(trace({k: v for k, v in OFF.items() if k != "decay"}, lookahead(T)))
+        evaluated(trace({k: v for k, v in IDENTITY_PROLOGUE.items() if k != "decay"}, lookahead(T)))
     with pytest.raises(KeyError, match="mu_product"):
-        trace(OFF, lookahead(T), ("mu_product",))
+        trace(IDENTITY_PROLOGUE, lookahead(T), ("mu_product",))
 
 
 @pytest.mark.parametrize(
@@ -217,13 +219,13 @@ def test_names_are_the_rules() -> None:
     ids=str,
 )
 def test_malformed_instructions(instruction: tuple[Any, ...], error: str) -> None:
-    program = trace(OFF, lookahead(T))._replace(instructions=(instruction,))
+    program = trace(IDENTITY_PROLOGUE, lookahead(T))._replace(instructions=(instruction,))
     with pytest.raises((ValueError, KeyError), match=error):
         evaluated(program)
 
 
 def test_malformed_programs() -> None:
-    program = trace(OFF, lookahead(T))
+    program = trace(IDENTITY_PROLOGUE, lookahead(T))
     with pytest.raises(ValueError, match="a value it does not have"):
         evaluated(program._replace(scalars={"alpha": 4}))
     with pytest.raises(ValueError, match="a value it does not have"):

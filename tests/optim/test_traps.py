@@ -284,7 +284,7 @@ def poison():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @CASES
 def test_trap_11_inf_in_poisoned_memory(case: Case, dtype: torch.dtype, inf_at: int) -> None:
-    """The skipped step leaves nothing uninitialised behind; strided parameters have stand-ins as well."""
+    """The skipped step leaves nothing uninitialised behind; strided parameters have copies as well."""
 
     def make() -> list[torch.Tensor]:
         whole = some_values((10, 9), dtype, seed=1)

@@ -209,11 +209,11 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a tensor on a device that the backend in use does not reach."""
     gpu = torch.device("cuda", 1)
     monkeypatch.setattr(_runtime, "kernels", _backend(False))
-    assert "no kernels for CUDA (FASTOPT_CUDA=OFF)" in _runtime.why_not(gpu)
-    assert _runtime.why_not(gpu).endswith(": FASTOPT_CUDA=ON pip install --force-reinstall --no-deps .")
-    assert _runtime.why_not(torch.device("cpu")) == ""
-    assert "for the CPU and for CUDA" in _runtime.why_not(torch.device("meta"))
+    assert "no kernels for CUDA (FASTOPT_CUDA=OFF)" in _runtime.unsupported_reason(gpu)
+    assert _runtime.unsupported_reason(gpu).endswith(": FASTOPT_CUDA=ON pip install --force-reinstall --no-deps .")
+    assert _runtime.unsupported_reason(torch.device("cpu")) == ""
+    assert "for the CPU and for CUDA" in _runtime.unsupported_reason(torch.device("meta"))
     monkeypatch.setattr(_runtime, "kernels", _backend("13.0 (90)"))
-    assert _runtime.why_not(gpu) == ""
+    assert _runtime.unsupported_reason(gpu) == ""
     monkeypatch.setattr(_runtime, "kernels", _runtime.reference)
-    assert "NumPy reference, which is in use, computes on the CPU" in _runtime.why_not(gpu)
+    assert "NumPy reference, which is in use, computes on the CPU" in _runtime.unsupported_reason(gpu)

@@ -26,8 +26,8 @@ Functions = list[ptx.Function]
 
 # What may have defects, by file, and why. It runs once per step and parameter, not per element.
 EXEMPT = {
-    "settle.cu": {
-        "settle_counters": "interprets a program: its values are an array with indices that only the program knows",
+    "scalars.cu": {
+        "evaluate_counted_sets": "interprets a program: its values are an array with indices that only the program knows",
         "__internal_accurate_pow": "CUDA's pow, for scalars of a step (libm_pow in math/ieee.h)",
     },
 }
@@ -68,7 +68,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_all_accesses_are_wide(functions)
 
 
-VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|Gradientless|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
+VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|StateOnly|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
 BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 
@@ -77,7 +77,7 @@ def assert_all_accesses_are_wide(functions: Functions) -> None:
     them. The compiler may unroll the loop over vectors.
     """
     listed = (CUDA.parent / "rules" / "list.h").read_text()
-    names = {rule: name for name, rule in re.findall(r'(?:RULE|GRADIENTLESS|SCALED)\("(\w+)", (.+)\) *\\', listed)}
+    names = {rule: name for name, rule in re.findall(r'(?:RULE|STATE_ONLY|SCALED)\("(\w+)", (.+)\) *\\', listed)}
     known = _core.rules()
     seen = set()
     for function in functions:

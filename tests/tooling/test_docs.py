@@ -40,7 +40,7 @@ COMMANDS = {
 OPTIMIZERS = {
     name.lower(): getattr(fastopt.optim, name)
     for name in fastopt.optim.__all__
-    if isinstance(getattr(fastopt.optim, name), type) and name != "Common"
+    if isinstance(getattr(fastopt.optim, name), type) and name != "CommonOptions"
 }
 
 
@@ -185,7 +185,7 @@ def test_messages_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     built = {"cuda": False, "cuda_reason": "FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built"}
     monkeypatch.setattr(_runtime, "kernels", SimpleNamespace(built=lambda: built))
-    assert _runtime.why_not(torch.device("cuda")) == no_cuda
+    assert _runtime.unsupported_reason(torch.device("cuda")) == no_cuda
 
     monkeypatch.setattr(_runtime, "_missing", "...")
     monkeypatch.delenv("FASTOPT_BACKEND", raising=False)

@@ -85,7 +85,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
 
 // The same for a rule that reads no gradient: no prologue, no decay.
 template <class Rule, class T>
-void gradientless_step(const Task& task, int64_t begin, int64_t end) {
+void state_only_step(const Task& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.constants->rule);
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T state_buffers[Rule::states][kShortBlock];

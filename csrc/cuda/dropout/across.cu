@@ -11,8 +11,8 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
     drop_tiles(const __grid_constant__ Drop<Rule, Format> drop, const __grid_constant__ MaskWalk walk) {
     const int64_t tile = int64_t(blockIdx.x) * (kWarps * kLanes) + threadIdx.x;
     if (tile >= walk.steps()) return;
-    const Place place = walk.place(tile);
-    typename Drop<Rule, Format>::template Elements<W> elements[kElementsPerBlock];
+    const MaskOffset place = walk.place(tile);
+    typename Drop<Rule, Format>::template AccessElements<W> elements[kElementsPerBlock];
     FASTOPT_UNROLL
     for (int i = 0; i < kElementsPerBlock; ++i) {
         const int64_t row = i < place.across_left ? i : place.across_left - 1;  // the last one again: no branch

@@ -27,7 +27,7 @@ struct ByLayout {
         int64_t block = -1;
         unsigned of_block = 0, flags = 0;
         for (int done = 0; done < kShare;) {
-            const Place place = walk.place(at + done);
+            const MaskOffset place = walk.place(at + done);
             const int within = int(place.element % kElementsPerBlock);
             if (place.element / kElementsPerBlock != block) {
                 block = place.element / kElementsPerBlock;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void drop_window(const Drop<Rule, Format>& drop, cons
     unsigned drawn = 0;
     FASTOPT_ROLL
     for (int first = 0; first < kShare<Format> / W; first += kAtOnce) {
-        typename Drop<Rule, Format>::template Elements<W> elements[kAtOnce] = {};
+        typename Drop<Rule, Format>::template AccessElements<W> elements[kAtOnce] = {};
         FASTOPT_UNROLL
         for (int i = 0; i < kAtOnce; ++i) {
             const int place = place_in_window<W>(first + i);

@@ -103,7 +103,7 @@ struct Drop {
 
     // `W` elements on their way through the rule.
     template <int W>
-    struct Elements {
+    struct AccessElements {
         Stored<Format, W> x, residual, bias;
 
         __device__ __forceinline__ void load(const Drop& drop, int64_t at) {

@@ -8,7 +8,7 @@ namespace fastopt::cuda {
 namespace {
 
 // Where a step leads.
-struct Place {
+struct MaskOffset {
     int64_t element, at;              // in the mask and in memory
     int64_t along_left, across_left;  // until the innermost dimension ends, and the one that the mask runs along
 };
@@ -37,8 +37,8 @@ class MaskWalk {
     // Elements of memory from one element of the mask to the next.
     __device__ __forceinline__ int64_t row() const { return memory_[across_]; }
 
-    __device__ __forceinline__ Place place(int64_t i) const {
-        Place place{};
+    __device__ __forceinline__ MaskOffset place(int64_t i) const {
+        MaskOffset place{};
         uint64_t left = uint64_t(i);
         for (int d = ndim_ - 1; d >= 0; --d) {
             const Divisor::Result divided = count_[d].divide(left);

@@ -30,7 +30,7 @@ __device__ __forceinline__ void sum_strip(const Sums<Format>& sums, int64_t row,
     double own[kAccesses][W] = {};
     FASTOPT_ROLL
     for (; row < end; row += kAtOnce) {
-        typename Drop<Dropout, Format>::template Elements<W> elements[kAtOnce][kAccesses] = {};
+        typename Drop<Dropout, Format>::template AccessElements<W> elements[kAtOnce][kAccesses] = {};
         FASTOPT_UNROLL
         for (int r = 0; r < kAtOnce; ++r) {
             FASTOPT_UNROLL

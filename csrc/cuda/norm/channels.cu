@@ -8,7 +8,7 @@ namespace {
 
 // A partial result of a channel, and its elements; `before`: those of the results before.
 struct Partial {
-    Part part;
+    PartialSums part;
     double before, count;
 };
 
@@ -36,13 +36,13 @@ __device__ __forceinline__ Partial partial_of(const NormTask& task, int64_t c, i
 }
 
 template <class Join>
-__device__ __forceinline__ Part join_partials(const NormTask& task, int64_t c, int lane) {
+__device__ __forceinline__ PartialSums join_partials(const NormTask& task, int64_t c, int lane) {
     const int64_t n = partials_of_channel(task.layout);
     const auto fetch = [&](int64_t index) { return index < n ? partial_of(task, c, index) : Partial{}; };
-    Part all{};
+    PartialSums all{};
     Partial next = fetch(lane);
     for (int64_t first = 0; first < n; first += kLanes) {
-        const Part own = next.part;
+        const PartialSums own = next.part;
         const Share of = Join::share_of(next.before, next.count);
         next = fetch(first + kLanes + lane);
         const int some = int(n - first < kLanes ? n - first : kLanes);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) join_chunks(const __grid_const
     const int lane = int(threadIdx.x) % kLanes;
     const int64_t c = int64_t(blockIdx.x) * kWarps + threadIdx.x / kLanes;
     if (c >= task.layout.channels) return;
-    const Part all = join_partials<Of<T>>(task, c, lane);
+    const PartialSums all = join_partials<Of<T>>(task, c, lane);
     if (lane != 0) return;
     task.pairs[c] = all.first;
     task.pairs[task.layout.channels + c] = all.second;

@@ -33,10 +33,10 @@ __device__ __forceinline__ Span span_of_block(const NormTask& task) {
 // What a thread sums up, of each flush block: `sum(first row, rows)`.
 template <class Join, class Sum>
 __device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
-    FASTOPT_SHARED(Part[kMostWarps][kLanes], parts);
+    FASTOPT_SHARED(PartialSums[kMostWarps][kLanes], parts);
     FASTOPT_SHARED(Share[kMostWarps], shares);
     const int lane = int(threadIdx.x) % kLanes, warp = int(threadIdx.x) / kLanes, warps = int(blockDim.x) / kLanes;
-    Part all{};
+    PartialSums all{};
     for (int64_t first = span.first_row; first < span.end_row; first += warps * kFlushRows) {
         const int64_t row = first + warp * kFlushRows, left = span.end_row - row;
         const int64_t rows = left < kFlushRows ? left : kFlushRows;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __
     const int64_t stride = task.layout.columns;
     const Span span = span_of_block(task);
     const auto load = [&](int64_t at) { return input[at]; };
-    gather_span<JoinMoments>(span, [&](int64_t row, int rows) -> Part {
+    gather_span<JoinMoments>(span, [&](int64_t row, int rows) -> PartialSums {
         const int64_t at = row * stride + span.column;
         if (span.is_rest) return {double(Format::load(load(at))), 0};
         const int some = rows < int(kShiftRows) ? rows : int(kShiftRows);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
     const Span span = span_of_block(task);
     const Coefficients<T> of = coefficients_of<T>(task, span.column / l.inner % l.channels);
     const T slope = T(task.negative_slope);
-    gather_span<JoinSums>(span, [&](int64_t row, int rows) -> Part {
+    gather_span<JoinSums>(span, [&](int64_t row, int rows) -> PartialSums {
         T sum{}, products{};
         for_column<4>(
             row * l.columns + span.column, rows, l.columns,

@@ -57,7 +57,7 @@ __device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t c
     return numbers;
 }
 
-struct Elements {
+struct GridElements {
     NormTask task;
     Divisor inner, channels;
     int64_t vectors, per_block;  // planes: vectors of all, and of a block
@@ -67,7 +67,7 @@ struct Elements {
 
 // One element, as those are that do not fill a vector. `Work::run<Access>(task, at, numbers)` does the work.
 template <class Work, class T>
-__device__ __forceinline__ void run_single(const Elements& elements, int64_t at) {
+__device__ __forceinline__ void run_single(const GridElements& elements, int64_t at) {
     const int64_t segment = elements.inner.quotient(at);
     const int64_t channel = segment - elements.channels.quotient(segment) * elements.channels.number();
     const auto own = numbers_of<Work::projects, T>(elements.task, channel);
@@ -75,7 +75,7 @@ __device__ __forceinline__ void run_single(const Elements& elements, int64_t at)
 }
 
 template <class Work, class Access>
-__device__ __forceinline__ void run_rest(const Elements& elements) {
+__device__ __forceinline__ void run_rest(const GridElements& elements) {
     if constexpr (Access::width > 1) {
         const int64_t at = elements.vectors * Access::width + threadIdx.x;
         if (blockIdx.x == gridDim.x - 1 && at < elements.task.layout.total)
@@ -84,7 +84,7 @@ __device__ __forceinline__ void run_rest(const Elements& elements) {
 }
 
 template <class Work, class Access>
-__global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ Elements elements) {
+__global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
     const int64_t begin = int64_t(blockIdx.x) * elements.per_block, end = begin + elements.per_block;
     for (int64_t v = begin + threadIdx.x; v < end && v < elements.vectors; v += kThreads) {
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ E
 }
 
 template <class Work, class Access>
-__global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ Elements elements) {
+__global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
     const int64_t turn = blockIdx.x / elements.parts, part = blockIdx.x % elements.parts;
     const int64_t place = part * blockDim.x + threadIdx.x;
@@ -128,9 +128,9 @@ inline int64_t greatest_divisor(int64_t a, int64_t b) { return b == 0 ? a : grea
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How the elements are shared out to blocks, in vectors of `width`.
-inline Elements share_out(const NormTask& task, int width, Grid& grid) {
+inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
     const NormLayout& l = task.layout;
-    Elements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
+    GridElements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
     grid.threads = kThreads;
     if (l.planes) {
         elements.per_block = kThreads * kSteps;
@@ -151,7 +151,7 @@ inline Elements share_out(const NormTask& task, int width, Grid& grid) {
     return elements;
 }
 
-using ElementKernel = void (*)(Elements);
+using ElementKernel = void (*)(GridElements);
 
 // Of one kind of work: by vectors of each type, singly in either compute type.
 struct ElementKernels {
@@ -175,7 +175,7 @@ void run_elements(const Stream& stream, const char* name, const ElementKernels& 
     const bool aligned = (is_aligned(operands.data) && ...), planes = task.layout.planes;
     Grid grid{};
     const int width = aligned ? int(sizeof(uint4)) / (type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2) : 1;
-    const Elements elements = share_out(task, width, grid);
+    const GridElements elements = share_out(task, width, grid);
     const ElementKernel vectors = (planes ? kernels.planes : kernels.columns)[int(type)];
     const ElementKernel singles = (planes ? kernels.single_planes : kernels.single_columns)[type == DType::f64];
     launch(stream, name, aligned ? vectors : singles, grid, elements);

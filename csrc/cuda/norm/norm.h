@@ -24,20 +24,20 @@ __device__ __forceinline__ T z_of(T x, const Coefficients<T>& of, bool has_resid
 }
 
 // Sums and moments of a part of a chunk, as its warps leave them to the first one.
-struct Part {
+struct PartialSums {
     double first, second;
 };
 
 // Joins moments in order; `of` is the share of those that come.
 struct JoinMoments {
-    __device__ __forceinline__ static void join(Part& all, const Part& part, Share of) {
+    __device__ __forceinline__ static void join(PartialSums& all, const PartialSums& part, Share of) {
         fastopt::join(all.first, all.second, part.first, part.second, of);
     }
     __device__ __forceinline__ static Share share_of(double before, double count) { return share(before, count); }
 };
 
 struct JoinSums {
-    __device__ __forceinline__ static void join(Part& all, const Part& part, Share) {
+    __device__ __forceinline__ static void join(PartialSums& all, const PartialSums& part, Share) {
         all.first += part.first;
         all.second += part.second;
     }

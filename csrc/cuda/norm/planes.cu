@@ -74,7 +74,7 @@ __device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, 
 // What a warp sums up, of each flush block: `sum(pieces)` returns it in lane 0.
 template <class Join, class Sum>
 __device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
-    FASTOPT_SHARED(Part[kFlushes], parts);
+    FASTOPT_SHARED(PartialSums[kFlushes], parts);
     FASTOPT_SHARED(Share[kFlushes], shares);
     const NormLayout& l = task.layout;
     const PieceRange pieces = pieces_of(l, int64_t(blockIdx.x) % l.chunks);
@@ -82,14 +82,14 @@ __device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
     for (int k = int(threadIdx.x) / kLanes; k < flushes; k += kWarps) {
         const int64_t begin = pieces.begin + k * kFlushPieces, end = begin + kFlushPieces;
         const PieceRange own{begin, end < pieces.end ? end : pieces.end};
-        const Part part = sum(own);
+        const PartialSums part = sum(own);
         if (threadIdx.x % kLanes != 0) continue;
         parts[k] = part;
         shares[k] = Join::share_of(double(elements_of(l, {pieces.begin, begin})), double(elements_of(l, own)));
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
-    Part all{};
+    PartialSums all{};
     for (int k = 0; k < flushes; ++k) Join::join(all, parts[k], shares[k]);
     double* const pair = task.partials + 2 * int64_t(blockIdx.x);
     pair[0] = all.first;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_moments(const __grid_
     const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
     const int64_t channel = blockIdx.x / task.layout.chunks;
     const auto load = [&](int64_t at) { return input[at]; };
-    gather_chunk<JoinMoments>(task, [&](PieceRange pieces) -> Part {
+    gather_chunk<JoinMoments>(task, [&](PieceRange pieces) -> PartialSums {
         T shift{}, sum{}, squares{};
         for (int64_t k = pieces.begin; k < pieces.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_con
     const int64_t channel = blockIdx.x / task.layout.chunks;
     const Coefficients<T> of = coefficients_of<T>(task, channel);
     const T slope = T(task.negative_slope);
-    gather_chunk<JoinSums>(task, [&](PieceRange pieces) -> Part {
+    gather_chunk<JoinSums>(task, [&](PieceRange pieces) -> PartialSums {
         T sum{}, products{};
         for (int64_t k = pieces.begin; k < pieces.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);

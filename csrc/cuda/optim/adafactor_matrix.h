@@ -22,7 +22,7 @@ struct Factors {
     int row_count;
     T columns[kRowSteps];
 
-    __device__ __forceinline__ Factors(const FactoredScratch& scratch, const Place& place)
+    __device__ __forceinline__ Factors(const FactoredScratch& scratch, const ThreadTile& place)
         : rows(scratch.row_factors<T>(place.tile.matrix) + place.tile.first_row + place.first_row()),
           row_count(place.rows) {
         load_row<Plain<T>>(scratch.column_factors<T>(place.tile.matrix), place.tile.first_column, place.columns,
@@ -33,7 +33,7 @@ struct Factors {
 };
 
 // The lanes of a tile's bands, one after the other; merged, for the first thread of each team.
-__device__ __forceinline__ double sum_of_tile(const Place& place, double lane, double* lanes) {
+__device__ __forceinline__ double sum_of_tile(const ThreadTile& place, double lane, double* lanes) {
     lanes[threadIdx.x] = lane;
     __syncthreads();
     double sum = 0;
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
     using T = typename Format::Compute;
     FASTOPT_SHARED(double[kTileThreads], lanes);
     FASTOPT_SHARED(double[kRowSteps * kTileThreads], columns);
-    const Place place(tensors);
+    const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
     measure_updates(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Format::Compute;
     FASTOPT_SHARED(double[kTileThreads], lanes);
-    const Place place(tensors);
+    const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
@@ -120,7 +120,7 @@ template <class Format>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
     apply_updates(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Format::Compute;
-    const Place place(tensors);
+    const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);

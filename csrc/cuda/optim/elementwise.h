@@ -44,7 +44,7 @@ struct OnePass {
 };
 
 template <class Rule>
-struct Gradientless {
+struct StateOnly {
     static constexpr int states = Rule::states;
     static constexpr bool reads_grad = false, reads_scratch = false;
 
@@ -98,7 +98,7 @@ constexpr int kRows = Rule::states > 0 ? Rule::states : 1;
 
 // Some elements of all operands on their way through the rule.
 template <class Rule, class T, int kCount>
-struct Elements {
+struct ThreadElements {
     T param[kCount], grad[kCount], states[kRows<Rule>][kCount];
 
     __device__ __forceinline__ void update(const typename Rule::template Constants<T>& constants) {
@@ -117,17 +117,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     update_elements(const __grid_constant__ Tensors<Places<Rule>::count> tensors) {
     using P = Places<Rule>;
     constexpr int kCount = 4;
-    const Part part = part_of_block(tensors, kPart);
-    const ScalarSet& set = *tensors.scalars[part.tensor];
-    void* const* const arrays = tensors.arrays[part.tensor];
-    const DType* const types = tensors.types[part.tensor];
+    const BlockSpan span = span_of_block(tensors, kPart);
+    const ScalarSet& set = *tensors.scalars[span.tensor];
+    void* const* const arrays = tensors.arrays[span.tensor];
+    const DType* const types = tensors.types[span.tensor];
     const typename Rule::template Constants<T> constants(set, arrays);
     if (set.skip != 0 || constants.rests) return;
-    for (int64_t first = part.begin + threadIdx.x; first < part.end; first += kCount * kThreads) {
-        Elements<Rule, T, kCount> elements{};
+    for (int64_t first = span.begin + threadIdx.x; first < span.end; first += kCount * kThreads) {
+        ThreadElements<Rule, T, kCount> elements{};
         const auto each = [&](auto visit) {
             for (int i = 0; i < kCount; ++i)
-                if (first + i * kThreads < part.end) visit(first + i * kThreads, i);
+                if (first + i * kThreads < span.end) visit(first + i * kThreads, i);
         };
         each([&](int64_t at, int i) {
             elements.param[i] = load_element<T>(arrays[0], types[0], at);
@@ -152,14 +152,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     using T = typename Format::Compute;
     using P = Places<Rule>;
     constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage));
-    const Part part = part_of_block(tensors, kPart);
-    const ScalarSet& set = *tensors.scalars[part.tensor];
-    void* const* const arrays = tensors.arrays[part.tensor];
+    const BlockSpan span = span_of_block(tensors, kPart);
+    const ScalarSet& set = *tensors.scalars[span.tensor];
+    void* const* const arrays = tensors.arrays[span.tensor];
     const typename Rule::template Constants<T> constants(set, arrays);
     if (set.skip != 0 || constants.rests) return;
-    const int64_t vectors_end = part.end - part.end % kWidth;
-    for (int64_t at = part.begin + int64_t(threadIdx.x) * kWidth; at < vectors_end; at += kThreads * kWidth) {
-        Elements<Rule, T, kWidth> elements;
+    const int64_t vectors_end = span.end - span.end % kWidth;
+    for (int64_t at = span.begin + int64_t(threadIdx.x) * kWidth; at < vectors_end; at += kThreads * kWidth) {
+        ThreadElements<Rule, T, kWidth> elements;
         load_vector<Format>(arrays[0], at, elements.param);
         if (Rule::reads_grad) load_vector<Format>(arrays[1], at, elements.grad);
         for (int k = 0; k < Rule::states; ++k) load_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
@@ -169,8 +169,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         for (int k = 0; k < Rule::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
     }
     const int64_t at = vectors_end + threadIdx.x;
-    if (at >= part.end) return;
-    Elements<Rule, T, 1> rest;
+    if (at >= span.end) return;
+    ThreadElements<Rule, T, 1> rest;
     rest.param[0] = load_element<Format>(arrays[0], at);
     if (Rule::reads_grad) rest.grad[0] = load_element<Format>(arrays[1], at);
     for (int k = 0; k < Rule::states; ++k) rest.states[k][0] = load_element<StateFormat>(arrays[P::states + k], at);

@@ -66,7 +66,7 @@ inline int64_t tile_blocks(const Task& task) {
 }
 
 // A thread's place among the tiles of a launch.
-struct Place {
+struct ThreadTile {
     int tensor;
     Teams teams;
     int index, band, lane;  // of the thread in its tile, of its team, in its team
@@ -75,8 +75,8 @@ struct Place {
     int columns, rows;  // of the tile, and from the team's first row on; none where there is no tile
     int steps;          // rows that a team has at most, the same in all of the block
 
-    __device__ __forceinline__ explicit Place(const MatrixTensors& tensors)
-        : Place(tensors, tensor_of_block(tensors)) {}
+    __device__ __forceinline__ explicit ThreadTile(const MatrixTensors& tensors)
+        : ThreadTile(tensors, tensor_of_block(tensors)) {}
 
     // The first thread of a tile that exists.
     __device__ __forceinline__ bool is_first() const { return index == 0 && columns > 0; }
@@ -90,10 +90,10 @@ struct Place {
     }
 
    private:
-    __device__ __forceinline__ Place(const MatrixTensors& tensors, int of_tensor)
-        : Place(tensors.shapes[of_tensor], of_tensor, block_within(tensors, of_tensor)) {}
+    __device__ __forceinline__ ThreadTile(const MatrixTensors& tensors, int of_tensor)
+        : ThreadTile(tensors.shapes[of_tensor], of_tensor, block_within(tensors, of_tensor)) {}
 
-    __device__ __forceinline__ Place(const Matrices& shape, int of_tensor, int64_t block)
+    __device__ __forceinline__ ThreadTile(const Matrices& shape, int of_tensor, int64_t block)
         : tensor(of_tensor),
           teams(shape),
           index(int(threadIdx.x) % teams.threads()),
@@ -114,7 +114,7 @@ struct Rows {
     int64_t stride;
     int rows, columns, lane;
 
-    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const Place& place, MatrixArray array)
+    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const ThreadTile& place, MatrixArray array)
         : data(static_cast<typename Format::Storage*>(tensors.arrays[place.tensor][array]) +
                place.tile.at(place.first_row())),
           stride(tensors.shapes[place.tensor].columns),

@@ -15,16 +15,16 @@ constexpr int kWarps = 8;
 template <class Sum, class Format>
 __global__ void __launch_bounds__(kWarps* kLanes)
     reduce_chunks(const __grid_constant__ Tensors<2> tensors, double exponent) {
-    const Part part = part_of_block(tensors, kWarps * kSumChunk);
+    const BlockSpan span = span_of_block(tensors, kWarps * kSumChunk);
     const int lane = int(threadIdx.x) % kLanes;
-    const int64_t begin = part.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
-    if (begin >= part.end) return;
-    const int64_t end = part.end - begin < kSumChunk ? part.end : begin + kSumChunk;
-    const auto* const elements = static_cast<const typename Format::Storage*>(tensors.arrays[part.tensor][0]);
+    const int64_t begin = span.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    if (begin >= span.end) return;
+    const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
+    const auto* const elements = static_cast<const typename Format::Storage*>(tensors.arrays[span.tensor][0]);
     const auto term = [exponent](typename Format::Storage x) { return Sum::term(double(Format::load(x)), exponent); };
     double sum = gather_lane(elements + begin, end - begin, lane, kLanes, Sum::start, term, Sum::join);
     sum = merge_lanes(sum, Sum::join);
-    if (lane == 0) static_cast<double*>(tensors.arrays[part.tensor][1])[begin / kSumChunk] = sum;
+    if (lane == 0) static_cast<double*>(tensors.arrays[span.tensor][1])[begin / kSumChunk] = sum;
 }
 
 constexpr int kJoiners = 1024;
@@ -82,8 +82,8 @@ void reduce(const Stream& stream, int reduction, double exponent, const Task* co
 }
 
 void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
-          const Unknowns& unknowns, double known_loss_scale, double* norm) {
-    launch(stream, "norm", kernels[reduction].join, {1, kJoiners}, partials, n, exponent, unknowns.loss_scale,
+          const DeviceInputs& inputs, double known_loss_scale, double* norm) {
+    launch(stream, "norm", kernels[reduction].join, {1, kJoiners}, partials, n, exponent, inputs.loss_scale,
            known_loss_scale, norm);
 }
 

@@ -58,17 +58,17 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     using T = typename Format::Compute;
     constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // as many bytes in registers of each type
     constexpr int kFirstState = Places<ScaledApply<Rule>>::states;
-    const Part part = part_of_block(tensors, kScaledWarps * kSumChunk);
-    const ScalarSet& set = *tensors.scalars[part.tensor];
+    const BlockSpan span = span_of_block(tensors, kScaledWarps * kSumChunk);
+    const ScalarSet& set = *tensors.scalars[span.tensor];
     if (set.skip != 0) return;
     const int lane = int(threadIdx.x) % kLanes;
-    const int64_t begin = part.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
-    if (begin >= part.end) return;
-    const int64_t end = part.end - begin < kSumChunk ? part.end : begin + kSumChunk;
+    const int64_t begin = span.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    if (begin >= span.end) return;
+    const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
     const Gradients<T> gradients(set);
     const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));
-    void* const* const arrays = tensors.arrays[part.tensor];
-    const DType* const types = tensors.types[part.tensor];
+    void* const* const arrays = tensors.arrays[span.tensor];
+    const DType* const types = tensors.types[span.tensor];
     double param_squares = 0, direction_squares = 0;
     for (int64_t at = begin; at < end; at += kSteps * kLanes) {
         const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     param_squares = merge_lanes(param_squares, Squares::join);
     direction_squares = merge_lanes(direction_squares, Squares::join);
     if (lane != 0) return;
-    const ScaledScratch scratch = scratch_of(tensors, part.tensor);
+    const ScaledScratch scratch = scratch_of(tensors, span.tensor);
     scratch.param_squares[begin / kSumChunk] = param_squares;
     scratch.direction_squares[begin / kSumChunk] = direction_squares;
 }

@@ -21,7 +21,7 @@ struct Tensors {
 };
 
 // A block's part of a tensor.
-struct Part {
+struct BlockSpan {
     int tensor;
     int64_t begin, end;
 };
@@ -48,7 +48,7 @@ __device__ __forceinline__ int64_t block_within(const Table& tensors, int tensor
 
 // The part of this block, `size` elements of a tensor at most.
 template <class Table>
-__device__ __forceinline__ Part part_of_block(const Table& tensors, int64_t size) {
+__device__ __forceinline__ BlockSpan span_of_block(const Table& tensors, int64_t size) {
     const int tensor = tensor_of_block(tensors);
     const int64_t begin = block_within(tensors, tensor) * size, n = tensors.n[tensor];
     return {tensor, begin, n - begin < size ? n : begin + size};

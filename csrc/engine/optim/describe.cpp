@@ -1,4 +1,4 @@
-// What a Batch makes of one parameter: pointers, if all its tensors are as the kernels take them.
+// What a Step makes of one parameter: pointers, if all its tensors are as the kernels take them.
 #include "engine/optim/step.h"
 #include "engine/workers/dispatch.h"
 
@@ -52,7 +52,7 @@ bool as_matrices(const TensorView& param, Matrices& shape) {
 
 }  // namespace
 
-bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
+bool Step::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
     TensorView v;
     if (!view(state, v) || v.device != param.device || !fits(v, param)) return false;
     Matrices shape;
@@ -66,21 +66,22 @@ bool Batch::describe_state(PyObject* state, const TensorView& param, int k, Task
     return true;
 }
 
-bool Batch::read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars) {
+bool Step::read_counter(const TensorRefs& refs, Counter& counter, int64_t t, const Constants*& scalars) {
     counter = {};
-    if (held.step != nullptr) {
-        if (!read_step(held.step, counter)) return false;
+    if (refs.step != nullptr) {
+        if (!read_step(refs.step, counter)) return false;
         t = counter.t;
     }
     double carried[kMaxCarried] = {};
     for (size_t k = 0; k < carried_keys_.size(); ++k)
-        if (!read_scalar(held.carried[k], counter.carried[k], carried[k])) return false;
+        if (!read_scalar(refs.carried[k], counter.carried[k], carried[k])) return false;
     scalars = constants(t, carried);
     return true;
 }
 
 // Where a program counts, the counters are on the device, unread.
-bool Batch::describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& constants) {
+bool Step::describe_counter(const TensorRefs& refs, const TensorView& param, Counter& counter,
+                            const Constants*& constants) {
     counter = {};
     constants = by_step_.front().constants;
     const auto number = [&](PyObject* tensor, Array& where) {
@@ -90,37 +91,37 @@ bool Batch::describe_counter(const Held& held, const TensorView& param, Counter&
         where = {v.data, v.type};
         return v.type == DType::f32 || v.type == DType::f64;
     };
-    if (param.device == kHost || !number(held.step, counter.step)) return false;
+    if (param.device == kHost || !number(refs.step, counter.step)) return false;
     for (size_t k = 0; k < carried_keys_.size(); ++k)
-        if (!number(held.carried[k], counter.carried[k])) return false;
+        if (!number(refs.carried[k], counter.carried[k])) return false;
     return true;
 }
 
 // Everything that may run Python code comes first, and then the pointers are read.
-bool Batch::describe(const Held& held, int64_t t, Task& task, Counter& counter) {
+bool Step::describe(const TensorRefs& refs, int64_t t, Task& task, Counter& counter) {
     // Before a subclass is asked anything.
-    if (!is_plain(held.param) || (held.grad != nullptr && !is_plain(held.grad))) return false;
-    if (asks_layouts_ && held.grad != nullptr && !is_strided(held.grad)) return false;
+    if (!is_plain(refs.param) || (refs.grad != nullptr && !is_plain(refs.grad))) return false;
+    if (asks_layouts_ && refs.grad != nullptr && !is_strided(refs.grad)) return false;
     if (programmed_ == nullptr) {
         // Twice where the scalars were computed, as Python may have moved the counters' memory.
         const size_t known = by_step_.size();
-        if (!read_counter(held, counter, t, task.constants)) return false;
-        if (by_step_.size() != known && !read_counter(held, counter, t, task.constants)) return false;
+        if (!read_counter(refs, counter, t, task.constants)) return false;
+        if (by_step_.size() != known && !read_counter(refs, counter, t, task.constants)) return false;
     }
-    if (is_negated(held.param) || (held.grad != nullptr && is_negated(held.grad))) return false;
+    if (is_negated(refs.param) || (refs.grad != nullptr && is_negated(refs.grad))) return false;
 
     TensorView param, grad;
-    if (!view(held.param, param) || !is_dense(param)) return false;
-    if (programmed_ != nullptr && !describe_counter(held, param, counter, task.constants)) return false;
+    if (!view(refs.param, param) || !is_dense(param)) return false;
+    if (programmed_ != nullptr && !describe_counter(refs, param, counter, task.constants)) return false;
     if (rule_->factored && !as_matrices(param, task.shape)) return false;
-    if (held.grad != nullptr) {
-        if (!view(held.grad, grad) || grad.type != param.type || grad.device != param.device ||
+    if (refs.grad != nullptr) {
+        if (!view(refs.grad, grad) || grad.type != param.type || grad.device != param.device ||
             !same_layout(grad, param))
             return false;
         task.grad = {grad.data, grad.type};
     }
     for (int k = 0; k < rule_->states; ++k)
-        if (!describe_state(held.states[k], param, k, task)) return false;
+        if (!describe_state(refs.states[k], param, k, task)) return false;
     const RuleEntry& entry = kernels().rules[rule_->index];
     task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
     task.pass_count = entry.passes;

@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-Range range(const Array& array, int64_t n, size_t task, const char* role) {
+MemoryRange range(const Array& array, int64_t n, size_t task, const char* role) {
     const char* begin = static_cast<const char*>(array.data);
     return {begin, begin + n * element_size(array.type), task, role};
 }
@@ -17,7 +17,8 @@ int64_t state_size(const Task& task, int k) {
     return task.shape.count * (k == 0 ? task.shape.rows : task.shape.columns);
 }
 
-void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters, std::vector<Range>& ranges) {
+void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters,
+                 std::vector<MemoryRange>& ranges) {
     ranges.clear();
     for (size_t i = 0; i < tasks.size(); ++i) {
         const Task& task = tasks[i];
@@ -56,8 +57,8 @@ bool each_word(const std::vector<Task>& tasks, const std::vector<Counter>& count
 
 }  // namespace
 
-std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task>& tasks,
-                                                          const std::vector<Counter>& counters) {
+std::optional<std::pair<MemoryRange, MemoryRange>> OverlapCheck::find(const std::vector<Task>& tasks,
+                                                                      const std::vector<Counter>& counters) {
     bool unscales = false;
     for (const Task& task : tasks) unscales |= task.constants->unscales;
     size_t next = 0;
@@ -67,7 +68,8 @@ std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task
     if (!stayed) {
         known_.clear();  // nothing is known until the check has passed
         list_writes(tasks, counters, writes_);
-        std::sort(writes_.begin(), writes_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+        std::sort(writes_.begin(), writes_.end(),
+                  [](const MemoryRange& a, const MemoryRange& b) { return a.begin < b.begin; });
         for (size_t i = 1; i < writes_.size(); ++i)
             if (writes_[i].begin < writes_[i - 1].end) return {{writes_[i - 1], writes_[i]}};
         if (!unscales)
@@ -78,10 +80,10 @@ std::optional<std::pair<Range, Range>> OverlapCheck::find(const std::vector<Task
     }
     for (size_t i = 0; i < tasks.size(); ++i) {
         if (tasks[i].n == 0 || tasks[i].grad.data == nullptr || tasks[i].constants->unscales) continue;
-        const Range read = range(tasks[i].grad, tasks[i].n, i, "gradient");
+        const MemoryRange read = range(tasks[i].grad, tasks[i].n, i, "gradient");
         // The writes are disjoint, so only the last one that begins before the read's end can touch it.
         auto after = std::lower_bound(writes_.begin(), writes_.end(), read.end,
-                                      [](const Range& write, const char* end) { return write.begin < end; });
+                                      [](const MemoryRange& write, const char* end) { return write.begin < end; });
         if (after != writes_.begin() && (--after)->end > read.begin) return {{*after, read}};
     }
     return std::nullopt;

@@ -51,16 +51,16 @@ class Reader {
         program_.instructions[program_.instruction_count++] = instruction;
     }
 
-    void read_places(const ScalarNames& names, const py::dict& source, Place* out) const {
+    void read_places(const ScalarNames& names, const py::dict& source, Operand* out) const {
         double places[kMaxScalars] = {};
         names.read(source, places);
         for (int i = 0; i < kMaxScalars; ++i) out[i] = place(places[i]);
     }
 
-    Place place(double value) const {
+    Operand place(double value) const {
         if (!(value >= -constants_ && value < kInputs + program_.instruction_count))
             throw py::value_error("a program uses a value it does not have");
-        return static_cast<Place>(value);
+        return static_cast<Operand>(value);
     }
 
     Program program_{};

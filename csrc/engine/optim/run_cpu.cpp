@@ -1,4 +1,4 @@
-// What a gathered Batch does: sums over gradients, clipping, the update.
+// What a gathered Step does: sums over gradients, clipping, the update.
 #include <algorithm>
 #include <stdexcept>
 #include <tuple>
@@ -52,7 +52,7 @@ int64_t scratch_size(const Task& task) {
     return task.shape.count > 0 ? FactoredScratch::size(task.shape) : ScaledScratch::size(task.n);
 }
 
-const std::vector<Task*>& Batch::tasks_on(int device) {
+const std::vector<Task*>& Step::tasks_on(int device) {
     on_one_.clear();
     for (Task& task : tasks_)
         if (task.device == device) on_one_.push_back(&task);
@@ -60,7 +60,7 @@ const std::vector<Task*>& Batch::tasks_on(int device) {
 }
 
 // Those that are clipped, in the order of the parameters; prepared ones come later in tasks_.
-void Batch::measure(const Constants& constants) {
+void Step::measure(const Constants& constants) {
     order_.clear();
     for (size_t i = 0; i < tasks_.size(); ++i)
         if (tasks_[i].constants->max_grad_norm >= 0) order_.push_back(i);
@@ -75,7 +75,7 @@ void Batch::measure(const Constants& constants) {
     }
 }
 
-py::object Batch::norm(const std::string& reduction, double exponent, double loss_scale, int threads) {
+py::object Step::norm(const std::string& reduction, double exponent, double loss_scale, int threads) {
     const int row = find_reduction(reduction);
     const ReductionEntry& entry = kernels().reductions[row];
     Constants constants{};
@@ -98,7 +98,7 @@ py::object Batch::norm(const std::string& reduction, double exponent, double los
     return py::float_(entry.norm(partials_.data(), static_cast<int64_t>(partials_.size()), exponent) / loss_scale);
 }
 
-void Batch::clip(const py::object& norm) {
+void Step::clip(const py::object& norm) {
     if (!PyFloat_Check(norm.ptr())) {
         norm_ = norm;
         return;
@@ -109,7 +109,7 @@ void Batch::clip(const py::object& norm) {
                 Prologue::clipped(constants.prologue[kGradFactor], norm.cast<double>(), constants.max_grad_norm);
 }
 
-void Batch::run(int threads) {
+void Step::run(int threads) {
     for (const int device : devices_) {
         if (device == kHost)
             run_on_host(threads);
@@ -124,7 +124,7 @@ void Batch::run(int threads) {
     clear();
 }
 
-void Batch::run_on_host(int threads) {
+void Step::run_on_host(int threads) {
     const std::vector<Task*>& tasks = tasks_on(kHost);
     int64_t doubles = 0;
     for (const Task* task : tasks) doubles += scratch_size(*task);

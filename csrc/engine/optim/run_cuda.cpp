@@ -1,4 +1,4 @@
-// What a gathered Batch does on a GPU: launches, and nothing that waits for them.
+// What a gathered Step does on a GPU: launches, and nothing that waits for them.
 #include <algorithm>
 #include <map>
 
@@ -44,26 +44,26 @@ std::vector<const Task*> of_device(const std::vector<Task>& tasks, int device) {
 
 }  // namespace
 
-py::object Batch::norm_on(int device, int reduction, double exponent, double loss_scale) {
+py::object Step::norm_on(int device, int reduction, double exponent, double loss_scale) {
     const cuda::Stream stream = stream_of(device);
     std::vector<py::object> held;
     const int64_t chunks = count_chunks(measured_);
     double* const partials = reserve<double>(device, chunks, held);
     const DeviceMemory result = allocate(device, sizeof(double));
-    const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held), nullptr, nullptr};
+    const cuda::DeviceInputs inputs{number_on<float>(device, loss_scale_, held), nullptr, nullptr};
     place_partials(measured_, device, partials);
     const std::vector<const Task*> measured = of_device(measured_, device);
     {
         const py::gil_scoped_release released;
         cuda::reduce(stream, reduction, exponent, measured.data(), static_cast<int>(measured.size()));
-        cuda::join(stream, reduction, exponent, partials, chunks, unknowns, loss_scale,
+        cuda::join(stream, reduction, exponent, partials, chunks, inputs, loss_scale,
                    static_cast<double*>(result.data));
     }
     return result.tensor.attr("view")(py::module_::import("torch").attr("float64")).attr("squeeze")();
 }
 
 // To be joined on the host with those of other devices.
-void Batch::fetch_partials(int device, int reduction, double exponent) {
+void Step::fetch_partials(int device, int reduction, double exponent) {
     std::vector<py::object> held;
     double* const there = reserve<double>(device, count_chunks(measured_), held);
     place_partials(measured_, device, there);
@@ -78,8 +78,8 @@ void Batch::fetch_partials(int device, int reduction, double exponent) {
 }
 
 // First those that the host knows, in the order of constants_; then one for each task of a program.
-void Batch::settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
-                      const cuda::Unknowns& unknowns) {
+void Step::prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
+                              const cuda::DeviceInputs& inputs) {
     std::map<const Programmed*, std::vector<Task*>> counted;
     bool any_known = false;
     for (Task* task : tasks) {
@@ -90,7 +90,7 @@ void Batch::settle_on(const cuda::Stream& stream, const std::vector<Task*>& task
     }
     if (any_known) {
         const std::vector<Constants> known(constants_.begin(), constants_.end());
-        cuda::settle(stream, known.data(), static_cast<int>(known.size()), unknowns, sets);
+        cuda::upload_scalars(stream, known.data(), static_cast<int>(known.size()), inputs, sets);
     }
     ScalarSet* next = sets + constants_.size();
     for (const auto& [programmed, own] : counted) {
@@ -99,18 +99,18 @@ void Batch::settle_on(const cuda::Stream& stream, const std::vector<Task*>& task
             task->scalars = next + counters.size();
             counters.push_back(counters_[static_cast<size_t>(task - tasks_.data())]);
         }
-        cuda::settle_counted(stream, programmed->program, programmed->learning_rate, programmed->max_grad_norm,
-                             counters.data(), static_cast<int>(counters.size()), unknowns, next);
+        cuda::evaluate_scalars(stream, programmed->program, programmed->learning_rate, programmed->max_grad_norm,
+                               counters.data(), static_cast<int>(counters.size()), inputs, next);
         next += counters.size();
     }
 }
 
-void Batch::run_on(int device) {
+void Step::run_on(int device) {
     const cuda::Stream stream = stream_of(device);
     const std::vector<Task*>& tasks = tasks_on(device);
     std::vector<py::object> held;
-    const cuda::Unknowns unknowns{number_on<float>(device, loss_scale_, held),
-                                  number_on<float>(device, found_inf_, held), number_on<double>(device, norm_, held)};
+    const cuda::DeviceInputs inputs{number_on<float>(device, loss_scale_, held),
+                                    number_on<float>(device, found_inf_, held), number_on<double>(device, norm_, held)};
     int64_t doubles = 0;
     for (const Task* task : tasks) doubles += scratch_size(*task);
     ScalarSet* const sets = reserve<ScalarSet>(device, static_cast<int64_t>(constants_.size() + tasks.size()), held);
@@ -120,7 +120,7 @@ void Batch::run_on(int device) {
     for (const Task* task : tasks)
         if (task->n > 0) by_rule[task->rule].push_back(task);
     const py::gil_scoped_release released;
-    settle_on(stream, tasks, sets, unknowns);
+    prepare_scalars_on(stream, tasks, sets, inputs);
     for (const auto& [rule, own] : by_rule) cuda::update(stream, rule, own.data(), static_cast<int>(own.size()));
 }
 

@@ -22,7 +22,7 @@ py::object grad_of(PyObject* param) {
 }  // namespace
 
 template <class Visit>
-void Batch::Held::each(Visit visit) const {
+void Step::TensorRefs::each(Visit visit) const {
     for (PyObject* object : {owner, param, grad, step})
         if (object != nullptr) visit(object);
     for (int k = 0; k < kMaxStates && states[k] != nullptr; ++k) visit(states[k]);
@@ -36,9 +36,9 @@ void release(PyObject* object) { Py_DECREF(object); }
 
 }  // namespace
 
-Batch::~Batch() { clear(); }
+Step::~Step() { clear(); }
 
-void Batch::clear() {
+void Step::clear() {
     for (size_t i = 0; i < written_.size(); ++i) written_[i] = py::none();
     tasks_.clear();
     counters_.clear();
@@ -53,20 +53,20 @@ void Batch::clear() {
     keys_ = carried_keys_ = py::tuple();
     by_step_.clear();
     walk_.restart();
-    std::vector<Held> released;
-    released.swap(held_);  // a tensor's end may run Python code, which may come back here
-    for (const Held& held : released) held.each(release);
+    std::vector<TensorRefs> released;
+    released.swap(refs_);  // a tensor's end may run Python code, which may come back here
+    for (const TensorRefs& refs : released) refs.each(release);
     released.clear();
-    if (held_.empty()) held_.swap(released);  // its capacity
+    if (refs_.empty()) refs_.swap(released);  // its capacity
 }
 
-const Constants* Batch::keep(const Constants& fresh) {
+const Constants* Step::keep(const Constants& fresh) {
     Constants& kept = constants_.add(fresh);
     kept.index = static_cast<int>(constants_.size()) - 1;
     return &kept;
 }
 
-const Constants* Batch::constants(int64_t t, const double* carried) {
+const Constants* Step::constants(int64_t t, const double* carried) {
     const size_t count = carried_keys_.size();
     const auto same = [=](double a, double b) { return a == b || (a != a && b != b); };
     for (const ByStep& known : by_step_)
@@ -90,7 +90,7 @@ const Constants* Batch::constants(int64_t t, const double* carried) {
     return entry.constants;
 }
 
-bool Batch::try_add(const Held& tensors, int64_t index, int64_t t) {
+bool Step::try_add(const TensorRefs& tensors, int64_t index, int64_t t) {
     tensors.each(acquire);
     Task task{};
     Counter counter{};
@@ -105,19 +105,20 @@ bool Batch::try_add(const Held& tensors, int64_t index, int64_t t) {
     }
     tasks_.push_back(task);
     counters_.push_back(counter);
-    held_.push_back(tensors);
+    refs_.push_back(tensors);
     places_.push_back({group_, index, programmed_});
     if (std::find(devices_.begin(), devices_.end(), task.device) == devices_.end()) devices_.push_back(task.device);
     return true;
 }
 
-void Batch::depend_on(const py::object& loss_scale, const py::object& found_inf) {
+void Step::depend_on(const py::object& loss_scale, const py::object& found_inf) {
     loss_scale_ = loss_scale;
     found_inf_ = found_inf;
 }
 
-py::list Batch::take(const py::tuple& update, const py::dict& prologue, double max_grad_norm, const py::object& scalars,
-                     const py::list& params, const py::dict& state, const py::object& learning_rate) {
+py::list Step::add_group(const py::tuple& update, const py::dict& prologue, double max_grad_norm,
+                         const py::object& scalars, const py::list& params, const py::dict& state,
+                         const py::object& learning_rate) {
     rule_ = &find_rule(update[0].cast<std::string>());
     keys_ = update[1].cast<py::tuple>();
     counts_ = update[2].cast<bool>();
@@ -159,7 +160,7 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
             }
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
-        Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
+        TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
         const bool complete = !has_state || (own != nullptr && find_entries(own, tensors));
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
@@ -167,7 +168,7 @@ py::list Batch::take(const py::tuple& update, const py::dict& prologue, double m
     return rest;
 }
 
-bool Batch::find_entries(PyObject* own, Held& tensors) const {
+bool Step::find_entries(PyObject* own, TensorRefs& tensors) const {
     static PyObject* const step_name = PyUnicode_InternFromString("step");
     const auto find = [own](PyObject* key, PyObject*& out) {
         out = PyDict_GetItemWithError(own, key);
@@ -182,28 +183,28 @@ bool Batch::find_entries(PyObject* own, Held& tensors) const {
     return !counts_ || find(step_name, tensors.step);
 }
 
-bool Batch::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
+bool Step::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
     const py::object grad = rule_->reads_grad ? grad_of(param.ptr()) : py::object();
-    Held tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
+    TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
     return find_entries(entries.ptr(), tensors) && try_add(tensors, index, 1);
 }
 
-bool Batch::add(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
-                const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t) {
+bool Step::add_prepared(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
+                        const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t) {
     if (states.size() != keys_.size() || carried.size() != carried_keys_.size())
         throw py::value_error("the rule has another number of states");
     if (grad.is_none() == rule_->reads_grad) throw py::value_error("the rule and the gradient do not go together");
     const auto or_null = [](const py::object& object) { return object.is_none() ? nullptr : object.ptr(); };
-    Held tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
+    TensorRefs tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
     for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
     return try_add(tensors, index, t);
 }
 
-py::object Batch::settle() {
+py::object Step::check_overlap_and_bump_versions() {
     if (const auto found = overlap_.find(tasks_, counters_)) {
-        const auto owner = [this](const Range& range) {
-            return py::reinterpret_borrow<py::object>(held_[range.task].owner);
+        const auto owner = [this](const MemoryRange& range) {
+            return py::reinterpret_borrow<py::object>(refs_[range.task].owner);
         };
         const auto& [a, b] = *found;
         return py::make_tuple(owner(a), a.role, owner(b), b.role);
@@ -213,8 +214,8 @@ py::object Batch::settle() {
     if (written_.size() != count) written_ = py::list(count);
     size_t at = 0;
     for (size_t i = 0; i < tasks_.size(); ++i) {
-        written_[at++] = py::handle(held_[i].param);
-        if (tasks_[i].constants->unscales) written_[at++] = py::handle(held_[i].grad);
+        written_[at++] = py::handle(refs_[i].param);
+        if (tasks_[i].constants->unscales) written_[at++] = py::handle(refs_[i].grad);
     }
     increment_version(written_);
     return py::none();

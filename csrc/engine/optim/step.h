@@ -20,15 +20,15 @@
 
 namespace fastopt {
 
-class Batch {
+class Step {
    public:
-    Batch() = default;
-    Batch(const Batch&) = delete;
-    Batch& operator=(const Batch&) = delete;
-    ~Batch();
+    Step() = default;
+    Step(const Step&) = delete;
+    Step& operator=(const Step&) = delete;
+    ~Step();
 
     // What only a device knows of the whole step, float32 tensors there or None: GradScaler's scale, which gradients
-    // are divided by, and whether it found an inf, in which case nothing happens. Before the first take().
+    // are divided by, and whether it found an inf, in which case nothing happens. Before the first add_group().
     void depend_on(const pybind11::object& loss_scale, const pybind11::object& found_inf);
 
     // Adds every parameter of a group that needs no preparation, and has a gradient where the rule reads
@@ -40,24 +40,25 @@ class Batch {
     // not count, t is 1 for a parameter without state and 2 for all others.
     // Or `scalars` is a program for the device, which the counters are on; it computes the prologue's, too, from
     // `learning_rate`, a tensor there or None.
-    pybind11::list take(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
-                        const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
-                        const pybind11::object& learning_rate);
+    pybind11::list add_group(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
+                             const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
+                             const pybind11::object& learning_rate);
 
-    // Adds one prepared parameter, the one at `index`, of the group of the last take(). `owner` is the
-    // optimizer's parameter where `param` is a dense stand-in for it; `t` counts where the group does not.
+    // Adds one prepared parameter, the one at `index`, of the group of the last add_group(). `owner` is the
+    // optimizer's parameter where `param` is a dense copy of it; `t` counts where the group does not.
     // Returns false where an operand is not as the engine takes it.
-    bool add(int64_t index, const pybind11::object& owner, const pybind11::object& param, const pybind11::object& grad,
-             const pybind11::tuple& states, const pybind11::object& step, const pybind11::tuple& carried, int64_t t);
+    bool add_prepared(int64_t index, const pybind11::object& owner, const pybind11::object& param,
+                      const pybind11::object& grad, const pybind11::tuple& states, const pybind11::object& step,
+                      const pybind11::tuple& carried, int64_t t);
 
-    // Adds the parameter at `index` of the last take() with states that are its first ones, `entries` of the state dict
-    // to be. Returns false, as take() leaves it out, where it needs preparation.
+    // Adds the parameter at `index` of the last add_group() with states that are its first ones, `entries` of the state
+    // dict to be. Returns false, as add_group() leaves it out, where it needs preparation.
     bool add_fresh(int64_t index, const pybind11::object& param, const pybind11::dict& entries);
 
     // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
     // them is written to; or None, and then torch knows that parameters, and gradients that are
     // unscaled, are about to change.
-    pybind11::object settle();
+    pybind11::object check_overlap_and_bump_versions();
 
     // The norm that a sum, by its name in the kernels, makes of the gradients (of the parameters where the rule reads
     // none) of all groups whose max_grad_norm is not negative, divided by the loss scale. `exponent` is that of
@@ -75,7 +76,7 @@ class Batch {
 
    private:
     // Parallel to tasks_: the tensors a task points into, kept alive.
-    struct Held {
+    struct TensorRefs {
         PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
         PyObject* states[kMaxStates];           // null from the first unused one
         PyObject* carried[kMaxCarried];
@@ -92,16 +93,16 @@ class Batch {
     };
 
     // Where a parameter is from: sums go in the order of group and index. The program of its group, or null.
-    struct Place {
+    struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
     };
 
-    bool find_entries(PyObject* own, Held& tensors) const;
-    bool try_add(const Held& tensors, int64_t index, int64_t t);
-    bool read_counter(const Held& held, Counter& counter, int64_t t, const Constants*& scalars);
-    bool describe_counter(const Held& held, const TensorView& param, Counter& counter, const Constants*& scalars);
-    bool describe(const Held& held, int64_t t, Task& task, Counter& counter);
+    bool find_entries(PyObject* own, TensorRefs& tensors) const;
+    bool try_add(const TensorRefs& tensors, int64_t index, int64_t t);
+    bool read_counter(const TensorRefs& refs, Counter& counter, int64_t t, const Constants*& scalars);
+    bool describe_counter(const TensorRefs& refs, const TensorView& param, Counter& counter, const Constants*& scalars);
+    bool describe(const TensorRefs& refs, int64_t t, Task& task, Counter& counter);
     bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
     const Constants* constants(int64_t t, const double* carried);
     const Constants* keep(const Constants& fresh);
@@ -112,8 +113,8 @@ class Batch {
     void fetch_partials(int device, int reduction, double exponent);
     void run_on_host(int threads);
     void run_on(int device);
-    void settle_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
-                   const cuda::Unknowns& unknowns);
+    void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
+                            const cuda::DeviceInputs& inputs);
 
     // The step as a whole.
     pybind11::object loss_scale_, found_inf_, norm_;
@@ -136,14 +137,14 @@ class Batch {
     // The step: an entry per parameter in each.
     std::vector<Task> tasks_;
     std::vector<Counter> counters_;
-    std::vector<Held> held_;
-    std::vector<Place> places_;
+    std::vector<TensorRefs> refs_;
+    std::vector<ParamIndex> places_;
 
     Pool<Constants> constants_;
     std::deque<Programmed> programs_;
     std::vector<int> devices_;  // that have a task
 
-    // Gradients are asked whether they are strided in a batch's first step, and after one that left out a parameter:
+    // Gradients are asked whether they are strided in the first use of a Step, and after one that left out a parameter:
     // the question takes a sixth of the time a small one is gathered in.
     bool asks_layouts_ = true, left_out_ = false;
 

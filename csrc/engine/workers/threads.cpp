@@ -40,21 +40,22 @@ void set_float_mode([[maybe_unused]] uint64_t mode) {
 }
 
 // LLVM's description of a place in a program (its ident_t).
-struct Place {
+struct SourceLocation {
     int32_t reserved;
     int32_t flags;
     int32_t more_reserved[2];
     const char* text;
 };
-Place here{0, 2, {0, 0}, ";fastopt;parallel;0;0;;"};  // 2: the caller is a program that LLVM's entries are made for
+SourceLocation here{
+    0, 2, {0, 0}, ";fastopt;parallel;0;0;;"};  // 2: the caller is a program that LLVM's entries are made for
 
 // What of the runtime is called: either GOMP_parallel or the three of LLVM.
 struct Runtime {
     int (*omp_get_thread_num)();
     void (*GOMP_parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
-    void (*kmpc_fork_call)(Place*, int32_t arguments, void (*)(int32_t*, int32_t*, void*), ...);
-    void (*kmpc_push_num_threads)(Place*, int32_t caller, int32_t threads);
-    int32_t (*kmpc_global_thread_num)(Place*);
+    void (*kmpc_fork_call)(SourceLocation*, int32_t arguments, void (*)(int32_t*, int32_t*, void*), ...);
+    void (*kmpc_push_num_threads)(SourceLocation*, int32_t caller, int32_t threads);
+    int32_t (*kmpc_global_thread_num)(SourceLocation*);
 };
 Runtime runtime{};
 bool in_forked_child = false;

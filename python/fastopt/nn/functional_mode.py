@@ -175,7 +175,7 @@ def _ours(tensor: Any, types: tuple[torch.dtype, ...]) -> bool:
     """Whether our kernels take it."""
     if type(tensor) not in _runtime.PLAIN or tensor.dtype not in types:
         return False
-    return tensor.layout == torch.strided and not tensor.is_nested and not _runtime.why_not(tensor.device)
+    return tensor.layout == torch.strided and not tensor.is_nested and not _runtime.unsupported_reason(tensor.device)
 
 
 def _dropping(function: Any, types: tuple[torch.dtype, ...]) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._compiler import constant
-from ._batch_norm import entry
+from ._batch_norm import dispatch
 from ._batch_norm.call import Call
 from ._batch_norm.checks import check_eps
 from ._batch_norm.dense import Maybe
@@ -103,7 +103,7 @@ def _synchronized(
 ) -> Tensor:
     check_eps(eps, training)
     call = Call(training, momentum, eps, activation or "identity", negative_slope, group)
-    return entry.batch_norm(call, (input, residual, weight, bias, running_mean, running_var))
+    return dispatch.batch_norm(call, (input, residual, weight, bias, running_mean, running_var))
 
 
 @constant

@@ -1,7 +1,7 @@
 """Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
 
 from ._all import ALL as ALL
-from ._update import Common
+from ._update import CommonOptions
 from .adabound import AdaBound
 from .adadelta import Adadelta
 from .adafactor import Adafactor
@@ -32,7 +32,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "Common",
+    "CommonOptions",
     "Lion",
     "Lookahead",
     "NAdam",

@@ -1,4 +1,4 @@
-"""Dense tensors for the engine: what is not dense gets a stand-in that is copied back."""
+"""Dense tensors for the engine: what is not dense gets a copy, which is written back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _runtime
 from ._layout import overlaps_itself, same_layout
-from ._sharded import cut_of, keep_part, local
+from ._sharded import local, sharded_dims_of, write_local_shard
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 _MANY = 2**20  # elements from which on it pays to think of how their memory is taken
@@ -25,7 +25,7 @@ def plain(tensor: Tensor, name: object) -> Tensor:
         tensor = tensor.as_subclass(Tensor)
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{name} has layout {tensor.layout}; fastopt updates strided tensors")
-    if why := _runtime.why_not(tensor.device):
+    if why := _runtime.unsupported_reason(tensor.device):
         raise RuntimeError(f"{name} is on device '{tensor.device}'; {why}")
     _runtime.refuse_freed(tensor, name)
     if tensor.dtype not in TYPES:
@@ -83,30 +83,30 @@ def norm_tensor(norm: float | Tensor, tensors: list[Tensor]) -> Tensor:
     return torch.tensor(norm, dtype=dtype, device=tensors[0].device if tensors else "cpu")
 
 
-class StandIns:
-    """The stand-ins of one step."""
+class DenseCopies:
+    """The copies of one step."""
 
     def __init__(self) -> None:
         self._afterwards: list[Callable[[], object]] = []
 
-    def take(self, tensor: Tensor, layout: Tensor, name: object, *, written: bool) -> Tensor:
+    def of(self, tensor: Tensor, layout: Tensor, name: object, *, written: bool) -> Tensor:
         """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
         if written:
             refuse_overlap(tensor, name)
         if lies_like(tensor, layout):
             return tensor
-        stand_in = copy_like(tensor, layout)
+        copy = copy_like(tensor, layout)
         if written:
-            self.afterwards(lambda: tensor.copy_(stand_in))
-        return stand_in
+            self.afterwards(lambda: tensor.copy_(copy))
+        return copy
 
     def whole(self, tensor: Tensor, *, written: bool) -> Tensor:
         """A DTensor's parts put together, of which each process keeps its own where the whole is written."""
-        if cut_of(tensor) is None:
+        if sharded_dims_of(tensor) is None:
             return tensor
         whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         if written:
-            self.afterwards(lambda: keep_part(tensor, whole))
+            self.afterwards(lambda: write_local_shard(tensor, whole))
         return whole
 
     def afterwards(self, write: Callable[[], object]) -> None:

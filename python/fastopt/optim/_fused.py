@@ -81,18 +81,18 @@ class FusedOptimizer(Declared):
             with torch.enable_grad():
                 loss = closure()
 
-        # Taken out while in use: a second thread in the same step gets a batch of its own.
-        batch = self.__dict__.pop("_batch", None)
-        if type(batch) is not _runtime.kernels.Batch:
-            batch = _runtime.kernels.Batch()
+        # Taken out while in use: a second thread in the same step gets another one.
+        engine_step = self.__dict__.pop("_engine_step", None)
+        if type(engine_step) is not _runtime.kernels.Step:
+            engine_step = _runtime.kernels.Step()
         try:
-            loss_scale = loss_scale_of(self, batch)
+            loss_scale = loss_scale_of(self, engine_step)
             if loss_scale is not None:
-                run(self, batch, loss_scale)
+                run(self, engine_step, loss_scale)
         except BaseException:
-            batch.clear()
+            engine_step.clear()
             raise
-        self._batch = batch
+        self._engine_step = engine_step
         return loss
 
     @property

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import _runtime
 from .._processes import gathered
-from ._dense import StandIns, dense_layout, plain
+from ._dense import DenseCopies, dense_layout, plain
 from ._layout import shared_pair
-from ._sharded import Cut, any_distributed, cut_of, summed
-from ._update import OFF
+from ._sharded import ShardedDims, any_distributed, reduce_partial, sharded_dims_of
+from ._update import IDENTITY_PROLOGUE
 
 _CLIP = ("clip", (), False, ())  # an update of the gradients themselves
 _REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
@@ -29,7 +29,7 @@ def clips(max_norm: float, norm: float) -> bool:
 
 
 class Gradients:
-    """Tensors gathered for the engine; what is not dense through stand-ins. Of DTensors, this process's part.
+    """Tensors gathered for the engine; what is not dense as copies. Of DTensors, this process's part.
 
     ``numbers`` are those by which errors call the tensors, where they are not their places.
     """
@@ -44,14 +44,15 @@ class Gradients:
         **prologue: float,
     ) -> None:
         self._tensors = tensors
-        self._stand_ins = StandIns()
-        self._batch = _runtime.kernels.Batch()
-        rest = self._batch.take(_CLIP, {**OFF, **prologue}, max_norm, lambda t: {}, tensors, {}, None)
+        self._copies = DenseCopies()
+        self._engine_step = _runtime.kernels.Step()
+        factors = {**IDENTITY_PROLOGUE, **prologue}
+        rest = self._engine_step.add_group(_CLIP, factors, max_norm, lambda t: {}, tensors, {}, None)
         for i in rest:
             name = _name(i if numbers is None else numbers[i], tensors[i])
             tensor = plain(tensors[i], name)
-            dense = self._stand_ins.take(tensor, dense_layout(tensor), name, written=written)
-            if not self._batch.add(i, tensors[i], dense, None, (), None, (), 1):
+            dense = self._copies.of(tensor, dense_layout(tensor), name, written=written)
+            if not self._engine_step.add_prepared(i, tensors[i], dense, None, (), None, (), 1):
                 raise RuntimeError(f"{name}: its memory cannot be reached ({type(tensors[i]).__name__})")
         pair = shared_pair(tensors) if written and rest else None
         if pair is not None:
@@ -63,21 +64,21 @@ class Gradients:
         return RuntimeError(f"{named[0]} shares memory with {named[1]}")
 
     def clip(self, norm: float | Tensor) -> None:
-        self._batch.clip(norm)
+        self._engine_step.clip(norm)
         self.write()
 
     def write(self) -> None:
-        conflict = self._batch.settle()
+        conflict = self._engine_step.check_overlap_and_bump_versions()
         if conflict is not None:
             one, _, other, _ = conflict
             raise self._shared(one, other)
-        self._batch.run(torch.get_num_threads())
-        self._stand_ins.write_back()
+        self._engine_step.run(torch.get_num_threads())
+        self._copies.write_back()
 
     def norm(self, norm_type: float) -> float | Tensor:
         """A tensor, where nobody has waited for a device."""
         reduction = _REDUCTIONS.get(norm_type, "powers")
-        norm: float | Tensor = self._batch.norm(reduction, norm_type, 1.0, torch.get_num_threads())
+        norm: float | Tensor = self._engine_step.norm(reduction, norm_type, 1.0, torch.get_num_threads())
         return norm
 
 
@@ -91,21 +92,21 @@ class Norm:
 
     def __init__(self, tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> None:
         self._norm_type = norm_type
-        devices: dict[Cut | None, torch.device] = {cut_of(param): param.device for param in params}
-        numbers: dict[Cut | None, list[int]] = {cut: [] for cut in (None, *devices)}
+        devices: dict[ShardedDims | None, torch.device] = {sharded_dims_of(param): param.device for param in params}
+        numbers: dict[ShardedDims | None, list[int]] = {dims: [] for dims in (None, *devices)}
         complete = []
         for i, tensor in enumerate(tensors):
             # Of complex numbers the norm is not that of their parts, but for this one.
-            complete.append(summed(tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor))
-            cut = cut_of(complete[i])
-            devices.setdefault(cut, tensor.device)
-            numbers.setdefault(cut, []).append(i)
+            complete.append(reduce_partial(tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor))
+            dims = sharded_dims_of(complete[i])
+            devices.setdefault(dims, tensor.device)
+            numbers.setdefault(dims, []).append(i)
 
-        def gradients(cut: Cut | None) -> Gradients:
-            return Gradients([complete[i] for i in numbers[cut]], written=False, numbers=numbers[cut])
+        def gradients(dims: ShardedDims | None) -> Gradients:
+            return Gradients([complete[i] for i in numbers[dims]], written=False, numbers=numbers[dims])
 
         self._whole = gradients(None)
-        self._parts = [(cut, gradients(cut), devices[cut]) for cut in numbers if cut is not None]
+        self._parts = [(dims, gradients(dims), devices[dims]) for dims in numbers if dims is not None]
 
     def take(self, loss_scale: Tensor | None = None) -> float | Tensor:
         """Divided by GradScaler's scale, where the gradients have it."""
@@ -136,7 +137,7 @@ def norm_across_processes(params: list[Tensor]) -> Norm | None:
     """Of gradients; None where this process has all that is updated with them."""
     grads = grads_of(params)
     tensors = (*params, *grads)
-    if not any_distributed(tensors) or all(cut_of(tensor) is None for tensor in tensors):
+    if not any_distributed(tensors) or all(sharded_dims_of(tensor) is None for tensor in tensors):
         return None
     with torch.no_grad():
         return Norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads], 2.0, params)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from ._checks import check_number, check_range, check_state_dtype
 from ._sharded import made_by_zero_redundancy
-from ._update import COMMON, Common, Group
+from ._update import COMMON, CommonOptions, Group
 
 
 class Options(Optimizer):
@@ -38,7 +38,7 @@ class Options(Optimizer):
         """One that not every class has."""
         return group.get(key, otherwise) if key in self.group_keys else otherwise
 
-    def _extend(self, common: Common, **own: Any) -> None:
+    def _extend(self, common: CommonOptions, **own: Any) -> None:
         """Adds options torch's class does not know to the defaults and to the groups it has made."""
         for key in common:
             if key not in COMMON:

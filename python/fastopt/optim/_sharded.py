@@ -12,7 +12,7 @@ from .._compat import distributed_tensor
 from .._processes import any_others
 from .._runtime import PLAIN
 
-Cut: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
+ShardedDims: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along which of its dimensions a tensor is cut
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class Sharding(NamedTuple):
     placements: tuple[Any, ...]
 
     @property
-    def cut(self) -> Cut | None:
+    def sharded_dims(self) -> ShardedDims | None:
         """None where this process has all of the tensor."""
         if not self.placements:
             return None
@@ -40,9 +40,9 @@ class Sharding(NamedTuple):
         return bool(self.placements) and any(placement.is_partial() for placement in self.placements)
 
     def place(self, grad: Tensor) -> Tensor:
-        """The gradient of a tensor that is shared like this: it may be sharded, or summed, in another way."""
+        """The gradient with this sharding. It may come with another one, or as terms that are still to be added."""
         if not self.placements:
-            return summed(grad)
+            return reduce_partial(grad)
         if getattr(grad, "placements", self.placements) == self.placements:
             return grad
         return grad.redistribute(self.mesh, self.placements)  # type: ignore[attr-defined,no-any-return]
@@ -56,8 +56,8 @@ def sharding_of(tensor: Tensor) -> Sharding:
     return Sharding(tensor.device_mesh, placements) if placements else _UNSHARED  # type: ignore[attr-defined]
 
 
-def cut_of(tensor: Tensor) -> Cut | None:
-    return sharding_of(tensor).cut
+def sharded_dims_of(tensor: Tensor) -> ShardedDims | None:
+    return sharding_of(tensor).sharded_dims
 
 
 def any_distributed(tensors: Iterable[Tensor]) -> bool:
@@ -69,7 +69,7 @@ def is_partial(tensor: Tensor) -> bool:
     return sharding_of(tensor).is_partial
 
 
-def summed(tensor: Tensor) -> Tensor:
+def reduce_partial(tensor: Tensor) -> Tensor:
     """The tensor without terms that are still to be added."""
     sharding = sharding_of(tensor)
     if not sharding.is_partial:
@@ -79,7 +79,7 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor.redistribute(placements=placements)  # type: ignore[attr-defined,no-any-return]
 
 
-def keep_part(tensor: Tensor, whole: Tensor) -> None:
+def write_local_shard(tensor: Tensor, whole: Tensor) -> None:
     """Writes this process's part of ``whole`` to the DTensor. Nothing is communicated."""
     module = distributed_tensor()
     mesh, placements = sharding_of(tensor)

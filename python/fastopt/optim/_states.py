@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _runtime
 from . import _counters as counters
 from ._declared import Declared
-from ._dense import StandIns, copy_like, kind_of, lies_like, plain
+from ._dense import DenseCopies, copy_like, kind_of, lies_like, plain
 from ._update import Group, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -19,9 +19,9 @@ _HALF = (torch.bfloat16, torch.float16)
 class States:
     """Those of one step. What is made, or made anew, is the optimizer's from :meth:`commit` on."""
 
-    def __init__(self, optimizer: Declared, stand_ins: StandIns) -> None:
+    def __init__(self, optimizer: Declared, copies: DenseCopies) -> None:
         self._optimizer = optimizer
-        self._stand_ins = stand_ins
+        self._copies = copies
         self._new: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
         self._declined: dict[Tensor, dict[str, Any]] = {}
 
@@ -55,7 +55,7 @@ class States:
     def of(
         self, subject: Subject, param: Tensor, layout: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
-        """The states for the batch, the 'step' tensor, the carried scalars, and t for an update that does not count.
+        """The states for the engine, the 'step' tensor, the carried scalars, and t for an update that does not count.
 
         They are to be where ``param`` is, and lie as ``layout`` does.
         """
@@ -77,7 +77,7 @@ class States:
             like = self._like(layout, key)
             state = entries[key] if key in entries else known[key]
             if update.sums:
-                state = self._stand_ins.whole(state, written=True)
+                state = self._copies.whole(state, written=True)
             states.append(self._laid_out(state, like, param.device, entries, key, name))
         if not fresh:
             for key in counter:
@@ -132,7 +132,7 @@ class States:
         state_plain = plain(state, role)
         _check_likeness(state_plain, layout, device, role)
         if state_plain is not state:  # a shard or a view of the state's own memory, which it goes back to
-            return self._stand_ins.take(state_plain, layout, role, written=True)
+            return self._copies.of(state_plain, layout, role, written=True)
         if not lies_like(state_plain, layout):
             # Of another layout, from a checkpoint: laid out like its parameter once and for all.
             entries[key] = state_plain = copy_like(state_plain, layout)

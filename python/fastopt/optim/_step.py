@@ -11,10 +11,10 @@ from .. import _runtime
 from .._processes import any_others
 from ._declared import Declared
 from ._norms import norm_across_processes
-from ._prepare import Preparation
 from ._program import LR, trace
 from ._sharded import refuse_flattened
-from ._update import OFF, Subject
+from ._slow_path import SlowPath
+from ._update import IDENTITY_PROLOGUE, Subject
 
 _NOT_CAPTURABLE = (
     "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
@@ -22,7 +22,7 @@ _NOT_CAPTURABLE = (
 )
 
 
-class _Cut(NamedTuple):
+class _Sharded(NamedTuple):
     """A parameter of which this process has a part, and whose update needs sums over the whole."""
 
     subject: Subject
@@ -34,71 +34,71 @@ def _is_on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
-def loss_scale_of(optimizer: Declared, batch: Any) -> float | None:
+def loss_scale_of(optimizer: Declared, engine_step: Any) -> float | None:
     """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
 
-    Where the device keeps the counters, nobody waits for it: the batch is told where it finds out.
+    Where the device keeps the counters, nobody waits for it: the engine is told where it finds out.
     """
     if "found_inf" not in optimizer.__dict__ and "grad_scale" not in optimizer.__dict__:
         return 1.0
     found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
     if all(optimizer._option(group, "capturable") for group in optimizer.param_groups):
-        batch.depend_on(grad_scale, found_inf)
+        engine_step.depend_on(grad_scale, found_inf)
         return 1.0
     if found_inf is not None and found_inf.item() != 0:
         return None
     return 1.0 if grad_scale is None else float(grad_scale)
 
 
-def run(optimizer: Declared, batch: Any, loss_scale: float) -> None:
+def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     """Updates the parameters of all groups.
 
     Args:
         optimizer: whose step it is.
-        batch: an empty batch of the engine, or one that has been told what the step depends on.
+        engine_step: an empty step of the engine, or one that has been told what the step depends on.
         loss_scale: what gradients are divided by first.
     """
     try:
-        preparation, cut, clips = _gather(optimizer, batch, loss_scale)
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale)
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # which may have been edited: says which option is no number
             optimizer._check_group(group)
         raise
     norm_of_parts = None
-    if clips and (preparation is not None or any_others()):
+    if clips and (slow_path is not None or any_others()):
         optimizer._refuse_partition()
         clipped = optimizer._clipped()
         refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = norm_across_processes(clipped)
 
-    _settle(optimizer, batch)
+    _check_overlap(optimizer, engine_step)
     threads = torch.get_num_threads()
     norm: Any = None
     if clips:
         if norm_of_parts is None:
-            norm = batch.norm("squares", 2.0, loss_scale, threads)
+            norm = engine_step.norm("squares", 2.0, loss_scale, threads)
         else:
             norm = norm_of_parts.take(getattr(optimizer, "grad_scale", None))
         optimizer._grad_norm = norm
     else:
         optimizer.__dict__.pop("_grad_norm", None)
-    _write(batch, preparation, norm, threads)
-    for one in cut:  # one at a time: the memory of a parameter that was put together is free for the next
-        assert preparation is not None
+    _write(engine_step, slow_path, norm, threads)
+    for one in sharded:  # one at a time: the memory of a parameter that was put together is free for the next
+        assert slow_path is not None
         subject = one.subject._replace(position=0)
         if optimizer._option(subject.group, "capturable"):
-            loss_scale_of(optimizer, batch)  # tells the batch, which has forgotten it after its run
-        batch.take(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
+            loss_scale_of(optimizer, engine_step)  # tells the engine, which has forgotten it after its run
+        engine_step.add_group(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
         with torch.no_grad():
-            preparation.add_whole(subject)
-        _settle(optimizer, batch)
-        _write(batch, preparation, norm, threads)
+            slow_path.add_whole(subject)
+        _check_overlap(optimizer, engine_step)
+        _write(engine_step, slow_path, norm, threads)
 
 
-def _gather(optimizer: Declared, batch: Any, loss_scale: float) -> tuple[Preparation | None, list[_Cut], bool]:
-    """What the batch does not take as it is, what is left for later, and whether a group clips by a norm."""
-    preparation = None
-    cut: list[_Cut] = []
+def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[SlowPath | None, list[_Sharded], bool]:
+    """What the engine does not take as it is, what is left for later, and whether a group clips by a norm."""
+    slow_path = None
+    sharded: list[_Sharded] = []
     clips = False
     for g, group in enumerate(optimizer.param_groups):
         optimizer._check_flags(group)
@@ -116,36 +116,37 @@ def _gather(optimizer: Declared, batch: Any, loss_scale: float) -> tuple[Prepara
             chosen = params if indices is None else [params[i] for i in indices]
             given: Any = (prologue, max_norm, scalars)
             if capturable:
-                given = ({**OFF, "loss_scale": loss_scale}, max_norm, trace(prologue, scalars, update.carried))
+                unscale = {**IDENTITY_PROLOGUE, "loss_scale": loss_scale}
+                given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            rest = batch.take(update, *given, chosen, optimizer.state, learning_rate)
+            rest = engine_step.add_group(update, *given, chosen, optimizer.state, learning_rate)
             if rest:
-                preparation = preparation or Preparation(optimizer, batch, loss_scale)
+                slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
-                    for i in preparation.add_fresh(rest, chosen, group, update):
+                    for i in slow_path.add_fresh(rest, chosen, group, update):
                         name = optimizer._name_at(g, i if indices is None else indices[i])
                         subject = Subject(i, chosen[i], name, group, update)
-                        if not preparation.add(subject):
-                            cut.append(_Cut(subject, given, learning_rate))
-    if preparation is not None:
-        preparation.check_views()
-    return preparation, cut, clips
+                        if not slow_path.add(subject):
+                            sharded.append(_Sharded(subject, given, learning_rate))
+    if slow_path is not None:
+        slow_path.check_views()
+    return slow_path, sharded, clips
 
 
-def _settle(optimizer: Declared, batch: Any) -> None:
-    conflict = batch.settle()
+def _check_overlap(optimizer: Declared, engine_step: Any) -> None:
+    conflict = engine_step.check_overlap_and_bump_versions()
     if conflict is not None:
         one, role, other, other_role = conflict
         names = optimizer._operand(one, role), optimizer._operand(other, other_role)
         raise RuntimeError("{} shares memory with {}".format(*names))
 
 
-def _write(batch: Any, preparation: Preparation | None, norm: Any, threads: int) -> None:
+def _write(engine_step: Any, slow_path: SlowPath | None, norm: Any, threads: int) -> None:
     if norm is not None:
-        batch.clip(norm)
-    if preparation is not None:
-        preparation.commit()
-    batch.run(threads)
-    if preparation is not None:
-        preparation.write_back()
+        engine_step.clip(norm)
+    if slow_path is not None:
+        slow_path.commit()
+    engine_step.run(threads)
+    if slow_path is not None:
+        slow_path.write_back()

@@ -32,7 +32,7 @@ Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
 class Subject(NamedTuple):
     """A parameter that the engine does not take as it is, on the slow path of a step."""
 
-    position: int  # among the parameters that the batch took last
+    position: int  # among the parameters that the engine took last
     owner: Tensor  # the parameter as the user has it, to which the optimizer's states belong
     name: str  # how errors call it
     group: Group
@@ -47,7 +47,7 @@ class Decay(enum.Enum):
     OWN = enum.auto()  # is the rule's affair
 
 
-class Common(TypedDict, total=False):
+class CommonOptions(TypedDict, total=False):
     """What every optimizer takes, keyword-only; each may also be set per parameter group."""
 
     l1: float
@@ -63,10 +63,10 @@ class Common(TypedDict, total=False):
     (default: None, the parameter's type)."""
 
 
-COMMON = Common(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
+COMMON = CommonOptions(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
 
 # The prologue's scalars where it does nothing.
-OFF: Scalars = {
+IDENTITY_PROLOGUE: Scalars = {
     "loss_scale": 1.0,
     "grad_factor": 1.0,
     "max_grad_value": math.inf,

@@ -9,7 +9,7 @@ from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import Common, Decay, Group, Update
+from ._update import CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,7 +42,7 @@ class AdaBound(FusedOptimizer):
         amsbound: divides by the largest ``v`` so far.
         maximize: ascends instead.
         decoupled_weight_decay: decays the parameter by ``1 - lr * weight_decay`` instead.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -70,7 +70,7 @@ class AdaBound(FusedOptimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         defaults = {
             "lr": lr,

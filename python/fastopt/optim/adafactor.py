@@ -10,7 +10,7 @@ from torch import Tensor
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, smaller
-from ._update import Common, Decay, Group, Part, Update
+from ._update import CommonOptions, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,7 +42,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         weight_decay: decays the parameter by ``1 - lr * weight_decay`` (default: 0).
         foreach: accepted and without effect, as every step is fused.
         maximize: ascends instead.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -67,7 +67,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         *,
         foreach: bool | None = None,
         maximize: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         TorchAdafactor.__init__(self, params, lr, beta2_decay, eps, d, weight_decay, foreach=foreach, maximize=maximize)
         self._extend(common)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import CommonOptions, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,7 +37,7 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         fused: True has GradScaler hand its scale over to the step (default: None); no other effect.
         differentiable: not supported.
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -65,7 +65,7 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         differentiable: bool = False,
         fused: bool | None = None,
         eps_inside_sqrt: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -9,7 +9,7 @@ from .._compat import accepted
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import Common, Decay, Group, Update
+from ._update import CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,7 +62,7 @@ class Adam(AdamRule, torch.optim.Adam):
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
         decoupled_weight_decay: decays as AdamW does.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -92,7 +92,7 @@ class Adam(AdamRule, torch.optim.Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._update import Common, Decay, Group
+from ._update import CommonOptions, Decay, Group
 from .adam import AdamRule
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -62,7 +62,7 @@ class AdamW(AdamRule, torch.optim.AdamW):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, larger, number
-from ._update import Common, Group, Update
+from ._update import CommonOptions, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +38,7 @@ class ASGD(FusedOptimizer, torch.optim.ASGD):
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -64,7 +64,7 @@ class ASGD(FusedOptimizer, torch.optim.ASGD):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

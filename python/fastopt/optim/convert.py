@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 from ._all import ALL
 from ._fused import FusedOptimizer
 from ._to_torch import rebuilt, torch_class
-from ._update import Common, Group
+from ._update import CommonOptions, Group
 
 Fused = TypeVar("Fused", bound=FusedOptimizer)
 
 # What means the same to every optimizer.
-_KEPT = ("weight_decay", "maximize", "foreach", "fused", *Common.__annotations__)
+_KEPT = ("weight_decay", "maximize", "foreach", "fused", *CommonOptions.__annotations__)
 
 
 def from_torch(optimizer: Optimizer) -> FusedOptimizer:

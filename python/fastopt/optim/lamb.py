@@ -8,7 +8,7 @@ from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import Common, Decay, Group, Update
+from ._update import CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,7 +37,7 @@ class LAMB(FusedOptimizer):
         maximize: ascends instead.
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -63,7 +63,7 @@ class LAMB(FusedOptimizer):
         *,
         maximize: bool = False,
         capturable: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         defaults = {
             "lr": lr,

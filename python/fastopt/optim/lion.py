@@ -7,7 +7,7 @@ from torch import Tensor
 from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import Common, Decay, Group, Update
+from ._update import CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,7 +29,7 @@ class Lion(FusedOptimizer):
         betas: of the interpolation and of the average, in [0, 1) (default: (0.9, 0.99)).
         weight_decay: :math:`\lambda`, decoupled; 3 to 10 times larger than AdamW's (default: 0).
         maximize: ascends instead.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -50,7 +50,7 @@ class Lion(FusedOptimizer):
         weight_decay: float = 0,
         *,
         maximize: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
         self._extend(common)

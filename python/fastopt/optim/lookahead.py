@@ -16,7 +16,7 @@ from ._fused import FusedOptimizer
 from ._hooked import hooked
 from ._program import Scalars
 from ._step import run
-from ._update import OFF, Group, Part, Update
+from ._update import IDENTITY_PROLOGUE, Group, Part, Update
 
 _SYNC = Update("lookahead", ("slow_param",), counts=False)
 _NUMBERS = {"k": "lookahead_k", "alpha": "lookahead_alpha", "steps": "lookahead_steps"}  # in a checkpoint's groups
@@ -128,7 +128,7 @@ class Lookahead(FusedOptimizer):
         return [(_SYNC, lambda t: {"alpha": self.alpha}, slow)]
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
-        return OFF
+        return IDENTITY_PROLOGUE
 
     def _max_norm(self, group: Group) -> float | None:
         return None
@@ -187,7 +187,7 @@ class Lookahead(FusedOptimizer):
             self._known = [id(param) for group in self.param_groups for param in group["params"]]
         self.steps += 1
         if self.steps % self.k == 0:
-            run(self, _runtime.kernels.Batch(), 1.0)
+            run(self, _runtime.kernels.Step(), 1.0)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

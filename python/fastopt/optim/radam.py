@@ -8,7 +8,7 @@ from torch import Tensor
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number, select
-from ._update import Common, Decay, Group, Update
+from ._update import CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +41,7 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -68,7 +68,7 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import CommonOptions, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,7 +39,7 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
         eps_inside_sqrt: divides by :math:`\sqrt{s + \text{eps}}`, as TensorFlow does.
         lr_in_momentum: puts the learning rate inside the velocity, :math:`v \leftarrow \mu v + \text{lr}\,
             g / \dots,\; p \leftarrow p - v`: the same as long as ``lr`` is constant.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -69,7 +69,7 @@ class RMSprop(FusedOptimizer, torch.optim.RMSprop):
         *,
         eps_inside_sqrt: bool = False,
         lr_in_momentum: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

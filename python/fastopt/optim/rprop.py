@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars
-from ._update import Common, Group, Update
+from ._update import CommonOptions, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +36,7 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).
         differentiable: not supported.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -61,7 +61,7 @@ class Rprop(FusedOptimizer, torch.optim.Rprop):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import Common, Group, Update
+from ._update import CommonOptions, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,7 +42,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         lr_in_momentum: puts the learning rate inside the velocity,
             :math:`v \leftarrow \mu v + \text{lr}\, g,\; p \leftarrow p - v`: the same as long as ``lr``
             is constant, gentler when it changes. The buffer's meaning differs from torch's.
-        **common: ``l1``, ``max_grad_norm``, ``max_grad_value``, ``state_dtype``: see :class:`fastopt.optim.Common`.
+        **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -71,7 +71,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         lr_in_momentum: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             params,

@@ -19,7 +19,6 @@ from . import (
     rprop,
     sgd,
 )
-from .batch import Batch
 from .batch_norm import (
     batch_norm,
     batch_norm_apply,
@@ -33,10 +32,11 @@ from .dropout import drop, drop_and_sum, write_mask
 from .operands import count, expect_first_write
 from .pipeline import RULES, rules
 from .rows import sum_rows
+from .step import Step
 
 __all__ = [
     "RULES",
-    "Batch",
+    "Step",
     "adabound",
     "adadelta",
     "adafactor",

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from . import half
 from .activations import ACTIVATIONS
-from .batch import flat
 from .half import Array
 from .norm_sums import Channels, Pairs, join, moments, sums
 from .operands import alike, dense, known
+from .step import flat
 
 
 def _taken(input: Tensor, operands: list[Tensor | None], parameters: list[Tensor | None]) -> bool:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import half
-from .batch import flat
 from .half import Array
 from .operands import dense, known, strides
 from .philox import philox
+from .step import flat
 
 CERTAIN = 1 << 48  # the threshold of a probability of 1
 _SUM_STRIP, _SUM_ROWS = 16, 128  # rows whose sums are taken before they are added to the others'

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from . import half
-from .batch import flat
 from .half import Array
+from .step import flat
 
 Pairs: TypeAlias = tuple[Array, Array]  # two float64 numbers per channel
 

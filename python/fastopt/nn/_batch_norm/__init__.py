@@ -9,6 +9,6 @@
 - ``sync``: statistics over several processes
 - ``fusion``: what can run as one with a norm
 - ``inductor``: the same in operations that a compiler fuses
-- ``entry``: the way in, and which of them a call takes
+- ``dispatch``: the way in, and which of them a call takes
 - ``modules``: what the modules have in common
 """

@@ -11,7 +11,13 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from ..._compat import SingleLevelFunction
-from .._dispatch import any_watched, is_differentiated_again, library, through_operators, transforms_active
+from .._tracing import (
+    any_requires_grad_tracking,
+    is_differentiated_again,
+    library,
+    through_operators,
+    transforms_active,
+)
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .checks import check_running
@@ -119,7 +125,7 @@ def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradi
     """The first gradients, on record where autograd watches."""
     if type(call) is OperatorCall or through_operators(grad):
         return operators.batch_norm_backward(call, wants, grad, *others)
-    if any_watched((grad, *others)):
+    if any_requires_grad_tracking((grad, *others)):
         found: Gradients = _record_gradients(grad, *others, call, wants)
         return found
     return call.backward(wants, grad, *others)
@@ -127,7 +133,7 @@ def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradi
 
 def apply(call: Call, operands: Operands) -> Tensor:
     """Runs ``call``, on record where autograd watches."""
-    if any_watched(operands):
+    if any_requires_grad_tracking(operands):
         check_running(call.batch, *operands[4:])
         out: Tensor = _record(*operands[:4], operands[4:], call)
         return out
@@ -141,7 +147,7 @@ def apply(call: Call, operands: Operands) -> Tensor:
 def _(*arguments: Any) -> Results:
     operands, plain = operators.told(*arguments)
     call = OperatorCall(*plain)
-    watched = any_watched(operands)
+    watched = any_requires_grad_tracking(operands)
     if watched:
         check_running(call.batch, *operands[4:])
     with enable_single_level_autograd_function():
@@ -169,7 +175,7 @@ def _(
     call = OperatorCall(*options)
     tensors = (grad, input, residual, weight, bias)
     with enable_single_level_autograd_function():
-        if any_watched(tensors):
+        if any_requires_grad_tracking(tensors):
             found: Gradients = _record_gradients(*tensors, statistics, call, tuple(wants))
         else:
             found = call.backward(tuple(wants), *tensors, statistics)

@@ -58,7 +58,7 @@ def check_running(batch: bool, running_mean: Tensor | None, running_var: Tensor 
 
 
 def check_device(input: Tensor) -> None:
-    why = _runtime.why_not(input.device)
+    why = _runtime.unsupported_reason(input.device)
     if why:
         raise RuntimeError(f"batch_norm: cannot take an input on {input.device}: {why}")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ... import _runtime
-from .._dispatch import observed
 from .._leaf import as_call, is_proxy, refuse_script
+from .._tracing import is_traced
 from ..functional import batch_norm
 from . import fusion
 from .checks import check_activation
@@ -63,7 +63,7 @@ class Normalizing(torch.nn.Module):
         if training and not module.track_running_stats:
             running_mean = running_var = None
         elif training and batches is not None:
-            if observed() or not _runtime.kernels.count(batches):
+            if is_traced() or not _runtime.kernels.count(batches):
                 batches.add_(1)
             if module.momentum is None:
                 momentum = 1.0 / float(batches)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._dispatch import below_autograd, by_samples, library
+from .._tracing import below_autograd, by_samples, library
 from .call import Call, Gradients, Wanted
 from .dense import Maybe, Operands
 from .sync import for_kernels

@@ -4,5 +4,5 @@
 - ``call``: one application, without autograd, of a kernel to tensors of any layout
 - ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and everybody else who looks on
 - ``autograd``: the gradients of both
-- ``entry``: the way in, and which of the two a call takes
+- ``dispatch``: the way in, and which of the two a call takes
 """

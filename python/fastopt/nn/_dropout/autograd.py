@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 
 from ..._compat import SingleLevelFunction, increment_version
-from .._dispatch import library, through_operators, watched
+from .._tracing import any_requires_grad_tracking, library, requires_grad_tracking, through_operators
 from . import operators
 from .call import Call
 from .operators import AnyCall, OperatorCall
@@ -116,19 +116,19 @@ def _summed(call: AnyCall, grad: Tensor, wants_input: bool) -> tuple[Tensor | No
 def apply(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Runs ``call``, on record where autograd watches."""
     if residual is None:
-        return _record(input, call) if watched(input) else call.run(input)
-    if watched(input) or watched(residual) or (bias is not None and watched(bias)):
+        return _record(input, call) if requires_grad_tracking(input) else call.run(input)
+    if any_requires_grad_tracking((input, residual, bias)):
         return _record_added(input, residual, bias, call)
     return call.run(input, residual, bias)
 
 
 def apply_sums(call: AnyCall, grad: Tensor, wants_input: bool = True) -> tuple[Tensor | None, Tensor]:
-    return _record_sums(grad, call) if watched(grad) else call.sums(grad, wants_input)
+    return _record_sums(grad, call) if requires_grad_tracking(grad) else call.sums(grad, wants_input)
 
 
 def apply_in_place(call: Call, input: Tensor) -> Tensor:
     """Writes to ``input`` where torch would."""
-    if watched(input):
+    if requires_grad_tracking(input):
         if input.is_leaf or input._is_view():  # what may not be written, and how views are told, is for torch to say
             return input.copy_(_record(input, call))
         _record_in_place(input, call)

@@ -106,7 +106,7 @@ def check_type(rule: str, tensor: Tensor) -> None:
 
 
 def check_device(rule: str, tensor: Tensor) -> None:
-    if why := _runtime.why_not(tensor.device):
+    if why := _runtime.unsupported_reason(tensor.device):
         raise RuntimeError(f"{rule}: input is on device '{tensor.device}'; {why}")
 
 

@@ -131,7 +131,7 @@ def write(
     shape: tuple[int, ...], p: float, seed: int | Tensor, offset: int, packed: bool, device: torch.device
 ) -> Tensor:
     """The mask itself."""
-    if why := _runtime.why_not(device):
+    if why := _runtime.unsupported_reason(device):
         raise RuntimeError(f"dropout_mask: cannot make a mask on device '{device}'; {why}")
     out = empty(shape, packed, device)
     if out.numel() > 0:

@@ -15,7 +15,7 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..._compiler import constant, eager
-from .._dispatch import below_autograd, by_samples, library
+from .._tracing import below_autograd, by_samples, library
 from . import mask
 from .call import Call, check_type
 

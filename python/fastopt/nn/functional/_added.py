@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from .._dropout import entry, mask
+from .._dropout import dispatch, mask
 from .._dropout.call import check_nested
 from ._overrides import handed_over
 
@@ -36,7 +36,7 @@ def _added(
         dtype = torch.promote_types(dtype, bias.dtype)
         bias = bias.to(dtype)
     p = p if training else 0.0
-    return entry.drop_and_add(rule, input.to(dtype), residual.to(dtype), bias, p, **how)
+    return dispatch.drop_and_add(rule, input.to(dtype), residual.to(dtype), bias, p, **how)
 
 
 def dropout_add(

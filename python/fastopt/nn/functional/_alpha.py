@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from .._dropout import entry, mask
+from .._dropout import dispatch, mask
 from ._channels import two_dims
 from ._overrides import handed_over
 
@@ -43,7 +43,7 @@ def alpha_dropout(
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return entry.drop("alpha_dropout", input, p, input.dim(), inplace, seed, offset, generator)
+    return dispatch.drop("alpha_dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
 
 def feature_alpha_dropout(
@@ -75,6 +75,6 @@ def feature_alpha_dropout(
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return entry.drop(
+    return dispatch.drop(
         "alpha_dropout", input, p, two_dims("feature_alpha_dropout", input), inplace, seed, offset, generator
     )

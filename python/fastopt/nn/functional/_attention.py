@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as T
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .._dispatch import observed
 from .._dropout import mask
+from .._tracing import is_traced
 from ._elements import dropout
 
 _NAME = "scaled_dot_product_attention"
@@ -118,7 +118,7 @@ def _dropped(
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros((), dtype=scores.dtype, device=scores.device).where(attn_mask, -math.inf)
         # Nobody needs the scores themselves again.
-        scores = scores + attn_mask if observed() else scores.add_(attn_mask)
+        scores = scores + attn_mask if is_traced() else scores.add_(attn_mask)
         # A causal mask leaves every query its first key.
         weights = (torch.softmax if is_causal else _safe_softmax)(scores, -1)
     weights = dropout(weights, p, seed=seed, offset=offset, generator=generator)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .._batch_norm import checks, entry
+from .._batch_norm import checks, dispatch
 from .._batch_norm.call import Call
 
 
@@ -67,4 +67,4 @@ def batch_norm(
     checks.check_eps(eps, training)
     checks.check_activation(activation)
     call = Call(training, momentum, eps, activation or "identity", negative_slope)
-    return entry.batch_norm(call, tensors)
+    return dispatch.batch_norm(call, tensors)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from .._dropout import entry, mask
+from .._dropout import dispatch, mask
 from ._overrides import handed_over
 
 _NO_CHANNELS = "{}: Feature dropout requires at least 2 dimensions in the input"
@@ -70,7 +70,7 @@ def dropout1d(
         )
     if not training or p == 0:
         return input
-    return entry.drop("dropout", input, p, input.dim() - 1, inplace, seed, offset, generator)
+    return dispatch.drop("dropout", input, p, input.dim() - 1, inplace, seed, offset, generator)
 
 
 def dropout2d(
@@ -115,7 +115,7 @@ def dropout2d(
         )
     if not training or p == 0:
         return input
-    return entry.drop("dropout", input, p, two_dims("dropout2d", input), inplace, seed, offset, generator)
+    return dispatch.drop("dropout", input, p, two_dims("dropout2d", input), inplace, seed, offset, generator)
 
 
 def dropout3d(
@@ -153,4 +153,4 @@ def dropout3d(
         raise RuntimeError(_NO_CHANNELS.format("dropout3d"))
     if not training or p == 0:
         return input
-    return entry.drop("dropout", input, p, 2 if batched else 1, inplace, seed, offset, generator)
+    return dispatch.drop("dropout", input, p, 2 if batched else 1, inplace, seed, offset, generator)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from .._dispatch import observed
-from .._dropout import entry, mask, operators
+from .._dropout import dispatch, mask, operators
+from .._tracing import is_traced
 from ._overrides import handed_over
 
 
@@ -47,7 +47,7 @@ def dropout(
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
-    return entry.drop("dropout", input, p, input.dim(), inplace, seed, offset, generator)
+    return dispatch.drop("dropout", input, p, input.dim(), inplace, seed, offset, generator)
 
 
 def drop_connect(
@@ -110,5 +110,5 @@ def dropout_mask(
     sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if min(sizes, default=0) < 0:
         raise ValueError(f"shape has a negative dimension: {sizes}")
-    make = operators.dropout_mask if observed() else mask.write
+    make = operators.dropout_mask if is_traced() else mask.write
     return make(sizes, p, seed, offset, packed, torch.device(device))

@@ -9,14 +9,14 @@
 namespace fastopt::cuda {
 namespace {
 
-constexpr int kSettlers = 128;
+constexpr int kScalarThreads = 128;
 
 // By value, as many as a launch has room for.
 struct KnownSets {
     static constexpr int kMax = int((kParameterBytes - 128) / sizeof(Constants));
     Constants known[kMax];
     int count;
-    Unknowns unknowns;
+    DeviceInputs inputs;
     ScalarSet* sets;
 };
 
@@ -27,35 +27,35 @@ struct CountedSets {
     double max_grad_norm;
     Counter counters[kMax];
     int count;
-    Unknowns unknowns;
+    DeviceInputs inputs;
     ScalarSet* sets;
 };
 static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
 
-__device__ __forceinline__ bool skips(const Unknowns& unknowns) {
-    return unknowns.found_inf != nullptr && *unknowns.found_inf != 0;
+__device__ __forceinline__ bool skips(const DeviceInputs& inputs) {
+    return inputs.found_inf != nullptr && *inputs.found_inf != 0;
 }
 
 __device__ __forceinline__ void write(ScalarSet& set, const double* prologue, const double* rule, double max_grad_norm,
-                                      const Unknowns& unknowns) {
+                                      const DeviceInputs& inputs) {
     for (int k = 0; k < kMaxScalars; ++k) {
         double common = prologue[k];
-        if (k == kLossScale && unknowns.loss_scale != nullptr) common = double(*unknowns.loss_scale);
-        if (k == kGradFactor && unknowns.norm != nullptr && max_grad_norm >= 0)
-            common = Prologue::clipped(common, *unknowns.norm, max_grad_norm);
+        if (k == kLossScale && inputs.loss_scale != nullptr) common = double(*inputs.loss_scale);
+        if (k == kGradFactor && inputs.norm != nullptr && max_grad_norm >= 0)
+            common = Prologue::clipped(common, *inputs.norm, max_grad_norm);
         set.prologue[k] = common;
         set.rounded_prologue[k] = float(common);
         set.rule[k] = rule[k];
         set.rounded_rule[k] = float(rule[k]);
     }
-    set.skip = skips(unknowns);
+    set.skip = skips(inputs);
 }
 
-__global__ void __launch_bounds__(kSettlers) settle_known(const __grid_constant__ KnownSets sets) {
-    const int i = int(blockIdx.x * kSettlers + threadIdx.x);
+__global__ void __launch_bounds__(kScalarThreads) write_known_sets(const __grid_constant__ KnownSets sets) {
+    const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
     if (i >= sets.count) return;
     const Constants& known = sets.known[i];
-    write(sets.sets[i], known.prologue, known.rule, known.max_grad_norm, sets.unknowns);
+    write(sets.sets[i], known.prologue, known.rule, known.max_grad_norm, sets.inputs);
 }
 
 __device__ __forceinline__ double read_number(const Array& number) {
@@ -72,16 +72,16 @@ __device__ __forceinline__ void write_number(const Array& number, double value) 
         *static_cast<double*>(number.data) = value;
 }
 
-__global__ void __launch_bounds__(kSettlers) settle_counters(const __grid_constant__ CountedSets sets) {
-    const int i = int(blockIdx.x * kSettlers + threadIdx.x);
+__global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __grid_constant__ CountedSets sets) {
+    const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
     if (i >= sets.count) return;
     const Counter& counter = sets.counters[i];
     double inputs[kInputs] = {read_number(counter.step) + 1, 0, 0, read_number(sets.learning_rate)};
     for (int k = 0; k < kMaxCarried; ++k) inputs[1 + k] = read_number(counter.carried[k]);
     double prologue[kMaxScalars] = {}, rule[kMaxScalars] = {}, carried[kMaxCarried] = {};
     evaluate(sets.program, inputs, prologue, rule, carried);
-    write(sets.sets[i], prologue, rule, sets.max_grad_norm, sets.unknowns);
-    if (skips(sets.unknowns)) return;
+    write(sets.sets[i], prologue, rule, sets.max_grad_norm, sets.inputs);
+    if (skips(sets.inputs)) return;
     write_number(counter.step, inputs[0]);
     for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], carried[k]);
 }
@@ -94,23 +94,25 @@ void in_turns(int count, int most, Start start) {
 
 }  // namespace
 
-void settle(const Stream& stream, const Constants* known, int count, const Unknowns& unknowns, ScalarSet* sets) {
+void upload_scalars(const Stream& stream, const Constants* known, int count, const DeviceInputs& inputs,
+                    ScalarSet* sets) {
     in_turns(count, KnownSets::kMax, [&](int first, int n) {
         KnownSets some{};
         std::copy_n(known + first, n, some.known);
         some.count = n;
-        some.unknowns = unknowns;
+        some.inputs = inputs;
         some.sets = sets + first;
-        launch(stream, "scalars", settle_known, {(n + kSettlers - 1) / kSettlers, kSettlers}, some);
+        launch(stream, "scalars", write_known_sets, {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
     });
 }
 
-void settle_counted(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
-                    const Counter* counters, int count, const Unknowns& unknowns, ScalarSet* sets) {
+void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+                      const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets) {
     in_turns(count, CountedSets::kMax, [&](int first, int n) {
-        CountedSets some{program, learning_rate, max_grad_norm, {}, n, unknowns, sets + first};
+        CountedSets some{program, learning_rate, max_grad_norm, {}, n, inputs, sets + first};
         std::copy_n(counters + first, n, some.counters);
-        launch(stream, "counted scalars", settle_counters, {(n + kSettlers - 1) / kSettlers, kSettlers}, some);
+        launch(stream, "counted scalars", evaluate_counted_sets,
+               {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
     });
 }
 

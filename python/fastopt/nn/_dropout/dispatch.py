@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import foreign, jit_tracing, observed
+from .._tracing import is_traced, jit_tracing, needs_dispatcher
 from . import autograd, mask, operators
 from .call import Call, check_type
 from .operators import OperatorCall
@@ -46,7 +46,7 @@ def drop(
     """
     if rule != "dropout" or input.is_nested:
         check_type(rule, input)
-    if observed() or foreign(input):
+    if is_traced() or needs_dispatcher(input):
         if not jit_tracing() and input.numel() == 0:
             return input
         result = operators.dropout(_operator_call(rule, input, p, dims, seed, offset, generator), input)
@@ -71,7 +71,7 @@ def drop_and_add(
     dims = input.dim()
     if not jit_tracing() and input.numel() == 0:
         p = 0.0
-    if observed() or foreign(input, residual, bias):
+    if is_traced() or needs_dispatcher(input, residual, bias):
         call = _operator_call(rule, input, p, dims, seed, offset, generator)
         return operators.dropout(call, input, residual, bias)
     return autograd.apply(Call(rule, p, dims, _seed(input, p, seed, generator), offset), input, residual, bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import exporting, foreign, jit_tracing, observed
+from .._tracing import exporting, is_traced, jit_tracing, needs_dispatcher
 from . import autograd, composite, inductor, operators
 from .call import Call
 from .checks import check
@@ -15,7 +15,7 @@ from .sync import for_kernels
 
 def batch_norm(call: Call, operands: Operands) -> Tensor:
     """Applies ``call`` in the cheapest way that the tensors allow."""
-    if not (observed() or foreign(*operands)):
+    if not (is_traced() or needs_dispatcher(*operands)):
         return autograd.apply(for_kernels(call), operands)
     if not jit_tracing():
         check(call.batch, operands)

@@ -1,7 +1,7 @@
 """The slow path of a step: parameters the engine does not take as they are.
 
 Fresh ones get their states. Those of an unusual layout are put right. Wrong ones raise an error that
-names them. Nothing the optimizer or the user can see changes before :meth:`Preparation.commit`.
+names them. Nothing the optimizer or the user can see changes before :meth:`SlowPath.commit`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import _runtime
 from .._runtime import PLAIN
 from ._declared import Declared
-from ._dense import TYPES, StandIns, dense_layout, kind_of, plain, refuse_overlap
+from ._dense import TYPES, DenseCopies, dense_layout, kind_of, plain, refuse_overlap
 from ._layout import shared_pair
 from ._rows import Rows
 from ._sharded import Sharding, local, sharding_of
@@ -37,24 +37,24 @@ def _rules(backend: Any) -> dict[str, _Rule]:
     return {name: _Rule(*told) for name, told in backend.rules().items()}
 
 
-class Preparation:
+class SlowPath:
     """One step's unusual parameters.
 
     Args:
         optimizer: whose step it is.
-        batch: the engine's batch, with the parameter's group open.
+        engine_step: the engine's step, with the parameter's group open.
         loss_scale: what the step divides gradients by and writes back, where it is not 1.
     """
 
-    def __init__(self, optimizer: Declared, batch: Any, loss_scale: float) -> None:
+    def __init__(self, optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         self._optimizer = optimizer
-        self._batch = batch
+        self._engine_step = engine_step
         self._loss_scale = loss_scale
         self._unscales = loss_scale != 1.0
         self._capturing = _runtime.capturing()
         self._rules = _rules(_runtime.kernels)
-        self._stand_ins = StandIns()
-        self._states = States(optimizer, self._stand_ins)
+        self._copies = DenseCopies()
+        self._states = States(optimizer, self._copies)
         self._views = False
 
     def add_fresh(self, indices: list[int], params: list[Tensor], group: Group, update: Update) -> list[int]:
@@ -70,7 +70,7 @@ class Preparation:
             param = params[i]
             if type(param) in PLAIN and param.dtype in TYPES and param not in known and _takes_its_size(param):
                 entries = self._states.first(param, group, update)
-                if self._batch.add_fresh(i, param, entries):
+                if self._engine_step.add_fresh(i, param, entries):
                     self._states.keep(param, entries)
                     continue
                 self._states.decline(param, entries)
@@ -85,7 +85,7 @@ class Preparation:
         """
         sharding = sharding_of(subject.owner)
         self._check_kinds(subject, sharding)
-        if subject.update.sums and sharding.cut is not None:
+        if subject.update.sums and sharding.sharded_dims is not None:
             self._check_parts(subject)
             return False
         self._add(subject, sharding, whole=False)
@@ -98,7 +98,7 @@ class Preparation:
     def _add(self, subject: Subject, sharding: Sharding, *, whole: bool) -> None:
         _, owner, name, group, update = subject
         rule = self._rules[update.rule]
-        param = plain(self._stand_ins.whole(owner, written=True) if whole else owner, name)
+        param = plain(self._copies.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
         grad = self._gradient(subject, param, sharding) if rule.reads_grad else None
@@ -106,11 +106,11 @@ class Preparation:
             self._add_rows(subject, param, grad)
             return
         layout = dense_layout(param, contiguous=rule.factored)
-        dense = self._stand_ins.take(param, layout, name, written=True)
+        dense = self._copies.of(param, layout, name, written=True)
         self._views |= dense is not param
         if grad is not None:
-            grad = self._stand_ins.take(grad, layout, f"the gradient of {name}", written=self._unscales)
-        self._to_batch(subject, dense, grad, *self._states.of(subject, param, layout))
+            grad = self._copies.of(grad, layout, f"the gradient of {name}", written=self._unscales)
+        self._add_prepared(subject, dense, grad, *self._states.of(subject, param, layout))
 
     def _check_parts(self, subject: Subject) -> None:
         """What adding the whole will check."""
@@ -121,8 +121,8 @@ class Preparation:
         self._states.check(subject)
         self._views = True
 
-    def _to_batch(self, subject: Subject, *operands: Any) -> None:
-        if not self._batch.add(subject.position, subject.owner, *operands):
+    def _add_prepared(self, subject: Subject, *operands: Any) -> None:
+        if not self._engine_step.add_prepared(subject.position, subject.owner, *operands):
             raise RuntimeError(f"{subject.name}: its memory cannot be reached ({type(subject.owner).__name__})")
 
     def _check_kinds(self, subject: Subject, sharding: Sharding) -> None:
@@ -154,7 +154,7 @@ class Preparation:
         else:
             placed = sharding.place(grad)
             if subject.update.sums:
-                placed = self._stand_ins.whole(placed, written=False)
+                placed = self._copies.whole(placed, written=False)
             if self._unscales and placed is not grad:
                 self._divide_afterwards(local(grad))
             grad = plain(placed, f"the gradient of {name}")
@@ -167,8 +167,8 @@ class Preparation:
         return grad if how == "rows" else grad.to_dense()
 
     def _divide_afterwards(self, grad: Tensor) -> None:
-        """A gradient that the batch has a copy of: unscaled like the copy."""
-        self._stand_ins.afterwards(lambda: grad.div_(self._loss_scale))
+        """A gradient that the engine has a copy of: unscaled like the copy."""
+        self._copies.afterwards(lambda: grad.div_(self._loss_scale))
 
     def _add_rows(self, subject: Subject, param: Tensor, grad: Tensor) -> None:
         """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
@@ -181,14 +181,14 @@ class Preparation:
 
         def taken(tensor: Tensor) -> Tensor:
             copy = rows.of(tensor)
-            self._stand_ins.afterwards(lambda: rows.put_back(tensor, copy))
+            self._copies.afterwards(lambda: rows.put_back(tensor, copy))
             return copy
 
         values = rows.values
         if self._unscales and grad.is_coalesced():
-            values = self._stand_ins.take(grad._values(), dense_layout(values), name, written=True)
+            values = self._copies.of(grad._values(), dense_layout(values), name, written=True)
         self._views = True
-        self._to_batch(subject, taken(param), values, tuple(map(taken, states)), *numbers)
+        self._add_prepared(subject, taken(param), values, tuple(map(taken, states)), *numbers)
 
     def check_views(self) -> None:
         """The engine finds dense parameters that share memory; views it does not see."""
@@ -205,8 +205,8 @@ class Preparation:
         self._states.commit()
 
     def write_back(self) -> None:
-        """Copies the updated stand-ins to what they stand for, and lets go of them."""
-        self._stand_ins.write_back()
+        """Writes the updated copies back, and lets go of them."""
+        self._copies.write_back()
 
 
 def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The engine's interface (``_core.Batch``) on NumPy: one step of one optimizer."""
+"""The engine's interface (``_core.Step``) on NumPy: one step of one optimizer."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def flat(tensor: Tensor) -> Array:
     return tensor.numpy()
 
 
-class Batch:
+class Step:
     """See ``csrc/engine/optim/step.h``. Takes no parameter unprepared: the optimizer's preparation checks all."""
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
         self._scalars: Callable[..., dict[str, float]] | None = None
 
-    def take(
+    def add_group(
         self,
         update: tuple[Any, ...],
         prologue: dict[str, float],
@@ -62,7 +62,7 @@ class Batch:
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
         return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
 
-    def add(
+    def add_prepared(
         self,
         index: int,
         owner: Tensor,
@@ -73,7 +73,7 @@ class Batch:
         carried: tuple[Tensor, ...],
         t: int,
     ) -> bool:
-        assert self._scalars is not None, "add() follows a take()"
+        assert self._scalars is not None, "add_prepared() follows an add_group()"
         counters: list[tuple[Tensor, float, str]] = []
         if step is not None:
             t = int(step.item()) + 1
@@ -105,7 +105,7 @@ class Batch:
                     found.append((begin, end, written, task.owner, role))
         return sorted(found, key=lambda r: r[0])
 
-    def settle(self) -> tuple[Tensor, str, Tensor, str] | None:
+    def check_overlap_and_bump_versions(self) -> tuple[Tensor, str, Tensor, str] | None:
         open_ranges: list[tuple[int, int, bool, Tensor, str]] = []
         for later in self._ranges():
             open_ranges = [r for r in open_ranges if r[1] > later[0]]

@@ -31,12 +31,12 @@ def below_autograd() -> Iterator[None]:
         yield
 
 
-def watched(tensor: Tensor) -> bool:
+def requires_grad_tracking(tensor: Tensor) -> bool:
     """Whether autograd, in either direction, is to know what becomes of it. A level of ``torch.func`` does not tell."""
-    return any_watched((tensor,))
+    return any_requires_grad_tracking((tensor,))
 
 
-def any_watched(tensors: tuple[Tensor | None, ...]) -> bool:
+def any_requires_grad_tracking(tensors: tuple[Tensor | None, ...]) -> bool:
     if forward_ad._current_level >= 0 or transforms_active():
         return True
     if torch.is_grad_enabled():
@@ -58,7 +58,7 @@ def is_differentiated_again(tensors: tuple[Tensor | None, ...]) -> bool:
     return len(levels) > 1
 
 
-def observed() -> bool:
+def is_traced() -> bool:
     """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
     return (
         torch.compiler.is_compiling()
@@ -68,7 +68,7 @@ def observed() -> bool:
     )
 
 
-def foreign(input: Tensor, *others: Tensor | None) -> bool:
+def needs_dispatcher(input: Tensor, *others: Tensor | None) -> bool:
     """Whether one is of a subclass, or ``input`` on a device that there are no kernels for."""
     for tensor in (input, *others):
         if tensor is not None and type(tensor) not in PLAIN:
