@@ -16,28 +16,16 @@
 namespace fastopt {
 namespace {
 
-template <class Rule>
+template <class Kind>
 constexpr RuleEntry one_pass(const char* name) {
     return {name,
-            Rule::scalar_names,
-            Rule::states,
-            true,
+            Kind::scalar_names,
+            Kind::states,
+            Kind::reads_grad,
             false,
             1,
-            {{step<OnePass<Rule>, float>, nullptr}},
-            {{step<OnePass<Rule>, double>, nullptr}}};
-}
-
-template <class Rule>
-constexpr RuleEntry state_only(const char* name) {
-    return {name,
-            Rule::scalar_names,
-            Rule::states,
-            false,
-            false,
-            1,
-            {{state_only_step<Rule, float>, nullptr}},
-            {{state_only_step<Rule, double>, nullptr}}};
+            {{step<Kind, float>, nullptr}},
+            {{step<Kind, double>, nullptr}}};
 }
 
 template <class Rule>
@@ -50,11 +38,11 @@ constexpr RuleEntry several_passes(const char* name) {
     return entry;
 }
 
-#define FASTOPT_ONE_PASS(name, ...) one_pass<__VA_ARGS__>(name),
-#define FASTOPT_STATE_ONLY(name, ...) state_only<__VA_ARGS__>(name),
+#define FASTOPT_ONE_PASS(name, ...) one_pass<OnePass<__VA_ARGS__>>(name),
+#define FASTOPT_STATE_ONLY(name, ...) one_pass<StateOnly<__VA_ARGS__>>(name),
 #define FASTOPT_SCALED(name, ...) several_passes<Scaled<__VA_ARGS__>>(name),
 #define FASTOPT_SEVERAL_PASSES(name, ...) several_passes<__VA_ARGS__>(name),
-#define FASTOPT_CLIP(name) {name, "", 0, false, false, 1, {{clip<float>, nullptr}}, {{clip<double>, nullptr}}},
+#define FASTOPT_CLIP(name) one_pass<Clip>(name),
 
 constexpr RuleEntry rules[] = {
     FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //

@@ -3,45 +3,41 @@
 
 #include "cpu/block.h"
 #include "cpu/machine.h"
+#include "rules/factored.h"
+#include "rules/kinds.h"
 
 namespace fastopt {
 namespace {
 
-// What happens to one element, and what it takes besides its operands: of a rule of one pass, that is all of it
-// (scaled.h has another).
-template <class Rule>
-struct OnePass {
-    static constexpr int states = Rule::states;
+// The numbers of a task, each rounded once.
+template <class T>
+struct TaskScalars {
+    const Task& task;
 
-    template <class T>
-    struct Constants {
-        typename Rule::template Scalars<T> own;
-
-        explicit Constants(const Task& task) : own(round_scalars<Rule::template Scalars, T>(task.constants->rule)) {}
-    };
-
-    template <class T>
-    FASTOPT_HD static void update(T& param, T grad, T* state, const Prologue::Scalars<T>& common,
-                                  const Constants<T>& c) {
-        param = Prologue::decayed(param, common);
-        Rule::update(param, grad, state, c.own);
+    FASTOPT_HD Prologue::Scalars<T> prologue() const {
+        return round_scalars<Prologue::Scalars, T>(task.constants->prologue);
     }
+    template <class Rule>
+    FASTOPT_HD typename Rule::template Scalars<T> rule() const {
+        return round_scalars<Rule::template Scalars, T>(task.constants->rule);
+    }
+    FASTOPT_HD T step_size() const { return T(*ScaledScratch(task.scratch, task.n).step_size); }
 };
 
-template <class Rule, class T>
+template <class Kind, class T>
 FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* const* states, int n,
-                             const Prologue::Scalars<T>& common, const typename Rule::template Constants<T>& own) {
-    constexpr int rows = Rule::states > 0 ? Rule::states : 1;
+                             const typename Kind::template Constants<T>& constants) {
+    constexpr int rows = Kind::states > 0 ? Kind::states : 1;
     T* state_rows[rows];
-    for (int k = 0; k < Rule::states; ++k) state_rows[k] = states[k];
+    for (int k = 0; k < Kind::states; ++k) state_rows[k] = states[k];
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) {
         T state[rows];
-        for (int k = 0; k < Rule::states; ++k) state[k] = state_rows[k][i];
+        for (int k = 0; k < Kind::states; ++k) state[k] = state_rows[k][i];
         T value = param[i];
-        Rule::update(value, grad[i], state, common, own);
+        Kind::update(value, Kind::reads_grad ? grad[i] : T(0), state, constants);
         param[i] = value;
-        for (int k = 0; k < Rule::states; ++k) state_rows[k][i] = state[k];
+        for (int k = 0; k < Kind::states; ++k) state_rows[k][i] = state[k];
     }
 }
 
@@ -50,73 +46,39 @@ constexpr int kShortBlock = 128;
 
 // Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
 // Never past the tile's end: those lines may be in another worker's cache, being written.
-template <class T>
-FASTOPT_HD void ask_ahead(const Task& task, int states, int64_t at, int64_t end, int64_t ahead) {
+template <class Kind, class T>
+FASTOPT_HD void prefetch_ahead(const Task& task, int64_t at, int64_t end, int64_t ahead) {
     if (ahead == 0 || end - at < ahead + kShortBlock) return;
     prefetch(task.param, at + ahead, kShortBlock);
-    prefetch(task.grad, at + ahead, kShortBlock);
-    for (int k = 0; k < states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
+    if (Kind::reads_grad) prefetch(task.grad, at + ahead, kShortBlock);
+    for (int k = 0; k < Kind::states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
 }
 
-// load, prologue, rule, store over the elements [begin, end) of one parameter, block by block. `Rule` is OnePass or the
-// like.
-template <class Rule, class T>
+// Loads, prepares the gradient, updates and stores the elements [begin, end) of one parameter, block by block. `Kind`
+// is one of rules/kinds.h.
+template <class Kind, class T>
 void step(const Task& task, int64_t begin, int64_t end) {
+    const typename Kind::template Constants<T> constants(TaskScalars<T>{task});
+    if (constants.is_identity()) return;
     const Gradients<T> gradients(task);
-    const typename Rule::template Constants<T> own(task);
+    constexpr int rows = Kind::states > 0 ? Kind::states : 1;
     alignas(64) T param_buffer[kShortBlock];
-    alignas(64) T grad_buffer[kShortBlock];
-    alignas(64) T state_buffers[Rule::states > 0 ? Rule::states : 1][kShortBlock];
+    alignas(64) T grad_buffer[Kind::reads_grad ? kShortBlock : 1];
+    alignas(64) T state_buffers[rows][kShortBlock];
     const int64_t ahead = machine.ahead / int64_t(sizeof(T));
 
     for (int64_t at = begin; at < end; at += kShortBlock) {
         const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
-        ask_ahead<T>(task, Rule::states, at, end, ahead);
-        T* param = load(task.param, at, n, param_buffer);
-        const T* grad = gradients.prepare(param, at, n, grad_buffer, true);
-        T* states[Rule::states > 0 ? Rule::states : 1];
-        for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
-        update_block<Rule>(param, grad, states, n, gradients.common, own);
-
-        store(task.param, at, n, param);
-        for (int k = 0; k < Rule::states; ++k) store(task.states[k], at, n, states[k]);
-    }
-}
-
-// The same for a rule that reads no gradient: no prologue, no decay.
-template <class Rule, class T>
-void state_only_step(const Task& task, int64_t begin, int64_t end) {
-    const auto scalars = round_scalars<Rule::template Scalars, T>(task.constants->rule);
-    alignas(64) T param_buffer[kShortBlock];
-    alignas(64) T state_buffers[Rule::states][kShortBlock];
-    for (int64_t at = begin; at < end; at += kShortBlock) {
-        const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
+        prefetch_ahead<Kind, T>(task, at, end, ahead);
         T* const param = load(task.param, at, n, param_buffer);
-        T* states[Rule::states];
-        for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
-        FASTOPT_VECTORIZE
-        for (int i = 0; i < n; ++i) {
-            T state[Rule::states];
-            for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
-            Rule::update(param[i], state, scalars);
-            for (int k = 0; k < Rule::states; ++k) states[k][i] = state[k];
-        }
-        store(task.param, at, n, param);
-        for (int k = 0; k < Rule::states; ++k) store(task.states[k], at, n, states[k]);
-    }
-}
+        const T* grad = nullptr;
+        if constexpr (Kind::reads_grad) grad = gradients.prepare(param, at, n, grad_buffer, true);
+        T* states[rows];
+        for (int k = 0; k < Kind::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
+        update_block<Kind>(param, grad, states, n, constants);
 
-// Gradients themselves, taken as parameters: the clipping part of the prologue, written back.
-template <class T>
-void clip(const Task& task, int64_t begin, int64_t end) {
-    const auto common = round_scalars<Prologue::Scalars, T>(task.constants->prologue);
-    if (!Prologue::changes_grad(common)) return;
-    alignas(64) T buffer[kShortBlock];
-    for (int64_t at = begin; at < end; at += kShortBlock) {
-        const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
-        T* const grad = load(task.param, at, n, buffer);
-        Prologue::clip(grad, n, common);
-        store(task.param, at, n, grad);
+        store(task.param, at, n, param);
+        for (int k = 0; k < Kind::states; ++k) store(task.states[k], at, n, states[k]);
     }
 }
 

@@ -5,7 +5,6 @@
 
 #include "cpu/optim/elementwise.h"
 #include "cpu/reductions.h"
-#include "rules/factored.h"
 
 namespace fastopt {
 namespace {
@@ -18,28 +17,6 @@ void combine_step_size(const Task& task, const StepScratch& scratch) {
                         task.n, round_scalars<Rule::template Scalars, double>(task.constants->rule));
 }
 
-// The second pass, of one element.
-template <class Rule>
-struct ScaledApply {
-    static constexpr int states = Rule::states;
-
-    template <class T>
-    struct Constants : OnePass<Rule>::template Constants<T> {
-        T step_size;
-
-        explicit Constants(const Task& task)
-            : OnePass<Rule>::template Constants<T>(task),
-              step_size(T(*ScaledScratch(task.scratch, task.n).step_size)) {}
-    };
-
-    template <class T>
-    FASTOPT_HD static void update(T& param, T grad, T* state, const Prologue::Scalars<T>& common,
-                                  const Constants<T>& c) {
-        const T direction = Rule::direction(param, grad, state, c.own);
-        param = Prologue::decayed(param, common) - c.step_size * direction;
-    }
-};
-
 template <class Rule>
 struct Scaled : Rule {
     static constexpr bool factored = false;
@@ -47,7 +24,7 @@ struct Scaled : Rule {
     template <class T>
     static void measure(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
-        const auto c = round_scalars<Rule::template Scalars, T>(task.constants->rule);
+        const auto c = TaskScalars<T>{task}.template rule<Rule>();
         const ScaledScratch scratch(task.scratch, task.n);
         const int64_t ahead = machine.ahead / int64_t(sizeof(T));
         alignas(64) T param_buffer[kShortBlock], grad_buffer[kShortBlock], directions[kShortBlock];
@@ -59,7 +36,7 @@ struct Scaled : Rule {
             clear(direction_lanes, kLanes);
             for (int64_t at = chunk; at < chunk_end; at += kShortBlock) {
                 const int n = int(chunk_end - at < kShortBlock ? chunk_end - at : kShortBlock);
-                ask_ahead<T>(task, Rule::states, at, end, ahead);
+                prefetch_ahead<ScaledApply<Rule>, T>(task, at, end, ahead);
                 const T* const param = load(task.param, at, n, param_buffer);
                 const T* const grad = gradients.prepare(param, at, n, grad_buffer, false);
                 const T* states[Rule::states];

@@ -15,7 +15,7 @@ FASTOPT_HD Scalars<T> scalars_from(const T* values) {
 }
 
 template <class T>
-__device__ __forceinline__ const T* prologue_of(const ScalarSet& set) {
+FASTOPT_HD const T* prologue_of(const ScalarSet& set) {
     if constexpr (sizeof(T) == sizeof(float))
         return set.rounded_prologue;
     else
@@ -23,12 +23,26 @@ __device__ __forceinline__ const T* prologue_of(const ScalarSet& set) {
 }
 
 template <class T>
-__device__ __forceinline__ const T* rule_of(const ScalarSet& set) {
+FASTOPT_HD const T* rule_of(const ScalarSet& set) {
     if constexpr (sizeof(T) == sizeof(float))
         return set.rounded_rule;
     else
         return set.rule;
 }
+
+// What rules/kinds.h makes its constants from. `scratch`: of a scaled rule; it begins with the step size.
+template <class T>
+struct SetScalars {
+    const ScalarSet& set;
+    const double* scratch;
+
+    FASTOPT_HD Prologue::Scalars<T> prologue() const { return scalars_from<Prologue::Scalars>(prologue_of<T>(set)); }
+    template <class Rule>
+    FASTOPT_HD typename Rule::template Scalars<T> rule() const {
+        return scalars_from<Rule::template Scalars>(rule_of<T>(set));
+    }
+    FASTOPT_HD T step_size() const { return T(*scratch); }
+};
 
 // Gradients, of which a thread has `n` in registers: as they are in memory, unscaled (and then written back), and as a
 // rule reads them.

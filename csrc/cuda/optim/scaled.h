@@ -10,31 +10,6 @@
 namespace fastopt::cuda {
 namespace {
 
-// The second pass, of one element.
-template <class Rule>
-struct ScaledApply {
-    static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = true, reads_scratch = true;
-
-    template <class T>
-    struct Constants : OnePass<Rule>::template Constants<T> {
-        T step_size;
-
-        __device__ __forceinline__ Constants(const ScalarSet& set, void* const* arrays)
-            : OnePass<Rule>::template Constants<T>(set, arrays),
-              step_size(T(*static_cast<const double*>(arrays[Places<ScaledApply>::scratch]))) {}
-    };
-
-    template <class T>
-    __device__ __forceinline__ static void update(T& param, T& grad, T* state, const Constants<T>& c) {
-        c.unscale(&grad, 1);
-        T prepared = grad;
-        Prologue::gradient(&param, &prepared, 1, c.common);
-        const T direction = Rule::direction(param, prepared, state, c.own);
-        param = Prologue::decayed(param, c.common) - c.step_size * direction;
-    }
-};
-
 template <class Rule>
 using ScaledTensors = Tensors<Places<ScaledApply<Rule>>::count>;
 

@@ -1,0 +1,101 @@
+// What happens to one element in each kind of rule (list.h): one definition for every CPU and for CUDA. Gradients come
+// as the prologue leaves them. Constants are made from a `source`, which a device has: prologue(), rule<Rule>() and
+// step_size(). `is_identity`: nothing would change.
+#pragma once
+
+#include "rules/prologue.h"
+
+namespace fastopt {
+namespace {
+
+template <class Rule>
+struct OnePass {
+    static constexpr const char* scalar_names = Rule::scalar_names;
+    static constexpr int states = Rule::states;
+    static constexpr bool reads_grad = true, reads_scratch = false;
+
+    template <class T>
+    struct Constants {
+        Prologue::Scalars<T> common;
+        typename Rule::template Scalars<T> own;
+
+        template <class Source>
+        FASTOPT_HD explicit Constants(const Source& source)
+            : common(source.prologue()), own(source.template rule<Rule>()) {}
+        FASTOPT_HD bool is_identity() const { return false; }
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Constants<T>& c) {
+        param = Prologue::decayed(param, c.common);
+        Rule::update(param, grad, state, c.own);
+    }
+};
+
+template <class Rule>
+struct StateOnly {
+    static constexpr const char* scalar_names = Rule::scalar_names;
+    static constexpr int states = Rule::states;
+    static constexpr bool reads_grad = false, reads_scratch = false;
+
+    template <class T>
+    struct Constants {
+        typename Rule::template Scalars<T> own;
+
+        template <class Source>
+        FASTOPT_HD explicit Constants(const Source& source) : own(source.template rule<Rule>()) {}
+        FASTOPT_HD bool is_identity() const { return false; }
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T, T* state, const Constants<T>& c) {
+        Rule::update(param, state, c.own);
+    }
+};
+
+// The second pass of a scaled rule.
+template <class Rule>
+struct ScaledApply {
+    static constexpr const char* scalar_names = Rule::scalar_names;
+    static constexpr int states = Rule::states;
+    static constexpr bool reads_grad = true, reads_scratch = true;
+
+    template <class T>
+    struct Constants : OnePass<Rule>::template Constants<T> {
+        T step_size;
+
+        template <class Source>
+        FASTOPT_HD explicit Constants(const Source& source)
+            : OnePass<Rule>::template Constants<T>(source), step_size(source.step_size()) {}
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Constants<T>& c) {
+        const T direction = Rule::direction(param, grad, state, c.own);
+        param = Prologue::decayed(param, c.common) - c.step_size * direction;
+    }
+};
+
+// Gradients that are passed as parameters.
+struct Clip {
+    static constexpr const char* scalar_names = "";
+    static constexpr int states = 0;
+    static constexpr bool reads_grad = false, reads_scratch = false;
+
+    template <class T>
+    struct Constants {
+        Prologue::Scalars<T> common;
+
+        template <class Source>
+        FASTOPT_HD explicit Constants(const Source& source) : common(source.prologue()) {}
+        FASTOPT_HD bool is_identity() const { return !Prologue::changes_grad(common); }
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T, T*, const Constants<T>& c) {
+        Prologue::clip(&param, 1, c.common);
+    }
+};
+
+}  // namespace
+}  // namespace fastopt
