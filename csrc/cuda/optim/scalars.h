@@ -30,8 +30,8 @@ __device__ __forceinline__ const T* rule_of(const ScalarSet& set) {
         return set.rule;
 }
 
-// Gradients, of which a thread has `n` in registers: as they are in memory, unscaled (and then written back), and as a
-// rule reads them.
+// The prologue for `n` gradients in a thread's registers: unscales them (they are then also written back), and makes
+// of them what a rule reads.
 template <class T>
 struct Gradients {
     Prologue::Scalars<T> common;
@@ -44,7 +44,7 @@ struct Gradients {
         if (unscales) Prologue::unscale(grad, n, common);
     }
 
-    // From memory to what a rule reads.
+    // Turns gradients from memory into what a rule reads.
     __device__ __forceinline__ void prepare(const T* param, T* grad, int n) const {
         unscale(grad, n);
         Prologue::gradient(param, grad, n, common);
