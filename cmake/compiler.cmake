@@ -1,11 +1,11 @@
-# The C++ compiler: whether there is one, whether it is new enough, and ccache before it.
+# The C++ compiler: checks that it exists and is new enough, and puts ccache before it.
 set(FASTOPT_COMPILERS "GCC 11, Clang 12 or a later one")
 
 if(NOT DEFINED CMAKE_CXX_COMPILER)
   include(CheckLanguage)
   check_language(CXX)
   if(NOT CMAKE_CXX_COMPILER)
-    unset(CMAKE_CXX_COMPILER CACHE)  # is looked for again next time
+    unset(CMAKE_CXX_COMPILER CACHE)  # so that the next run looks for it again
     if(DEFINED ENV{CXX})
       set(named " (CXX is '$ENV{CXX}')")
     endif()
@@ -34,7 +34,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT APPLE)
   endif()
 endif()
 
-# Whoever sets a launcher, if only to nothing, is obeyed. A ccache that cannot write its cache is left alone.
+# A launcher that the user sets, even an empty one, is respected. A ccache that cannot write its cache is not used.
 if(NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER AND NOT DEFINED ENV{CMAKE_CXX_COMPILER_LAUNCHER})
   find_program(FASTOPT_CCACHE ccache)
   if(FASTOPT_CCACHE)

@@ -1,6 +1,6 @@
-# The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES and FASTOPT_CUDA_ARCHITECTURES; and FASTOPT_CUDA_REASON,
-# which info() shows: pip hides what CMake says.
-# rules.cu is compiled in as many parts as its header says.
+# The kernels for CUDA, or their absence. Sets FASTOPT_CUDA_SOURCES, FASTOPT_CUDA_ARCHITECTURES and FASTOPT_CUDA_REASON,
+# which info() shows, because pip hides CMake's messages.
+# rules.cu is compiled in the number of parts that its header states.
 file(STRINGS csrc/cuda/optim/rule_parts.h parts REGEX "constexpr int kParts = [0-9]+")
 string(REGEX REPLACE ".*kParts = ([0-9]+).*" "\\1" parts "${parts}")
 set(FASTOPT_CUDA_PARTS "")
@@ -34,8 +34,8 @@ endif()
 
 set(FASTOPT_CUDA_REASON "FASTOPT_CUDA=ON")
 if(FASTOPT_CUDA STREQUAL "AUTO")
-  # pip builds with the interpreter of the environment, and hides the environment's packages by PYTHONPATH, which -E ignores.
-  # The first question is for builds without such isolation, which may have torch on PYTHONPATH.
+  # pip builds with the environment's interpreter and hides the environment's packages through PYTHONPATH, which -E
+  # ignores. The first call is for builds without isolation, which may have torch on PYTHONPATH.
   foreach(option -B -EB)
     execute_process(COMMAND "${Python_EXECUTABLE}" ${option} "${CMAKE_CURRENT_LIST_DIR}/torch_build.py"
       OUTPUT_VARIABLE torch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
@@ -55,7 +55,7 @@ if(FASTOPT_CUDA STREQUAL "AUTO")
   set(FASTOPT_CUDA_REASON "FASTOPT_CUDA=AUTO, and torch ${version}, which was installed, is a build for CUDA ${cuda}")
 endif()
 
-# A100 and its relatives, H100 and H200; newer ones translate the last for themselves when it is loaded.
+# A100 and its relatives, H100 and H200. Newer GPUs compile the last architecture's PTX when the module is loaded.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
 endif()
@@ -65,7 +65,7 @@ if(CMAKE_CUDA_COMPILER)
   enable_language(CUDA)
 endif()
 if(NOT CMAKE_CUDA_COMPILER OR CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
-  unset(CMAKE_CUDA_COMPILER CACHE)  # is looked for again next time
+  unset(CMAKE_CUDA_COMPILER CACHE)  # so that the next run looks for it again
   if(FASTOPT_CUDA STREQUAL "ON")
     message(FATAL_ERROR
       "fastopt: FASTOPT_CUDA=ON, but ${FASTOPT_NO_NVCC}: install a CUDA toolkit, or set CUDACXX to the path of its nvcc; or "
@@ -78,7 +78,7 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
-set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the module loads where there is no CUDA
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # so that the module loads on machines without CUDA
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " FASTOPT_CUDA_ARCHITECTURES)
 message(STATUS
   "fastopt: with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${FASTOPT_CUDA_ARCHITECTURES}: ${FASTOPT_CUDA_REASON}. "
@@ -89,7 +89,7 @@ if(FASTOPT_WERROR)
   list(APPEND FASTOPT_CUDA_FLAGS --Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 endif()
 
-# An object library per part and per file, so that a build uses several cores.
+# One object library per part and per file, so that a build uses several cores.
 function(fastopt_cuda_objects name file)
   add_library(cuda_${name} OBJECT csrc/cuda/${file}.cu)
   target_compile_options(cuda_${name} PRIVATE ${FASTOPT_CUDA_FLAGS})

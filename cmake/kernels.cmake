@@ -1,4 +1,5 @@
-# The CPU's kernels: one object library per ISA from the same source. Never link-time optimisation: it would merge them.
+# The CPU's kernels: one object library per ISA from the same source. Never use link-time optimisation: it would merge
+# them.
 function(fastopt_kernels isa)
   add_library(kernels_${isa} OBJECT csrc/cpu/kernels.cpp)
   target_compile_definitions(kernels_${isa} PRIVATE FASTOPT_ISA=${isa})

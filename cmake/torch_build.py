@@ -1,6 +1,6 @@
-"""Prints the version of python's torch and of its CUDA (``none``: a build without); nothing where there is no torch.
+"""Prints the versions of python's torch and of its CUDA (``none`` for a build without); prints nothing without torch.
 
-torch is not imported: that takes seconds, and libraries that may be missing.
+Importing torch would be slow, and may fail for a missing library.
 """
 
 import importlib.util

@@ -1,5 +1,5 @@
-// What the engine, the kernels and the rules agree on: plain data, no functions, so that a header
-// seen by every ISA file cannot leak code compiled for one CPU into another.
+// What the engine, the kernels and the rules agree on. Plain data without functions, so that a header that every
+// ISA's file includes cannot leak code compiled for one CPU into another.
 #pragma once
 
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #define FASTOPT_HD inline __attribute__((always_inline))
 #endif
 
-// Declares a struct of scalars of type T and the names Python uses for them, in one place.
+// Declares a struct of scalars of type T together with the names Python uses for them.
 #define FASTOPT_SCALARS(...) \
     template <class T>       \
     struct Scalars {         \
@@ -29,16 +29,16 @@ constexpr int kMaxPasses = 3;
 // Elements a worker takes at a time: 64 KiB of float32 per operand.
 constexpr int64_t kTile = 16384;
 
-// Elements of a sum that go through lanes of their own: few enough to keep a GPU busy. Its shape, and with it its bits,
-// depends on nothing else.
+// Elements of a chunk, which has its own lanes: few enough to keep a GPU busy. A sum's shape, and so its bits, depends
+// on nothing else.
 constexpr int64_t kSumChunk = 4096;
 
-// Elements of a block that stays in L1, with the buffers of five half-precision operands in 32 KiB.
+// Elements of a block that stays in L1: the buffers of five half-precision operands fit into 32 KiB.
 constexpr int kBlock = 1024;
 
 enum class DType : uint8_t { f32, f64, bf16, f16 };
 
-// Where memory is, where it is not the index of a CUDA device.
+// The device number of the CPU's memory; other numbers are indices of CUDA devices.
 constexpr int kHost = -1;
 
 // A flat, dense run of elements of one tensor.
@@ -47,32 +47,31 @@ struct Array {
     DType type;
 };
 
-// A contiguous tensor as matrices over its last two dimensions.
+// A contiguous tensor, seen as matrices over its last two dimensions.
 struct Matrices {
     int64_t count, rows, columns;
 };
 
-// The scalars of one (parameter group, step count), in double; kernels round them once.
+// The scalars of one (parameter group, step count) in double; kernels round them once.
 struct Constants {
-    int index;  // among those of the step
+    int index;  // among the constants of the step
     double prologue[kMaxScalars];
     double rule[kMaxScalars];
     double carried[kMaxCarried];  // values of the carried states after the step
     double max_grad_norm;         // negative where the group is not clipped
-    bool unscales;                // the step writes unscaled gradients back
+    bool unscales;                // the step writes the unscaled gradients back
 };
 
-// Where the prologue's scalars have what the engine itself needs of them.
+// Indices of the two prologue scalars that the engine itself reads.
 constexpr int kLossScale = 0, kGradFactor = 1;
 
 struct ScalarSet;  // cuda/engine.h
 
-// One parameter's share of a step. A kernel handles the units [begin, end) of it: its elements, or
-// the tiles of its matrices.
+// One parameter's share of a step. A kernel handles its units [begin, end): elements, or tiles of its matrices.
 struct Task;
 using Kernel = void (*)(const Task&, int64_t begin, int64_t end);
 
-// One walk over all units of all tensors; then, once per tensor, what was gathered is combined.
+// One walk over all units of all tensors; afterwards `combine` joins the partial results of each tensor.
 struct Pass {
     Kernel kernel;
     void (*combine)(const Task&);  // null where there is nothing to combine
@@ -82,41 +81,41 @@ struct Task {
     const Pass* passes;
     int pass_count;
     int rule;    // row in every table of rules
-    int device;  // of all its memory
+    int device;  // where all its memory is
     const Constants* constants;
-    const ScalarSet* scalars;  // on a device: the constants there
+    const ScalarSet* scalars;  // the same constants in the device's memory
     int64_t n;
-    Array param, grad;  // grad: no data where the rule reads none
+    Array param, grad;  // grad has no data where the rule reads none
     Array states[kMaxStates];
-    Matrices shape;    // of a factored rule; otherwise no matrices
-    double* scratch;   // of a rule with several passes
-    double* partials;  // of a reduction: one per kSumChunk elements
+    Matrices shape;    // matrices of a factored rule; otherwise empty
+    double* scratch;   // for a rule with several passes
+    double* partials;  // for a reduction: one per kSumChunk elements
 };
 
-// A parameter's 'step' tensor and other scalars among its states, no data where the rule has none,
-// and the count the first is to get.
+// A parameter's 'step' tensor and its other scalar states, without data where the rule has none, and the count that
+// 'step' will hold.
 struct Counter {
     Array step;
     Array carried[kMaxCarried];
     int64_t t;
 };
 
-// What an ISA file exports: one row per rule.
+// What an ISA's file exports: one row per rule.
 struct RuleEntry {
     const char* name;
     const char* scalar_names;
     int states;
     bool reads_grad;
-    bool factored;  // units are tiles of matrices, states are their rows and columns
+    bool factored;  // units are tiles of matrices; states belong to their rows and columns
     int passes;
     Pass f32[kMaxPasses];  // float32, bfloat16 and float16 parameters: arithmetic in float32
     Pass f64[kMaxPasses];
 };
 
-// A sum, or the like, over a tensor's elements: one partial result per kSumChunk of them.
+// A sum, or a similar reduction, over a tensor's elements: one partial result per kSumChunk elements.
 struct ReductionEntry {
     const char* name;
-    double (*norm)(const double* partials, int64_t n, double exponent);  // of all tensors' partial results
+    double (*norm)(const double* partials, int64_t n, double exponent);  // takes the partial results of all tensors
     Kernel f32;
     Kernel f64;
 };
@@ -125,7 +124,7 @@ struct DropoutTable;  // random/task.h
 struct NormTable;     // norm/task.h
 
 struct KernelTable {
-    const char* isa;  // what this table was compiled as
+    const char* isa;  // the ISA that this table was compiled for
     const RuleEntry* rules;
     int rule_count;
     const ReductionEntry* reductions;

@@ -1,4 +1,4 @@
-// A block of elements in L1: loaded into the compute type, its gradient prepared, stored again.
+// A block of elements in L1: loads it in the compute type, prepares its gradient, stores it.
 #pragma once
 
 #include "cpu/convert.h"
@@ -21,7 +21,7 @@ constexpr DType kNative = DType::f32;
 template <>
 constexpr DType kNative<double> = DType::f64;
 
-// Calls visit(format) with what an array is stored in.
+// Calls visit(format) with the storage format of an array.
 template <class T, class Visit>
 FASTOPT_HD void with_format(DType type, Visit visit) {
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -31,7 +31,7 @@ FASTOPT_HD void with_format(DType type, Visit visit) {
     visit(Native<T>());
 }
 
-// Elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
+// Returns the elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
 template <class T>
 T* load(const Array& array, int64_t at, int n, T* buffer) {
     if (array.type == kNative<T>) return static_cast<T*>(array.data) + at;
@@ -45,7 +45,7 @@ T* load(const Array& array, int64_t at, int n, T* buffer) {
     return buffer;
 }
 
-// `streams`: past the caches.
+// `streams`: writes past the caches.
 FASTOPT_HD void copy(void* to, const void* from, size_t bytes, bool streams) {
     if (streams)
         stream(to, from, bytes);
@@ -53,7 +53,7 @@ FASTOPT_HD void copy(void* to, const void* from, size_t bytes, bool streams) {
         __builtin_memcpy(to, from, bytes);
 }
 
-// Elements [at, at + n) from the compute type: nothing to do where load() gave the tensor's own memory.
+// Writes the elements [at, at + n). Where load() returned the tensor's own memory there is nothing to do.
 template <class T>
 void store(const Array& array, int64_t at, int n, const T* values, bool streams = false) {
     if (array.type == kNative<T>) {
@@ -72,7 +72,7 @@ void store(const Array& array, int64_t at, int n, const T* values, bool streams 
     }
 }
 
-// Asks for elements that are needed soon, or, `kWrite`, written: hardware prefetchers stop at every 4 KiB page.
+// Prefetches elements to read or (`kWrite`) to write, because hardware prefetchers stop at every 4 KiB page.
 template <bool kWrite = false>
 FASTOPT_HD void prefetch(const Array& array, int64_t at, int n) {
     const int size = array.type == DType::f64 ? 8 : array.type == DType::f32 ? 4 : 2;
@@ -80,7 +80,7 @@ FASTOPT_HD void prefetch(const Array& array, int64_t at, int n) {
     for (int byte = 0; byte < n * size; byte += 64) __builtin_prefetch(begin + byte, kWrite);
 }
 
-// Gradients after the prologue, block by block.
+// Gradients after the prologue, one block at a time.
 template <class T>
 struct Gradients {
     const Task& task;
@@ -93,8 +93,8 @@ struct Gradients {
           unscales(of.constants->unscales),
           changes(unscales || Prologue::changes_grad(common)) {}
 
-    // Elements [at, at + n): the tensor's own memory where they need no change, or `buffer`. Where
-    // `write_back`, unscaled gradients go back to the tensor.
+    // Returns the elements [at, at + n) in the tensor's own memory where they need no change, otherwise in `buffer`.
+    // `write_back` stores unscaled gradients in the tensor.
     T* prepare(const T* param, int64_t at, int n, T* buffer, bool write_back) const {
         T* grad = load(task.grad, at, n, buffer);
         if (!changes) return grad;

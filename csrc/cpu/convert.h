@@ -1,4 +1,4 @@
-// Rows of half-precision numbers to float32 and back.
+// Converts rows of half-precision numbers to float32 and back.
 #pragma once
 
 #include "math/half.h"
@@ -8,8 +8,8 @@
 #include <immintrin.h>
 #endif
 
-// For loops that need all registers, which inlined ones would share with what is around them; and for what is long and
-// called from many places.
+// For loops that need all registers, which they would share with their surroundings if inlined, and for long functions
+// with many callers.
 #define FASTOPT_NOINLINE __attribute__((noinline))
 
 namespace fastopt {
@@ -30,8 +30,8 @@ FASTOPT_HD void widen_row(const uint16_t* from, float* to) {
     for (int l = 0; l < kLanes; ++l) to[l] = Half::load(from[l]);
 }
 
-// The instructions where the CPU has them, twice as fast as the compiler's vectors; the loops above are their tails and
-// their twins, to the bit. As wide as the compiler's own vectors: a wider load waits for the stores of its parts.
+// The CPU's conversion instructions are faster than the compiler's vectors; the loops above handle the tails and give
+// the same bits. Vectors are as wide as the compiler's: a wider load would wait for several narrower stores.
 #if defined(__AVX512BW__)
 constexpr int kHalves = 16;
 
@@ -82,7 +82,7 @@ FASTOPT_HD void widen_row<Float16>(const uint16_t* from, float* to) {
 #endif
 
 #if defined(__AVX512BW__)
-// The CPU's own instruction takes subnormal numbers for 0.
+// Integer operations, because the CPU's own instruction treats subnormal numbers as 0.
 FASTOPT_HD __m512i round_to_bfloat16(__m512i x) {
     const __mmask16 odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x10000));
     const __m512i below = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
@@ -92,7 +92,7 @@ FASTOPT_HD __m512i round_to_bfloat16(__m512i x) {
                                  _mm512_set1_epi32(0x7fc00000));
 }
 
-// The upper halves of 32 rounded numbers are picked at once, where compilers shift and narrow each 16.
+// Picks the upper halves of 32 rounded numbers at once; compilers would shift and narrow each 16.
 FASTOPT_HD __m512i narrow_both(__m512i low, __m512i high) {
     alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
@@ -112,15 +112,15 @@ FASTOPT_NOINLINE void narrow<BFloat16>(const float* __restrict from, uint16_t* _
 }
 #endif
 
-// What is in memory as it is computed with: all but the half types.
+// Numbers whose storage type is the compute type: all but the half types.
 template <class T>
 struct Native {
     using Storage = T;
     FASTOPT_HD static T load(T x) { return x; }
 };
 
-// What a loop that converts on the way reads: numbers as they are stored; float16, whose instructions compilers do not
-// find, from `buffer`.
+// What a loop that converts as it reads takes: numbers as they are stored. float16 is converted into `buffer` first,
+// because compilers do not find its instructions.
 template <class Format, class T>
 struct Readable {
     using Read = Format;
@@ -138,7 +138,7 @@ struct Readable<Float16, float> {
 };
 #endif
 
-// 32 numbers in the compute type: those in memory, or `buffer`, which compilers keep in registers.
+// 32 numbers in the compute type: in memory, or in `buffer`, which compilers keep in registers.
 template <class T>
 FASTOPT_HD const T* row_of(Native<T>, const T* from, T*) {
     return from;

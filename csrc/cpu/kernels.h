@@ -1,9 +1,9 @@
-// The tables of the compiled ISA files and the one in use.
+// The tables of the compiled ISAs, and the one in use.
 #pragma once
 
 #include "common.h"
 
-// One per ISA file; extern "C" so that a name never depends on what a compiler mangles.
+// One function per ISA; extern "C" keeps the names independent of the compiler's mangling.
 extern "C" {
 const fastopt::KernelTable* fastopt_kernels_baseline();
 const fastopt::KernelTable* fastopt_kernels_avx2();

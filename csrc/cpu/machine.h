@@ -1,5 +1,5 @@
-// What depends on the machine: how memory is walked through, and how work is shared out. Never a result. Plain data,
-// like common.h.
+// What depends on the machine: prefetching, stores past the caches, and how work is shared out. It never changes a
+// result. Plain data, like common.h.
 #pragma once
 
 #include <stdint.h>
@@ -7,13 +7,13 @@
 namespace fastopt {
 
 struct Machine {
-    int64_t ahead;            // bytes from what is computed to what is asked for; 0: the CPU's own prefetchers do it
-    int64_t stream_forward;   // bytes of a result of BatchNorm from which on it goes past the caches
-    int64_t stream_backward;  // the same of a gradient
-    int64_t grain;            // elements per thread below which waking another one costs more than it brings
+    int64_t ahead;            // bytes to prefetch ahead; 0 leaves it to the CPU's prefetchers
+    int64_t stream_forward;   // bytes from which on a result of BatchNorm is written past the caches
+    int64_t stream_backward;  // the same for a gradient
+    int64_t grain;            // elements per thread below which waking another thread costs more than it saves
 };
 
-// As it was chosen when the module was loaded, unless `tune` changed it.
+// Chosen when the module is loaded; `tune` can change it.
 extern Machine machine;
 
 }  // namespace fastopt

@@ -1,6 +1,6 @@
-// Sums over tensors of one fixed shape: chunks of kSumChunk elements, in a chunk 32 lanes; the chunks' results again
-// in 32 lanes; all in double. So the result depends on no ISA, no number of threads and no device, and float32 squares
-// cannot overflow.
+// Sums over tensors in one fixed shape: chunks of kSumChunk elements, 32 lanes in a chunk; the chunks' results go
+// through 32 lanes again; all in double. So the result does not depend on ISA, threads or device, and squares of
+// float32 cannot overflow.
 #pragma once
 
 #include "cpu/block.h"
@@ -14,7 +14,7 @@ FASTOPT_HD void clear(double* values, int n) {
     for (int i = 0; i < n; ++i) values[i] = 0;
 }
 
-// Element i goes to lane i % 32. `ahead`: how many elements further on memory is asked for; 0: nowhere.
+// Element i goes to lane i % 32. `ahead`: how many elements ahead to prefetch; 0 means none.
 template <class T, class Term, class Join>
 FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int n, Term term, Join join,
                        int ahead = 0) {
@@ -27,7 +27,7 @@ FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int
     for (int l = 0; i + l < n; ++l) lanes[l] = join(lanes[l], term(double(values[i + l])));
 }
 
-// sum + x * x. The square of a float32 is exact in float64, so that one operation rounds as the two do.
+// sum + x * x. The square of a float32 is exact in float64, so one fused operation rounds as the two do.
 FASTOPT_HD double plus_square(double sum, float x) {
 #if defined(__FMA__)
     return __builtin_fma(double(x), double(x), sum);
@@ -38,7 +38,7 @@ FASTOPT_HD double plus_square(double sum, float x) {
 
 FASTOPT_HD double plus_square(double sum, double x) { return sum + x * x; }
 
-// Squares go to the lanes. `before(i)` is called for every 32 elements.
+// Adds squares to the lanes. Calls `before(i)` for every 32 elements.
 template <class T, class Before>
 FASTOPT_HD void gather_squares(double* __restrict lanes, const T* __restrict values, int n, Before before) {
     int i = 0;
@@ -49,7 +49,7 @@ FASTOPT_HD void gather_squares(double* __restrict lanes, const T* __restrict val
     for (int l = 0; i + l < n; ++l) lanes[l] = plus_square(lanes[l], values[i + l]);
 }
 
-// And each to a sum of its own, which it begins where `kBegins`.
+// Also adds each square to its element's sum in `each`; `kBegins` overwrites that sum instead.
 template <bool kBegins, class T, class Before>
 FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each, const T* __restrict values, int n,
                                Before before) {
@@ -66,7 +66,7 @@ FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each
     for (int l = 0; i + l < n; ++l) add(i, l);
 }
 
-// Halves onto halves, in place.
+// Merges the lanes in place, halves onto halves.
 template <class Join>
 FASTOPT_HD double merge(double* lanes, Join join) {
     for (int half = kLanes / 2; half > 0; half /= 2)
@@ -77,7 +77,7 @@ FASTOPT_HD double merge(double* lanes, Join join) {
 constexpr auto kNothing = [](int) {};
 constexpr auto kPlus = [](double a, double b) { return a + b; };
 
-// In 32 lanes, however many values there are: for the results of chunks. Zero of them make the sum's start.
+// The sum of any number of values in 32 lanes: for the results of chunks. Without values it is `start`.
 template <class T, class Join>
 FASTOPT_NOINLINE double in_lanes(const T* values, int64_t n, double start, Join join) {
     alignas(64) double lanes[kLanes];
@@ -87,7 +87,7 @@ FASTOPT_NOINLINE double in_lanes(const T* values, int64_t n, double start, Join 
     return merge(lanes, join);
 }
 
-// The sum of numbers in memory, chunks and all.
+// The sum of numbers in memory, in chunks.
 template <class T>
 FASTOPT_NOINLINE double sum(const T* values, int64_t n) {
     if (n <= kSumChunk) return in_lanes(values, n, 0, kPlus);
@@ -98,7 +98,7 @@ FASTOPT_NOINLINE double sum(const T* values, int64_t n) {
     return merge(lanes, kPlus);
 }
 
-// Reads the gradient, or the parameter where there is none. The exponent is the first scalar.
+// Reads the gradient, or the parameter where there is no gradient. The exponent is the first scalar.
 template <class Sum, class T>
 void reduce(const Task& task, int64_t begin, int64_t end) {
     const Array& source = task.grad.data != nullptr ? task.grad : task.param;
@@ -118,7 +118,7 @@ void reduce(const Task& task, int64_t begin, int64_t end) {
     }
 }
 
-// The norm that all chunks make.
+// The norm from the results of all chunks.
 template <class Sum>
 double norm_of(const double* partials, int64_t n, double p) {
     return Sum::norm(in_lanes(partials, n, Sum::start, Sum::join), p);

@@ -1,4 +1,4 @@
-// Stores past the caches: of what is larger than they are. They spare memory the reading of what is overwritten.
+// Stores past the caches, for results larger than the caches: memory is not read before it is overwritten.
 #pragma once
 
 #include "common.h"
@@ -10,7 +10,7 @@
 namespace fastopt {
 namespace {
 
-// A copy; what shares a cache line with others goes the usual way.
+// Copies whole cache lines past the caches; the two ends are copied as usual.
 FASTOPT_HD void stream(void* to, const void* from, size_t bytes) {
 #if defined(__SSE2__)
     constexpr size_t line = 64;
@@ -34,7 +34,7 @@ FASTOPT_HD void stream(void* to, const void* from, size_t bytes) {
 #endif
 }
 
-// Before others are told that the results are there.
+// Call this before telling other threads that the results are there.
 FASTOPT_HD void finish_streams() {
 #if defined(__SSE2__)
     _mm_sfence();

@@ -1,4 +1,4 @@
-// What was built, and what is there.
+// What this build has, and which devices are there.
 #include "cuda/launch.h"
 
 namespace fastopt::cuda {
@@ -7,7 +7,7 @@ namespace {
 
 std::string dotted(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
-// The runtime has one sentence for a driver that is missing and one that is too old.
+// The runtime has one message for a missing driver and for one that is too old; this tells them apart.
 std::string in_words(cudaError_t status) {
     int driver = 0;
     const bool asked = cudaDriverGetVersion(&driver) == cudaSuccess;

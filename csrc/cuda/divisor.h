@@ -1,4 +1,4 @@
-// Division by a number that the host knows. A GPU has no instruction for it, and 64 bits are a function call.
+// Division by a number that the host knows. A GPU has no division instruction, and 64 bits need a function call.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -32,7 +32,7 @@ class Divisor {
 
     __device__ __forceinline__ int64_t quotient(int64_t n) const { return int64_t(divide(uint64_t(n)).quotient); }
 
-    // The quotient of n; n becomes what is left.
+    // Returns the quotient of n, and leaves the remainder in n.
     __device__ __forceinline__ int64_t split(int64_t& n) const {
         const Result result = divide(uint64_t(n));
         n = int64_t(result.remainder);

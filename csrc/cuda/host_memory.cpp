@@ -1,4 +1,4 @@
-// The CPU's memory is the CPU's; the emulator of the tests has another opinion.
+// The CPU's memory belongs to the host; the tests' emulator replaces this file.
 #include "cuda/engine.h"
 
 namespace fastopt::cuda {

@@ -1,4 +1,4 @@
-// Launching a kernel: on the caller's stream and its device, checked. For .cu files.
+// Launches a kernel on the caller's stream and device, and checks for errors. For .cu files.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,7 @@
 
 #include "cuda/engine.h"
 
-#ifndef FASTOPT_SHARED  // the emulator has its own
+#ifndef FASTOPT_SHARED  // the emulator defines it itself
 #define FASTOPT_SHARED(type, name)                  \
     __shared__ fastopt::cuda::Shared<type> name##_; \
     auto& name = fastopt::cuda::contents(name##_)
@@ -19,7 +19,7 @@
 
 namespace fastopt::cuda {
 
-// Memory without a constructor, which shared memory cannot have.
+// Memory without a constructor, because shared memory cannot have one.
 template <class T>
 struct Shared {
     alignas(alignof(T) > 16 ? alignof(T) : 16) unsigned char bytes[sizeof(T)];
@@ -32,12 +32,12 @@ __device__ __forceinline__ T& contents(Shared<T>& memory) {
 
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
-    cudaGetLastError();  // an error that does not stick is not the next call's
+    cudaGetLastError();  // clears the error, so that the next call does not report it
     throw std::runtime_error(std::string("CUDA error in fastopt's ") + what + ": " + cudaGetErrorName(status) + ", " +
                              cudaGetErrorString(status));
 }
 
-// Makes a device the current one while it lives.
+// Makes a device current for the guard's lifetime.
 class Guard {
    public:
     explicit Guard(int device) {
@@ -59,10 +59,10 @@ class Guard {
 struct Grid {
     int64_t blocks;
     int threads;
-    size_t shared_bytes = 0;  // dynamic ones
+    size_t shared_bytes = 0;  // dynamic shared memory
 };
 
-// `name` is what an error message calls the kernel.
+// `name` stands for the kernel in error messages.
 template <class... Parameters, class... Arguments>
 void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...), const Grid& grid,
             const Arguments&... arguments) {
@@ -77,7 +77,7 @@ void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...
     check(cudaGetLastError(), name);
 }
 
-// What a kernel's parameters may take in all.
+// The limit for the size of all parameters of a kernel.
 constexpr size_t kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096;
 
 }  // namespace fastopt::cuda

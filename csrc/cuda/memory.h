@@ -1,4 +1,4 @@
-// A tensor's elements in registers: 16 bytes at a time, or one by one whatever their type.
+// A tensor's elements in registers: 16 bytes at a time, or one by one for any type.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,7 +7,8 @@
 
 #include "math/half.h"
 
-// Before a loop over arrays that are to stay in registers, and one that would take too many of them.
+// FASTOPT_UNROLL: for loops over arrays that must stay in registers. FASTOPT_ROLL: where that would take too many
+// registers.
 #if defined(__CUDACC__)
 #define FASTOPT_UNROLL _Pragma("unroll")
 #define FASTOPT_ROLL _Pragma("unroll 1")
@@ -33,8 +34,8 @@ struct Narrow : Half {
     using Compute = float;
 };
 
-// `N` elements, 16 bytes or a multiple of them, at an aligned address. By name, as the compiler takes a plain uint4
-// apart where it sees through to its elements; past the L1, which holds nothing that is touched once.
+// `N` elements, a multiple of 16 bytes, at an aligned address. The intrinsics keep the compiler from splitting a uint4
+// into its elements, and bypass the L1, because nothing is read twice.
 template <class Format, int N>
 __device__ __forceinline__ void load_vector(const void* data, int64_t at, typename Format::Compute (&values)[N]) {
     using Storage = typename Format::Storage;
@@ -60,8 +61,8 @@ __device__ __forceinline__ void store_vector(void* data, int64_t at, const typen
     for (int v = 0; v < kVectors; ++v) __stcg(to + v, vectors[v]);
 }
 
-// `N` elements as they lie in memory, one or 16 bytes of them at an aligned address: half types take half the registers
-// until they are needed, and what is on its way is not waited for.
+// `N` elements as stored, one or 16 bytes of them at an aligned address. Unpacking them late saves registers for half
+// types, and does not wait for loads in flight.
 template <class Format, int N>
 struct Stored {
     using Storage = typename Format::Storage;
@@ -73,7 +74,7 @@ struct Stored {
 
     __device__ __forceinline__ void load(const void* data, int64_t at) { memory = __ldcg(address(data, at)); }
 
-    // What other warps will also ask for: through the L1.
+    // Through the L1, for data that other warps also read.
     __device__ __forceinline__ void load_shared(const void* data, int64_t at) { memory = *address(data, at); }
 
     __device__ __forceinline__ void unpack(Compute (&values)[N]) const {
@@ -105,7 +106,7 @@ __device__ __forceinline__ void store_element(void* data, int64_t at, typename F
     static_cast<typename Format::Storage*>(data)[at] = Format::store(value);
 }
 
-// One element of a tensor of any type that is computed in T.
+// One element of a tensor of any type, computed in T.
 template <class T>
 __device__ __forceinline__ T load_element(const void* data, DType type, int64_t at) {
     if constexpr (sizeof(T) == sizeof(float)) {

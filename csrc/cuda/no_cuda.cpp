@@ -1,5 +1,5 @@
-// A build without CUDA. Nothing else of this folder is in it; tensors on a device never get as far as the functions
-// that throw (tensor.cpp).
+// A build without CUDA compiles only this file of the folder. The functions that throw are never reached, because
+// tensor.cpp takes no tensor on a device.
 #include <stdexcept>
 
 #include "cuda/engine.h"

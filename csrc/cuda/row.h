@@ -8,9 +8,9 @@
 namespace fastopt {
 namespace {
 
-constexpr int kRowSteps = kTileColumns / kLanes;  // a lane's elements
+constexpr int kRowSteps = kTileColumns / kLanes;  // elements per lane
 
-// The first of which are at `data` + `at`. Beyond `columns` there are zeros.
+// Loads a row that begins at `data` + `at`. Elements beyond `columns` are zeros.
 template <class Format, int kSteps>
 __device__ __forceinline__ void load_row(const void* data, int64_t at, int columns, int lane,
                                          typename Format::Compute (&values)[kSteps]) {

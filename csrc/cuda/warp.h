@@ -8,9 +8,9 @@
 namespace fastopt {
 namespace {
 
-constexpr int kLoads = 8;  // a thread's on their way at a time
+constexpr int kLoads = 8;  // in flight per thread
 
-// A lane of n elements: every `lanes`-th one, from the `lane`-th on.
+// Joins every `lanes`-th of n elements, from the `lane`-th on.
 template <class T, class Term, class Join>
 __device__ __forceinline__ double gather_lane(const T* elements, int64_t n, int lane, int lanes, double start,
                                               Term term, Join join) {
@@ -25,8 +25,8 @@ __device__ __forceinline__ double gather_lane(const T* elements, int64_t n, int 
     return sum;
 }
 
-// Halves onto halves, as the CPU merges its lanes; the result is lane 0's. All threads of the warp come here; where
-// they have fewer lanes, a power of two, each such team has a result of its own.
+// Merges halves onto halves, like the CPU; lane 0 has the result. All threads of the warp must call this. Where
+// `lanes`, a power of two, is less than 32, each group of `lanes` threads has a result.
 template <class Join>
 __device__ __forceinline__ double merge_lanes(double lane, Join join, int lanes = kLanes) {
     for (int half = lanes / 2; half > 0; half /= 2) lane = join(lane, __shfl_down_sync(~0u, lane, half));

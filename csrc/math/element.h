@@ -1,4 +1,4 @@
-// Single elements of a tensor, whatever its type.
+// Single elements of a tensor of any type.
 #pragma once
 
 #include "math/half.h"
@@ -16,7 +16,7 @@ FASTOPT_HD double element(const Array& array, int64_t i) {
     return 0;
 }
 
-// Rounded, by way of float32 for half types.
+// Rounds `value` to the array's type; to a half type through float32.
 FASTOPT_HD void set_element(const Array& array, int64_t i, double value) {
     switch (array.type) {
         case DType::f32: static_cast<float*>(array.data)[i] = float(value); break;

@@ -1,4 +1,4 @@
-// e^x and the normal distribution from IEEE operations only: libm's differ between machines.
+// e^x and the normal distribution from IEEE operations only, because libm's results differ between machines.
 #pragma once
 
 #include "math/ieee.h"
@@ -20,7 +20,7 @@ FASTOPT_HD double power_of_two(double whole) {
     return x;
 }
 
-// c[0] + c[1] x + ... in Horner's order.
+// c[0] + c[1] x + ... by Horner's rule.
 template <int N, class T>
 FASTOPT_HD T polynomial(const T (&c)[N], T x) {
     T sum = c[N - 1];
@@ -28,7 +28,7 @@ FASTOPT_HD T polynomial(const T (&c)[N], T x) {
     return sum;
 }
 
-// Constants by type. ln(2) in two parts: the first has few bits, its multiples are exact.
+// Constants by type. ln(2) has two parts: the first has so few bits that its multiples are exact.
 template <class T>
 struct Exponential;
 
@@ -56,7 +56,7 @@ FASTOPT_HD double series(double x) {
     return polynomial(c, x);
 }
 
-// x = whole * ln(2) + rest, as 2^whole and rest. Beyond the range of normal numbers, x is moved to its ends.
+// x = whole * ln(2) + rest, as 2^whole and rest. Clamps x to the range where 2^whole is a normal number.
 template <class T>
 struct Parts {
     T scale, rest;
@@ -84,8 +84,8 @@ FASTOPT_HD T exponential_less_1(T x) {
     return series(of.rest) * of.rest * of.scale + (of.scale - T(1));
 }
 
-// The probability that a normal variable exceeds a >= 0, divided by e^(-a^2/2): a polynomial in (a - 2) / (a + 2),
-// fitted by Chebyshev interpolation (tests/batch_norm/test_activations.py has the error).
+// P(X > a) of a normal variable X for a >= 0, divided by e^(-a^2/2): a polynomial in (a - 2) / (a + 2) from Chebyshev
+// interpolation (tests/batch_norm/test_activations.py checks its error).
 FASTOPT_HD float scaled_tail(float a) {
     constexpr float c[] = {0.168101993f,    -0.250953114f,    0.0900510686f,   0.00198039873f,
                            -0.00930428383f, -0.00156565916f,  0.00122527857f,  0.000692746918f,

@@ -1,6 +1,6 @@
-// bfloat16 and float16 to float32 and back, round to nearest even, on bit patterns: branch-free, so
-// that the compiler vectorises them on every ISA, and free of denormal operands, which stall a core
-// and which flush-to-zero modes would change. Every NaN is stored as the one quiet NaN.
+// Converts bfloat16 and float16 to float32 and back, rounding to nearest even, on bit patterns: without branches, so
+// that compilers vectorise it on every ISA, and without denormal operands, which are slow and which flush-to-zero modes
+// would change. Every NaN is stored as the same quiet NaN.
 #pragma once
 
 #include "common.h"
@@ -28,7 +28,7 @@ FASTOPT_HD float from_bits(uint32_t u) {
 struct BFloat16 {
     using Storage = uint16_t;
     FASTOPT_HD static float load(uint16_t h) { return from_bits(uint32_t(h) << 16); }
-#if defined(__CUDA_ARCH__)  // the instructions a GPU has: the patterns below would cost more than the trip to memory
+#if defined(__CUDA_ARCH__)  // the GPU's instructions, because the bit patterns below would cost more than memory does
     FASTOPT_HD static uint16_t store(float x) {
         return x != x ? uint16_t(0x7fc0u) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
     }
@@ -62,7 +62,7 @@ struct Float16 {
         const uint32_t u = bits(x);
         const uint32_t magnitude = u & 0x7fffffffu;
         const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-        // Adding 0.5 leaves exactly the bits of a float16 subnormal at the bottom, rounded by the FPU.
+        // Adding 0.5 leaves the bits of a float16 subnormal at the bottom, rounded by the FPU.
         const uint32_t tiny = bits(from_bits(magnitude) + 0.5f) - bits(0.5f);
         const uint32_t finite = magnitude < (113u << 23) ? tiny : normal;
         const uint32_t large = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u | (u >> 16 & 0x8000u);

@@ -1,5 +1,5 @@
-// x^p from IEEE operations only: libm's pow differs between machines. Relative error below 1e-12 for
-// the norms it serves.
+// x^p from IEEE operations only, because libm's pow differs between machines. The relative error is below 1e-12 for the
+// norms it is used in.
 #pragma once
 
 #include "math/ieee.h"
@@ -41,7 +41,7 @@ FASTOPT_HD double power(double x, double p) {
     const double y = p * log_2(normal ? x : 1.0);
     const double inside = exp_2(clamp(y, -1021.0, 1023.0));
     const double result = y > 1023 ? __builtin_inf() : y < -1021 ? 0.0 : inside;
-    const double edge = (x > 1) == (p > 0) ? __builtin_inf() : 0.0;  // of 0 and of infinity
+    const double edge = (x > 1) == (p > 0) ? __builtin_inf() : 0.0;  // the result for 0 and for infinity
     return normal ? result : x != x ? x : edge;
 }
 

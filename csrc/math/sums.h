@@ -1,4 +1,4 @@
-// Sums over all elements, and what norms are made of them. The shape is fixed (csrc/cpu/reductions.h): 32 lanes.
+// Sums over all elements, and the norms made of them. csrc/cpu/reductions.h fixes their shape: 32 lanes.
 #pragma once
 
 #include "math/power.h"
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kLanes = 32;
 
-// `p` is the exponent of a sum of powers; `norm` makes a norm of the whole sum.
+// `p` is the exponent of a sum of powers; `norm` turns the whole sum into a norm.
 struct Squares {
     static constexpr double start = 0;
     FASTOPT_HD static double term(double x, double) { return x * x; }
@@ -42,7 +42,7 @@ struct Smallest : Magnitudes {
 }  // namespace
 }  // namespace fastopt
 
-// Every one of them, by the name Python asks for.
+// All sums, with the names Python uses.
 #define FASTOPT_SUMS(SUM)         \
     SUM("squares", Squares)       \
     SUM("magnitudes", Magnitudes) \

@@ -1,4 +1,4 @@
-// Activations: the value at z, and the gradient that passes through it; whether it costs more than a trip to memory.
+// Activations: the value at z, the gradient that passes through it, and whether it is more costly than memory traffic.
 #pragma once
 
 #include "math/exponential.h"
@@ -107,7 +107,7 @@ struct Hardswish {
     }
 };
 
-// name in Python, struct. The first is what there is without an activation.
+// Name in Python, struct. The first one stands for no activation.
 #define FASTOPT_ACTIVATIONS(ACTIVATION) \
     ACTIVATION("identity", Identity)    \
     ACTIVATION("relu", ReLU)            \

@@ -1,4 +1,4 @@
-// What happens once per channel, between the sums and the elements.
+// Work per channel, between the sums and the elements.
 #pragma once
 
 #include "math/element.h"
@@ -18,7 +18,7 @@ FASTOPT_HD Coefficients<T> coefficients_of(const NormTask& task, int64_t c) {
     return coefficients<T>(task.statistics[c], task.statistics[task.layout.channels + c], weight_of(task, c), bias);
 }
 
-// Elements of a channel, in all processes.
+// The number of elements of a channel in all processes.
 FASTOPT_HD double count_of(const NormTask& task, int64_t c) {
     return task.counts != nullptr ? task.counts[c] : task.count;
 }
@@ -31,7 +31,7 @@ FASTOPT_HD Projection<T> projection_of(const NormTask& task, int64_t c) {
                          count_of(task, c));
 }
 
-// Mean and sum of squared deviations of a channel: into its statistics, and the running ones.
+// Turns a channel's moments into its statistics, and updates the running ones.
 FASTOPT_HD void finalize_statistics(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     const double mean = task.pairs[c], squares = task.pairs[channels + c], count = count_of(task, c);
@@ -45,7 +45,7 @@ FASTOPT_HD void finalize_statistics(const NormTask& task, int64_t c) {
     }
 }
 
-// The same from what all processes have gathered, joined in their order. Those without elements have no moments.
+// The same from the moments of all processes, joined in their order. A process without elements has no moments.
 FASTOPT_HD void gather_stats(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     double mean = 0, squares = 0, count = 0;
@@ -64,20 +64,20 @@ FASTOPT_HD void gather_stats(const NormTask& task, int64_t c) {
         task.statistics[c] = task.statistics[channels + c] = 0;
 }
 
-// Mean and variance as they are kept, for evaluation.
+// Uses the running mean and variance, for evaluation.
 FASTOPT_HD void use_running(const NormTask& task, int64_t c) {
     task.statistics[c] = element(task.running_mean, c);
     task.statistics[task.layout.channels + c] = inverse_deviation(element(task.running_var, c), task.eps);
 }
 
-// Products were taken with x - center; what the center lacks of the mean is made up for.
+// The products were taken with x - center; this corrects them for the difference between center and mean.
 template <class T>
 FASTOPT_HD void finalize_sums(const NormTask& task, int64_t c) {
     const double mean = task.statistics[c];
     task.pairs[task.layout.channels + c] -= (mean - double(T(mean))) * task.pairs[c];
 }
 
-// The gradients of weight and bias from the sums.
+// Computes the gradients of weight and bias from the sums.
 FASTOPT_HD void write_parameter_gradients(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     if (task.grad_bias.data != nullptr) set_element(task.grad_bias, c, task.pairs[c]);

@@ -1,4 +1,4 @@
-// The arithmetic of batch normalization: of one element, and of one channel.
+// The arithmetic of batch normalization for one element and for one channel.
 #pragma once
 
 #include "math/ieee.h"
@@ -6,8 +6,8 @@
 namespace fastopt {
 namespace {
 
-// What a channel's elements are normalized with. The mean does not fit into a float32: `offset` makes up for what
-// `center` lacks.
+// The numbers that normalize a channel's elements. float32 cannot hold the mean exactly; `offset` corrects for the
+// difference between mean and `center`.
 template <class T>
 struct Coefficients {
     T center, scale, offset;
@@ -25,7 +25,7 @@ FASTOPT_HD Coefficients<T> coefficients(double mean, double inverse_std, double 
     return {center, T(scale), T(bias - (mean - double(center)) * scale)};
 }
 
-// The gradient of x is what is left of the gradient of the normalized value without its mean and its part along x.
+// Projects the gradient of the normalized value: the gradient of x lacks its mean and its part along x.
 template <class T>
 struct Projection {
     T mean, slope;
@@ -36,14 +36,14 @@ FASTOPT_HD T projected(T grad, T x, T center, T scale, T mean, T slope) {
     return ((grad - mean) - (x - center) * slope) * scale;
 }
 
-// `sum` and `sum_x` are those of the gradient, and of its products with x - mean, over `count` elements.
+// `sum` is that of the gradient, `sum_x` that of its products with x - mean, over `count` elements.
 template <class T>
 FASTOPT_HD Projection<T> projection(double mean, double inverse_std, double sum, double sum_x, double count) {
     const double slope = inverse_std * inverse_std * sum_x / count;
     return {T(sum / count - (mean - double(T(mean))) * slope), T(slope)};
 }
 
-// What is subtracted before squares are taken: the mean of some elements, about, from the sum of x - first.
+// What is subtracted before squaring: an approximate mean of some elements, from the sum of x - first.
 template <class T>
 FASTOPT_HD T shift_from(T first, double sum, double one_over_n) {
     return T(double(first) + sum * one_over_n);
@@ -54,14 +54,14 @@ struct Moments {
     double mean, squares;
 };
 
-// From the sums of x - shift, and of its square.
+// Computes moments from the sums of x - shift and of its square.
 FASTOPT_HD Moments moments_from(double shift, double sum, double squares, double one_over_n) {
     const double mean = sum * one_over_n, deviations = squares - sum * mean;
     return {shift + mean, deviations < 0 ? 0 : deviations};
 }
 
-// Count, mean and sum of squared deviations of some elements, joined with those of others: Chan, Golub and LeVeque,
-// 1979. What depends on the counts alone is the same for many channels.
+// Joins count, mean and sum of squared deviations of two sets of elements: Chan, Golub and LeVeque, 1979. A Share holds
+// what depends on the counts alone, which many channels have in common.
 struct Share {
     double fraction, weight;
 };

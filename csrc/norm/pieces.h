@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-// Segments of `length` elements, `stride` apart; one, or as many as fit into a block.
+// One segment or part of one, or as many segments as fit into a block: `length` elements each, `stride` apart.
 struct Piece {
     int64_t at;
     int segments, length;
@@ -43,7 +43,7 @@ FASTOPT_HD PieceRange pieces_of(const NormLayout& l, int64_t chunk) {
     return {begin, end < l.pieces ? end : l.pieces};
 }
 
-// Elements of a channel before a piece.
+// The number of a channel's elements before a piece.
 FASTOPT_HD int64_t elements_before(const NormLayout& l, int64_t piece) {
     if (l.segments_per_piece > 1) {
         const int64_t segments = piece * l.segments_per_piece;

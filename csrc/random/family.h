@@ -1,4 +1,4 @@
-// What the members of the dropout family make of one element. `keep` is 1 or 0.
+// What the members of the dropout family do with one element. `keep` is 1 or 0.
 #pragma once
 
 #include "common.h"
@@ -17,14 +17,14 @@ struct BitsOf<double> {
     using type = uint64_t;
 };
 
-#if defined(__CUDA_ARCH__)  // an instruction
+#if defined(__CUDA_ARCH__)  // a single instruction
 template <class T>
 FASTOPT_HD T select(uint8_t keep, T kept, T dropped) {
     return keep != 0 ? kept : dropped;
 }
 #else
-// On bit patterns, so that a dropped inf or NaN leaves no trace, and so that compilers vectorise it
-// (a conditional kept them from it on AVX2: 4 times slower).
+// On bit patterns, so that a dropped inf or NaN leaves no trace, and so that compilers vectorise it, which they do not
+// do with a conditional on AVX2.
 template <class T>
 FASTOPT_HD T select(uint8_t keep, T kept, T dropped) {
     using Bits = typename BitsOf<T>::type;
@@ -38,7 +38,7 @@ FASTOPT_HD T select(uint8_t keep, T kept, T dropped) {
 }
 #endif
 
-// x and, where the rule has them, the element of `residual` and of `bias`.
+// x and, where the rule has them, the elements of `residual` and `bias`.
 template <class T>
 struct Operands {
     T x, residual, bias;
@@ -54,8 +54,8 @@ struct Dropout {
     }
 };
 
-// Klambauer et al. 2017: dropped units get SELU's negative limit, and an affine map restores mean and
-// variance. `shift` and `dropped` are what the map makes of 0 and of that limit.
+// Klambauer et al. 2017: dropped units get SELU's negative limit, and an affine map restores mean and variance. `shift`
+// and `dropped` are the map's values at 0 and at that limit.
 struct AlphaDropout {
     static constexpr bool residual = false, bias = false;
     FASTOPT_SCALARS(scale, shift, dropped);
@@ -89,7 +89,7 @@ struct BiasDropoutAdd {
 }  // namespace
 }  // namespace fastopt
 
-// Every one of them, once: the name Python calls it by and its struct.
+// All members: the name that Python uses, and the struct.
 #define FASTOPT_DROPOUTS(RULE)          \
     RULE("dropout", Dropout)            \
     RULE("alpha_dropout", AlphaDropout) \

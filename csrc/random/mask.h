@@ -1,4 +1,4 @@
-// The mask of dropout as a function of (seed, offset, element): docs/dropout_mask.md in code.
+// The mask of dropout as a function of (seed, offset, element), as docs/dropout_mask.md defines it.
 #pragma once
 
 #include "random/philox.h"
@@ -15,11 +15,11 @@ struct Mask {
 
 namespace {
 
-// Nothing has to be drawn to know that all elements are kept, or that all are dropped.
+// Whether all elements are kept, or all dropped, so that no random number is needed.
 FASTOPT_HD bool decided(const Mask& mask) { return mask.threshold == 0 || mask.threshold >= Mask::kCertain; }
 
-// 48 random bits decide about an element. The first 16 are enough unless they equal the threshold's:
-// one element in 65536 looks at the other 32, in a block of its own.
+// 48 random bits decide about an element. The first 16 are enough unless they tie with the threshold's: one element in
+// 65536 needs the other 32, from another Philox block.
 constexpr int kElementsPerBlock = 8;
 
 FASTOPT_HD uint32_t first_bits(const Mask& mask) { return uint32_t(mask.threshold >> 32); }
@@ -30,7 +30,7 @@ FASTOPT_HD bool tie_kept(const Mask& mask, uint64_t element) {
     return Philox::block(mask.seed, counter, mask.offset).word[0] >= other_bits(mask);
 }
 
-// The first bits of one of a block's elements.
+// The first 16 bits of one of a block's elements.
 FASTOPT_HD uint32_t bits_of_element(const Philox& block, unsigned within) {
     return block.word[within / 2] >> (within % 2 * 16) & 0xffffu;
 }

@@ -1,5 +1,5 @@
-// Philox4x32-10 of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): a counter
-// and a key in, 128 random bits out. Nothing is carried from call to call.
+// Philox4x32-10 of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): turns a counter and a key
+// into 128 random bits. There is no state between calls.
 #pragma once
 
 #include "common.h"
@@ -10,12 +10,12 @@ namespace {
 struct Philox {
     static constexpr int rounds = 10;
     static constexpr uint32_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;
-    static constexpr uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;  // added to the key from round to round
+    static constexpr uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;  // added to the key in every round
 
     uint32_t word[4];
 
     FASTOPT_HD static uint64_t product(uint32_t a, uint32_t b) {
-#if defined(__CUDA_ARCH__)  // nvcc takes the factors for 64-bit numbers, and adds the product of their upper halves
+#if defined(__CUDA_ARCH__)  // nvcc treats the factors as 64-bit numbers, and adds the product of their upper halves
         uint64_t wide;
         asm("mul.wide.u32 %0, %1, %2;" : "=l"(wide) : "r"(a), "r"(b));
         return wide;
@@ -24,7 +24,7 @@ struct Philox {
 #endif
     }
 
-    // The counter in 64-bit halves, low words first; likewise the key.
+    // Counter and key are given as 64-bit numbers, the low words first.
     FASTOPT_HD static Philox block(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
         uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
         uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);

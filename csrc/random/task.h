@@ -1,4 +1,4 @@
-// One call of dropout, as the engine hands it to the kernels: plain data.
+// One call of dropout, as the engine passes it to the kernels: plain data.
 #pragma once
 
 #include "random/mask.h"
@@ -7,16 +7,16 @@ namespace fastopt {
 
 constexpr int kMaxMaskDims = 65;  // torch's 64, and one for the two parts of a complex number
 
-// A dense tensor's dimensions in the order of memory, outermost first, and how far a step along each
-// moves in the mask: 0 where the dimension shares its mask. Neighbours are joined where they can be.
+// A dense tensor's dimensions in the order of memory, outermost first, and how far a step along each moves in the mask:
+// 0 where the dimension shares its mask. Neighbouring dimensions are joined where possible.
 struct MaskLayout {
     int ndim;
     int64_t size[kMaxMaskDims];
     int64_t memory[kMaxMaskDims];  // elements of memory per step
     int64_t mask[kMaxMaskDims];    // elements of the mask per step
-    // Where the mask does not run along memory: the dimension it runs along; otherwise -1.
+    // The dimension that the mask runs along, if it does not run along memory; otherwise -1.
     int across;
-    int64_t units;  // work can be divided between them: elements, or tiles of two dimensions
+    int64_t units;  // elements, or tiles of two dimensions; work is divided between them
     int64_t elements_per_unit;
 };
 
@@ -24,17 +24,17 @@ struct MaskLayout {
 constexpr int64_t kAcross = 256;
 constexpr int64_t kAlong = 64;
 
-// Sums of columns have one shape: strips of rows, the strips of a block in their order, the blocks in theirs.
+// Sums of columns have one shape: strips of rows, then the strips of a block in order, then the blocks in order.
 constexpr int64_t kSumStrip = 16;
 constexpr int64_t kSumRows = 128;
-constexpr int64_t kSumColumns = 1024;  // of a unit of work on the CPU
+constexpr int64_t kSumColumns = 1024;  // columns of a unit of work on the CPU
 
 struct DropoutTask {
     Mask mask;
     const MaskLayout* layout;
     Array out, input, residual, bias;  // no data where there is none
     int64_t rows, columns;             // of the bias: one number per column
-    const uint64_t* seed;              // the mask's, where only a device knows it; otherwise null
+    const uint64_t* seed;              // the mask's, if only a device knows it; otherwise null
     double scalars[kMaxScalars];
     double* column_sums;  // [blocks of rows][columns]
 };
@@ -54,7 +54,7 @@ struct DropoutTable {
     int count;
     DropoutKernel sum_f32, sum_f64;  // the gradients of x and of the bias
     DropoutKernel flags, packed;     // the mask itself
-    DropoutKernel blocks;            // the blocks of counters [begin, end) that masks are made of
+    DropoutKernel blocks;            // the Philox blocks of the counters [begin, end)
 };
 
 }  // namespace fastopt

@@ -1,4 +1,4 @@
-// AdaBound and AMSBound: Adam whose rate is kept between bounds that close in on SGD's (Luo et al., ICLR 2019).
+// AdaBound and AMSBound: Adam with its rate clipped to bounds that close in on SGD's (Luo et al., ICLR 2019).
 #pragma once
 
 #include "rules/moments.h"

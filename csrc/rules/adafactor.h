@@ -1,5 +1,5 @@
-// Adafactor (arXiv 1804.04235): a second moment kept as its row and column means. The update is clipped
-// by its own root mean square, so it takes several passes: a vector's are those of every scaled rule, a matrix's are in
+// Adafactor (arXiv 1804.04235): keeps the second moment as row and column means. The update is clipped by its root mean
+// square, so it takes several passes: vectors use those of every scaled rule, matrices those of
 // csrc/cpu/optim/adafactor.h and csrc/cuda/optim/adafactor.cu.
 #pragma once
 
@@ -12,13 +12,13 @@ struct Adafactor {
     // rho: min(lr, 1 / sqrt(t)); limit: 1 / eps1, the largest 1 / sqrt(second moment)
     FASTOPT_SCALARS(one_minus_beta2, rho, limit, eps1, eps2, d);
 
-    // The second moment of a vector's element.
+    // The new second moment of a vector's element.
     template <class T>
     FASTOPT_HD static T moved(T variance, T grad, const Scalars<T>& c) {
         return lerp(variance, grad * grad, c.one_minus_beta2);
     }
 
-    // A matrix's is row_var * col_var / mean(row_var). Those are means of n squares each.
+    // The new mean of n squares of a row or column. A matrix's second moment is row_var * col_var / mean(row_var).
     template <class T>
     FASTOPT_HD static T moved_mean(T mean, double squares, int64_t n, const Scalars<T>& c) {
         return lerp(mean, T(squares / double(n)), c.one_minus_beta2);
@@ -34,13 +34,13 @@ struct Adafactor {
         return T(1) / square_root(second_moment);
     }
 
-    // `inverse` is 1 / sqrt(second moment): a product of a row's and a column's where it is factored.
+    // `inverse` is 1 / sqrt(second moment): the product of a row's and a column's factor if it is factored.
     template <class T>
     FASTOPT_HD static T update(T grad, T inverse, const Scalars<T>& c) {
         return grad * minimum(inverse, c.limit);
     }
 
-    // What an update is multiplied by: alpha / max(1, RMS(update) / d), from sums of squares over n elements.
+    // The factor of an update: alpha / max(1, RMS(update) / d), from sums of squares over n elements.
     FASTOPT_HD static double step_size(double param_squares, double update_squares, int64_t n,
                                        const Scalars<double>& c) {
         const double alpha = maximum(c.eps2, square_root(param_squares / double(n))) * c.rho;
@@ -48,7 +48,7 @@ struct Adafactor {
     }
 };
 
-// Vectors and scalars: the second moment is a state like any other.
+// Vectors and scalars: the second moment is a state per element.
 struct AdafactorVector : Adafactor {
     static constexpr int states = 1;  // variance
 

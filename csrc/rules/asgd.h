@@ -1,4 +1,4 @@
-// ASGD: gradient descent whose iterates are averaged (Polyak and Juditsky, 1992).
+// ASGD: gradient descent that averages its iterates (Polyak and Juditsky, 1992).
 #pragma once
 
 #include "math/ieee.h"

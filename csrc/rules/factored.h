@@ -1,5 +1,5 @@
-// How the sums of a rule with several passes are shared out: over chunks, or over the tiles of matrices; and where they
-// are in a task's scratch memory. Plain arithmetic, for the engine, the CPU's kernels and those of a GPU.
+// How the sums of a multi-pass rule are shared out, over chunks or over tiles of matrices, and where they are in a
+// task's scratch memory. Plain arithmetic for the engine and the kernels of CPU and GPU.
 #pragma once
 
 #include "common.h"
@@ -7,9 +7,9 @@
 namespace fastopt {
 namespace {
 
-// A tile's row is contiguous: long enough for a CPU's prefetcher, 8 elements for each thread of a warp. Sums of its
-// columns go from band to band of kBandRows rows, those of its squares through 32 lanes for each band: a warp's work.
-// Tiles' sums take 3 % of a float32 matrix.
+// A tile's row is contiguous: long enough for a CPU's prefetchers, 8 elements for each thread of a warp. Sums of its
+// columns go from band to band of kBandRows rows; sums of its squares go through 32 lanes per band, the work of a warp.
+// The sums of all tiles take about 4 % of the memory of a float32 matrix.
 constexpr int kTileRows = 64;
 constexpr int kTileColumns = 256;
 constexpr int kBandRows = 8;
@@ -42,8 +42,8 @@ struct MatrixTile {
     int64_t all_rows_, all_columns_;
 };
 
-// What scratch memory begins with: the step size, and what it is made of, a sum of the parameter's squares and one of
-// the direction's for every part (chunk, tile) of the tensor.
+// The beginning of scratch memory: the step size, and sums of the squares of parameter and direction for each part
+// (chunk or tile) of the tensor.
 struct StepScratch {
     int64_t parts;
     double *step_size, *param_squares, *direction_squares;
@@ -54,11 +54,11 @@ struct StepScratch {
           param_squares(step_size + 1),
           direction_squares(param_squares + of_parts) {}
 
-    // In doubles, as all sizes here.
+    // In doubles, like all sizes here.
     FASTOPT_HD static int64_t size(int64_t of_parts) { return 1 + 2 * of_parts; }
 };
 
-// Of a scaled rule.
+// For a scaled rule.
 struct ScaledScratch : StepScratch {
     FASTOPT_HD ScaledScratch(double* scratch, int64_t n) : StepScratch(scratch, parts_of(n)) {}
 
@@ -66,7 +66,7 @@ struct ScaledScratch : StepScratch {
     FASTOPT_HD static int64_t size(int64_t n) { return StepScratch::size(parts_of(n)); }
 };
 
-// Partial sums of every row (one for each tile across) and column (one for each tile down) of a matrix, and factors.
+// Partial sums of each row (one per tile across) and column (one per tile down) of a matrix, and the factors.
 struct FactoredScratch : StepScratch {
     int64_t across, down;
 

@@ -1,4 +1,4 @@
-// LAMB (arXiv 1904.00962): Adam, with steps as long as their tensor's norm says.
+// LAMB (arXiv 1904.00962): Adam whose steps are scaled by the norm of their tensor.
 #pragma once
 
 #include "rules/moments.h"
@@ -12,7 +12,7 @@ struct Lamb {
     FASTOPT_SCALARS(one_minus_beta1, beta2, one_minus_beta2, correction, root_correction, eps, weight_decay, lr,
                     adapts);
 
-    // The decay is a part of it, so that the norm has it too. 0 * inf would be NaN.
+    // The direction includes the decay, so that its norm does too. The decay is skipped if 0, because 0 * inf is NaN.
     template <class T>
     FASTOPT_HD static T direction(T param, T grad, T* state, const Scalars<T>& c) {
         update_moments(state[0], state[1], grad, c);
@@ -20,7 +20,7 @@ struct Lamb {
         return c.weight_decay != T(0) ? adam + c.weight_decay * param : adam;
     }
 
-    // lr times the trust ratio, which is 1 where either norm is 0 or NaN.
+    // lr times the trust ratio, which is 1 if either norm is 0 or NaN.
     FASTOPT_HD static double step_size(double param_squares, double direction_squares, int64_t,
                                        const Scalars<double>& c) {
         const bool adapts = c.adapts != 0 && param_squares > 0 && direction_squares > 0;

@@ -1,4 +1,4 @@
-// Every rule, by the name Python asks for. Adding a rule is one header and one line here.
+// Every rule with the name Python uses. Adding a rule takes one header and one line here.
 #pragma once
 
 #include "rules/adabound.h"
@@ -17,10 +17,10 @@
 #include "rules/rprop.h"
 #include "rules/sgd.h"
 
-// RULE: one element at a time. STATE_ONLY: the same, without a gradient. SCALED: a direction for each element, then
-// one step size for the tensor, made of the squares of its parameter and of its direction. MULTI_PASS: several passes
-// of its own, with other sums between them; CPU and CUDA have a struct of that name each. CLIP: no rule, but the
-// prologue's clipping, written to the gradients.
+// RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: a direction for each element, then one
+// step size for the tensor, from the squares of its parameter and direction. MULTI_PASS: several passes with other sums
+// between them; CPU and CUDA each have a struct of that name. CLIP: not a rule, but the prologue's clipping, which
+// writes to the gradients.
 #define FASTOPT_RULES(RULE, STATE_ONLY, SCALED, MULTI_PASS, CLIP) \
     RULE("adabound", AdaBound<false>)                             \
     RULE("adabound_amsbound", AdaBound<true>)                     \

@@ -1,4 +1,4 @@
-// Lookahead: slow weights that follow the fast ones now and then (arXiv 1907.08610).
+// Lookahead: slow weights that follow the fast ones every few steps (arXiv 1907.08610).
 #pragma once
 
 #include "math/ieee.h"
@@ -6,7 +6,7 @@
 namespace fastopt {
 namespace {
 
-// Reads no gradient: what the inner optimizer has done is in the parameter.
+// Reads no gradient: the parameter already has the inner optimizer's update.
 struct Lookahead {
     static constexpr int states = 1;  // slow_param
     FASTOPT_SCALARS(alpha);

@@ -1,10 +1,10 @@
-// The scalars of a rule as a program: where the step counter is on a device, what depends on it is computed
-// there. Python records the operations of its own definitions (python/fastopt/optim/_program.py).
+// The scalars of a rule as a program: if the step counter is on a device, scalars that depend on it are computed there.
+// Python records the operations of its own definitions (python/fastopt/optim/_program.py).
 #pragma once
 
 #include "math/ieee.h"
 
-// Every operation: its name in Python, the number of its operands, its value. Truth is 1 or 0.
+// Every operation: its name in Python, the number of its operands, its value. True is 1, false is 0.
 #define FASTOPT_OPERATIONS(OPERATION)       \
     OPERATION(add, 2, a + b)                \
     OPERATION(subtract, 2, a - b)           \
@@ -27,7 +27,7 @@ constexpr int kMaxOperands = 3;
 enum class Operation : uint8_t { FASTOPT_OPERATIONS(FASTOPT_NAME) };
 #undef FASTOPT_NAME
 
-// Where a value is: inputs from 0 on, then the results of the instructions; constants from -1 down.
+// The index of a value: inputs from 0 on, then the instructions' results; constants from -1 down.
 using Operand = int8_t;
 
 struct Instruction {

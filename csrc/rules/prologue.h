@@ -1,7 +1,7 @@
-// What every rule has in common, before it runs: unscale, clip, maximize, L2, L1, decoupled decay.
-// A part that is off changes no bit, inf and NaN included: penalties are skipped (0 * inf is NaN),
-// the decay multiplies by 1, which is exact and cheaper than a second pass.
-// CPU kernels call these on a block that sits in L1; a GPU thread calls them with n = 1.
+// What all rules share before they run: unscale, clip, maximize, L2, L1, decoupled decay.
+// A part that is off changes no bit, not even of inf and NaN: penalties are skipped (0 * inf is NaN); the decay
+// multiplies by 1, which is exact and cheaper than a second pass.
+// CPU kernels call these functions for a block in L1; a GPU thread calls them with n = 1.
 #pragma once
 
 #include "math/ieee.h"
@@ -10,7 +10,7 @@ namespace fastopt {
 namespace {
 
 struct Prologue {
-    // loss_scale: AMP, gradients are divided by it (1: off)
+    // loss_scale: AMP's scale, which divides gradients (1: off)
     // grad_factor: clip coefficient times -1 for maximize (1: off)
     // max_grad_value: gradients are clamped to +- this (infinite: off)
     // weight_decay, l1: coupled penalties (0: off); decay: 1 - lr * weight_decay, decoupled (1: off)
@@ -53,7 +53,7 @@ struct Prologue {
             for (int i = 0; i < n; ++i) grad[i] += c.l1 * sign(param[i]);
     }
 
-    // grad_factor, where gradients of a norm are to have at most another one. NaN passes.
+    // grad_factor for gradients of this norm, which are to have a norm of at most max_norm. NaN passes.
     FASTOPT_HD static double clipped(double grad_factor, double norm, double max_norm) {
         const double coefficient = max_norm / (norm + 1e-6);
         return coefficient >= 1 ? grad_factor : grad_factor * coefficient;

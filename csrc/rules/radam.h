@@ -8,8 +8,8 @@ namespace {
 
 struct RAdam {
     static constexpr int states = 2;  // exp_avg, exp_avg_sq
-    // rectified: 0 while the variance is not tractable, and then step_size is lr / (1 - beta1^t);
-    // afterwards also times the rectification and sqrt(1 - beta2^t)
+    // rectified: 0 while the variance is not tractable. step_size: lr / (1 - beta1^t); once rectified, also times the
+    // rectification and sqrt(1 - beta2^t)
     FASTOPT_SCALARS(one_minus_beta1, beta2, one_minus_beta2, step_size, rectified, eps);
 
     template <class T>

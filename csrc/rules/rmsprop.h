@@ -21,7 +21,7 @@ struct RmsProp {
         if constexpr (kCentered) {
             T& grad_avg = state[1 + kMomentum];
             grad_avg = lerp(grad_avg, grad, c.one_minus_alpha);
-            variance = maximum(square_avg - grad_avg * grad_avg, T(0));  // rounding may leave less
+            variance = maximum(square_avg - grad_avg * grad_avg, T(0));  // rounding may leave a negative number
         }
         const T root = square_root(variance + c.eps_inside) + c.eps;
         if constexpr (kMomentum) {

@@ -1,4 +1,4 @@
-// Rprop: a step size per element, grown and shrunk by the gradient's sign (Riedmiller and Braun, 1993).
+// Rprop: a step size per element, which grows and shrinks with the gradient's sign (Riedmiller and Braun, 1993).
 #pragma once
 
 #include "math/ieee.h"
@@ -18,8 +18,8 @@ struct Rprop {
         const T grown = step_size * c.eta_plus, shrunk = step_size * c.eta_minus;
         const T moved = agreement > T(0) ? grown : step_size;
         step_size = clamp(agreement < T(0) ? shrunk : moved, c.step_size_min, c.step_size_max);
-        prev = agreement < T(0) ? T(0) : grad;                                // after a change of sign, wait for a step
-        const T direction = prev > T(0) ? T(1) : prev < T(0) ? T(-1) : T(0);  // NaN: rest, as in torch
+        prev = agreement < T(0) ? T(0) : grad;                                // waits for a step after a change of sign
+        const T direction = prev > T(0) ? T(1) : prev < T(0) ? T(-1) : T(0);  // NaN: does not move, as in torch
         param -= direction * step_size;
     }
 };

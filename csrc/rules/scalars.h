@@ -1,4 +1,4 @@
-// Scalars of a rule, which travel in double.
+// Scalars of a rule, which are passed in double.
 #pragma once
 
 #include "common.h"
@@ -6,7 +6,7 @@
 namespace fastopt {
 namespace {
 
-// Each rounded once to the compute type.
+// Rounds each scalar once to the compute type.
 template <template <class> class Scalars, class T>
 Scalars<T> round_scalars(const double* values) {
     constexpr int count = sizeof(Scalars<T>) / sizeof(T);

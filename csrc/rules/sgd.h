@@ -1,5 +1,5 @@
-// Gradient descent, with momentum (Polyak), Nesterov's form (Sutskever et al., ICML 2013), and
-// either with the learning rate inside the velocity.
+// Gradient descent, with momentum (Polyak) or Nesterov's form (Sutskever et al., ICML 2013), both also with the
+// learning rate inside the velocity.
 #pragma once
 
 #include "math/ieee.h"

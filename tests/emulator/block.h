@@ -1,5 +1,5 @@
-// How the threads of a block run. One after the other, on one fiber; a thread that has to wait keeps that fiber, and
-// the others go on with a new one. So threads that never wait cost little more than a loop.
+// Runs the threads of a block one after the other on one fiber. A thread that has to wait keeps that fiber, and the
+// others continue on a new one, so threads that never wait cost little more than a loop.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace emulator {
 
 constexpr unsigned kWarp = 32;
 
-// What a block is to do.
+// What a block has to do.
 struct Work {
     const std::function<void()>& thread;
     size_t dynamic_bytes, shared_limit;  // of shared memory
@@ -51,20 +51,20 @@ struct Thread {
     enum State { ready, waits, ended };
 
     State state;
-    Fiber* fiber;  // null before it begins and after it ends
+    Fiber* fiber;  // null before the thread begins and after it ends
     Meeting meeting;
-    uint64_t given, taken;  // in a shuffle: one's own value, and that of the source
+    uint64_t given, taken;  // in a shuffle: the thread's own value, and the source's
     unsigned source;
     bool says;       // in a vote
-    unsigned votes;  // the lanes that say yes
+    unsigned votes;  // the lanes that vote yes
 };
 
 class Block {
    public:
-    // Runs all threads and returns what went wrong, or nothing.
+    // Runs all threads. Returns what went wrong, or an empty string.
     std::string run(const Work& work, Order& order);
 
-    // For the thread that runs:
+    // For the running thread:
     unsigned lane() const { return current_ % kWarp; }
     void meet(const Meeting& meeting);
     uint64_t exchange(const Meeting& meeting, uint64_t value, unsigned source);
@@ -73,9 +73,9 @@ class Block {
     void* dynamic_memory() { return shared_memory(kDynamic, work_->dynamic_bytes, 16); }
 
    private:
-    static constexpr const void* kDynamic = nullptr;  // its key
+    static constexpr const void* kDynamic = nullptr;  // its key in shared_
 
-    struct Abandoned {};  // thrown where a thread waits when the block has failed
+    struct Abandoned {};  // thrown in waiting threads after the block has failed
 
     struct Free {
         std::align_val_t alignment;
@@ -102,7 +102,7 @@ class Block {
 
     std::vector<unsigned> turns_;  // the threads that run until they wait or end
     size_t turn_ = 0;
-    unsigned current_ = 0;  // the thread that runs
+    unsigned current_ = 0;  // the running thread
 
     std::map<const void*, std::unique_ptr<void, Free>> shared_;
     size_t shared_bytes_ = 0;
@@ -147,7 +147,7 @@ inline bool Block::can_run(unsigned warp) const {
     return std::any_of(first, first + lanes(warp), [](const Thread& lane) { return lane.state == Thread::ready; });
 }
 
-// Runs the threads of a warp that can, each until it waits or ends.
+// Runs the threads of a warp that can run, each until it waits or ends.
 inline void Block::run_warp(unsigned warp) {
     turns_.clear();
     for (unsigned i = warp * kWarp; i < warp * kWarp + lanes(warp); ++i) {
@@ -158,7 +158,7 @@ inline void Block::run_warp(unsigned warp) {
     scheduler_.go_on_with(next());
 }
 
-// The fiber of the thread whose turn is next, or the scheduler.
+// The fiber of the next thread in turn, or the scheduler.
 inline Fiber& Block::next() {
     if (turn_ == turns_.size() || !failure_.empty()) return scheduler_;
     current_ = turns_[turn_++];
@@ -177,7 +177,7 @@ inline Fiber& Block::next() {
     return *thread.fiber;
 }
 
-// Runs a thread, then others that have not begun, on the stack that it leaves.
+// Runs a thread, then others that have not begun, on the same stack.
 inline void Block::fiber_main() {
     Fiber::begun();
     for (Block& self = block();;) {
@@ -226,7 +226,7 @@ inline unsigned Block::vote(const Meeting& meeting, bool yes) {
     return self.votes;
 }
 
-// Lets the lanes of a mask go on when all of them have come.
+// Releases the lanes of a mask once all of them wait.
 inline void Block::part_lanes(unsigned warp) {
     Thread* const lane = &threads_[warp * kWarp];
     const unsigned count = lanes(warp);
@@ -249,7 +249,7 @@ inline void Block::part_lanes(unsigned warp) {
     }
 }
 
-// When no thread can run: lets all go on that are at the same barrier. Otherwise the block is done, or stuck.
+// Called when no thread can run: releases the threads if all wait at one barrier. Otherwise the block is done or stuck.
 inline bool Block::part_block() {
     const auto waits = [](const Thread& thread) { return thread.state == Thread::waits; };
     const auto found = std::find_if(threads_.begin(), threads_.end(), waits);
@@ -266,7 +266,7 @@ inline bool Block::part_block() {
     return true;
 }
 
-// Unwinds the stacks of the threads that wait.
+// Unwinds the stacks of waiting threads.
 inline void Block::abandon() {
     for (size_t i = 0; i < threads_.size(); ++i) {
         if (!threads_[i].fiber) continue;
@@ -281,13 +281,13 @@ inline std::string Block::describe(size_t thread) const {
            (it.state == Thread::ended ? " has ended" : " waits in " + it.meeting.describe());
 }
 
-// Ends the thread that runs, and with it the grid.
+// Ends the running thread, and with it the grid.
 inline void Block::fail(const std::string& why) {
     failure_ = "thread " + std::to_string(current_) + " " + why;
     throw Abandoned{};
 }
 
-// New memory of the block, or what it already has under this key.
+// Allocates memory of the block, or returns what already exists for this key.
 inline void* Block::shared_memory(const void* key, size_t bytes, size_t alignment) {
     auto& memory = shared_[key];
     if (!memory) {

@@ -1,4 +1,4 @@
-// What a kernel calls. A thread that has to wait for others says so to the emulator (meet), which runs these first.
+// What a kernel calls. A thread that has to wait for others calls meet, and the emulator runs the others first.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace emulator {
 
-extern uint3 thread_index, block_index;  // of the thread that runs
+extern uint3 thread_index, block_index;  // of the running thread
 extern dim3 block_size, grid_size;
 
 // A line of the kernel's source where threads meet.
@@ -24,9 +24,9 @@ struct Site {
 
 void meet_block(Site);
 void meet_warp(unsigned mask, Site);
-// Gives `value` and gets that of the lane `source`.
+// Gives `value` and returns that of lane `source`.
 uint64_t exchange(const char* function, unsigned mask, uint64_t value, unsigned source, Site);
-// The lanes of the mask that say yes.
+// Returns the lanes of the mask that vote yes.
 unsigned vote(const char* function, unsigned mask, bool yes, Site);
 
 unsigned lane();
@@ -38,7 +38,7 @@ T shuffle(const char* function, unsigned mask, T value, unsigned source, Site si
     static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "a type that CUDA does not shuffle");
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof(T));
-    // A lane outside of the warp stands for one's own value.
+    // A lane outside the warp stands for the caller's own value.
     bits = exchange(function, mask, bits, source < 32 ? source : lane(), site);
     std::memcpy(&value, &bits, sizeof(T));
     return value;
@@ -59,12 +59,12 @@ inline constexpr const dim3& blockDim = emulator::block_size;
 inline constexpr const dim3& gridDim = emulator::grid_size;
 inline constexpr int warpSize = 32;
 
-// FASTOPT_SHARED(double[32], sums) declares the variable `sums`: one for all threads of the block.
+// FASTOPT_SHARED(double[32], sums) declares the variable `sums`, which all threads of the block share.
 #define FASTOPT_SHARED(type, name) \
     using name##_type = type;      \
     name##_type& name = emulator::shared_variable<name##_type>([] {})
 
-// FASTOPT_DYNAMIC_SHARED(double, name) declares a double*: the memory whose size the launch gives.
+// FASTOPT_DYNAMIC_SHARED(double, name) declares a double* to the memory whose size the launch sets.
 #define FASTOPT_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared_memory())
 
 inline void __syncthreads(emulator::Site site = emulator::Site::here()) { emulator::meet_block(site); }
@@ -102,7 +102,7 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
     return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
 }
 
-// Threads take turns, so that plain accesses are atomic, and in order.
+// Threads take turns, so plain accesses are atomic and in order.
 inline void __threadfence() {}
 
 inline int atomicAdd(int* address, int value) {

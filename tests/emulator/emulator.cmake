@@ -1,5 +1,5 @@
-# _emulated: the same module, with the .cu files compiled by g++ against the emulator beside this. AddressSanitizer and
-# UndefinedBehaviorSanitizer watch; python starts with LD_PRELOAD=libasan.so (make test does).
+# _emulated: the same module, whose .cu files g++ compiles with this folder's emulator, AddressSanitizer and
+# UndefinedBehaviorSanitizer; python needs LD_PRELOAD=libasan.so, which make test sets.
 set(emulated_sources tests/emulator/emulator.cpp tests/emulator/host_memory.cpp csrc/cuda/optim/update.cpp)
 function(fastopt_emulated name file definition)
   set(path ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)

@@ -1,4 +1,4 @@
-// The emulated runtime: what it remembers, what it checks of a launch, and the controls of the tests.
+// The emulated runtime: what it remembers, what it checks in a launch, and the controls for tests.
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -16,7 +16,7 @@ dim3 block_size, grid_size;
 
 namespace {
 
-constexpr size_t kUnraised = 48 << 10;  // bytes of shared memory that a block gets unasked
+constexpr size_t kUnraised = 48 << 10;  // bytes of shared memory that a block gets without raising the limit
 
 struct Launch {
     Kernel kernel;
@@ -24,11 +24,11 @@ struct Launch {
     int device;
 };
 
-// What a test sets or looks at.
+// What a test sets or reads.
 struct Runtime {
     Order order;
     bool skips_barriers = false, skips_warp_barriers = false;
-    int driver = CUDART_VERSION;  // of CUDA that it supports; 0: there is none
+    int driver = CUDART_VERSION;  // the CUDA version that the driver supports; 0: there is no driver
     int devices = 1;
     std::map<int, int> attributes{
         {cudaDevAttrMultiProcessorCount, 4},
@@ -40,7 +40,7 @@ struct Runtime {
     cudaError_t injected = cudaSuccess;
     int launches_before_it = 0;
     std::vector<Launch> log;
-    std::string failure;  // of the last launch that failed
+    std::string failure;  // of the last failed launch
 };
 
 Runtime& runtime() {
@@ -48,8 +48,8 @@ Runtime& runtime() {
     return instance;
 }
 
-std::map<std::pair<int, const void*>, size_t> dynamic_limits;  // of (device, kernel), where it was raised
-std::mutex one_grid;                                           // at a time, as on one stream
+std::map<std::pair<int, const void*>, size_t> dynamic_limits;  // of (device, kernel) pairs whose limit was raised
+std::mutex one_grid;                                           // runs at a time, as on one stream
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
@@ -59,7 +59,7 @@ cudaError_t result(cudaError_t error) {
     return error;
 }
 
-// cudaSuccess where there is the device.
+// Returns cudaSuccess if the device exists.
 cudaError_t find(int device) {
     if (runtime().driver < CUDART_VERSION) return cudaErrorInsufficientDriver;
     if (runtime().devices == 0) return cudaErrorNoDevice;
@@ -82,17 +82,17 @@ cudaError_t check(const cudaLaunchConfig_t* config, const void* kernel) {
     return config->dynamicSmemBytes > limit ? cudaErrorInvalidValue : cudaSuccess;
 }
 
-// What a block's variables and dynamic memory may take together.
+// The limit for a block's variables and dynamic memory together.
 size_t shared_limit(const void* kernel) {
     if (dynamic_limits.count({current_device, kernel}) == 0) return kUnraised;
     return size_t(runtime().attributes.at(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-// AddressSanitizer knows the names of functions; without it there are the types of the parameters.
+// AddressSanitizer knows the names of functions; without it, the name consists of the parameters' types.
 std::string name_of(const Kernel& kernel) {
     char symbol[512] = "";
 #ifdef EMULATOR_ASAN
-    // One byte on: it is made for return addresses.
+    // Adds one byte, because this function expects return addresses.
     __sanitizer_symbolize_pc(static_cast<char*>(const_cast<void*>(kernel.address)) + 1, "%f", symbol, sizeof(symbol));
 #endif
     const std::string types = kernel.types;
@@ -100,7 +100,7 @@ std::string name_of(const Kernel& kernel) {
     return (symbol[0] && symbol[0] != '<' ? symbol : "kernel") + (" " + types.substr(begin, types.size() - 1 - begin));
 }
 
-// What went wrong, or nothing.
+// Returns what went wrong, or an empty string.
 std::string run_grid(const Work& work, Order& order) {
     std::vector<size_t> blocks(size_t(grid_size.x) * grid_size.y * grid_size.z);
     std::iota(blocks.begin(), blocks.end(), size_t(0));
@@ -260,7 +260,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     return cudaSuccess;
 }
 
-// The controls of the tests: emulator.py.
+// The controls for tests: emulator.py.
 
 #define CONTROL extern "C" __attribute__((visibility("default")))
 
@@ -295,7 +295,7 @@ CONTROL void emulator_clear_launches() { runtime().log.clear(); }
 
 CONTROL uint64_t emulator_launches() { return runtime().log.size(); }
 
-// grid, block (3 each), bytes of dynamic shared memory, bytes of parameters, stream, device
+// Writes grid and block (3 numbers each), bytes of dynamic shared memory, bytes of parameters, stream, device.
 CONTROL void emulator_launch(uint64_t which, uint64_t* numbers) {
     const Launch& launch = runtime().log.at(which);
     for (const dim3& size : {launch.config.gridDim, launch.config.blockDim}) {
@@ -309,7 +309,7 @@ CONTROL void emulator_launch(uint64_t which, uint64_t* numbers) {
     *numbers++ = uint64_t(launch.device);
 }
 
-// The kernel's name, until the next call.
+// The kernel's name, valid until the next call.
 CONTROL const char* emulator_launch_name(uint64_t which) {
     static std::string name;
     name = name_of(runtime().log.at(which).kernel);

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ORDERS = ["forward", "reverse", "shuffled"]
 
-# Numbers that a test needs: of cudaDeviceAttr, and of cudaError_t.
+# Numbers that tests need, from cudaDeviceAttr and cudaError_t.
 MULTIPROCESSORS = 16
 COMPUTE_CAPABILITY_MAJOR = 75
 INVALID_VALUE, INVALID_CONFIGURATION, INSUFFICIENT_DRIVER, INVALID_DEVICE_FUNCTION = 1, 9, 35, 98
@@ -20,14 +20,14 @@ class Launch:
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
-    shared_bytes: int  # dynamic ones
+    shared_bytes: int  # dynamic shared memory
     parameter_bytes: int
     stream: int
     device: int
 
 
 class Emulator:
-    """The emulator inside a shared library or extension module. A test calls `reset` in the end."""
+    """The emulator inside a shared library or extension module. A test calls `reset` at its end."""
 
     def __init__(self, path: Path | str) -> None:
         library = ctypes.CDLL(str(path))
@@ -41,7 +41,7 @@ class Emulator:
         self._library = library
 
     def reset(self) -> None:
-        """Everything as in the beginning, and no launches; a raised limit of shared memory stays with its kernel."""
+        """Restores all settings and forgets the launches; a raised limit of shared memory stays with its kernel."""
         self._library.emulator_reset()
 
     def set_order(self, order: str, seed: int = 0) -> None:
@@ -49,23 +49,23 @@ class Emulator:
         self._library.emulator_set_order(ORDERS.index(order), seed)
 
     def skip_barriers(self, *, of_block: bool = False, of_warp: bool = False) -> None:
-        """Makes nothing of __syncthreads, of __syncwarp."""
+        """Turns __syncthreads, __syncwarp into no-ops."""
         self._library.emulator_skip_barriers(of_block, of_warp)
 
     def fail_launch(self, error: int, *, after: int = 0) -> None:
-        """Has a launch fail, once: the next one, or one `after` others."""
+        """Makes one launch fail: the next one, or the one `after` so many others."""
         self._library.emulator_fail_launch(error, after)
 
     def set_devices(self, count: int = 1, *, driver: int = -1) -> None:
-        """``driver``: the version of CUDA that it supports, as 12000; 0: there is none; -1: the runtime's."""
+        """``driver``: the CUDA version it supports, such as 12000; 0: there is no driver; -1: the runtime's version."""
         self._library.emulator_set_devices(count, driver)
 
     def set_attribute(self, attribute: int, value: int) -> None:
-        """What cudaDeviceGetAttribute says of every device."""
+        """Sets what cudaDeviceGetAttribute returns for every device."""
         self._library.emulator_set_attribute(attribute, value)
 
     def failure(self) -> str:
-        """What was wrong in the last launch that ended in LAUNCH_FAILURE."""
+        """Returns what was wrong in the last launch that ended in LAUNCH_FAILURE."""
         message: bytes = self._library.emulator_failure()
         return message.decode()
 
@@ -73,7 +73,7 @@ class Emulator:
         self._library.emulator_clear_launches()
 
     def launches(self) -> list[Launch]:
-        """All since the last `reset` or `clear_launches` that were not refused."""
+        """Returns all launches since the last `reset` or `clear_launches` that were not refused."""
         return [self._launch(i) for i in range(self._library.emulator_launches())]
 
     def _launch(self, i: int) -> Launch:

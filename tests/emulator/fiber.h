@@ -1,5 +1,5 @@
-// A fiber: a stack of its own for a thread of a block that has to wait. Switching is our own and not ucontext's, whose
-// every switch is a system call, and before which AddressSanitizer forgets all it knows of the stack.
+// A fiber: a separate stack for a thread of a block that has to wait. ucontext is not used, because each of its
+// switches is a system call, before which AddressSanitizer forgets all it knows of the stack.
 #pragma once
 
 #include <sys/mman.h>
@@ -23,7 +23,7 @@ inline void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
 inline void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 #endif
 
-// Saves what a function has to preserve on the stack that is left, and restores it from the other one.
+// Saves the registers that a function has to preserve on the stack it leaves, and restores them from the other one.
 extern "C" void emulator_switch_stack(void** left, void* entered);
 
 asm(".text\n"
@@ -58,7 +58,7 @@ namespace emulator {
 
 class Fiber {
    public:
-    // The stack that calls: it waits here while others run.
+    // The calling stack, which waits here while others run.
     Fiber() = default;
 
     // A stack that begins with main(), which never returns.
@@ -69,7 +69,7 @@ class Fiber {
         mprotect(memory_, kGuard, PROT_NONE);
         bottom_ = static_cast<char*>(memory_) + kGuard;
         size_ = kStack;
-        // What emulator_switch_stack takes from a stack: registers (of no value) and the address to return to.
+        // What emulator_switch_stack pops: registers, whose values do not matter, and the return address.
         auto* const top = reinterpret_cast<uintptr_t*>(static_cast<char*>(memory_) + kGuard + kStack);
         top[-kReturnAddress] = reinterpret_cast<uintptr_t>(main);
         saved_ = top - kSaved;
@@ -82,7 +82,7 @@ class Fiber {
         if (memory_) munmap(memory_, kGuard + kStack);
     }
 
-    // Goes on with `next`, and comes back when somebody goes on with this one.
+    // Continues with `next`, and returns when another fiber continues with this one.
     void go_on_with(Fiber& next) {
         left_ = this;
         __sanitizer_start_switch_fiber(&fake_stack_, next.bottom_, next.size_);
@@ -90,7 +90,7 @@ class Fiber {
         __sanitizer_finish_switch_fiber(fake_stack_, &left_->bottom_, &left_->size_);
     }
 
-    // The first thing that main() has to call.
+    // main() must call this first.
     static void begun() { __sanitizer_finish_switch_fiber(nullptr, &left_->bottom_, &left_->size_); }
 
    private:
@@ -101,9 +101,9 @@ class Fiber {
     static constexpr int kReturnAddress = 1, kSaved = 20;
 #endif
 
-    static inline Fiber* left_ = nullptr;  // the one before; what its stack is, only AddressSanitizer knows
+    static inline Fiber* left_ = nullptr;  // the fiber before; only AddressSanitizer knows its stack
 
-    void* memory_ = nullptr;  // of its own
+    void* memory_ = nullptr;  // allocated by this fiber
     void* saved_ = nullptr;   // the stack's end while others run
     const void* bottom_ = nullptr;
     size_t size_ = 0;

@@ -50,7 +50,7 @@ struct cudaLaunchConfig_t {
 };
 
 const char* cudaGetErrorName(cudaError_t);
-const char* cudaGetErrorString(cudaError_t);  // of a launch failure: what the emulator found
+const char* cudaGetErrorString(cudaError_t);  // for a launch failure: what the emulator found
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 cudaError_t cudaGetDevice(int* device);
@@ -77,7 +77,7 @@ struct Kernel {
 
 cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread);
 
-// What the parameters take, one after the other and each aligned.
+// The size of the parameters, one after the other and each aligned.
 template <class... Parameters>
 constexpr size_t parameter_bytes() {
     size_t end = 0;

@@ -1,4 +1,4 @@
-// Where kernels are emulated, the CPU's memory is that of the first GPU.
+// Where kernels are emulated, the CPU's memory belongs to the first GPU.
 #include "cuda/engine.h"
 
 namespace fastopt::cuda {

@@ -1,4 +1,4 @@
-// The order in which blocks, warps and threads run: what the hardware leaves open, a test chooses.
+// The order in which blocks, warps and threads run. Hardware leaves it open; a test chooses it.
 #pragma once
 
 #include <algorithm>

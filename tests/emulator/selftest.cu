@@ -1,4 +1,4 @@
-// Kernels that show what the emulator runs, and the defects that it catches (tests/tooling/test_emulator.py).
+// Kernels that show what the emulator runs, and which defects it finds (tests/tooling/test_emulator.py).
 #include "cuda/launch.h"
 
 namespace {
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(64) add(const __grid_constant__ Vectors vector
     if (i < vectors.n + (defect == kOverrun)) vectors.out[i] = vectors.x[i] + vectors.y[i];
 }
 
-// The sum of a block's elements: in a warp by shuffles, then of the warps.
+// The sum of a block's elements: by shuffles within each warp, then over the warps.
 __global__ void block_sums(const double* elements, double* sums, Defect defect) {
     FASTOPT_SHARED(double[32], of_warp);
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -32,7 +32,7 @@ __global__ void block_sums(const double* elements, double* sums, Defect defect) 
     if (lane == 0) sums[blockIdx.x] = sum;
 }
 
-// A square matrix of tiles, transposed through shared memory.
+// Transposes a square matrix of tiles through shared memory.
 constexpr unsigned kTile = 16;
 
 __global__ void transpose(const int* from, int* to, Defect defect) {
@@ -44,7 +44,7 @@ __global__ void transpose(const int* from, int* to, Defect defect) {
     to[(blockIdx.x * kTile + y) * size + blockIdx.y * kTile + x] = tile[x][y];
 }
 
-// The elements of each block in reverse.
+// Reverses the elements of each block.
 __global__ void reverse(const int* from, int* to, Defect defect) {
     FASTOPT_DYNAMIC_SHARED(int, elements);
     const unsigned first = blockIdx.x * blockDim.x, i = threadIdx.x;
@@ -53,7 +53,7 @@ __global__ void reverse(const int* from, int* to, Defect defect) {
     to[first + i] = elements[blockDim.x - 1 - i];
 }
 
-// Neighbours change places, in a row of shared memory for each warp; hasty warps all use the first one.
+// Swaps neighbours in a row of shared memory per warp; with kHasty all warps use the first row.
 __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     using Rows = int[4][32];
     FASTOPT_SHARED(Rows, rows);
@@ -63,7 +63,7 @@ __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     to[threadIdx.x] = rows[warp][lane ^ 1];
 }
 
-// A barrier in one place for all threads, or not; `left` counts who leaves the kernel, in whatever way.
+// All threads meet in one barrier, or do not; `left` counts the threads that leave the kernel in any way.
 struct Leaving {
     int* left;
     __device__ ~Leaving() { atomicAdd(left, 1); }
@@ -81,7 +81,7 @@ __global__ void gather(int* out, int* left, Defect defect) {
     out[threadIdx.x] = 1;
 }
 
-// How many elements are positive: of each warp whether it is odd, and in all.
+// Counts positive elements: in all, and the warps that have an odd number of them.
 __global__ void count(const float* elements, int* odd, unsigned* all, unsigned long long* shifted) {
     const bool positive = elements[blockIdx.x * blockDim.x + threadIdx.x] > 0;
     const unsigned lanes = __ballot_sync(~0u, positive);
@@ -90,7 +90,8 @@ __global__ void count(const float* elements, int* odd, unsigned* all, unsigned l
     atomicAdd(shifted, static_cast<unsigned long long>(positive) << 32);
 }
 
-// The block that comes last adds up what all have left, and `arrived` is zero again; a hasty one is the highest.
+// The last block to arrive adds up what all blocks have stored, and `arrived` is zero again; with kHasty it is the
+// highest block.
 __global__ void last_block(const double* elements, double* left, unsigned* arrived, double* sum, Defect defect) {
     FASTOPT_SHARED(bool, is_last);
     if (threadIdx.x == 0) {
@@ -113,22 +114,22 @@ __global__ void shuffles(const T* from, T* to, Defect defect) {
     const unsigned half = lane < 16 ? 0x0000FFFFu : 0xFFFF0000u;
     const T rows[] = {
         __shfl_sync(~0u, value, 37),      // lane 5
-        __shfl_up_sync(~0u, value, 3),    // own values in the first three
-        __shfl_down_sync(~0u, value, 3),  // and in the last three
+        __shfl_up_sync(~0u, value, 3),    // own values in the first three lanes
+        __shfl_down_sync(~0u, value, 3),  // own values in the last three lanes
         __shfl_xor_sync(~0u, value, 5),
         lane < 16 ? __shfl_xor_sync(half, value, 1) : __shfl_sync(half, value, defect == kForeignLane ? 3 : 31),
     };
     for (unsigned i = 0; i < 5; ++i) to[32 * i + lane] = rows[i];
 }
 
-// When each thread of the grid runs.
+// Records when each thread of the grid runs.
 __global__ void take_turns(unsigned* turns, unsigned* clock) {
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
     turns[block * blockDim.x * blockDim.y * blockDim.z + thread] = atomicAdd(clock, 1u);
 }
 
-// Has a variable beside the dynamic shared memory; of one copy the limit can be raised.
+// Has a variable in addition to dynamic shared memory; the limit can be raised for one of the two instances.
 template <bool raised>
 __global__ void occupy() {
     FASTOPT_SHARED(char[1024], memory);

@@ -1,6 +1,6 @@
-"""The host's side of selftest.cu: runs a kernel, right or with a defect, and looks at the result.
+"""The host's side of selftest.cu: runs a kernel, correct or with a defect, and checks the result.
 
-As a program, in a process that AddressSanitizer watches: python selftest.py LIBRARY CASE DEFECT ...
+As a program, in a process that AddressSanitizer checks: python selftest.py LIBRARY CASE DEFECT ...
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 # enum Defect
 DEFECTS = "none", "no barrier", "exited", "elsewhere", "uninitialised", "mask", "foreign lane", "overrun", "hasty"
 
-Outcome = tuple[int, bool]  # the launch's error, whether the result is right
+Outcome = tuple[int, bool]  # the launch's error, and whether the result is right
 
 
 def at(array: NDArray[np.generic]) -> ctypes.c_void_p:
@@ -84,7 +84,7 @@ def last_block(library: ctypes.CDLL, defect: int) -> Outcome:
 
 
 def shuffles(library: ctypes.CDLL, defect: int) -> Outcome:
-    """Of every type."""
+    """Every type is tested."""
     lane = np.arange(32)
     sources = [
         np.full(32, 5),

@@ -1,4 +1,4 @@
-// The dropout family: flags, then load, rule, store over blocks that stay in L1.
+// The dropout family: makes flags, then loads, applies the rule and stores, in blocks that stay in L1.
 #pragma once
 
 #include "cpu/dropout/mask.h"
@@ -8,7 +8,7 @@
 namespace fastopt {
 namespace {
 
-// Elements [at, at + n) of the bias repeated over its rows; n is at most kBlock.
+// Elements [at, at + n) of the bias, which repeats for every row; n is at most kBlock.
 template <class T>
 const T* load_bias(const DropoutTask& task, int64_t at, int n, T* buffer) {
     int64_t column = at % task.columns;
@@ -23,7 +23,7 @@ const T* load_bias(const DropoutTask& task, int64_t at, int n, T* buffer) {
     return buffer;
 }
 
-// Storage that loops convert on the way; float16 has instructions of its own, and a pass of its own.
+// A format that the loop converts as it reads. float16 has a separate pass, with its own instructions.
 template <class T>
 struct Plain {
     using Storage = T;
@@ -31,7 +31,7 @@ struct Plain {
     FASTOPT_HD static T store(T x) { return x; }
 };
 
-// `x` may be `out`.
+// `x` and `out` may be the same memory.
 template <class Rule, class T, class Format>
 void apply_loop(const typename Format::Storage* x, const typename Format::Storage* __restrict residual,
                 const T* __restrict bias, const uint8_t* __restrict flags, typename Format::Storage* out, int n,
@@ -79,12 +79,12 @@ void apply_span(const DropoutTask& task, int64_t at, int64_t n, const uint8_t* f
         apply_block<Rule, T>(task, at + done, int(n - done < kBlock ? n - done : kBlock), flags + done, scalars);
 }
 
-// While the flags of one step are made, memory brings what the steps after it need: without it the two
-// take turns, and a tensor in DRAM takes 1.4 times as long.
+// Prefetches the next steps' elements while the flags of one step are made, so that computing and waiting for DRAM
+// overlap.
 constexpr int kStep = 256;
 constexpr int kStepsAhead = 4;
 
-// Elements [begin, end) of memory.
+// Elements [begin, end) in the order of memory.
 template <class Rule, class T>
 void drop_along(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.scalars);
@@ -102,8 +102,8 @@ void drop_along(const DropoutTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// Tiles [begin, end): the mask runs along one dimension and memory along another, channels-last for
-// one. Flags are made along the mask and turned.
+// Tiles [begin, end) where the mask runs along one dimension and memory along another, as in channels-last tensors.
+// Flags are made along the mask, then transposed.
 template <class Rule, class T>
 void drop_across(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Rule::template Scalars, T>(task.scalars);
@@ -136,8 +136,8 @@ void drop(const DropoutTask& task, int64_t begin, int64_t end) {
         drop_across<Rule, T>(task, begin, end);
 }
 
-// The gradients of x and, summed over the rows, of the bias. Units are blocks of kSumRows rows and
-// kSumColumns columns.
+// The gradients of x and of the bias, which is a sum over the rows. Units are blocks of kSumRows rows and kSumColumns
+// columns.
 template <class T>
 void drop_and_sum(const DropoutTask& task, int64_t begin, int64_t end) {
     const auto scalars = round_scalars<Dropout::Scalars, T>(task.scalars);
@@ -174,7 +174,7 @@ void drop_and_sum(const DropoutTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// The mask itself: a byte per element, or a bit, the lowest first.
+// The mask itself: one byte per element, or one bit, lowest first.
 inline void write_mask(const DropoutTask& task, int64_t begin, int64_t end) {
     fill_flags(task.mask, uint64_t(begin), end - begin, static_cast<uint8_t*>(task.out.data) + begin);
 }
@@ -198,7 +198,7 @@ inline void write_blocks(const DropoutTask& task, int64_t begin, int64_t end) {
     uint16_t* const out = static_cast<uint16_t*>(task.out.data);
     alignas(64) uint16_t blocks[kInterleaved * kCounters * kElementsPerBlock];
     constexpr int64_t step = kInterleaved * kCounters;
-    const int64_t all = int64_t(uint64_t(end) - uint64_t(begin));  // counters have 64 bits and no sign
+    const int64_t all = int64_t(uint64_t(end) - uint64_t(begin));  // counters are unsigned 64-bit numbers
     for (int64_t at = 0; at < all; at += step) {
         const int64_t count = all - at < step ? all - at : step;
         random_blocks<kInterleaved>(task.mask, uint64_t(begin) + uint64_t(at), blocks);

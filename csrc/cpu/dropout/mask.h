@@ -1,4 +1,4 @@
-// Flags, one byte per element: 1 kept, 0 dropped.
+// Flags, one byte per element: 1 means kept, 0 means dropped.
 #pragma once
 
 #include "cpu/block.h"
@@ -8,11 +8,11 @@
 namespace fastopt {
 namespace {
 
-// A flag for each of the numbers. Returns whether any of them is the threshold's.
+// Writes a flag for each number. Returns whether any number ties with the threshold.
 inline bool write_flags(const uint16_t* __restrict drawn, uint16_t first, int n, uint8_t* __restrict flags) {
     int i = 0;
     bool ties = false;
-#if defined(__AVX512BW__)  // comparisons into mask registers, which compilers do not find for bytes
+#if defined(__AVX512BW__)  // compares into mask registers, which compilers do not do for bytes
     const __m512i firsts = _mm512_set1_epi16(static_cast<short>(first));
     __mmask32 equal = 0;
     for (; i + 32 <= n; i += 32) {
@@ -31,7 +31,7 @@ inline bool write_flags(const uint16_t* __restrict drawn, uint16_t first, int n,
     return ties || tie != 0;
 }
 
-// Flags of the `n` elements from `element` on.
+// Writes the flags of the `n` elements from `element` on.
 FASTOPT_NOINLINE void fill_flags(const Mask& mask, uint64_t element, int64_t n, uint8_t* flags) {
     if (decided(mask)) {
         __builtin_memset(flags, mask.threshold == 0, size_t(n));
@@ -62,7 +62,7 @@ FASTOPT_NOINLINE void fill_flags(const Mask& mask, uint64_t element, int64_t n, 
     }
 }
 
-// Walks the dimensions of a layout: the element of the mask at a position in memory, run after run.
+// Walks the dimensions of a layout, run after run, and knows which element of the mask belongs to a position in memory.
 class Walk {
    public:
     Walk(const MaskLayout& layout, int64_t at) : layout_(layout) {
@@ -85,7 +85,7 @@ class Walk {
             element_ += runs * (layout_.mask[d - 1] - layout_.size[d] * layout_.mask[d]);
         }
     }
-    // Elements until dimension `d` is through.
+    // Elements that remain until dimension `d` ends.
     int64_t left(int d) const {
         int64_t count = layout_.size[d] - index_[d];
         while (++d < layout_.ndim) count = count * layout_.size[d] - index_[d];
@@ -98,7 +98,7 @@ class Walk {
     int64_t element_ = 0;
 };
 
-// Flags along memory, where the mask runs along it or the innermost dimension shares one element.
+// Flags in the order of memory, where the mask runs along it or the innermost dimension shares one element.
 class Flags {
    public:
     Flags(const Mask& mask, const MaskLayout& layout, int64_t at)
@@ -108,7 +108,7 @@ class Flags {
         if (repeats_) window_size_ = kWindow / run * run;
     }
 
-    // The next `n` of them, at most kBlock.
+    // Returns the next `n` flags; n is at most kBlock.
     const uint8_t* next(int n) {
         for (int done = 0; done < n;) {
             int64_t count = walk_.left(repeats_ ? inner_ - 1 : inner_);
@@ -126,7 +126,7 @@ class Flags {
     }
 
    private:
-    // One flag: from a window if it follows the last one, as channels do, and by itself otherwise.
+    // Returns one flag: from a window if the element follows the last one, as channels do; otherwise draws it alone.
     uint8_t shared(int64_t element) {
         constexpr int64_t few = 256;
         const int64_t first = element / few * few;
@@ -140,8 +140,8 @@ class Flags {
         return window_flags_[element - first];
     }
 
-    // Runs that an outer dimension shares, from a window filled with copies of one. Returns how many
-    // flags it gave.
+    // Writes runs that an outer dimension shares, from a window filled with copies of one run. Returns the number of
+    // flags written.
     int64_t repeated(uint8_t* flags, int64_t count) {
         const int64_t run = layout_.size[inner_], first = walk_.element() - walk_.along();
         if (window_ != first) {
@@ -160,15 +160,14 @@ class Flags {
     Walk walk_;
     const int inner_;
     bool repeats_;
-    int64_t last_ = -1;    // the last element that was shared
-    int64_t window_ = -1;  // its first element
+    int64_t last_ = -1;    // the last shared element
+    int64_t window_ = -1;  // the first element in the window
     int64_t window_size_ = 0;
     alignas(64) uint8_t flags_[kBlock];
     uint8_t window_flags_[kWindow];
 };
 
-// A tile of a layout whose mask runs across memory: its first element, in the mask and in memory, and
-// its two extents.
+// A tile of a layout whose mask runs across memory: its first element in the mask and in memory, and its two extents.
 struct TilePosition {
     int64_t element, at, across, along;
 };
@@ -190,7 +189,7 @@ FASTOPT_HD TilePosition tile_position(const MaskLayout& layout, int64_t tile) {
     return t;
 }
 
-// Riffles two halves of a deck, as with cards.
+// Interleaves the two halves, as in a riffle shuffle.
 inline void riffle(const uint8_t* __restrict from, int64_t half, uint8_t* __restrict to) {
     FASTOPT_VECTORIZE
     for (int64_t i = 0; i < half; ++i) {
@@ -199,8 +198,8 @@ inline void riffle(const uint8_t* __restrict from, int64_t half, uint8_t* __rest
     }
 }
 
-// [along][across] flags as [across][along]; what lies in `flags` is lost. A matrix of 2^k rows is turned
-// by k riffles, which vectors do well: 4 times as fast as element by element.
+// Transposes flags from [along][across] to [across][along]; overwrites `flags`. k riffles transpose a matrix of 2^k
+// rows, and vectorise better than a copy of single elements.
 inline const uint8_t* transpose(uint8_t* flags, int64_t across, int64_t along, uint8_t* space) {
     if ((along & (along - 1)) != 0) {
         for (int64_t i = 0; i < across; ++i)

@@ -1,5 +1,5 @@
-// Philox in vectors: several counters at a time. Compilers do not find the instruction that multiplies
-// 32 bits by 32 into 64, so it is asked for; philox.h is the twin in scalar code.
+// Philox in vectors of several counters. Compilers do not find the instruction that multiplies 32 bits by 32 into 64,
+// so the code names it; random/philox.h is the scalar twin.
 #pragma once
 
 #include "random/mask.h"
@@ -11,7 +11,7 @@
 namespace fastopt {
 namespace {
 
-// A 64-bit lane holds 32 bits of one counter; whatever is above them is ignored.
+// A 64-bit lane holds 32 bits of one counter; its upper half is ignored.
 #if defined(__AVX512F__)
 constexpr int kCounters = 8;
 #elif defined(__AVX2__)
@@ -23,9 +23,9 @@ using Lanes = uint64_t __attribute__((vector_size(8 * kCounters)));
 
 FASTOPT_HD Lanes splat(uint64_t x) { return Lanes{} + x; }
 
-// The product of the low halves of each lane; and the even or the odd lanes of a and b, alternating.
+// multiply() takes the low halves of each lane; even() and odd() interleave the even or the odd lanes of a and b.
 #if defined(__AVX512F__)
-// The forms with a mask, all ones: GCC 12 warns of the others, and makes the same instructions of both.
+// The masked forms with all bits set: GCC 12 warns about the plain forms, and compiles both to the same instructions.
 FASTOPT_HD Lanes multiply(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
 FASTOPT_HD Lanes even(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_unpacklo_epi64(0xff, (__m512i)a, (__m512i)b); }
 FASTOPT_HD Lanes odd(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_unpackhi_epi64(0xff, (__m512i)a, (__m512i)b); }
@@ -43,16 +43,16 @@ FASTOPT_HD Lanes even(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
 FASTOPT_HD Lanes odd(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
 #endif
 
-// Vectors whose rounds are interleaved: one alone waits for its multiplications. All loops are unrolled: what goes from
-// round to round would be copied from register to register, and what leaves would take its way through memory.
+// Vectors whose rounds are interleaved, because one alone would wait for its multiplications. All loops are unrolled
+// to keep the state in registers, without copies between rounds or through memory.
 constexpr int kInterleaved = 4;
 
-// The blocks of counters first, first + 1, ...: V vectors of them, eight 16-bit numbers a block.
+// Blocks of the counters first, first + 1, ...: V vectors of counters, eight 16-bit numbers per block.
 template <int V>
 FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
     Lanes lane{};
     for (int i = 0; i < kCounters; ++i)
-        lane[i] = uint64_t(i / 2 + i % 2 * (kCounters / 2));  // the order in which they leave
+        lane[i] = uint64_t(i / 2 + i % 2 * (kCounters / 2));  // the order in which the blocks are stored
     Lanes c0[V], c1[V], c2[V], c3[V];
     for (int v = 0; v < V; ++v) {
         c0[v] = lane + (first + uint64_t(v * kCounters));
@@ -76,7 +76,7 @@ FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
     }
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-        // Words 0 and 1 of a block, and 2 and 3, side by side; then both pairs of it.
+        // Pairs words 0 and 1 of each block, and words 2 and 3, then joins both pairs.
         const Lanes low = (c0[v] & 0xffffffffu) | c1[v] << 32;
         const Lanes high = (c2[v] & 0xffffffffu) | c3[v] << 32;
         const Lanes pairs[2] = {even(low, high), odd(low, high)};

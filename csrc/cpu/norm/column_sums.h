@@ -1,4 +1,4 @@
-// Sums by column: what batch normalization gathers where a channel's elements are columns.
+// Sums by column, for batch normalization where a channel's elements are columns.
 #pragma once
 
 #include "cpu/norm/loops.h"
@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-// The coefficients of all columns, one array of `repeat` after the other; `at`: the first column.
+// The coefficients of columns from `at` on: five arrays of `repeat` numbers in a row.
 template <class T>
 ManyChannels<T> columns_from(const NormTask& task, int64_t at) {
     const T* const all = static_cast<const T*>(task.coefficients) + at;
@@ -15,8 +15,8 @@ ManyChannels<T> columns_from(const NormTask& task, int64_t at) {
     return {all, all + n, all + 2 * n, all + 3 * n, all + 4 * n};
 }
 
-// The gradient of what went into the activation, at `n` elements from `at` on, whose coefficients begin at `column`;
-// `keeps`: to be read again.
+// The gradient of z for `n` elements from `at` on; their coefficients begin at `column`. `keeps` stores it, to be read
+// again.
 template <class T>
 const T* activation_backward(const NormTask& task, int64_t at, int n, int64_t column, const T* x, T* grad_buffer,
                              T* residual_buffer, bool keeps) {
@@ -28,7 +28,7 @@ const T* activation_backward(const NormTask& task, int64_t at, int n, int64_t co
     return out;
 }
 
-// Of x - shift, and of their squares, from rows that lie `stride` apart.
+// Adds x - shift and its square, over rows that lie `stride` apart.
 template <int kRows, class Format, class T>
 FASTOPT_NOINLINE void gather_moment_rows(T* __restrict sums, T* __restrict squares,
                                          const typename Format::Storage* __restrict x, int64_t stride,
@@ -46,7 +46,7 @@ FASTOPT_NOINLINE void gather_moment_rows(T* __restrict sums, T* __restrict squar
     }
 }
 
-// Of gradients, and of their products with x - center.
+// Adds gradients and their products with x - center.
 template <int kRows, class Format, class T>
 FASTOPT_NOINLINE void gather_product_rows(T* __restrict sums, T* __restrict products,
                                           const typename Format::Storage* __restrict grad,
@@ -65,15 +65,15 @@ FASTOPT_NOINLINE void gather_product_rows(T* __restrict sums, T* __restrict prod
     }
 }
 
-constexpr int64_t kTogether = 256;  // elements of rows that are taken side by side
+constexpr int64_t kTogether = 256;  // the most elements of rows that are summed together
 
 template <int kRows>
 struct Rows {
     static constexpr int count = kRows;
 };
 
-// Calls visit(row, how many) for some rows at a time: short ones side by side, so that sums stay in registers for a
-// while; long ones as they lie in memory, for hardware prefetchers lose sight of walks that go to and fro.
+// Calls visit(row, count) for the rows. Short rows go several at a time, so that sums stay in registers; long rows go
+// one by one, because hardware prefetchers lose track of a walk that jumps between rows.
 template <int kRows = 4, class Visit>
 FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if (kRows * columns <= kTogether || kRows == 1)
@@ -81,7 +81,7 @@ FASTOPT_HD void for_some(int64_t columns, int rows, Visit visit, int done = 0) {
     if constexpr (kRows > 1) for_some<1>(columns, rows, visit, done);
 }
 
-// Unit: one span of columns in one chunk of rows.
+// A unit of work: one span of columns in one chunk of rows.
 struct Span {
     int64_t chunk, first_row, end_row, column;
     int width;
@@ -95,7 +95,7 @@ Span span_of(const NormLayout& l, int64_t unit) {
     return {chunk, first, end < l.rows ? end : l.rows, column, int(left < kSpan ? left : kSpan)};
 }
 
-// Rows that fit into a block; 1 where rows are longer than their span.
+// The number of rows that fit into a block; 1 where a row is longer than a span.
 int rows_in_block(const NormLayout& l) { return l.columns <= kBlock ? int(l.repeat / l.columns) : 1; }
 
 // Calls visit(element, rows) for each flush block of a span, in order.
@@ -107,7 +107,7 @@ FASTOPT_HD void for_flush_blocks(const NormLayout& l, const Span& span, Visit vi
     }
 }
 
-// Calls visit(element, rows, n) for `step` rows of a block at a time, in order: `n` elements in memory.
+// Calls visit(element, rows, n) for `step` rows of a flush block at a time, in order; they span `n` elements in memory.
 template <class Visit>
 FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width, int step, Visit visit) {
     for (int r = 0; r < rows; r += step) {
@@ -116,7 +116,7 @@ FASTOPT_HD void for_rows(const NormLayout& l, int64_t block, int rows, int width
     }
 }
 
-// From the first rows of a flush block.
+// Computes the shifts from the first rows of a flush block.
 template <class T>
 void shifts_of(const NormTask& task, int64_t block, int rows, int width, T* __restrict shift) {
     alignas(64) T first_buffer[kBlock], buffer[kBlock];
@@ -130,7 +130,7 @@ void shifts_of(const NormTask& task, int64_t block, int rows, int width, T* __re
     for (int k = 0; k < width; ++k) shift[k] = shift_from(first[k], double(shift[k]), 1.0 / n);
 }
 
-// What is in memory.
+// The elements in memory, in their storage type.
 template <class Format>
 FASTOPT_HD const typename Format::Storage* stored(const Array& array, int64_t at) {
     return static_cast<const typename Format::Storage*>(array.data) + at;
@@ -172,7 +172,7 @@ void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// The sums of a flush block, of a gradient that is taken as it comes.
+// Sums a flush block where the incoming gradient is the gradient of z.
 template <class Format, class T>
 void gather_stored(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
                    T* products) {
@@ -190,7 +190,7 @@ void gather_stored(const NormTask& task, const Span& span, int64_t block, int ro
     });
 }
 
-// And of one that is computed first.
+// Sums a flush block where the gradient of z is computed first.
 template <class T>
 void gather_computed(const NormTask& task, const Span& span, int64_t block, int rows, const T* center, T* sums,
                      T* products) {

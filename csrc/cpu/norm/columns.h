@@ -1,5 +1,5 @@
-// Batch normalization where a channel's elements are columns (channels-last, (N, C)): all columns of a row side by
-// side.
+// Batch normalization where a channel's elements are columns (channels-last, (N, C)): works on all columns of a row
+// at once.
 #pragma once
 
 #include "cpu/norm/column_sums.h"
@@ -25,8 +25,8 @@ void columns_fill_coefficients(const NormTask& task, int64_t begin, int64_t end)
     }
 }
 
-// Calls visit(column) for each column of the channel `first`, in order: `inner` neighbours, again after each period.
-// Those of the channel k further on lie k * inner behind.
+// Calls visit(column) for each column of the channel `first`, in order: `inner` neighbours in each period. The columns
+// of channel first + k lie k * inner further on.
 template <class Visit>
 FASTOPT_HD void for_columns(const NormLayout& l, int64_t columns, int64_t first, Visit visit) {
     for (int64_t period = 0; period < columns; period += l.channels * l.inner)
@@ -73,7 +73,7 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
     const T *x = nullptr, *grad = nullptr, *center = columns_from<T>(task, 0).centers;
     if (l.rest > 0) {
         x = load(task.input, l.rows * l.columns, int(l.rest), x_buffer);
-        const bool keeps = task.kept.data != nullptr && begin == 0;  // one worker does
+        const bool keeps = task.kept.data != nullptr && begin == 0;  // only one worker stores it
         grad = activation_backward(task, l.rows * l.columns, int(l.rest), 0, x, grad_buffer, residual_buffer, keeps);
     }
     for (int64_t c = begin; c < end; c += kLanes) {
@@ -103,7 +103,7 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
     }
 }
 
-// Calls visit(element, its column, n) for blocks of [begin, end) whose coefficients lie side by side.
+// Calls visit(element, column, n) for blocks of [begin, end) whose coefficients are contiguous.
 template <class Visit>
 FASTOPT_HD void for_blocks(const NormLayout& l, int64_t begin, int64_t end, Visit visit) {
     for (int64_t at = begin; at < end;) {

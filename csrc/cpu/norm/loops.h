@@ -1,4 +1,4 @@
-// The elements of batch normalization: one loop per activation, with or without a residual.
+// The element loops of batch normalization: one per activation, with or without a residual.
 #pragma once
 
 #include "cpu/block.h"
@@ -9,7 +9,7 @@
 namespace fastopt {
 namespace {
 
-// The numbers of one channel for all elements of a loop.
+// One channel's coefficients, for all elements of a loop.
 template <class T>
 struct OneChannel {
     Coefficients<T> of;
@@ -21,13 +21,13 @@ struct OneChannel {
     FASTOPT_HD T slope(int) const { return less.slope; }
 };
 
-// A channel's; until there are sums, without a projection.
+// A channel's coefficients. There is no projection before there are sums.
 template <class T>
 OneChannel<T> numbers_of(const NormTask& task, int64_t c) {
     return {coefficients_of<T>(task, c), task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{}};
 }
 
-// Numbers of their own for each element.
+// Different coefficients for each element.
 template <class T>
 struct ManyChannels {
     const T *centers, *scales, *offsets, *means, *slopes;
@@ -49,7 +49,7 @@ void normalize_loop(const T* x, const T* residual, T* out, int n, const Channels
     }
 }
 
-// The gradient of what went into the activation, which is computed again.
+// The gradient of z. z is computed again.
 template <class Activation, bool kResidual, class T, class Channels>
 void activation_gradient_loop(const T* grad, const T* x, const T* residual, T* out, int n, const Channels& channels,
                               T negative_slope) {
@@ -62,7 +62,7 @@ void activation_gradient_loop(const T* grad, const T* x, const T* residual, T* o
     }
 }
 
-// Of the batch: without its mean and its part along x.
+// The gradient of the input. `kBatch` removes its mean and its part along x, because the statistics depend on x.
 template <bool kBatch, class T, class Channels>
 void input_gradient_loop(const T* grad, const T* x, T* out, int n, const Channels& channels) {
     const Channels c = channels;
@@ -95,7 +95,7 @@ constexpr const char* activation_names[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATI
 #define FASTOPT_ACTIVATION_COSTLY(name, Activation) Activation::costly,
 constexpr bool activation_costly[] = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_COSTLY)};
 
-// Whether the gradient of z is the gradient that comes.
+// Whether the gradient of z equals the incoming gradient.
 FASTOPT_HD bool passes(const NormTask& task) { return task.activation == 0; }
 
 FASTOPT_HD bool stores_residual(const NormTask& task) {

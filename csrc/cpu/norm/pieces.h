@@ -1,4 +1,4 @@
-// Pieces of a channel in memory and out of it.
+// Loads and stores pieces of a channel.
 #pragma once
 
 #include "cpu/block.h"
@@ -7,7 +7,7 @@
 namespace fastopt {
 namespace {
 
-// At least 16 elements. Compilers would make the loop a call of memcpy, which costs more than a short segment.
+// Copies at least 16 elements. The asm keeps compilers from calling memcpy, which costs more than a short segment.
 template <class T>
 FASTOPT_HD void copy_segment(T* __restrict to, const T* __restrict from, int n) {
     constexpr int some = int(kPlane);
@@ -18,7 +18,7 @@ FASTOPT_HD void copy_segment(T* __restrict to, const T* __restrict from, int n) 
     __builtin_memcpy(to + n - some, from + n - some, some * sizeof(T));
 }
 
-// As it is stored: the tensor's own memory where it is in one piece; otherwise `buffer`.
+// A piece in its storage type: the tensor's own memory where the piece is contiguous, otherwise `buffer`.
 template <class Storage>
 const Storage* collect(const Array& array, const Piece& piece, Storage* buffer) {
     const Storage* const from = static_cast<const Storage*>(array.data) + piece.at;
@@ -28,7 +28,7 @@ const Storage* collect(const Array& array, const Piece& piece, Storage* buffer) 
     return buffer;
 }
 
-// In the compute type: the tensor's own memory where it can be. Null for no tensor.
+// A piece in the compute type: the tensor's own memory where possible. Null where there is no tensor.
 template <class T>
 const T* load_piece(const Array& array, const Piece& piece, T* buffer) {
     if (array.data == nullptr) return nullptr;
@@ -38,7 +38,7 @@ const T* load_piece(const Array& array, const Piece& piece, T* buffer) {
     return load({const_cast<uint16_t*>(collected), array.type}, 0, piece.n(), buffer);
 }
 
-// Where to write what store_piece() is to take.
+// Where to write what store_piece() takes.
 template <class T>
 T* room_for(const Array& array, const Piece& piece, T* buffer, bool streams = false) {
     const bool own = piece.segments == 1 && array.type == kNative<T> && !streams;
@@ -57,10 +57,9 @@ void store_piece(const Array& array, const Piece& piece, const T* values, bool s
         store(array, piece.at + s * piece.stride, piece.length, values + s * piece.length, streams);
 }
 
-// Asks for where results go that come `kPiecesAhead` later when channels are walked one after the other: short segments
-// lie in a page each, and stores wait for them. Takes 512 channels of 14 x 14 0.4 to 0.8 of the time; asking for
-// inputs as well brought nothing. To be inlined: a function that only asks is one without effects, and compilers drop
-// its calls.
+// Prefetches where the results `kPiecesAhead` later go, in a walk through channel after channel: each short segment
+// lies on another page, and stores would wait for it. Prefetching inputs as well saved no time. Must be inlined:
+// compilers drop calls of a function that only prefetches, because it has no effects.
 constexpr int64_t kPiecesAhead = 4;
 
 template <class... Arrays>
@@ -76,7 +75,7 @@ FASTOPT_HD void prefetch_ahead(const NormLayout& l, int64_t channel, int64_t ind
     }
 }
 
-// And for the long segments of what is read for the sums, a piece ahead: hardware prefetchers begin anew with each.
+// Prefetches one piece ahead in long segments that are read for sums: each segment restarts hardware prefetchers.
 template <class... Arrays>
 FASTOPT_HD void prefetch_inputs(const NormLayout& l, int64_t channel, int64_t index, const Arrays&... inputs) {
     if (index + 1 == l.pieces) ++channel;

@@ -1,5 +1,5 @@
-// Batch normalization where a channel's elements lie in long segments (NCHW): channel by channel, so that what was read
-// for the sums is still in the cache for the elements.
+// Batch normalization where a channel's elements lie in long segments (NCHW). Works channel by channel, so that what
+// the sums have read is still in the cache for the elements.
 #pragma once
 
 #include "cpu/norm/loops.h"
@@ -19,7 +19,7 @@ FASTOPT_HD void for_flush_blocks(PieceRange chunk, Visit visit) {
     }
 }
 
-// From the first piece of a flush block.
+// Computes the shift from the first piece of a flush block.
 template <class Format, class T>
 T shift_of(const typename Format::Storage* values, int n) {
     constexpr int most = int(kShiftRows) * kLanes;
@@ -53,7 +53,7 @@ void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& me
     });
 }
 
-// The gradient of what went into the activation; kept, where there is room.
+// The gradient of z. It is stored for later where there is room.
 template <class T>
 const T* activation_backward(const NormTask& task, const Piece& piece, const T* x, const OneChannel<T>& channel,
                              T* grad_buffer, T* residual_buffer) {
@@ -67,7 +67,7 @@ const T* activation_backward(const NormTask& task, const Piece& piece, const T* 
     return out;
 }
 
-// Of a gradient that is taken as it comes.
+// Sums a piece where the incoming gradient is the gradient of z.
 template <class Format, class T>
 void gather_stored(const NormTask& task, int64_t channel, int64_t index, T center, Pair<T>& sums) {
     alignas(64) typename Format::Storage x_buffer[kBlock], grad_buffer[kBlock];
@@ -78,7 +78,7 @@ void gather_stored(const NormTask& task, int64_t channel, int64_t index, T cente
     gather_products<Format>(sums, grad, x, piece.n(), center);
 }
 
-// Of one that is computed first.
+// Sums a piece where the gradient of z is computed first.
 template <class T>
 void gather_computed(const NormTask& task, int64_t channel, int64_t index, const OneChannel<T>& numbers,
                      Pair<T>& sums) {
@@ -90,7 +90,7 @@ void gather_computed(const NormTask& task, int64_t channel, int64_t index, const
     gather_products<Native<T>>(sums, grad, x, piece.n(), numbers.of.center);
 }
 
-// gather(index, sums) takes a piece.
+// Sums a chunk; gather(index, sums) adds one piece.
 template <class T, class Gather>
 FASTOPT_HD void sums_of(PieceRange chunk, double& sum, double& products, Gather gather) {
     sum = products = 0;
@@ -138,7 +138,7 @@ void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
     }
 }
 
-// Kernels. Units are channels times chunks, or channels.
+// Kernels. Units are (channel, chunk) pairs, or channels.
 
 template <class T>
 void planes_moments(const NormTask& task, int64_t begin, int64_t end) {

@@ -1,5 +1,5 @@
-// The elements of planes in the order of the memory: where there are no sums to take from the cache, or where segments
-// are short and would each lie in a page of its own.
+// The elements of planes in the order of memory: where the cache holds nothing from the sums, or where each short
+// segment of a channel would lie on another page.
 #pragma once
 
 #include "cpu/norm/planes.h"
@@ -13,13 +13,13 @@ void planes_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) 
     for (int64_t c = begin; c < end; ++c) all[c] = numbers_of<T>(task, c);
 }
 
-// Segments, or parts of them, that lie one behind the other: at most a block.
+// Consecutive segments, or parts of them: at most a block.
 struct Segments {
     int64_t at, channel;  // of the first element
-    int n, offset;        // elements; of the first one in its segment
+    int n, offset;        // number of elements; the first one's place in its segment
 };
 
-// Blocks end where segments do, if these are no longer.
+// Blocks end where segments end, unless segments are longer than blocks.
 template <class Visit>
 FASTOPT_HD void for_segments(const NormLayout& l, int64_t begin, int64_t end, Visit visit) {
     for (int64_t at = begin; at < end;) {
@@ -31,7 +31,7 @@ FASTOPT_HD void for_segments(const NormLayout& l, int64_t begin, int64_t end, Vi
     }
 }
 
-// Calls visit(its first element, how many, the numbers of its channel) for each of the segments.
+// Calls visit(first element, count, the channel's coefficients) for each of the segments.
 template <class T, class Visit>
 FASTOPT_HD void each(const NormTask& task, const Segments& some, Visit visit) {
     const auto* const all = static_cast<const OneChannel<T>*>(task.coefficients);

@@ -1,4 +1,4 @@
-// Sums of batch normalization in lanes of the compute type, emptied into float64 before rounding matters.
+// Sums of batch normalization in lanes of the compute type, which are emptied into float64 before rounding matters.
 #pragma once
 
 #include "cpu/reductions.h"
@@ -7,13 +7,13 @@
 namespace fastopt {
 namespace {
 
-// Two sums side by side, in lanes.
+// Two sums, in lanes.
 template <class T>
 struct alignas(64) Pair {
     T first[kLanes], second[kLanes];
 };
 
-// Of what `add` makes of each row of 32 elements: add(index, sums, others).
+// Calls add(i, first, second) for each row of 32 elements, which adds to copies of both sums.
 template <class T, class Add>
 FASTOPT_HD void gather_pairs(Pair<T>& into, int n, Add add) {
     T first[kLanes], second[kLanes];
@@ -24,7 +24,7 @@ FASTOPT_HD void gather_pairs(Pair<T>& into, int n, Add add) {
     __builtin_memcpy(into.second, second, sizeof second);
 }
 
-// The last elements of `values`, made up to a full row with `filler`.
+// The last elements of `values`, filled up to a full row with `filler`.
 template <class Format, class T>
 FASTOPT_HD void load_part(const typename Format::Storage* values, int n, T filler, T* row) {
     for (int l = 0; l < kLanes; ++l) row[l] = filler;
@@ -48,7 +48,7 @@ FASTOPT_HD void add_products(const T* grad, const T* x, T center, T* sums, T* pr
     }
 }
 
-// Of x - shift, and of their squares. The last row is made up to 32 with what adds nothing.
+// Adds x - shift and its square. The last row is filled up to 32 elements with `shift`, which adds nothing.
 template <class Format, class T>
 void gather_moments(Pair<T>& into, const typename Format::Storage* __restrict values, int n, T shift) {
     const int full = n / kLanes * kLanes;
@@ -62,7 +62,7 @@ void gather_moments(Pair<T>& into, const typename Format::Storage* __restrict va
     add_moments(x, shift, into.first, into.second);
 }
 
-// Of gradients, and of their products with x - center.
+// Adds gradients and their products with x - center.
 template <class Format, class T>
 void gather_products(Pair<T>& into, const typename Format::Storage* __restrict grads,
                      const typename Format::Storage* __restrict values, int n, T center) {

@@ -1,5 +1,5 @@
-// Adafactor's passes over matrices: sums of squares of the gradient, by row and by column, and of the parameter; the
-// update's sum of squares; the update. No update is stored between passes: it costs less to compute it twice.
+// Adafactor's passes over matrices: the gradient's squares by row and by column, and the parameter's; the update's
+// squares; the update. The update is not stored between passes, because computing it twice costs less.
 #pragma once
 
 #include "cpu/optim/scaled.h"
@@ -13,10 +13,10 @@ auto adafactor_scalars(const Task& task) {
     return round_scalars<Adafactor::Scalars, T>(task.constants->rule);
 }
 
-constexpr int kRowsAhead = 3;  // to prefetch: a tile's row is too short for the hardware to see where it goes
+constexpr int kRowsAhead = 3;  // rows to prefetch ahead: a tile's row is too short for hardware prefetchers
 
-// Asks for a row to come, 32 elements at each call: spread over the work on another row, because many requests at once
-// hold it up. Takes the first pass 0.8 of the time in cache, 0.95 in DRAM.
+// Prefetches a later row, 32 elements per call. The calls are spread over the work on another row, because many
+// requests at once would delay it.
 struct RowAhead {
     const Array array;
     const int64_t at;
@@ -38,7 +38,7 @@ FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict oth
     for (int64_t i = 0; i < n; ++i) values[i] += others[i];
 }
 
-// Matrices, and stacks of them: the second moment is kept by row and by column.
+// Matrices, and stacks of matrices: the second moment is kept by row and by column.
 struct AdafactorMatrix : Adafactor {
     static constexpr int states = 2;  // row_var, col_var
     static constexpr bool factored = true;
@@ -76,7 +76,7 @@ struct AdafactorMatrix : Adafactor {
         }
     }
 
-    // The new means, and from them the factors of 1 / sqrt(second moment).
+    // Computes the new means, and from them the factors of 1 / sqrt(second moment).
     template <class T>
     static void combine_means(const Task& task) {
         const auto c = adafactor_scalars<T>(task);
@@ -95,7 +95,7 @@ struct AdafactorMatrix : Adafactor {
         }
     }
 
-    // sums[parts][n] onto sums[n]: part k goes to lane k % 32, and the lanes are merged halves onto halves.
+    // Adds up sums[parts][n] into sums[n]: part k goes to lane k % 32, and the lanes are merged halves onto halves.
     static void add_up(double* sums, int64_t parts, int64_t n) {
         for (int64_t part = kLanes; part < parts; ++part) add_onto(sums + part % kLanes * n, sums + part * n, n);
         if (parts == 1) return;
@@ -104,7 +104,7 @@ struct AdafactorMatrix : Adafactor {
                 add_onto(sums + lane * n, sums + (lane + half) * n, n);
     }
 
-    // Moves the state [at, at + n) towards the means of `squares`, sums of `terms` each; leaves it in `means`, too.
+    // Moves the state [at, at + n) towards the means of `squares`, sums of `terms` each; also writes it to `means`.
     template <class T>
     static void move_means(const Array& state, int64_t at, int64_t n, const double* squares, int64_t terms,
                            const Scalars<T>& c, T* means) {

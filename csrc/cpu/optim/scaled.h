@@ -1,6 +1,6 @@
-// Rules whose direction is scaled by one step size for the whole tensor, made of the squares of the parameter and of
-// the direction: two passes. The direction is not stored between them, and the states move in the second one: a half
-// state that was stored in the first would come back rounded, and with it another direction.
+// Rules that scale their direction by one step size per tensor, which is made of the squares of the parameter and of
+// the direction: two passes. The second pass computes the direction again, and only then stores the states: a state
+// in half precision that the first pass had stored would come back rounded, and give another direction.
 #pragma once
 
 #include "cpu/optim/elementwise.h"
@@ -9,7 +9,7 @@
 namespace fastopt {
 namespace {
 
-// The step size, from the squares of all parts of the tensor.
+// Computes the step size from the squares of all parts of the tensor.
 template <class Rule>
 void combine_step_size(const Task& task, const StepScratch& scratch) {
     *scratch.step_size =

@@ -1,5 +1,5 @@
-// The dropout family where the mask runs across memory: elements of a channels-last or transposed tensor. A thread
-// takes a tile, 8 elements along the mask, which is a block's worth of flags, times 16 bytes along memory.
+// The dropout family where the mask runs across memory, as in a channels-last or transposed tensor. A thread takes a
+// tile: 8 elements along the mask, which one Philox block covers, times 16 bytes along memory.
 #include "cuda/dropout/dropout.h"
 #include "cuda/dropout/mask_walk.h"
 
@@ -15,12 +15,12 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
     typename Drop<Rule, Format>::template AccessElements<W> elements[kElementsPerBlock];
     FASTOPT_UNROLL
     for (int i = 0; i < kElementsPerBlock; ++i) {
-        const int64_t row = i < place.across_left ? i : place.across_left - 1;  // the last one again: no branch
+        const int64_t row = i < place.across_left ? i : place.across_left - 1;  // no branch: repeats the last row
         elements[i].load(drop, place.at + row * walk.row());
     }
 
     const Mask mask = drop.mask.get();
-    uint64_t drawn = 0;  // a byte for each of the W
+    uint64_t drawn = 0;  // one byte for each of the W
     FASTOPT_ROLL
     for (int k = 0; k < W; ++k)
         drawn |= uint64_t(flags_from(mask, uint64_t(place.element + k * walk.stride()))) << k * kElementsPerBlock;
@@ -56,7 +56,7 @@ void start(const Stream& stream, const DropoutTask& task) {
 
 using Start = void (*)(const Stream&, const DropoutTask&);
 
-// None for a rule with a bias: that is for contiguous tensors, and along these the mask runs.
+// Null for a rule with a bias: it takes contiguous tensors only, and the mask runs along their memory.
 template <class Rule>
 constexpr Start start_of() {
     if constexpr (Rule::bias)

@@ -1,11 +1,11 @@
-// The dropout family where the mask runs along memory, or where elements side by side share a flag.
+// The dropout family where the mask runs along memory, or where neighbouring elements share a flag.
 #include "cuda/dropout/dropout.h"
 #include "cuda/dropout/mask_walk.h"
 
 namespace fastopt::cuda {
 namespace {
 
-// Where memory has the order of the mask.
+// Memory in the order of the mask.
 struct InOrder {
     template <int kShare>
     __device__ __forceinline__ unsigned flags(const Mask& mask, int64_t at) const {
@@ -17,7 +17,7 @@ struct InOrder {
     }
 };
 
-// Any other layout: run by run. Runs often continue in the block of the last one.
+// Any other layout, run by run. A run often continues in the Philox block of the one before.
 struct ByLayout {
     MaskWalk walk;
 
@@ -43,15 +43,15 @@ struct ByLayout {
     }
 };
 
-// 32 bytes of most types, so that a lane has enough on its way: two blocks' elements of a half type.
+// 32 bytes of most types, so that a lane has enough loads in flight: in a half type, the elements of two Philox blocks.
 template <class Format>
 constexpr int kShare = sizeof(typename Format::Storage) == 2 ? 2 * kElementsPerBlock : kElementsPerBlock;
 
 template <class Format>
 constexpr int kWindow = kShare<Format> * kLanes;
 
-// The first `n` elements of a window, in accesses to `W` of them. `kAtOnce` accesses are on their way together, the
-// first ones while flags are drawn.
+// The first `n` elements of a window, `W` per access. `kAtOnce` accesses are in flight together; the first ones while
+// flags are drawn.
 template <int W, int kAtOnce, class Rule, class Format, class Order>
 __device__ __forceinline__ void drop_window(const Drop<Rule, Format>& drop, const Order& order, int64_t window, int n) {
     unsigned drawn = 0;
@@ -74,8 +74,8 @@ __device__ __forceinline__ void drop_window(const Drop<Rule, Format>& drop, cons
     }
 }
 
-// A warp takes one window. Memory sees each element once in and once out, and one of a residual in: 4 bytes of
-// bfloat16, for which there is time for about 30 instructions; these are 25.
+// A warp takes one window. Each element is read once and written once, and a residual is read once: in bfloat16, memory
+// leaves time for so few instructions per element that each one counts.
 template <class Rule, class Format, class Order>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
     drop_along(const __grid_constant__ Drop<Rule, Format> drop, const __grid_constant__ Order order, int64_t n,

@@ -1,4 +1,4 @@
-// What the kernels of dropout share: flags, a bit each, and how the lanes of a warp hand them around.
+// What the kernels of dropout share: flags, one bit each, and how the lanes of a warp exchange them.
 #pragma once
 
 #include "cuda/divisor.h"
@@ -11,15 +11,15 @@
 
 namespace fastopt::cuda {
 
-// Of a layout whose mask runs across memory.
+// For a layout whose mask runs across memory.
 void drop_across(const Stream& stream, int rule, const DropoutTask& task);
 
 namespace {
 
-constexpr int kWarps = 8;   // of a block
-constexpr int kBlocks = 2;  // of a multiprocessor, at least: without a bound the compiler saves registers and spills
+constexpr int kWarps = 8;   // of a thread block
+constexpr int kBlocks = 2;  // at least, on a multiprocessor: without this bound the compiler saves registers and spills
 
-// A mask, the seed of which may be known to the device only.
+// A mask whose seed may be known only to the device.
 struct DeviceMask {
     Mask known;
     const uint64_t* seed;
@@ -33,7 +33,7 @@ struct DeviceMask {
     }
 };
 
-// The flags of the elements of a block, the first in the lowest bit.
+// The flags of a Philox block's elements, the first in the lowest bit.
 __device__ __forceinline__ unsigned flags_of_block(const Mask& mask, uint64_t block) {
     if (decided(mask)) return mask.threshold == 0 ? 0xffu : 0u;
     const Philox drawn = Philox::block(mask.seed, block, mask.offset);
@@ -42,7 +42,7 @@ __device__ __forceinline__ unsigned flags_of_block(const Mask& mask, uint64_t bl
     bool tied = false;
     for (int i = kElementsPerBlock - 1; i >= 0; --i) {
         const uint32_t bits = bits_of_element(drawn, unsigned(i));
-        flags = flags << 1 | (first - bits) >> 31;  // whether it is negative
+        flags = flags << 1 | (first - bits) >> 31;  // whether the difference is negative
         tied |= bits == first;
     }
     if (!tied) return flags;
@@ -55,7 +55,7 @@ __device__ __forceinline__ unsigned flags_of_block(const Mask& mask, uint64_t bl
     return flags;
 }
 
-// The flags of as many elements from any one on: those of two blocks, unless it is a block's first.
+// The flags of eight elements from any element on: they come from two Philox blocks, unless it is a block's first.
 __device__ __forceinline__ unsigned flags_from(const Mask& mask, uint64_t element) {
     const uint64_t block = element / kElementsPerBlock;
     const unsigned skipped = unsigned(element % kElementsPerBlock);
@@ -64,24 +64,24 @@ __device__ __forceinline__ unsigned flags_from(const Mask& mask, uint64_t elemen
     return flags >> skipped & 0xffu;
 }
 
-// A warp takes a window of memory: a share of `kShare` consecutive elements for each lane, which draws their flags. It
-// reads and writes others: its i-th access is to `W` elements beside its neighbours', so that a warp's is one run.
+// A warp takes a window of memory. Each lane draws the flags of its share, `kShare` consecutive elements, but reads and
+// writes others: in its i-th access `W` elements next to its neighbours', so that the warp's accesses are contiguous.
 template <int W>
 __device__ __forceinline__ int place_in_window(int i) {
     return (i * kLanes + int(threadIdx.x % kLanes)) * W;
 }
 
-// The flags of the elements from that place on, where `flags` are those of one's share. All lanes come here.
+// The flags of the elements from `place` on; `flags` are those of the lane's own share. All lanes must call this.
 template <int kShare>
 __device__ __forceinline__ unsigned flags_at_place(unsigned flags, int place) {
     return __shfl_sync(~0u, flags, place / kShare) >> place % kShare;
 }
 
-// Elements of a 16-byte access.
+// Elements per 16-byte access.
 template <class Format>
 constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage));
 
-// A call of a rule.
+// One call of a rule.
 template <class Rule, class Format>
 struct Drop {
     using T = typename Format::Compute;
@@ -89,7 +89,7 @@ struct Drop {
     DeviceMask mask;
     const void *input, *residual, *bias;
     void* out;
-    Divisor columns;  // of the bias
+    Divisor columns;  // the bias's columns
     typename Rule::template Scalars<T> scalars;
 
     explicit Drop(const DropoutTask& task)
@@ -101,7 +101,7 @@ struct Drop {
           columns(Rule::bias ? task.columns : 1),
           scalars(round_scalars<Rule::template Scalars, T>(task.scalars)) {}
 
-    // `W` elements on their way through the rule.
+    // `W` elements of one access, from loading to storing.
     template <int W>
     struct AccessElements {
         Stored<Format, W> x, residual, bias;
@@ -129,14 +129,14 @@ struct Drop {
     };
 };
 
-// Whether 16-byte accesses may begin at every `width`-th element.
+// Whether 16-byte accesses can begin at every `width`-th element.
 inline bool takes_vectors(const DropoutTask& task, int width) {
     for (const Array& array : {task.input, task.out, task.residual, task.bias})
         if (!is_aligned(array.data)) return false;
     return task.columns % width == 0;
 }
 
-// Calls start(Format()) for the way a type is stored.
+// Calls start(Format()) with a type's storage format.
 template <class Start>
 void with_format(DType type, Start start) {
     switch (type) {

@@ -1,4 +1,4 @@
-// The masks themselves, and the blocks of counters that they are made of. A thread draws one block.
+// The masks themselves, and the Philox blocks that they are made of. Each thread draws one block.
 #include "cuda/dropout/dropout.h"
 
 namespace fastopt::cuda {

@@ -1,4 +1,4 @@
-// The element of the mask at a place in memory, whatever the layout.
+// Finds the element of the mask for a place in memory, in any layout.
 #pragma once
 
 #include "cuda/divisor.h"
@@ -7,14 +7,14 @@
 namespace fastopt::cuda {
 namespace {
 
-// Where a step leads.
+// The position after some steps.
 struct MaskOffset {
-    int64_t element, at;              // in the mask and in memory
-    int64_t along_left, across_left;  // until the innermost dimension ends, and the one that the mask runs along
+    int64_t element, at;              // in the mask, and in memory
+    int64_t along_left, across_left;  // until the innermost dimension ends, and the mask's
 };
 
-// A layout in steps of several elements: `along` of the innermost dimension, `across` of that which the mask runs along
-// where it does not run along memory.
+// A layout in steps of several elements: `along` in the innermost dimension, `across` in the dimension that the mask
+// runs along where it does not run along memory.
 class MaskWalk {
    public:
     MaskWalk(const MaskLayout& layout, int64_t across, int64_t along)
@@ -31,10 +31,10 @@ class MaskWalk {
 
     FASTOPT_HD int64_t steps() const { return steps_; }
 
-    // Elements of the mask from one element of memory to the next.
+    // The distance in the mask between neighbours in memory.
     __device__ __forceinline__ int64_t stride() const { return mask_[ndim_ - 1]; }
 
-    // Elements of memory from one element of the mask to the next.
+    // The distance in memory between neighbours in the mask.
     __device__ __forceinline__ int64_t row() const { return memory_[across_]; }
 
     __device__ __forceinline__ MaskOffset place(int64_t i) const {

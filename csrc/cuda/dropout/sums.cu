@@ -1,11 +1,11 @@
-// The backward pass of a bias behind dropout: the gradient of the input and, on the way, the sums of its columns in the
-// CPU's shape (random/task.h). A warp takes a strip of rows, a block of threads the strips of a block of rows.
+// The backward pass of bias and dropout: the gradient of the input, and the sums of its columns in the CPU's shape
+// (random/task.h). A warp takes a strip of rows, a thread block takes the strips of a block of rows.
 #include "cuda/dropout/dropout.h"
 
 namespace fastopt::cuda {
 namespace {
 
-constexpr int kColumns = kElementsPerBlock * kLanes;  // of a warp
+constexpr int kColumns = kElementsPerBlock * kLanes;  // per warp
 static_assert(kWarps * kSumStrip == kSumRows && kWarps * kLanes == kColumns);
 
 template <class Format>
@@ -13,14 +13,14 @@ struct Sums {
     Drop<Dropout, Format> drop;
     int64_t rows, columns;
     double* of_blocks;  // [blocks of rows][columns]
-    Divisor across;     // blocks of threads side by side
+    Divisor across;     // thread blocks per block of rows
 };
 
-// On their way together.
+// Rows whose loads are in flight together.
 template <class Format>
 constexpr int kRows = sizeof(typename Format::Storage) == 8 ? 2 : 4;
 
-// The rows [row, end), `kAtOnce` of them on their way together, and of each the `n` columns from `column` on.
+// Sums the rows [row, end), `kAtOnce` in flight together, and in each the `n` columns from `column` on.
 template <int W, int kAtOnce, class Format>
 __device__ __forceinline__ void sum_strip(const Sums<Format>& sums, int64_t row, int64_t end, int64_t column, int n,
                                           double* of_columns) {
@@ -87,9 +87,9 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocks)
 }
 
 constexpr int kJoiners = 64;
-constexpr int kLoads = 16;  // a thread's on their way together
+constexpr int kLoads = 16;  // in flight per thread
 
-// A thread has a column.
+// A thread takes a column.
 template <class T>
 __global__ void __launch_bounds__(kJoiners)
     join_blocks(const double* of_blocks, int64_t blocks, int64_t columns, void* grad_bias, DType type) {

@@ -1,12 +1,12 @@
-// What happens once per channel. Partial results of chunks are joined in order: a warp per channel, whose lanes fetch
-// 32 of them, and what depends on counts alone, while those before are joined.
+// Work per channel. A warp joins the chunks' partial results of a channel in order: its lanes load 32 of them, and
+// compute what depends on counts alone, while it joins the 32 before.
 #include "cuda/norm/norm.h"
 #include "norm/pieces.h"
 
 namespace fastopt::cuda {
 namespace {
 
-// A partial result of a channel, and its elements; `before`: those of the results before.
+// A partial result of a channel, its number of elements, and (`before`) that of all earlier results.
 struct Partial {
     PartialSums part;
     double before, count;
@@ -23,7 +23,7 @@ __device__ __forceinline__ Partial partial_of(const NormTask& task, int64_t c, i
         const PieceRange pieces = pieces_of(l, index);
         return {{pair[0], pair[1]}, double(elements_before(l, pieces.begin)), double(elements_of(l, pieces))};
     }
-    // Columns of a channel are `inner` neighbours, again after each period; behind the last chunk is a single row.
+    // A channel has `inner` adjacent columns in each period; after the last chunk there is a single row.
     const int64_t in_row = l.columns / l.channels, full = l.chunks * in_row;
     const bool is_rest = index >= full;
     const int64_t chunk = is_rest ? l.chunks : index / in_row, k = index - chunk * in_row;
@@ -53,7 +53,7 @@ __device__ __forceinline__ PartialSums join_partials(const NormTask& task, int64
     return all;
 }
 
-// For the elements, in the compute type: [5][channels].
+// Stores the coefficients for the element kernels, in the compute type: [5][channels].
 template <class T>
 __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
@@ -67,7 +67,7 @@ __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t
     all[4 * channels] = less.slope;
 }
 
-// What becomes of a channel's pair.
+// What is computed from a channel's pair.
 
 template <class T>
 struct OfMoments : JoinMoments {

@@ -1,6 +1,6 @@
-// Moments and sums of columns: a block takes 32 columns of a chunk, a warp a flush block of them, a thread a column.
+// Moments and sums of columns: a block takes 32 columns of a chunk, a warp takes a flush block, a thread a column.
 //
-// Bytes per element as in planes.
+// Bytes per element as in planes.cu.
 #include "cuda/norm/norm.h"
 
 namespace fastopt::cuda {
@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kMostWarps = 8;
 
-// What of the tensor is a block's: some columns of a chunk of rows. What is behind the last full row is a chunk of its
-// own, of one row that is shorter.
+// A block's part of the tensor: some columns of a chunk of rows. The elements after the last full row form another
+// chunk, of one shorter row.
 struct Span {
     double* partials;
     int64_t first_row, end_row, columns, column;
@@ -30,7 +30,7 @@ __device__ __forceinline__ Span span_of_block(const NormTask& task) {
             false};
 }
 
-// What a thread sums up, of each flush block: `sum(first row, rows)`.
+// Calls `sum(first row, rows)` for each flush block, and joins the results of a thread's column.
 template <class Join, class Sum>
 __device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
     FASTOPT_SHARED(PartialSums[kMostWarps][kLanes], parts);
@@ -53,7 +53,7 @@ __device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
     span.partials[span.columns + span.column] = all.second;
 }
 
-// Calls add(load(place), place) for `rows` elements of a column, in order; `kLoads` of them are under way at a time.
+// Calls add(load(place), place) for `rows` elements of a column, in order; `kLoads` loads are in flight at a time.
 template <int kLoads, class Load, class Add>
 __device__ __forceinline__ void for_column(int64_t at, int rows, int64_t stride, Load load, Add add) {
     int first = 0;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
 
 using Kernel = void (*)(NormTask);
 
-// By DType; of sums, a row for each activation.
+// By DType; for sums, one row per activation.
 constexpr Kernel moment_kernels[4] = {column_moments<Plain<float>>, column_moments<Plain<double>>,
                                       column_moments<Narrow<BFloat16>>, column_moments<Narrow<Float16>>};
 

@@ -1,8 +1,8 @@
-// The elements of batch normalization: 16 bytes of each operand at a time, wherever segments begin and end; one by one
-// where memory is not aligned.
+// The element kernels of batch normalization: 16 bytes of each operand at a time, wherever segments begin and end; one
+// element at a time where memory is not aligned.
 //
-// Columns: a thread stays in its columns, whose numbers it keeps in registers. Planes: a thread looks up the channels
-// of each vector, two at most.
+// Columns: a thread stays in its columns and keeps their coefficients in registers. Planes: a thread looks up the
+// channels of each vector, two at most.
 #pragma once
 
 #include "cuda/divisor.h"
@@ -12,11 +12,11 @@ namespace fastopt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSteps = 4;      // vectors of a thread in planes
-constexpr int kRounds = 8;     // and in columns, at most
-constexpr int kBlocks = 1024;  // what keeps a GPU busy
+constexpr int kSteps = 4;      // vectors per thread in planes
+constexpr int kRounds = 8;     // vectors per thread in columns, at most
+constexpr int kBlocks = 1024;  // enough to keep a GPU busy
 
-// How elements are loaded and stored: as vectors of a format, or singly and of any type.
+// How elements are loaded and stored: as vectors of one format, or singly and of any type.
 template <class Format>
 struct Vectors {
     using Compute = typename Format::Compute;
@@ -41,7 +41,7 @@ struct Singles {
     }
 };
 
-// What a channel's elements are computed with; gradients also with a projection.
+// A channel's coefficients; gradients also need a projection.
 template <class T>
 struct Numbers {
     Coefficients<T> of;
@@ -60,12 +60,12 @@ __device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t c
 struct GridElements {
     NormTask task;
     Divisor inner, channels;
-    int64_t vectors, per_block;  // planes: vectors of all, and of a block
-    int64_t cycle, step;         // columns: vectors after which channels repeat; a thread's next one is so far ahead
-    int parts, rounds;           // columns: blocks along a cycle; vectors of a thread
+    int64_t vectors, per_block;  // planes: the number of vectors, and per block
+    int64_t cycle, step;         // columns: vectors after which channels repeat; the distance to a thread's next vector
+    int parts, rounds;           // columns: blocks per cycle; vectors per thread
 };
 
-// One element, as those are that do not fill a vector. `Work::run<Access>(task, at, numbers)` does the work.
+// One element that does not belong to a full vector. `Work::run<Access>(task, at, numbers)` does the work.
 template <class Work, class T>
 __device__ __forceinline__ void run_single(const GridElements& elements, int64_t at) {
     const int64_t segment = elements.inner.quotient(at);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ G
         int64_t place = v * Access::width, segment = elements.inner.split(place);
         int64_t channel = segment;
         elements.channels.split(channel);
-        const int64_t left = elements.inner.number() - place;  // the next channel's elements follow
+        const int64_t left = elements.inner.number() - place;  // elements after these belong to the next channel
         const auto own = numbers_of<Work::projects, T>(elements.task, channel);
         auto next = own;
         if (left < Access::width)
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ 
 inline int64_t greatest_divisor(int64_t a, int64_t b) { return b == 0 ? a : greatest_divisor(b, a % b); }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the elements are shared out to blocks, in vectors of `width`.
+// Shares the elements out to blocks, in vectors of `width`.
 inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
     const NormLayout& l = task.layout;
     GridElements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
@@ -139,21 +139,21 @@ inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
         const int64_t period = l.channels * l.inner;
         elements.cycle = period / greatest_divisor(period, width);
         elements.parts = static_cast<int>(ceil_div(elements.cycle, kThreads));
-        const int64_t cycles = elements.parts > 1 ? 1 : kThreads / elements.cycle;  // of a block, side by side
+        const int64_t cycles = elements.parts > 1 ? 1 : kThreads / elements.cycle;  // cycles of one block
         elements.step = cycles * elements.cycle;
         grid.threads = static_cast<int>(ceil_div(elements.step, elements.parts));
-        // Several vectors to a thread, whose numbers are looked up once, as soon as that leaves enough blocks.
+        // Once there are enough blocks, a thread takes several vectors, because it looks its coefficients up only once.
         const int64_t steps = ceil_div(elements.vectors, elements.step), rounds = steps * elements.parts / kBlocks;
         elements.rounds = static_cast<int>(rounds < 1 ? 1 : rounds < kRounds ? rounds : kRounds);
         grid.blocks = ceil_div(steps, elements.rounds) * elements.parts;
     }
-    if (grid.blocks == 0) grid.blocks = 1;  // fewer elements than a vector has
+    if (grid.blocks == 0) grid.blocks = 1;  // fewer elements than a vector holds
     return elements;
 }
 
 using ElementKernel = void (*)(GridElements);
 
-// Of one kind of work: by vectors of each type, singly in either compute type.
+// The kernels of one kind of work: vectors of each type, single elements in either compute type.
 struct ElementKernels {
     ElementKernel planes[4], columns[4], single_planes[2], single_columns[2];
 };

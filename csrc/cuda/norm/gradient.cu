@@ -1,5 +1,5 @@
 // The gradients of input and residual. Bytes per element, float32: 12; with a residual 20, or 12 where the sums have
-// kept the gradient of z.
+// stored the gradient of z.
 #include "cuda/norm/elements.h"
 
 namespace fastopt::cuda {

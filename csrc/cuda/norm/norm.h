@@ -1,4 +1,4 @@
-// What the kernels of batch normalization have in common.
+// What the kernels of batch normalization share.
 #pragma once
 
 #include "cuda/launch.h"
@@ -10,25 +10,25 @@
 namespace fastopt::cuda {
 namespace {
 
-// Whether the gradient of z is the gradient that comes.
+// Whether the gradient of z equals the incoming gradient.
 template <class Activation>
 constexpr bool kPasses = false;
 template <>
 constexpr bool kPasses<Identity> = true;
 
-// z, from x and what may be added to it.
+// z, from x and the residual, if any.
 template <class T>
 __device__ __forceinline__ T z_of(T x, const Coefficients<T>& of, bool has_residual, T residual) {
     const T z = normalized(x, of.center, of.scale, of.offset);
     return has_residual ? z + residual : z;
 }
 
-// Sums and moments of a part of a chunk, as its warps leave them to the first one.
+// Sums or moments of a part of a chunk, as its warps hand them to the first warp.
 struct PartialSums {
     double first, second;
 };
 
-// Joins moments in order; `of` is the share of those that come.
+// Joins moments in order; `of` is the share of the new part.
 struct JoinMoments {
     __device__ __forceinline__ static void join(PartialSums& all, const PartialSums& part, Share of) {
         fastopt::join(all.first, all.second, part.first, part.second, of);
@@ -46,7 +46,7 @@ struct JoinSums {
 
 }  // namespace
 
-// norm_planes.cu, norm_columns.cu: partial results, a pair per chunk, where the CPU's kernels have them.
+// planes.cu, columns.cu: write one pair per chunk to where the CPU's kernels write it.
 void gather_plane_moments(const Stream& stream, const NormTask& task);
 void gather_plane_sums(const Stream& stream, const NormTask& task);
 void gather_column_moments(const Stream& stream, const NormTask& task);

@@ -1,20 +1,20 @@
-// Moments and sums of planes: a block takes a chunk, a warp a flush block of it. Lane l has the elements l, l + 32, ...
-// of every piece, as the CPU's lanes have.
+// Moments and sums of planes: a block takes a chunk, a warp takes a flush block. Lane l has the elements l, l + 32, ...
+// of every piece, like the CPU's lanes.
 //
-// Bytes per element, float32: 4 for moments, 8 for sums (12 with a residual, 4 more where z's gradient is kept).
+// Bytes per element, float32: 4 for moments, 8 for sums (12 with a residual, 4 more where the gradient of z is stored).
 #include "cuda/norm/norm.h"
 #include "norm/pieces.h"
 
 namespace fastopt::cuda {
 namespace {
 
-constexpr int kFlushes = int(kChunk / kBlock / kFlushPieces);  // of a chunk
+constexpr int kFlushes = int(kChunk / kBlock / kFlushPieces);  // per chunk
 constexpr int kWarps = kFlushes < 8 ? kFlushes : 8;
 
-// Elements of a thread on their way at a time, in moments; half of them in sums, which have several operands.
+// Loads in flight per thread for moments; half as many for sums, which have several operands.
 constexpr int kLoads = 8;
 
-// Where the elements of a piece lie in memory.
+// The places of a piece's elements in memory.
 
 struct OneSegment {
     int64_t at;
@@ -27,7 +27,7 @@ struct SeveralSegments {
     static_assert(kBlock * kBlock <= 1 << kShift);
     int64_t at, stride;
     int length;
-    unsigned reciprocal;  // i / length is a multiplication: both are at most kBlock
+    unsigned reciprocal;  // replaces i / length by a multiplication; both are at most kBlock
     __device__ __forceinline__ explicit SeveralSegments(const Piece& piece)
         : at(piece.at),
           stride(piece.stride),
@@ -39,8 +39,7 @@ struct SeveralSegments {
     }
 };
 
-// Calls add(load(place), place, whether it is one) for the places of this lane in order, `kAtOnce` of them under way at
-// a time.
+// Calls add(load(place), place, exists) for the places of this lane in order; `kAtOnce` loads are in flight at a time.
 template <int kAtOnce, class Places, class Load, class Add>
 __device__ __forceinline__ void for_places(const Places& places, int n, Load load, Add add) {
     const int lane = int(threadIdx.x) % kLanes;
@@ -62,7 +61,7 @@ __device__ __forceinline__ void for_places(const Places& places, int n, Load loa
     }
 }
 
-// The first `n` of a piece.
+// The same for the first `n` elements of a piece.
 template <int kAtOnce, class Load, class Add>
 __device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, Add add) {
     if (piece.segments == 1)
@@ -71,7 +70,7 @@ __device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, 
         for_places<kAtOnce>(SeveralSegments(piece), n, load, add);
 }
 
-// What a warp sums up, of each flush block: `sum(pieces)` returns it in lane 0.
+// Joins a chunk's flush blocks; a warp's `sum(pieces)` returns the result of one in lane 0.
 template <class Join, class Sum>
 __device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
     FASTOPT_SHARED(PartialSums[kFlushes], parts);
@@ -96,13 +95,13 @@ __device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
     pair[1] = all.second;
 }
 
-// The lanes' sum, in lane 0.
+// The sum of all lanes, in lane 0.
 template <class T>
 __device__ __forceinline__ double merged(T lane) {
     return merge_lanes(double(lane), [](double a, double b) { return a + b; });
 }
 
-// From the first rows of a flush block.
+// Computes the shift from the first elements of a flush block.
 template <class Format, class Load>
 __device__ __forceinline__ typename Format::Compute shift_of(const Piece& piece, Load load) {
     constexpr int kMost = int(kShiftRows) * kLanes;
@@ -181,7 +180,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_con
 
 using Kernel = void (*)(NormTask);
 
-// By DType; of sums, a row for each activation.
+// By DType; for sums, one row per activation.
 constexpr Kernel moment_kernels[4] = {plane_moments<Plain<float>>, plane_moments<Plain<double>>,
                                       plane_moments<Narrow<BFloat16>>, plane_moments<Narrow<Float16>>};
 

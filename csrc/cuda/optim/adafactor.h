@@ -1,4 +1,4 @@
-// The rules with passes of their own, as the table of rules (rules.cu) finds them.
+// The multi-pass rules, as the table of rules (rules.cu) finds them.
 #pragma once
 
 #include "cuda/engine.h"

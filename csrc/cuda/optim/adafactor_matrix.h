@@ -1,5 +1,4 @@
-// Adafactor of matrices on a device: the three walks over their tiles, which move 8, 4 and 12 bytes for each float32
-// element.
+// Adafactor for matrices on a device: three walks over their tiles, which move 8, 4 and 12 bytes per float32 element.
 #pragma once
 
 #include "cuda/optim/matrices.h"
@@ -11,7 +10,8 @@
 namespace fastopt::cuda {
 namespace {
 
-// Of those on a multiprocessor at a time, where a kernel else took more registers: for more loads on their way.
+// Blocks per multiprocessor, for kernels that would take more registers without a bound: more blocks have more loads
+// in flight.
 template <class Format>
 constexpr int kTileBlocks = sizeof(typename Format::Compute) == sizeof(float) ? 4 : 2;
 
@@ -32,7 +32,7 @@ struct Factors {
     __device__ __forceinline__ T row(int step) const { return step < row_count ? rows[step] : T(0); }
 };
 
-// The lanes of a tile's bands, one after the other; merged, for the first thread of each team.
+// Adds up the lanes of a tile's bands in order and merges them; each team's first thread has the result.
 __device__ __forceinline__ double sum_of_tile(const ThreadTile& place, double lane, double* lanes) {
     lanes[threadIdx.x] = lane;
     __syncthreads();
@@ -41,7 +41,7 @@ __device__ __forceinline__ double sum_of_tile(const ThreadTile& place, double la
     return merge_lanes(sum, Squares::join, place.teams.lanes);
 }
 
-// Squares of the gradient, by row and by column, and of the parameter.
+// The gradient's squares by row and by column, and the parameter's squares.
 template <class Format>
 __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Format::Compute;
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
     }
 
     for (int k = 0; k < kRowSteps; ++k) columns[k * kTileThreads + threadIdx.x] = column_squares[k];
-    param_squares = sum_of_tile(place, param_squares, lanes);  // and a barrier
+    param_squares = sum_of_tile(place, param_squares, lanes);  // includes a barrier
     if (place.is_first()) scratch.param_squares[place.unit] = param_squares;
     for (int column = place.index; column < place.columns; column += place.teams.threads()) {
         const int row_step = column / kLanes * kTileThreads;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
     }
 }
 
-// Squares of the update.
+// The update's squares.
 template <class Format>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
     measure_updates(const __grid_constant__ MatrixTensors tensors) {

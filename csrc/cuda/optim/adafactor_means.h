@@ -11,9 +11,9 @@ namespace fastopt::cuda {
 namespace {
 
 constexpr int kMeanThreads = 256;
-constexpr int kJoiners = 8;  // threads that share the parts of a sum, at most: each has every 8th of 32 lanes
+constexpr int kJoiners = 8;  // the most threads that share the parts of a sum: each has every 8th of 32 lanes
 
-// The rows or the columns of matrices: `n` of each, whose sums come in `parts` and make means of `terms` elements.
+// The rows or the columns of `count` matrices: `n` sums each, which come in `parts` and give means of `terms` elements.
 struct Axis {
     int64_t count, n, parts, terms;
 
@@ -25,7 +25,7 @@ struct Axis {
     }
 
     FASTOPT_HD int joiners() const { return power_of_two(parts, kJoiners); }
-    FASTOPT_HD int width() const { return kMeanThreads / joiners(); }  // sums of a block
+    FASTOPT_HD int width() const { return kMeanThreads / joiners(); }  // sums per block
     FASTOPT_HD int64_t blocks() const { return tiles_along(count * n, width()); }
 };
 
@@ -33,7 +33,7 @@ inline int64_t mean_blocks(const Task& task) {
     return Axis::rows_of(task.shape).blocks() + Axis::columns_of(task.shape).blocks();
 }
 
-// A joiner's lanes of a sum, merged; its parts are `stride` apart.
+// The merged lanes of one joiner's share of a sum; the parts are `stride` apart.
 __device__ __forceinline__ double join_lanes(const double* sums, int64_t parts, int64_t stride, int joiner) {
     double lanes[kLanes / kJoiners] = {};
     for (int64_t part = joiner; part < parts; part += kLanes)
@@ -43,8 +43,8 @@ __device__ __forceinline__ double join_lanes(const double* sums, int64_t parts, 
     return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
-// Adds up the parts of rows and columns, moves the states, and leaves their new values in the scratch memory: of rows
-// as they are, of columns as factors.
+// Adds up the parts of rows and columns, moves the states, and writes their new values to the scratch memory: rows as
+// they are, columns as factors.
 template <class T>
 __global__ void __launch_bounds__(kMeanThreads) move_means(const __grid_constant__ MatrixTensors tensors) {
     FASTOPT_SHARED(double[kMeanThreads], joined);
@@ -88,10 +88,10 @@ __global__ void __launch_bounds__(kMeanThreads) move_means(const __grid_constant
         scratch.column_factors<T>(0)[i] = Adafactor::inverse_root(mean);
 }
 
-// The group that has the rows of a matrix.
+// The size of the thread group that takes the rows of a matrix.
 FASTOPT_HD int row_threads(const Matrices& shape) { return power_of_two(shape.rows, kSummers); }
 
-// Means of rows become factors.
+// Turns the means of rows into factors.
 template <class T>
 __global__ void __launch_bounds__(kSummers) make_row_factors(const __grid_constant__ MatrixTensors tensors) {
     FASTOPT_SHARED(double[kSummers], lanes);

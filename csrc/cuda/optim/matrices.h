@@ -11,7 +11,7 @@ namespace {
 
 enum MatrixArray { kParam, kGrad, kRowVar, kColumnVar, kMatrixArrays };
 
-// Of a launch, as Tensors is.
+// The matrices of one launch, like Tensors.
 struct MatrixTensors {
     static constexpr int kEach = kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 4;
     static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
@@ -48,15 +48,15 @@ __device__ __forceinline__ int64_t elements_of(const MatrixTensors& tensors, int
 constexpr int kBands = kTileRows / kBandRows;
 constexpr int kTileThreads = kBands * kLanes;
 
-// A tile has a team of threads for each band of its rows, a lane for every 32nd of its columns. Where matrices are
-// small, so are their teams, and a block has many tiles.
+// A tile has a team of threads for each band of its rows; a team has a lane for every 32nd column. Small matrices
+// have small teams, and a block then takes many tiles.
 struct Teams {
     int lanes, bands;  // powers of two
 
     FASTOPT_HD explicit Teams(const Matrices& shape)
         : lanes(power_of_two(shape.columns, kLanes)), bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
 
-    // Threads of a tile, tiles of a block.
+    // Threads per tile, tiles per block.
     FASTOPT_HD int threads() const { return lanes * bands; }
     FASTOPT_HD int tiles() const { return kTileThreads / threads(); }
 };
@@ -69,22 +69,22 @@ inline int64_t tile_blocks(const Task& task) {
 struct ThreadTile {
     int tensor;
     Teams teams;
-    int index, band, lane;  // of the thread in its tile, of its team, in its team
+    int index, band, lane;  // the thread's index in its tile, its team, its index in the team
     int64_t unit;
     MatrixTile tile;
-    int columns, rows;  // of the tile, and from the team's first row on; none where there is no tile
-    int steps;          // rows that a team has at most, the same in all of the block
+    int columns, rows;  // of the tile; rows count from the team's first row; 0 where there is no tile
+    int steps;          // the most rows of any team; the same in the whole block
 
     __device__ __forceinline__ explicit ThreadTile(const MatrixTensors& tensors)
         : ThreadTile(tensors, tensor_of_block(tensors)) {}
 
-    // The first thread of a tile that exists.
+    // Whether this is the first thread of an existing tile.
     __device__ __forceinline__ bool is_first() const { return index == 0 && columns > 0; }
 
     // The team's first row in the tile.
     __device__ __forceinline__ int first_row() const { return band * kBandRows; }
 
-    // The thread of the block that is a lane of a band of this tile.
+    // The index in the block of the thread with this lane in this band of the same tile.
     __device__ __forceinline__ int thread_of(int of_band, int of_lane) const {
         return int(threadIdx.x) - index + of_band * teams.lanes + of_lane;
     }
@@ -106,7 +106,7 @@ struct ThreadTile {
           steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)) {}
 };
 
-// A thread's elements of the rows of its team.
+// A thread's elements in the rows of its team.
 template <class Format>
 struct Rows {
     using T = typename Format::Compute;
@@ -122,7 +122,7 @@ struct Rows {
           columns(place.columns),
           lane(place.lane) {}
 
-    // Columns of a row, none where there is no such row.
+    // The number of columns of a row; 0 where there is no such row.
     __device__ __forceinline__ int count(int step) const { return step < rows ? columns : 0; }
 
     __device__ __forceinline__ void load(int step, T (&values)[kRowSteps]) const {

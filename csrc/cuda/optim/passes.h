@@ -1,5 +1,5 @@
-// What rules of several passes share on a device: the start of their kernels, each over all tensors of one type; and
-// the step size that is made of two sums of squares.
+// What rules of several passes share on a device: launching kernels, each over all tensors of one type, and computing
+// the step size from two sums of squares.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 using Tasks = std::vector<const Task*>;
 
-// Starts kernels over the same tasks, in tables of the kind they take.
+// Launches kernels over the same tasks, in tables of the type that they take.
 template <class Table>
 struct Start {
     const Stream& stream;
@@ -30,7 +30,7 @@ struct Start {
     }
 };
 
-// Threads of a block that sums up: what the task that needs most of them can use, and whole warps.
+// Threads of a summing block, in whole warps: as many as the largest task can use.
 template <class Needed>
 int summing_threads(const Tasks& tasks, Needed needed) {
     int threads = kLanes;
@@ -38,7 +38,7 @@ int summing_threads(const Tasks& tasks, Needed needed) {
     return threads;
 }
 
-// The step size of a tensor, from the squares of its parts: a block's. A table has a scratch_of and an elements_of.
+// A block computes a tensor's step size from the squares of its parts. Tables have scratch_of() and elements_of().
 template <class Rule, class Table>
 __global__ void __launch_bounds__(kSummers) make_step_sizes(const __grid_constant__ Table tensors) {
     FASTOPT_SHARED(double[2 * kTeams], lanes);
@@ -62,7 +62,7 @@ void start_step_sizes(const Start<Table>& start, PartsOf parts_of) {
 
 using ByType = void (*)(const Stream&, const Tasks&);
 
-// `kernels` are by DType.
+// `kernels` has one entry per DType.
 inline void for_types(const Stream& stream, const Task* const* tasks, int count, const ByType (&kernels)[4]) {
     Tasks of_type[4];
     for (int i = 0; i < count; ++i) of_type[int(tasks[i]->param.type)].push_back(tasks[i]);

@@ -1,4 +1,4 @@
-// Sums over many tensors, of the same shape as the CPU's (cpu/reductions.h): a lane is a thread, a chunk a warp's.
+// Sums over many tensors in the CPU's shape (cpu/reductions.h): a thread is a lane, a warp takes a chunk.
 #include <vector>
 
 #include "cuda/memory.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kWarps = 8;
 
-// arrays: elements, partial results
+// Arrays: elements, partial results.
 template <class Sum, class Format>
 __global__ void __launch_bounds__(kWarps* kLanes)
     reduce_chunks(const __grid_constant__ Tensors<2> tensors, double exponent) {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kWarps* kLanes)
 constexpr int kJoiners = 1024;
 constexpr int kStaged = 4 * kJoiners;
 
-// One block: all of its threads fetch, one warp adds up.
+// One block: all threads load, one warp adds up.
 template <class Sum>
 __global__ void __launch_bounds__(kJoiners)
     join_chunks(const double* partials, int64_t n, double exponent, const float* loss_scale, double known_loss_scale,

@@ -1,5 +1,5 @@
-// The table of rules. Compiled in kParts parts, so that a build uses several cores: part k has the
-// rules whose row in the table is k modulo kParts.
+// The table of rules, compiled in kParts parts so that a build uses several cores: part k has the rules whose row
+// modulo kParts is k.
 #include "cuda/optim/adafactor.h"
 #include "cuda/optim/elementwise.h"
 #include "cuda/optim/rule_parts.h"

@@ -1,5 +1,5 @@
-// The scalars of a step, completed by what only the device knows: GradScaler's scale and verdict, the norm that clips,
-// and, in a step that is captured, its counters.
+// Completes the scalars of a step with what only the device knows: GradScaler's scale and found_inf, the norm for
+// clipping, and, in a captured step, its counters.
 #include <algorithm>
 
 #include "cuda/launch.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kScalarThreads = 128;
 
-// By value, as many as a launch has room for.
+// Kernel parameters, with as many sets as a launch has room for.
 struct KnownSets {
     static constexpr int kMax = int((kParameterBytes - 128) / sizeof(Constants));
     Constants known[kMax];
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __
     for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], carried[k]);
 }
 
-// Calls start(first, n) for `count` things, at most `most` at a time.
+// Calls start(first, n) for `count` items, at most `most` at a time.
 template <class Start>
 void in_turns(int count, int most, Start start) {
     for (int first = 0; first < count; first += most) start(first, count - first < most ? count - first : most);

@@ -44,8 +44,8 @@ struct SetScalars {
     FASTOPT_HD T step_size() const { return T(*scratch); }
 };
 
-// Gradients, of which a thread has `n` in registers: as they are in memory, unscaled (and then written back), and as a
-// rule reads them.
+// The prologue for `n` gradients in a thread's registers: unscales them (they are then also written back), and makes
+// of them what a rule reads.
 template <class T>
 struct Gradients {
     Prologue::Scalars<T> common;
@@ -58,7 +58,7 @@ struct Gradients {
         if (unscales) Prologue::unscale(grad, n, common);
     }
 
-    // From memory to what a rule reads.
+    // Turns gradients from memory into what a rule reads.
     __device__ __forceinline__ void prepare(const T* param, T* grad, int n) const {
         unscale(grad, n);
         Prologue::gradient(param, grad, n, common);

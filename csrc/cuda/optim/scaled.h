@@ -1,5 +1,4 @@
-// Scaled rules on a device, in the CPU's two passes (cpu/optim/scaled.h): sums, the step size, and what happens to an
-// element.
+// Scaled rules on a device, in the CPU's two passes (cpu/optim/scaled.h).
 #pragma once
 
 #include "cuda/optim/elementwise.h"
@@ -13,7 +12,7 @@ namespace {
 template <class Rule>
 using ScaledTensors = Tensors<Places<ScaledApply<Rule>>::count>;
 
-// The last array of a tensor.
+// The scratch memory is a tensor's last array.
 template <int kArrays>
 __device__ __forceinline__ ScaledScratch scratch_of(const Tensors<kArrays>& tensors, int tensor) {
     return {static_cast<double*>(tensors.arrays[tensor][kArrays - 1]), tensors.n[tensor]};
@@ -26,12 +25,12 @@ __device__ __forceinline__ int64_t elements_of(const Tensors<kArrays>& tensors, 
 
 constexpr int kScaledWarps = 8;
 
-// Squares of the parameter and of the direction: a warp's are those of a chunk.
+// Squares of the parameter and of the direction: a warp takes a chunk.
 template <class Rule, class Format>
 __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
     using T = typename Format::Compute;
-    constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // as many bytes in registers of each type
+    constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // equal bytes in registers for each type
     constexpr int kFirstState = Places<ScaledApply<Rule>>::states;
     const BlockSpan span = span_of_block(tensors, kScaledWarps * kSumChunk);
     const ScalarSet& set = *tensors.scalars[span.tensor];

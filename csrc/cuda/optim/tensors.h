@@ -1,4 +1,4 @@
-// Many tensors in one launch: a table of them travels as the kernel's parameter, and every block has a part of one.
+// Many tensors in one launch: the kernel's parameter is a table of them, and every block takes a part of one tensor.
 #pragma once
 
 #include "cuda/launch.h"
@@ -6,7 +6,7 @@
 namespace fastopt::cuda {
 namespace {
 
-// Of a launch: room for `kArrays` arrays of each tensor.
+// The tensors of one launch, with `kArrays` arrays each.
 template <int kArrays>
 struct Tensors {
     static constexpr int kEach = kArrays * int(sizeof(void*)) + 8 + 8 + 4 + kArrays;
@@ -15,7 +15,7 @@ struct Tensors {
     void* arrays[kMax][kArrays];
     int64_t n[kMax];
     const ScalarSet* scalars[kMax];
-    uint32_t end[kMax];  // the first block behind the tensor's
+    uint32_t end[kMax];  // the first block after the tensor's blocks
     DType types[kMax][kArrays];
     int count;
 };
@@ -40,13 +40,13 @@ __device__ __forceinline__ int tensor_of_block(const Table& tensors) {
     return low;
 }
 
-// Which of its tensor's blocks this is.
+// This block's index among its tensor's blocks.
 template <class Table>
 __device__ __forceinline__ int64_t block_within(const Table& tensors, int tensor) {
     return blockIdx.x - (tensor == 0 ? 0u : tensors.end[tensor - 1]);
 }
 
-// The part of this block, `size` elements of a tensor at most.
+// This block's part: at most `size` elements of a tensor.
 template <class Table>
 __device__ __forceinline__ BlockSpan span_of_block(const Table& tensors, int64_t size) {
     const int tensor = tensor_of_block(tensors);
@@ -55,7 +55,7 @@ __device__ __forceinline__ BlockSpan span_of_block(const Table& tensors, int64_t
 }
 
 // Calls start(tensors, blocks) for all tasks, as many at a time as a table holds. The i-th tensor gets blocks_of(task)
-// blocks, and fill(tensors, i, task) sets what is the table's own.
+// blocks, and fill(tensors, i, task) sets the fields specific to the table.
 template <class Table, class BlocksOf, class Fill, class Start>
 void for_tables(const Task* const* tasks, int count, BlocksOf blocks_of, Fill fill, Start start) {
     Table tensors;
@@ -76,7 +76,7 @@ void for_tables(const Task* const* tasks, int count, BlocksOf blocks_of, Fill fi
     if (blocks > 0) start(tensors, blocks);
 }
 
-// The same, for parts of `size` elements; `fill` sets the arrays.
+// The same for parts of `size` elements; `fill` sets the arrays.
 template <int kArrays, class Fill, class Start>
 void for_tables(const Task* const* tasks, int count, int64_t size, Fill fill, Start start) {
     for_tables<Tensors<kArrays>>(

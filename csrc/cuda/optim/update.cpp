@@ -1,4 +1,4 @@
-// A rule's step, wherever it was compiled.
+// Calls a rule's step in the part where it was compiled.
 #include <array>
 #include <utility>
 

@@ -17,7 +17,7 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-// The bias of a contiguous tensor: one element per column, that is per index of the last dimension.
+// Takes the bias of a contiguous tensor: one element per index of the last dimension.
 bool take_bias(py::handle tensor, const TensorView& like, TensorView& out) {
     return take(tensor, out) && out.device == like.device && out.type == like.type && !out.complex && !like.complex &&
            like.ndim > 0 && is_contiguous(like) && out.ndim == 1 && out.sizes[0] == like.sizes[like.ndim - 1];
@@ -30,7 +30,7 @@ int find(const char* rule) {
     throw py::key_error(std::string("no rule '") + rule + "'");
 }
 
-// A mask for memory of `device`. The seed is a number or, where only that device knows it, a tensor.
+// Sets the mask for memory of `device`. The seed is a number or, where only that device knows it, a tensor.
 void set_mask(DropoutTask& task, int device, py::handle seed, uint64_t offset, uint64_t threshold) {
     task.mask = {0, offset, threshold};
     if (PyLong_Check(seed.ptr())) {

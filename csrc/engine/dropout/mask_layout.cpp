@@ -9,7 +9,7 @@ struct Dim {
     int64_t size, memory, mask;
 };
 
-// Outermost in memory first; a pair of neighbours becomes one dimension where the mask allows it.
+// Sorts dimensions, outermost in memory first, and joins neighbours into one dimension where the mask allows it.
 int join(Dim* dims, int count) {
     std::stable_sort(dims, dims + count, [](const Dim& a, const Dim& b) { return a.memory > b.memory; });
     int joined = 0;
@@ -23,7 +23,7 @@ int join(Dim* dims, int count) {
     return joined;
 }
 
-// Where the mask does not run along memory: work is divided into tiles.
+// Counts the units of work. Where the mask does not run along memory, they are tiles.
 void divide(MaskLayout& layout) {
     const int inner = layout.ndim - 1;
     layout.across = -1;
@@ -40,7 +40,7 @@ void divide(MaskLayout& layout) {
     }
 }
 
-// Elements that lie in memory one after the other.
+// Elements that are contiguous in memory.
 void lay_out_flat(int64_t n, MaskLayout& out) {
     out.ndim = 1;
     out.size[0] = n;

@@ -6,7 +6,7 @@
 
 namespace fastopt {
 
-// `tensor` is dense. The mask's elements are those of its first `mask_dims` dimensions in C order.
+// `tensor` must be dense. The mask has one element, in C order, per index of the first `mask_dims` dimensions.
 void lay_out_mask(const TensorView& tensor, int mask_dims, MaskLayout& out);
 
 }  // namespace fastopt

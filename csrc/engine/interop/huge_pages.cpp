@@ -12,7 +12,7 @@ void expect_first_write([[maybe_unused]] void* data, [[maybe_unused]] size_t byt
     if (bytes < size_t{kFreshBytes}) return;
     const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
     const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish: failure costs only time
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: failure costs nothing but time
 #endif
 }
 

@@ -1,4 +1,4 @@
-// The way from Python to the workers.
+// Runs work that Python has asked for on the worker threads.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,7 +7,7 @@
 
 namespace fastopt {
 
-// Without the GIL, unless the work is over before another Python thread could make use of it.
+// Releases the GIL, unless the work ends before another Python thread could use the time.
 template <class Task>
 void run_released(const std::vector<Job<Task>>& jobs, int threads, Order order = Order::forwards) {
     if (elements(jobs) < machine.grain) {

@@ -12,13 +12,13 @@ class ScalarNames {
    public:
     explicit ScalarNames(const char* comma_separated);
 
-    // Throws py::key_error unless `values` holds exactly these names, and `others` more.
+    // Throws py::key_error unless `values` has exactly these names and `others` more.
     void read(const pybind11::dict& values, double* out, size_t others = 0) const;
 
     pybind11::tuple as_tuple() const;
 
    private:
-    std::vector<PyObject*> names_;  // interned; live as long as the process
+    std::vector<PyObject*> names_;  // interned; they live as long as the process
 };
 
 }  // namespace fastopt

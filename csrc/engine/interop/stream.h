@@ -1,4 +1,4 @@
-// A GPU from the engine's side.
+// A GPU as the engine sees it.
 #pragma once
 
 #include "cuda/engine.h"
@@ -6,7 +6,7 @@
 
 namespace fastopt {
 
-// That of torch, for what is launched next.
+// torch's current stream, for the next launches.
 inline cuda::Stream stream_of(int device) { return {device, current_stream(device)}; }
 
 }  // namespace fastopt

@@ -11,7 +11,7 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-// Borrowed for the life of the process: torch is never unloaded.
+// Borrowed for the life of the process, because torch is never unloaded.
 PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
 PyObject* is_neg_method = nullptr;
@@ -54,7 +54,7 @@ bool dtype_of(const DLDataType& dtype, TensorView& out) {
     return true;
 }
 
-// False where there are no kernels for it.
+// Returns false where there are no kernels for the device.
 bool place(bool on_host, int index, TensorView& out) {
     static const bool has_cuda = !cuda::built().empty();
     out.on_host = on_host;
@@ -64,7 +64,7 @@ bool place(bool on_host, int index, TensorView& out) {
 
 bool through_exchange(PyObject* tensor, TensorView& out) {
     DLTensor dl;
-    if (exchange->dltensor_from_py_object_no_sync(tensor, &dl) != 0) return false;  // not strided, no memory
+    if (exchange->dltensor_from_py_object_no_sync(tensor, &dl) != 0) return false;  // not strided, or without memory
     const bool on_host = dl.device.device_type == kDLCPU;
     if (!on_host && dl.device.device_type != kDLCUDA) return false;
     if (!place(on_host, dl.device.device_id, out) || !dtype_of(dl.dtype, out) || dl.ndim > kMaxDims) return false;
@@ -124,7 +124,7 @@ void set_torch(const py::object& torch, const py::object& increment_version, con
     parameter_type = reinterpret_cast<PyTypeObject*>(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
     is_neg_method = py::object(tensor.attr("is_neg")).release().ptr();
     is_conj_method = py::object(tensor.attr("is_conj")).release().ptr();
-    const py::object layout = tensor.attr("layout");  // called itself: looking it up takes longer than the answer
+    const py::object layout = tensor.attr("layout");  // called directly: a lookup takes longer than the call
     if (Py_TYPE(layout.ptr()) != &PyGetSetDescr_Type) throw py::type_error("torch.Tensor.layout is not a getter");
     layout_getter = reinterpret_cast<PyGetSetDescrObject*>(layout.ptr())->d_getset;
     strided_layout = py::object(torch.attr("strided")).release().ptr();
@@ -230,7 +230,7 @@ bool is_contiguous(const TensorView& t) {
 
 bool is_dense(const TensorView& t) {
     if (is_contiguous(t)) return true;
-    // Not in C order: dense if, from the innermost outwards, each stride is the span of those before.
+    // Not in C order. The tensor is dense if each stride, from the innermost outwards, is the span of those before.
     bool placed[kMaxDims] = {};
     int64_t expected = 1;
     for (int k = 0; k < t.ndim; ++k) {

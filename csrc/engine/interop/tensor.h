@@ -1,5 +1,5 @@
-// Intake of torch tensors without linking torch: through the DLPack exchange API (torch >= 2.10), or
-// through data_ptr() and its neighbours (any torch).
+// Takes in torch tensors without linking torch: through the DLPack exchange API (torch >= 2.10), or through data_ptr()
+// and similar methods (any torch).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,78 +10,78 @@
 
 namespace fastopt {
 
-constexpr int kMaxDims = 64;  // torch's own limit
+constexpr int kMaxDims = 64;  // torch's limit
 
-// What is known of a tensor. Valid while the tensor lives and is not resized.
+// What the engine knows of a tensor. Valid while the tensor lives and is not resized.
 struct TensorView {
     void* data;
-    int64_t numel;  // of real numbers: a complex element counts as two
+    int64_t numel;  // counts real numbers: a complex element is two
     int ndim;
     const int64_t* sizes;
     const int64_t* strides;
     DType type;
     bool complex;
-    int device;                                          // kHost or the index of a CUDA device
-    bool on_host;                                        // the CPU can read it
-    int64_t own_sizes[kMaxDims], own_strides[kMaxDims];  // where the intake has no memory to point to
+    int device;                                          // kHost, or the index of a CUDA device
+    bool on_host;                                        // whether the CPU can read it
+    int64_t own_sizes[kMaxDims], own_strides[kMaxDims];  // used where the intake has no memory to point to
 };
 
-// Called once at import. `increment_version` takes a list of tensors; `allocate` (bytes, device) and returns a tensor;
-// `current_stream` a device, and returns a stream's address.
+// Called once at import. `increment_version` takes a list of tensors; `allocate` takes (bytes, device) and returns a
+// tensor; `current_stream` takes a device and returns a stream's address.
 void set_torch(const pybind11::object& torch, const pybind11::object& increment_version,
                const pybind11::object& allocate, const pybind11::object& current_stream);
 
-// Tells autograd that the tensors' memory is written behind its back. Throws where torch does.
+// Tells autograd that the tensors' memory changes without its knowledge. Throws where torch does.
 void increment_version(const pybind11::list& tensors);
 
-// "exchange" or "data_ptr"; throws std::invalid_argument where this torch lacks it.
+// `name` is "exchange" or "data_ptr". Throws std::invalid_argument where this torch lacks it.
 void use_intake(const std::string& name);
 std::string intake_in_use();
 
-// Where a contiguous tensor of any type, of integers too, has its elements.
+// Where a contiguous tensor of any type, including integers, has its elements.
 struct Memory {
     void* data;
     int device;
 };
 Memory memory_of(pybind11::handle tensor);
 
-// Exactly a torch.Tensor or Parameter: a subclass may hold its memory elsewhere.
+// Whether it is exactly a torch.Tensor or Parameter: a subclass may hold its memory elsewhere.
 bool is_plain(PyObject* tensor);
 
-// Memory of torch's allocator: given back with the object, which a stream's work in progress outlives.
+// Memory from torch's allocator. It is freed with the object; work that a stream has queued may still use it.
 struct DeviceMemory {
     pybind11::object tensor;
     void* data = nullptr;
 };
 DeviceMemory allocate(int device, size_t bytes);
 
-// The stream that torch works on.
+// torch's current stream.
 void* current_stream(int device);
 
-// Fills `out` where `tensor` is plain, strided, on the CPU or a CUDA device that kernels were built for, of a type the
-// kernels know, and not lazily conjugated. Otherwise returns false, with no Python error set: the caller's slow path
-// says what is wrong, or puts it right.
+// Fills `out` if `tensor` is plain, strided, not lazily conjugated, of a type that the kernels know, and on the CPU or
+// a CUDA device that kernels were built for. Otherwise returns false without a Python error; the caller's slow path
+// reports what is wrong or corrects it.
 bool view(PyObject* tensor, TensorView& out);
 
-// False for a sparse tensor, of which torch would tell view() by a C++ exception: as long as a small model's step.
-// Of plain tensors.
+// False for a sparse tensor. view() would learn it from a C++ exception in torch, which is slow. Only for plain
+// tensors.
 bool is_strided(PyObject* tensor);
 
-// Adds 1 to a plain int64 number on the CPU, in a fifth of the time of torch's add_. False, with nothing written, for
+// Adds 1 to a plain int64 number on the CPU, faster than torch's add_. Returns false, having written nothing, for
 // anything else.
 bool count(pybind11::handle counter);
 
-// True for a lazily negated tensor, whose memory does not hold its values. Asking torch costs as much
-// as two views, so states, which the optimizer made itself, are not asked.
+// True for a lazily negated tensor, whose memory does not hold its values. Asking torch is slow, so states, which the
+// optimizer made itself, are not asked.
 bool is_negated(PyObject* tensor);
 
-// In C order: the last dimension runs along memory, and so on.
+// Whether it is in C order: the last dimension runs along memory, and so on.
 bool is_contiguous(const TensorView& tensor);
 
-// No two indices share an element and no gap lies between them.
+// Whether no two indices share an element and no gap lies between elements.
 bool is_dense(const TensorView& tensor);
 
-// Same sizes, and same strides where they matter: element i of both lies at the same offset.
+// Whether sizes are the same, and strides where they matter: element i of both lies at the same offset.
 bool same_layout(const TensorView& a, const TensorView& b);
 
 int64_t element_size(DType type);

@@ -68,7 +68,7 @@ bool BatchNormCall::take_per_channel(py::handle tensor, Array& operand) const {
     return true;
 }
 
-// Two of them that are read.
+// Takes two operands that are only read.
 bool BatchNormCall::take_both(py::handle first, Array& one, py::handle second, Array& other) const {
     for (py::handle tensor : {first, second})
         if (!absent(tensor) && is_negated(tensor.ptr())) return false;
@@ -116,7 +116,7 @@ bool BatchNormCall::take_gathered(py::handle gathered) {
 }
 
 void BatchNormCall::own_pairs() {
-    if (on_device()) return;  // it has memory of its own
+    if (on_device()) return;  // a device has other memory for them
     pairs_.reset(new double[static_cast<size_t>(2 * task.layout.channels)]);
     task.pairs = pairs_.get();
 }
@@ -195,7 +195,7 @@ void BatchNormCall::gather_moments() {
 
 void BatchNormCall::gather_sums() {
     reserve_partials();
-    if (!task.layout.planes) {  // the sums of columns also take the coefficients
+    if (!task.layout.planes) {  // the sums of columns read the coefficients
         double* const sums = task.pairs;
         task.pairs = nullptr;
         fill_coefficients();
@@ -213,7 +213,7 @@ bool BatchNormCall::on_device() const { return device_ != kHost; }
 
 bool BatchNormCall::empty() const { return input_.numel == 0; }
 
-// What an empty input leaves.
+// The result of an empty input.
 void BatchNormCall::clear(double* pairs) const { std::fill_n(pairs, 2 * task.layout.channels, 0.0); }
 
 const NormKernels& BatchNormCall::of_layout() const {
@@ -223,7 +223,7 @@ const NormKernels& BatchNormCall::of_layout() const {
     return wide ? table.planes_f64 : table.planes_f32;
 }
 
-// The whole of a channel at once, unless that leaves threads without work.
+// Whether a worker takes all of a channel at once. Not if that leaves threads without work.
 bool BatchNormCall::by_channel() const {
     const int64_t channels = task.layout.channels;
     return task.layout.by_channel && (channels % threads_ == 0 || channels >= 4 * threads_);
@@ -261,19 +261,19 @@ void BatchNormCall::fill_coefficients() {
     of_layout().fill_coefficients(task, 0, task.layout.channels);
 }
 
-// Results of `from` bytes and more go past the caches; not into fresh memory, which is in them.
+// Streams results of at least `from` bytes past the caches, but not into fresh memory, whose new pages are cached.
 void BatchNormCall::stream(const Array& result, int64_t from) {
     const int64_t bytes = result.data == nullptr ? 0 : task.layout.total * element_size(result.type);
     task.streams = bytes >= from && bytes < kFreshBytes;
 }
 
-// Unless the gradient of z waits there, to be read again.
+// Does not stream where the gradient of z is stored, because it is read again.
 void BatchNormCall::stream_gradient() {
     if (task.kept.data == nullptr || task.kept.data != task.grad_input.data)
         stream(task.grad_input, machine.stream_backward);
 }
 
-// The gradient of z is needed twice. Exactly as it is, so not in a half type.
+// Chooses where to store the gradient of z, which is needed twice. A half type would round it.
 void BatchNormCall::choose_dz_buffer() {
     const NormTable& table = *kernels().norm;
     const bool half = task.input.type != DType::f32 && task.input.type != DType::f64;

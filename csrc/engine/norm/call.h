@@ -1,4 +1,4 @@
-// One call of batch normalization: the intake of its operands, then its kernels.
+// One call of batch normalization: takes its operands, then runs its kernels.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -17,39 +17,39 @@ class BatchNormCall {
 
     BatchNormCall(const char* activation, double negative_slope, int threads);
 
-    // Intake: false where the kernels cannot take a tensor as it is. Of absent ones nothing is taken.
+    // Intake: returns false where the kernels cannot take a tensor as it is. An absent tensor is skipped.
 
     bool take_input(pybind11::handle input);
     bool take_operand(pybind11::handle tensor, Array& operand) const;
     bool take_result(pybind11::handle tensor, Array& operand) const;
-    // A number per channel, of the input's type or float32; of any type where there is no input.
+    // One number per channel, of the input's type or float32; of any type where there is no input.
     bool take_per_channel(pybind11::handle tensor, Array& operand) const;
     bool take_parameters(pybind11::handle weight, pybind11::handle bias);
     bool take_running(pybind11::handle mean, pybind11::handle var);
     // Two float64 numbers per channel.
     bool take_pairs(pybind11::handle tensor, double*& pairs) const;
-    // The same, or three of several processes.
+    // The same, or three per channel where several processes share statistics.
     bool take_statistics(pybind11::handle statistics);
-    // Moments of batches that are not at hand: they tell the number of channels.
+    // Moments of other processes' batches; their shape gives the number of channels.
     bool take_gathered(pybind11::handle gathered);
-    // Memory for pairs that the caller does not ask for.
+    // Allocates memory for pairs that the caller does not ask for.
     void own_pairs();
 
-    // Running. Of an empty input everything is zero.
+    // Running. All results of an empty input are zero.
 
-    // Moments, statistics and elements.
+    // Computes moments, statistics and elements.
     void forward();
-    // The running statistics and elements.
+    // Computes elements from the running statistics.
     void evaluate();
-    // Sums and elements.
+    // Computes sums and elements.
     void backward();
 
     void moments();
-    // Statistics, from the moments of several processes.
+    // Computes statistics from the moments of several processes.
     void gather_stats();
-    // From the end where sums have just read it: as much of it as the caches hold is still there.
+    // Backwards after sums, which have just read the input's end: the caches still hold it.
     void apply(Order order = Order::backwards);
-    // Also the gradients of weight and bias.
+    // Also computes the gradients of weight and bias.
     void sums();
     void gradient();
 

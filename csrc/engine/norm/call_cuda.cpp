@@ -16,7 +16,7 @@ BatchNormDevice::BatchNormDevice(const NormTask& task, int device) : task_(task)
     task_.coefficients = task_.partials + partials + pairs;
 }
 
-// Training takes three launches, evaluation two.
+// Training launches three kernels, evaluation two.
 
 void BatchNormDevice::forward() {
     if (empty()) return clear(task_.statistics);
@@ -75,7 +75,7 @@ void BatchNormDevice::gradient() {
 
 bool BatchNormDevice::empty() const { return task_.layout.total == 0; }
 
-// What an empty input leaves.
+// The result of an empty input.
 void BatchNormDevice::clear(double* pairs) {
     task_.pairs = pairs;
     task_.coefficients = nullptr;
@@ -83,8 +83,8 @@ void BatchNormDevice::clear(double* pairs) {
     cuda::norm_finalize(stream_, task_, cuda::NormSource::nothing);
 }
 
-// The gradient of z is needed twice. Where it is a result, writing it once saves reading the residual again; otherwise
-// computing it twice moves fewer bytes. Exactly as it is, so not in a half type.
+// The gradient of z is needed twice. If it is a result, storing it saves reading the residual again; otherwise
+// computing it twice moves fewer bytes. A half type would round it.
 void BatchNormDevice::choose_dz_buffer() {
     const bool half = task_.input.type != DType::f32 && task_.input.type != DType::f64;
     if (task_.activation != 0 && !half && task_.grad_residual.data != nullptr) task_.kept = task_.grad_residual;

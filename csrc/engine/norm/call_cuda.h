@@ -1,4 +1,4 @@
-// Batch normalization on a GPU: launches on the caller's stream, and nothing that waits for them.
+// Batch normalization on a GPU: launches on the caller's stream, and never waits.
 #pragma once
 
 #include "cuda/engine.h"
@@ -7,10 +7,10 @@
 
 namespace fastopt {
 
-// One call. What each function does BatchNormCall says.
+// One call. BatchNormCall documents the functions.
 class BatchNormDevice {
    public:
-    // `task` is complete but for memory that lives no longer than the call.
+    // `task` is complete except for memory that is needed only during the call.
     BatchNormDevice(const NormTask& task, int device);
 
     void forward();

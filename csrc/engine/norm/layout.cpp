@@ -6,17 +6,17 @@
 namespace fastopt {
 namespace {
 
-// Elements of a segment up to which it is worth more to walk through the memory than to find a channel in the cache.
+// Elements of a segment up to which walking in the order of memory is faster than finding a channel in the cache.
 constexpr int64_t kShortSegment = 128;
 
-// Elements up to which the coefficients of columns are repeated, for blocks that are worth a call: five arrays, which
-// are to leave room in L1 for the tensors'.
+// Elements up to which the coefficients of columns are repeated, so that a block is worth a function call. There are
+// five such arrays, and L1 must have room for the tensors' elements as well.
 constexpr int64_t kRepeat = 256;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void lay_out_planes(NormLayout& l) {
-    constexpr int64_t lanes = 32;  // parts of a segment end between full rows of them, and differ by one row at most
+    constexpr int64_t lanes = 32;  // parts of a segment end after full rows of 32, and differ by one row at most
     const int64_t rows = ceil_div(l.inner, lanes);
     l.pieces_per_segment = ceil_div(l.inner, kBlock);
     l.segments_per_piece = std::clamp<int64_t>(kBlock / l.inner, 1, l.outer);
@@ -30,13 +30,13 @@ void lay_out_planes(NormLayout& l) {
 }
 
 void lay_out_columns(NormLayout& l) {
-    constexpr int64_t lanes = 32;  // rows are folded so that columns fill them
+    constexpr int64_t lanes = 32;  // several periods form a row, so that columns fill all lanes
     const int64_t period = l.channels * l.inner;
     const int64_t fold = lanes / std::gcd(period, lanes);
     l.columns = period * fold <= kBlock ? period * fold : period;
     l.rows = l.total / l.columns;
     l.rest = l.total % l.columns;
-    // Less for small tensors, which would spend their time on it.
+    // Less for small tensors, where filling the arrays would take most of the time.
     l.repeat = l.columns * std::max<int64_t>(std::min<int64_t>(kRepeat, l.total / 8) / l.columns, 1);
     l.chunk = std::max(kChunk / l.columns / kFlushRows, int64_t{1}) * kFlushRows;
     l.chunks = ceil_div(l.rows, l.chunk);

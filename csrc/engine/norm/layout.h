@@ -6,10 +6,10 @@
 
 namespace fastopt {
 
-// `tensor` is dense and has at least two dimensions, the second for channels; it is not empty.
+// `tensor` is dense, not empty, and has at least two dimensions; the second is the channels.
 NormLayout lay_out_channels(const TensorView& tensor);
 
-// Units of the kernels that sum, and elements in one of them, about.
+// The units of the kernels that sum, and the approximate number of elements per unit.
 struct Units {
     int64_t count, elements;
 };

@@ -1,11 +1,11 @@
-// What a Step makes of one parameter: pointers, if all its tensors are as the kernels take them.
+// Describes one parameter of a Step by pointers, if the kernels can take all its tensors as they are.
 #include "engine/optim/step.h"
 #include "engine/workers/dispatch.h"
 
 namespace fastopt {
 namespace {
 
-// float32 counts exactly up to here; beyond, the slow path replaces the counter by a float64 one.
+// float32 counts exactly up to here; then the slow path replaces the counter by a float64 one.
 constexpr double kLastFloatStep = 16777216.0;
 
 bool fits(const TensorView& state, const TensorView& param) {
@@ -27,7 +27,7 @@ bool read_scalar(PyObject* tensor, Array& where, double& value) {
     return true;
 }
 
-// Reads a 'step' tensor, which holds a count it can still add one to.
+// Reads a 'step' tensor; fails if its type cannot hold the next count.
 bool read_step(PyObject* tensor, Counter& counter) {
     double value;
     if (!read_scalar(tensor, counter.step, value)) return false;
@@ -37,7 +37,7 @@ bool read_step(PyObject* tensor, Counter& counter) {
     return static_cast<double>(counter.t - 1) == value;
 }
 
-// The shape of a factored parameter; false unless it is contiguous, with two dimensions or more.
+// The shape of a factored parameter; false unless it is contiguous and has at least two dimensions.
 bool as_matrices(const TensorView& param, Matrices& shape) {
     if (param.ndim < 2 || param.complex) return false;
     int64_t expected = 1;
@@ -79,7 +79,7 @@ bool Step::read_counter(const TensorRefs& refs, Counter& counter, int64_t t, con
     return true;
 }
 
-// Where a program counts, the counters are on the device, unread.
+// Where a program computes the scalars, the counters stay on the device, and are not read here.
 bool Step::describe_counter(const TensorRefs& refs, const TensorView& param, Counter& counter,
                             const Constants*& constants) {
     counter = {};
@@ -97,13 +97,13 @@ bool Step::describe_counter(const TensorRefs& refs, const TensorView& param, Cou
     return true;
 }
 
-// Everything that may run Python code comes first, and then the pointers are read.
+// First everything that may run Python code, then the pointers.
 bool Step::describe(const TensorRefs& refs, int64_t t, Task& task, Counter& counter) {
-    // Before a subclass is asked anything.
+    // Rejects subclasses before calling any of their methods.
     if (!is_plain(refs.param) || (refs.grad != nullptr && !is_plain(refs.grad))) return false;
     if (asks_layouts_ && refs.grad != nullptr && !is_strided(refs.grad)) return false;
     if (programmed_ == nullptr) {
-        // Twice where the scalars were computed, as Python may have moved the counters' memory.
+        // Reads twice if the scalars were computed, because Python may have moved the counters' memory.
         const size_t known = by_step_.size();
         if (!read_counter(refs, counter, t, task.constants)) return false;
         if (by_step_.size() != known && !read_counter(refs, counter, t, task.constants)) return false;

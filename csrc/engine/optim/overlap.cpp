@@ -66,7 +66,7 @@ std::optional<std::pair<MemoryRange, MemoryRange>> OverlapCheck::find(const std:
         return next < known_.size() && known_[next++] == word;
     }) && next == known_.size();
     if (!stayed) {
-        known_.clear();  // nothing is known until the check has passed
+        known_.clear();  // forgets the ranges until the check has passed
         list_writes(tasks, counters, writes_);
         std::sort(writes_.begin(), writes_.end(),
                   [](const MemoryRange& a, const MemoryRange& b) { return a.begin < b.begin; });
@@ -81,7 +81,7 @@ std::optional<std::pair<MemoryRange, MemoryRange>> OverlapCheck::find(const std:
     for (size_t i = 0; i < tasks.size(); ++i) {
         if (tasks[i].n == 0 || tasks[i].grad.data == nullptr || tasks[i].constants->unscales) continue;
         const MemoryRange read = range(tasks[i].grad, tasks[i].n, i, "gradient");
-        // The writes are disjoint, so only the last one that begins before the read's end can touch it.
+        // The writes are disjoint, so only the last one that begins before the read's end can overlap it.
         auto after = std::lower_bound(writes_.begin(), writes_.end(), read.end,
                                       [](const MemoryRange& write, const char* end) { return write.begin < end; });
         if (after != writes_.begin() && (--after)->end > read.begin) return {{*after, read}};

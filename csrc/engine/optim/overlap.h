@@ -1,4 +1,4 @@
-// Memory that two operands of a step share, one of them written to: a data race, and a wrong result.
+// Finds operands of a step that share memory of which one is written: a data race, and a wrong result.
 #pragma once
 
 #include <optional>
@@ -18,15 +18,15 @@ struct MemoryRange {
 
 class OverlapCheck {
    public:
-    // Two ranges that overlap, if any do. Gradients may share memory with each other unless they are
-    // unscaled, which writes to them.
+    // Returns two ranges that overlap, if there are any. Gradients may share memory with each other, unless unscaling
+    // writes to them.
     std::optional<std::pair<MemoryRange, MemoryRange>> find(const std::vector<Task>& tasks,
                                                             const std::vector<Counter>& counters);
 
    private:
-    // Memory seldom moves between steps: while all that is written stays where it was known to be
-    // disjoint, only the gradients are looked up.
-    std::vector<uint64_t> known_;      // addresses and sizes of all that is written, task after task
+    // Memory seldom moves between steps. While all written memory stays where it was found disjoint, only the gradients
+    // are looked up.
+    std::vector<uint64_t> known_;      // addresses and sizes of all written memory, task after task
     std::vector<MemoryRange> writes_;  // sorted
 };
 

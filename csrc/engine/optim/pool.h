@@ -1,4 +1,4 @@
-// Objects of one step: they stay where they are while it lasts, and their memory serves the next one.
+// Objects of one step: their addresses stay valid during it, and the next step reuses their memory.
 #pragma once
 
 #include <cstddef>

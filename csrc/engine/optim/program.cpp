@@ -17,7 +17,7 @@ struct OperationEntry {
 constexpr OperationEntry operations[] = {FASTOPT_OPERATIONS(FASTOPT_ENTRY)};
 #undef FASTOPT_ENTRY
 
-// Reads a program in its order, so that no value is used before it has been computed.
+// Reads a program's instructions in order, so that each uses only values computed before it.
 class Reader {
    public:
     Program read(const py::tuple& source, const Rule& rule) {

@@ -1,4 +1,4 @@
-// Programs of scalars as Python hands them over.
+// Programs of scalars as Python passes them.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -11,11 +11,11 @@
 
 namespace fastopt {
 
-// Reads a Program of python/fastopt/optim/_program.py, of scalars of `rule`. Throws py::key_error for an unknown
-// operation and for names that are not the rule's, py::value_error for a program that cannot be evaluated.
+// Reads a Program of python/fastopt/optim/_program.py for the scalars of `rule`. Throws py::key_error for an unknown
+// operation or a name that the rule lacks, and py::value_error for a program that cannot be evaluated.
 Program read_program(const pybind11::tuple& program, const Rule& rule);
 
-// For tests: the scalars at these inputs, as ({name: float} of the prologue, the same of the rule, carried).
+// For tests: the scalars for these inputs, as ({name: float} of the prologue, the same of the rule, carried).
 pybind11::tuple evaluate_program(const pybind11::tuple& program, const std::string& rule,
                                  const std::array<double, kInputs>& inputs);
 

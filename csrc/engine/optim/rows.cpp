@@ -12,13 +12,13 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-constexpr int64_t kAhead = 8;  // rows that are asked for before they are needed: they lie anywhere
+constexpr int64_t kAhead = 8;  // rows to prefetch ahead, because they are scattered
 
 struct Entry {
     int64_t number, place;
 };
 
-// Stable. By 11 bits at a time, where there is enough to sort.
+// Sorts stably: by radix, 11 bits at a time, where there are enough entries.
 void sort_by_number(std::vector<Entry>& entries) {
     constexpr int kBits = 11;
     constexpr size_t kFew = 256;
@@ -42,7 +42,7 @@ void sort_by_number(std::vector<Entry>& entries) {
     }
 }
 
-// Entries in order of their numbers, and where each number's begin; one more at the end.
+// Entries sorted by number, and where the entries of each number start; one more start marks the end.
 struct Summing {
     std::vector<Entry> entries;
     std::vector<int64_t> starts;

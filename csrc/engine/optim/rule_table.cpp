@@ -9,7 +9,7 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-// Built once and never freed: Python may be gone when static destructors run.
+// Built once and never freed, because static destructors may run after Python has ended.
 const std::unordered_map<std::string, Rule>& all_rules() {
     static const auto* rules = [] {
         auto* map = new std::unordered_map<std::string, Rule>;

@@ -21,7 +21,7 @@ struct Rule {
 const Rule& find_rule(const std::string& name);
 const ScalarNames& prologue_names();
 
-// Its row in every table of reductions. Throws py::key_error for an unknown name.
+// The row in every table of reductions. Throws py::key_error for an unknown name.
 int find_reduction(const std::string& name);
 
 // {rule: (number of states, names of scalars, whether it reads gradients, whether it is factored)}

@@ -1,4 +1,4 @@
-// What a gathered Step does: sums over gradients, clipping, the update.
+// Runs a gathered Step: sums over gradients, clipping, the update.
 #include <algorithm>
 #include <stdexcept>
 #include <tuple>
@@ -22,7 +22,7 @@ void write_scalar(const Array& where, double value) {
         *static_cast<double*>(where.data) = value;
 }
 
-// Doubles of scratch memory an optimizer keeps between steps (4 MiB); more goes back after each step.
+// Doubles of scratch memory that an optimizer keeps between steps (4 MiB); larger memory is freed after each step.
 constexpr size_t kKeptScratch = 1 << 19;
 
 }  // namespace
@@ -59,7 +59,7 @@ const std::vector<Task*>& Step::tasks_on(int device) {
     return on_one_;
 }
 
-// Those that are clipped, in the order of the parameters; prepared ones come later in tasks_.
+// Collects the clipped tasks in the order of the parameters; prepared ones come later in tasks_.
 void Step::measure(const Constants& constants) {
     order_.clear();
     for (size_t i = 0; i < tasks_.size(); ++i)
@@ -117,7 +117,7 @@ void Step::run(int threads) {
             run_on(device);
     }
     for (size_t i = 0; i < counters_.size(); ++i) {
-        if (places_[i].programmed != nullptr) continue;  // the device has counted
+        if (places_[i].programmed != nullptr) continue;  // the device has already counted
         write_scalar(counters_[i].step, static_cast<double>(counters_[i].t));
         for (int k = 0; k < kMaxCarried; ++k) write_scalar(counters_[i].carried[k], tasks_[i].constants->carried[k]);
     }

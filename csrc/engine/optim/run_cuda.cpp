@@ -1,4 +1,4 @@
-// What a gathered Step does on a GPU: launches, and nothing that waits for them.
+// Runs a gathered Step on a GPU: launches kernels, and never waits for them.
 #include <algorithm>
 #include <map>
 
@@ -18,7 +18,7 @@ T* reserve(int device, int64_t count, std::vector<py::object>& held) {
     return static_cast<T*>(memory.data);
 }
 
-// One number in a tensor, where the device can read it; null where there is none.
+// The address of a tensor's one number, in memory that the device can read; null where there is no tensor.
 template <class T>
 const T* number_on(int device, const py::object& tensor, std::vector<py::object>& held) {
     if (!tensor || tensor.is_none()) return nullptr;
@@ -62,7 +62,7 @@ py::object Step::norm_on(int device, int reduction, double exponent, double loss
     return result.tensor.attr("view")(py::module_::import("torch").attr("float64")).attr("squeeze")();
 }
 
-// To be joined on the host with those of other devices.
+// Copies partial results to the host, which joins them with those of other devices.
 void Step::fetch_partials(int device, int reduction, double exponent) {
     std::vector<py::object> held;
     double* const there = reserve<double>(device, count_chunks(measured_), held);
@@ -77,7 +77,7 @@ void Step::fetch_partials(int device, int reduction, double exponent) {
     }
 }
 
-// First those that the host knows, in the order of constants_; then one for each task of a program.
+// Writes first the sets that the host knows, in the order of constants_, then one per task of a program.
 void Step::prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                               const cuda::DeviceInputs& inputs) {
     std::map<const Programmed*, std::vector<Task*>> counted;

@@ -54,10 +54,10 @@ void Step::clear() {
     by_step_.clear();
     walk_.restart();
     std::vector<TensorRefs> released;
-    released.swap(refs_);  // a tensor's end may run Python code, which may come back here
+    released.swap(refs_);  // freeing a tensor may run Python code, which may call this again
     for (const TensorRefs& refs : released) refs.each(release);
     released.clear();
-    if (refs_.empty()) refs_.swap(released);  // its capacity
+    if (refs_.empty()) refs_.swap(released);  // keeps the capacity
 }
 
 const Constants* Step::keep(const Constants& fresh) {

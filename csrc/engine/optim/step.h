@@ -1,5 +1,5 @@
-// One step of one optimizer: gathers the tensors of all its groups, checks them, and updates them in
-// one parallel region. Nothing is written before run().
+// One step of one optimizer: gathers the tensors of all its groups, checks them, and updates them in one parallel
+// region. Nothing is written before run().
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -27,42 +27,41 @@ class Step {
     Step& operator=(const Step&) = delete;
     ~Step();
 
-    // What only a device knows of the whole step, float32 tensors there or None: GradScaler's scale, which gradients
-    // are divided by, and whether it found an inf, in which case nothing happens. Before the first add_group().
+    // Inputs of the whole step that only a device knows, float32 tensors there or None: GradScaler's scale, which
+    // divides the gradients, and found_inf, which makes the step do nothing. Call before the first add_group().
     void depend_on(const pybind11::object& loss_scale, const pybind11::object& found_inf);
 
-    // Adds every parameter of a group that needs no preparation, and has a gradient where the rule reads
-    // one. Returns the indices of the others with a gradient: fresh, of another layout, or wrong.
-    // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state
-    // has a 'step', keys of scalars that are carried from step to step).
-    // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter, and the
-    // next value of what is carried; it is called once per distinct argument. Where the update does
-    // not count, t is 1 for a parameter without state and 2 for all others.
-    // Or `scalars` is a program for the device, which the counters are on; it computes the prologue's, too, from
-    // `learning_rate`, a tensor there or None.
+    // Adds every parameter of a group that needs no preparation, and has a gradient if the rule reads one. Returns the
+    // indices of the others with a gradient: fresh, of another layout, or wrong.
+    // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state has a 'step',
+    // keys of scalars that are carried from step to step).
+    // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter and the next carried values;
+    // it is called once per distinct argument. If the update does not count, t is 1 for a parameter without state and 2
+    // for all others.
+    // `scalars` may also be a program for the device that has the counters. It then computes the prologue's scalars as
+    // well, from `learning_rate`, a tensor on that device or None.
     pybind11::list add_group(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
                              const pybind11::object& learning_rate);
 
-    // Adds one prepared parameter, the one at `index`, of the group of the last add_group(). `owner` is the
-    // optimizer's parameter where `param` is a dense copy of it; `t` counts where the group does not.
-    // Returns false where an operand is not as the engine takes it.
+    // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
+    // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
+    // Returns false if the engine cannot take an operand as it is.
     bool add_prepared(int64_t index, const pybind11::object& owner, const pybind11::object& param,
                       const pybind11::object& grad, const pybind11::tuple& states, const pybind11::object& step,
                       const pybind11::tuple& carried, int64_t t);
 
-    // Adds the parameter at `index` of the last add_group() with states that are its first ones, `entries` of the state
-    // dict to be. Returns false, as add_group() leaves it out, where it needs preparation.
+    // Adds the parameter at `index` of the last add_group() with its first states, the `entries` of its future state
+    // dict. Returns false if it needs preparation, like the parameters that add_group() leaves out.
     bool add_fresh(int64_t index, const pybind11::object& param, const pybind11::dict& entries);
 
-    // Ends the gathering. Returns (owner, role, owner, role) of two tensors that share memory one of
-    // them is written to; or None, and then torch knows that parameters, and gradients that are
-    // unscaled, are about to change.
+    // Call after the last add. If a written tensor shares memory with another, returns (owner, role, owner, role) of
+    // the two; otherwise returns None, having told torch that parameters, and gradients that are unscaled, will change.
     pybind11::object check_overlap_and_bump_versions();
 
-    // The norm that a sum, by its name in the kernels, makes of the gradients (of the parameters where the rule reads
-    // none) of all groups whose max_grad_norm is not negative, divided by the loss scale. `exponent` is that of
-    // "powers". A float, or, where everything is on one device, a float64 tensor there that nobody has waited for.
+    // The norm of the gradients of all groups whose max_grad_norm is not negative, divided by the loss scale; of the
+    // parameters where the rule reads no gradient. `reduction` names a sum of the kernels, `exponent` is that of
+    // "powers". Returns a float or, if everything is on one device, a float64 tensor there, without waiting for it.
     pybind11::object norm(const std::string& reduction, double exponent, double loss_scale, int threads);
 
     // Scales the gradients of each group by max_grad_norm / (norm + 1e-6), if that is less than 1.
@@ -71,14 +70,14 @@ class Step {
     // Updates everything gathered.
     void run(int threads);
 
-    // Lets go of everything gathered.
+    // Releases everything gathered.
     void clear();
 
    private:
-    // Parallel to tasks_: the tensors a task points into, kept alive.
+    // Parallel to tasks_: keeps the tensors that a task points into alive.
     struct TensorRefs {
         PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
-        PyObject* states[kMaxStates];           // null from the first unused one
+        PyObject* states[kMaxStates];           // null from the first unused one on
         PyObject* carried[kMaxCarried];
         template <class Visit>
         void each(Visit visit) const;
@@ -92,7 +91,7 @@ class Step {
         double max_grad_norm;
     };
 
-    // Where a parameter is from: sums go in the order of group and index. The program of its group, or null.
+    // A parameter's position, because sums go in the order of group and index, and its group's program or null.
     struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
@@ -116,16 +115,16 @@ class Step {
     void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                             const cuda::DeviceInputs& inputs);
 
-    // The step as a whole.
+    // For the whole step.
     pybind11::object loss_scale_, found_inf_, norm_;
 
-    // The group.
+    // For the current group.
     const Rule* rule_ = nullptr;
     pybind11::object scalars_;
     pybind11::tuple keys_, carried_keys_;
     bool counts_ = false;
     int64_t group_ = 0;
-    Constants common_{};  // what the group's constants have in common
+    Constants common_{};  // the same in all constants of the group
     const Programmed* programmed_ = nullptr;
     struct ByStep {
         int64_t t;
@@ -134,7 +133,7 @@ class Step {
     };
     std::vector<ByStep> by_step_;
 
-    // The step: an entry per parameter in each.
+    // For the whole step: one entry per parameter in each.
     std::vector<Task> tasks_;
     std::vector<Counter> counters_;
     std::vector<TensorRefs> refs_;
@@ -142,28 +141,28 @@ class Step {
 
     Pool<Constants> constants_;
     std::deque<Programmed> programs_;
-    std::vector<int> devices_;  // that have a task
+    std::vector<int> devices_;  // those that have a task
 
-    // Gradients are asked whether they are strided in the first use of a Step, and after one that left out a parameter:
-    // the question takes a sixth of the time a small one is gathered in.
+    // Whether to ask gradients if they are strided: in the first use of a Step, and after one that left a parameter
+    // out. The question takes much of the time that gathering a small gradient takes.
     bool asks_layouts_ = true, left_out_ = false;
 
-    // Memory that serves every step anew.
-    pybind11::list written_;        // what autograd is told about, None between steps
-    std::vector<Task*> on_one_;     // the tasks of a device
-    std::vector<Job<Task>> jobs_;   // on the host
-    std::vector<size_t> order_;     // of the tasks that a norm is of,
-    std::vector<Task> measured_;    // those tasks,
-    std::vector<double> partials_;  // and their partial results
+    // Memory that every step reuses.
+    pybind11::list written_;        // what autograd is told about; None between steps
+    std::vector<Task*> on_one_;     // the tasks of one device
+    std::vector<Job<Task>> jobs_;   // those on the host
+    std::vector<size_t> order_;     // indices of the tasks that enter a norm
+    std::vector<Task> measured_;    // copies of these tasks
+    std::vector<double> partials_;  // their partial results
     std::vector<double> scratch_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };
 
-// Partial results of a sum and scratch memory, one task's behind another's.
+// Partial results of a sum, and scratch memory, are stored task after task.
 int64_t count_chunks(const std::vector<Task>& tasks);
 void place_partials(std::vector<Task>& tasks, int device, double* first);
-int64_t scratch_size(const Task& task);  // in doubles: none, unless it has several passes
+int64_t scratch_size(const Task& task);  // in doubles: 0 unless the task has several passes
 void place_scratch(const std::vector<Task*>& tasks, double* first);
 
 }  // namespace fastopt

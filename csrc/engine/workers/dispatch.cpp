@@ -16,7 +16,7 @@ struct Isa {
 };
 
 #if defined(FASTOPT_X86)
-// What x86-64-v3 lets the compiler use and __builtin_cpu_supports does not know on every compiler.
+// Features of x86-64-v3 that some compilers' __builtin_cpu_supports does not know.
 bool has_f16c_movbe_lzcnt() {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C) || !(c & bit_MOVBE)) return false;

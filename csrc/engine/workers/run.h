@@ -29,13 +29,13 @@ struct Tile {
     int64_t begin, end;
 };
 
-// A step over many small tensors waits for the first lines of each, unless they are asked for during the one before.
-// Of tasks of other kinds there are too few at a time.
+// Prefetches the first lines of a task during the one before, because a step over many small tensors would wait for
+// them. Tasks of other kinds are too few for that.
 template <class Task>
 void ask_for(const Job<Task>&) {}
 
 inline void ask_for(const Array& array) {
-    constexpr int64_t kLines = 8;  // by then the CPU's own prefetchers have seen where it goes
+    constexpr int64_t kLines = 8;  // then the CPU's own prefetchers take over
     if (array.data == nullptr) return;
     for (int64_t k = 0; k < kLines; ++k) __builtin_prefetch(static_cast<const char*>(array.data) + 64 * k);
 }
@@ -47,19 +47,19 @@ inline void ask_for(const Job<Task>& job) {
     for (const Array& state : task.states) ask_for(state);
 }
 
-// A worker's own share of the tiles; padded so that two counters never share a cache line.
+// A worker's share of the tiles, padded so that two counters never share a cache line.
 struct alignas(64) Share {
     std::atomic<int64_t> next;
     int64_t begin, end;
 };
 
-// Kept by the thread that shares work out, for the next time: a step allocates nothing.
+// Kept by the calling thread between steps, so that a step allocates nothing.
 template <class Task>
 struct Work {
     std::vector<Tile<Task>> tiles;
     std::unique_ptr<Share[]> shares;
     int workers = 0;
-    int places = 0;  // in `shares`
+    int places = 0;  // size of `shares`
     bool backwards = false;
 
     void prepare(int for_workers) {
@@ -71,8 +71,8 @@ struct Work {
     }
 };
 
-// Each worker takes its own share first, the same one every step, which is then still in its cache;
-// whoever ends early helps the others.
+// Each worker takes its share first, which is the same in every step and so may still be in its cache; a worker that
+// ends early helps the others.
 template <class Task>
 void work(void* context, int worker) {
     const Work<Task>& w = *static_cast<const Work<Task>*>(context);
@@ -99,7 +99,7 @@ int64_t elements(const std::vector<Job<Task>>& jobs) {
     return total;
 }
 
-// Where a pass begins at the end of what the one before has read, as much of it as the caches hold is still there.
+// A backwards pass begins where the pass before it ended: what the caches hold of that is still there.
 enum class Order { forwards, backwards };
 
 template <class Task>
@@ -125,7 +125,7 @@ void run(const std::vector<Job<Task>>& jobs, int threads, Order order = Order::f
         for (int64_t at = 0; at < job.units; at += step) tiles.push_back({&job, at, std::min(at + step, job.units)});
     }
 
-    // Shares of equally many elements, cut at tiles.
+    // Shares have about the same number of elements, and consist of whole tiles.
     int64_t tile = 0, done = 0;
     const int64_t tile_count = static_cast<int64_t>(tiles.size());
     for (int k = 0; k < workers; ++k) {

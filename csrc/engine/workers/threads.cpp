@@ -18,7 +18,7 @@ struct Region {
     uint64_t float_mode;
 };
 
-// Rounding and flush-to-zero are per-thread state: every worker computes as the caller would.
+// Rounding and flush-to-zero modes are per thread: every worker takes over the caller's modes.
 uint64_t float_mode() {
 #if defined(__SSE2__)
     return _mm_getcsr();
@@ -39,17 +39,16 @@ void set_float_mode([[maybe_unused]] uint64_t mode) {
 #endif
 }
 
-// LLVM's description of a place in a program (its ident_t).
+// LLVM's ident_t, which describes a place in a program.
 struct SourceLocation {
     int32_t reserved;
     int32_t flags;
     int32_t more_reserved[2];
     const char* text;
 };
-SourceLocation here{
-    0, 2, {0, 0}, ";fastopt;parallel;0;0;;"};  // 2: the caller is a program that LLVM's entries are made for
+SourceLocation here{0, 2, {0, 0}, ";fastopt;parallel;0;0;;"};  // 2: the caller was compiled for LLVM's entry points
 
-// What of the runtime is called: either GOMP_parallel or the three of LLVM.
+// The functions of the runtime that are called: either GOMP_parallel or the three of LLVM.
 struct Runtime {
     int (*omp_get_thread_num)();
     void (*GOMP_parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
@@ -66,7 +65,7 @@ bool find(void* library, const char* name, Function*& function) {
     return function != nullptr;
 }
 
-// Every runtime exports GCC's entry on Linux; on macOS LLVM's exports only its own.
+// On Linux every runtime exports GCC's entry point; on macOS LLVM's runtime exports only LLVM's.
 Runtime look_up(void* library) {
     Runtime r{};
     if (!find(library, "omp_get_thread_num", r.omp_get_thread_num)) return {};
@@ -93,7 +92,7 @@ void find_openmp(const std::string& libtorch) {
     runtime = look_up(library);
     dlclose(library);  // torch keeps it loaded
     static const int registered = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
-    if (registered != 0) runtime = {};  // without it a fork could hang: stay on one thread
+    if (registered != 0) runtime = {};  // a fork could hang: stays on one thread
 }
 
 std::string openmp_runtime() {

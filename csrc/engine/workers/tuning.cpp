@@ -25,7 +25,7 @@ constexpr std::pair<const char*, int64_t Machine::*> kFields[] = {
     {"grain", &Machine::grain},
 };
 
-// Measured on Xeons with AVX-512, and on Zen 4; docs/benchmarks.md has what each choice brings.
+// Tuned on Xeons with AVX-512 and on Zen 4; docs/benchmarks.md has the effect of each choice.
 Machine chosen() {
     Machine m{8192, 20 * kMiB, 8 * kMiB, 16384};
     if (cpu_vendor() == "AuthenticAMD") {
@@ -50,7 +50,7 @@ std::string cpu_vendor() {
 }
 
 int64_t last_cache() {
-    // The system's own account first: a virtual machine's CPU may tell of caches that it has no part in.
+    // Asks the system first: a virtual machine's CPU may report caches that the machine has no share in.
     for (const char* level : {"3", "2"}) {
         std::ifstream file(std::string("/sys/devices/system/cpu/cpu0/cache/index") + level + "/size");
         int64_t size = 0;

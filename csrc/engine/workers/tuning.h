@@ -1,4 +1,4 @@
-// Chooses what depends on the machine, by what the CPU says of itself.
+// Chooses what depends on the machine, by what the CPU reports.
 #pragma once
 
 #include <string>
@@ -9,11 +9,11 @@
 
 namespace fastopt {
 
-// What the choice is made by; "" and 0 where the CPU or the system does not tell.
+// What the choice depends on; "" or 0 where CPU and system do not tell.
 std::string cpu_vendor();
 int64_t last_cache();  // bytes
 
-// Sets a field of `machine`. Throws std::invalid_argument for a name that is unknown or a value below 0.
+// Sets a field of `machine`. Throws std::invalid_argument for an unknown name or a negative value.
 void tune(const std::string& name, int64_t value);
 std::vector<std::pair<std::string, int64_t>> tuning();
 
