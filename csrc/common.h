@@ -36,7 +36,8 @@ constexpr int64_t kSumChunk = 4096;
 // Elements of a block that stays in L1: the buffers of five half-precision operands fit into 32 KiB.
 constexpr int kBlock = 1024;
 
-enum class DType : uint8_t { f32, f64, bf16, f16 };
+// The integers hold floats in another form (math/codes.h, math/rounding.h).
+enum class DType : uint8_t { f32, f64, bf16, f16, i8, u8, i16 };
 
 // The device number of the CPU's memory; other numbers are indices of CUDA devices.
 constexpr int kHost = -1;
@@ -57,9 +58,13 @@ struct Constants {
     int index;  // among the constants of the step
     double prologue[kMaxScalars];
     double rule[kMaxScalars];
-    double carried[kMaxCarried];  // values of the carried states after the step
-    double max_grad_norm;         // negative where the group is not clipped
-    bool unscales;                // the step writes the unscaled gradients back
+    double carried[kMaxCarried];       // values of the carried states after the step
+    double max_grad_norm;              // negative where the group is not clipped
+    double average_weight;             // weight of the new parameter in its average
+    uint64_t seed;                     // for random rounding
+    uint32_t step;                     // the step count, for random rounding
+    bool random_param, random_states;  // whether half types are rounded at random
+    bool unscales;                     // the step writes the unscaled gradients back
 };
 
 // Indices of the two prologue scalars that the engine itself reads.
@@ -77,6 +82,15 @@ struct Pass {
     void (*combine)(const Task&);  // null where there is nothing to combine
 };
 
+// How a parameter is kept in addition to its own memory, and its states other than as numbers. An option that is off
+// has no data.
+struct Storage {
+    Array master;         // what is updated: float32, or (i16) the lower halves of bits; the parameter has the upper
+    Array average, copy;  // of the updated parameter
+    float* scales[kMaxStates];  // of a coded state: one for every kCodeBlock elements
+    uint32_t number;            // the parameter's number in the optimizer, for random rounding
+};
+
 struct Task {
     const Pass* passes;
     int pass_count;
@@ -87,9 +101,10 @@ struct Task {
     int64_t n;
     Array param, grad;  // grad has no data where the rule reads none
     Array states[kMaxStates];
-    Matrices shape;    // matrices of a factored rule; otherwise empty
-    double* scratch;   // for a rule with several passes
-    double* partials;  // for a reduction: one per kSumChunk elements
+    const Storage* storage;  // null where everything is kept as usual
+    Matrices shape;          // matrices of a factored rule; otherwise empty
+    double* scratch;         // for a rule with several passes
+    double* partials;        // for a reduction: one per kSumChunk elements
 };
 
 // A parameter's 'step' tensor and its other scalar states, without data where the rule has none, and the count that

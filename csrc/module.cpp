@@ -82,9 +82,10 @@ void register_step(py::module_& m) {
         .def(py::init<>())
         .def("depend_on", &Step::depend_on, py::arg("loss_scale"), py::arg("found_inf"))
         .def("add_group", &Step::add_group, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"),
-             py::arg("scalars"), py::arg("params"), py::arg("state"), py::arg("learning_rate"))
+             py::arg("scalars"), py::arg("params"), py::arg("state"), py::arg("learning_rate"),
+             py::arg("storage") = py::none())
         .def("add_prepared", &Step::add_prepared, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
-             py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"))
+             py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"), py::arg("storage") = py::none())
         .def("add_fresh", &Step::add_fresh, py::arg("index"), py::arg("param"), py::arg("entries"))
         .def("check_overlap_and_bump_versions", &Step::check_overlap_and_bump_versions)
         .def("norm", &Step::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))

@@ -3,6 +3,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/stream.h"
+#include "math/element.h"
 #include "rules/prologue.h"
 #include "rules/scalars.h"
 
@@ -31,17 +32,33 @@ FASTOPT_HD void with_format(DType type, Visit visit) {
     visit(Native<T>());
 }
 
+// Types that are rarely seen together: float64 with a float32 parameter, any other type with a float64 one.
+template <class T>
+FASTOPT_NOINLINE void convert_from(const Array& array, int64_t at, int n, T* __restrict to) {
+    for (int i = 0; i < n; ++i) to[i] = T(element(array, at + i));
+}
+
+template <class T>
+FASTOPT_NOINLINE void convert_to(const Array& array, int64_t at, int n, const T* __restrict from) {
+    for (int i = 0; i < n; ++i) set_element(array, at + i, double(from[i]));
+}
+
 // Returns the elements [at, at + n) in the compute type: the tensor's own memory where it has that type.
 template <class T>
 T* load(const Array& array, int64_t at, int n, T* buffer) {
     if (array.type == kNative<T>) return static_cast<T*>(array.data) + at;
     if constexpr (sizeof(T) == sizeof(float)) {
         const uint16_t* half = static_cast<const uint16_t*>(array.data) + at;
-        if (array.type == DType::bf16)
+        if (array.type == DType::bf16) {
             widen<BFloat16>(half, buffer, n);
-        else
+            return buffer;
+        }
+        if (array.type == DType::f16) {
             widen<Float16>(half, buffer, n);
+            return buffer;
+        }
     }
+    convert_from(array, at, n, buffer);
     return buffer;
 }
 
@@ -60,6 +77,7 @@ void store(const Array& array, int64_t at, int n, const T* values, bool streams 
         copy(static_cast<T*>(array.data) + at, values, static_cast<size_t>(n) * sizeof(T), streams);
         return;
     }
+    if (sizeof(T) == sizeof(double) || array.type == DType::f64) return convert_to(array, at, n, values);
     if constexpr (sizeof(T) == sizeof(float)) {
         uint16_t* const own = static_cast<uint16_t*>(array.data) + at;
         alignas(64) uint16_t buffer[kBlock];

@@ -42,6 +42,7 @@ class Step:
         params: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
         learning_rate: Tensor | None,
+        storage: tuple[Any, ...] | None = None,
     ) -> list[int]: ...
     def add_prepared(
         self,
@@ -53,6 +54,7 @@ class Step:
         step: Tensor | None,
         carried: tuple[Tensor, ...],
         t: int,
+        storage: tuple[Any, ...] | None = None,
     ) -> bool: ...
     def add_fresh(self, index: int, param: Tensor, entries: dict[str, Any]) -> bool: ...
     def check_overlap_and_bump_versions(self) -> tuple[Tensor, str, Tensor, str] | None: ...

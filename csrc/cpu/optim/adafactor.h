@@ -46,6 +46,7 @@ struct AdafactorMatrix : Adafactor {
     template <class T>
     static void measure(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
+        Stored<T> stored(task);
         const FactoredScratch scratch(task.scratch, task.shape);
         alignas(64) T param_buffer[kTileColumns], grad_buffer[kTileColumns];
         alignas(64) double row_lanes[kLanes], lanes[kLanes], param_lanes[kLanes], columns[kTileColumns];
@@ -59,7 +60,7 @@ struct AdafactorMatrix : Adafactor {
                 for (int row = band; row < band_end(tile, band); ++row) {
                     const int64_t at = tile.at(row);
                     const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
-                    const T* param = load(task.param, at, tile.columns, param_buffer);
+                    const T* param = stored.load_param(at, tile.columns, param_buffer);
                     const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                     clear(row_lanes, kLanes);
                     if (row == band)
@@ -120,6 +121,7 @@ struct AdafactorMatrix : Adafactor {
     template <class T>
     static void measure_update(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
+        Stored<T> stored(task);
         const bool penalizes = Prologue::penalizes(gradients.common);
         const auto c = adafactor_scalars<T>(task);
         const FactoredScratch scratch(task.scratch, task.shape);
@@ -134,7 +136,7 @@ struct AdafactorMatrix : Adafactor {
                 clear(lanes, kLanes);
                 for (int row = band; row < band_end(tile, band); ++row) {
                     const int64_t at = tile.at(row);
-                    const T* param = penalizes ? load(task.param, at, tile.columns, param_buffer) : nullptr;
+                    const T* param = penalizes ? stored.load_param(at, tile.columns, param_buffer) : nullptr;
                     const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, false);
                     const T row_factor = row_factors[row];
                     T updates[kTileColumns];
@@ -155,6 +157,7 @@ struct AdafactorMatrix : Adafactor {
     template <class T>
     static void apply(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
+        Stored<T> stored(task);
         const auto c = adafactor_scalars<T>(task);
         const FactoredScratch scratch(task.scratch, task.shape);
         const T step = T(*scratch.step_size);
@@ -166,7 +169,7 @@ struct AdafactorMatrix : Adafactor {
             for (int row = 0; row < tile.rows; ++row) {
                 const int64_t at = tile.at(row);
                 const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
-                T* const param = load(task.param, at, tile.columns, param_buffer);
+                T* const param = stored.load_param(at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
                 const T row_factor = row_factors[row];
                 for (int first = 0; first < tile.columns; first += kLanes) {
@@ -178,7 +181,7 @@ struct AdafactorMatrix : Adafactor {
                         param[i] = Prologue::decayed(param[i], gradients.common) -
                                    step * update(grad[i], row_factor * column_factors[i], c);
                 }
-                store(task.param, at, tile.columns, param);
+                stored.store_param(at, tile.columns, param);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 #include "cpu/block.h"
 #include "cpu/machine.h"
+#include "cpu/optim/stored.h"
 #include "rules/factored.h"
 #include "rules/kinds.h"
 
@@ -61,6 +62,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
     const typename Kind::template Constants<T> constants(TaskScalars<T>{task});
     if (constants.is_identity()) return;
     const Gradients<T> gradients(task);
+    Stored<T> stored(task);
     constexpr int rows = Kind::states > 0 ? Kind::states : 1;
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T grad_buffer[Kind::reads_grad ? kShortBlock : 1];
@@ -70,15 +72,15 @@ void step(const Task& task, int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; at += kShortBlock) {
         const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
         prefetch_ahead<Kind, T>(task, at, end, ahead);
-        T* const param = load(task.param, at, n, param_buffer);
+        T* const param = stored.load_param(at, n, param_buffer);
         const T* grad = nullptr;
         if constexpr (Kind::reads_grad) grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[rows];
-        for (int k = 0; k < Kind::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
+        for (int k = 0; k < Kind::states; ++k) states[k] = stored.load_state(k, at, n, state_buffers[k]);
         update_block<Kind>(param, grad, states, n, constants);
 
-        store(task.param, at, n, param);
-        for (int k = 0; k < Kind::states; ++k) store(task.states[k], at, n, states[k]);
+        stored.store_param(at, n, param);
+        for (int k = 0; k < Kind::states; ++k) stored.store_state(k, at, n, states[k]);
     }
 }
 

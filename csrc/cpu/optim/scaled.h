@@ -24,6 +24,7 @@ struct Scaled : Rule {
     template <class T>
     static void measure(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
+        const Stored<T> stored(task);
         const auto c = TaskScalars<T>{task}.template rule<Rule>();
         const ScaledScratch scratch(task.scratch, task.n);
         const int64_t ahead = machine.ahead / int64_t(sizeof(T));
@@ -37,10 +38,10 @@ struct Scaled : Rule {
             for (int64_t at = chunk; at < chunk_end; at += kShortBlock) {
                 const int n = int(chunk_end - at < kShortBlock ? chunk_end - at : kShortBlock);
                 prefetch_ahead<ScaledApply<Rule>, T>(task, at, end, ahead);
-                const T* const param = load(task.param, at, n, param_buffer);
+                const T* const param = stored.load_param(at, n, param_buffer);
                 const T* const grad = gradients.prepare(param, at, n, grad_buffer, false);
                 const T* states[Rule::states];
-                for (int k = 0; k < Rule::states; ++k) states[k] = load(task.states[k], at, n, state_buffers[k]);
+                for (int k = 0; k < Rule::states; ++k) states[k] = stored.load_state(k, at, n, state_buffers[k]);
                 FASTOPT_VECTORIZE
                 for (int i = 0; i < n; ++i) {
                     T state[Rule::states];

@@ -35,6 +35,8 @@ TorchDType dtypes[] = {
     {"float32", DType::f32, false, nullptr},   {"float64", DType::f64, false, nullptr},
     {"bfloat16", DType::bf16, false, nullptr}, {"float16", DType::f16, false, nullptr},
     {"complex64", DType::f32, true, nullptr},  {"complex128", DType::f64, true, nullptr},
+    {"int8", DType::i8, false, nullptr},       {"uint8", DType::u8, false, nullptr},
+    {"int16", DType::i16, false, nullptr},
 };
 
 bool dtype_of(const DLDataType& dtype, TensorView& out) {
@@ -49,6 +51,10 @@ bool dtype_of(const DLDataType& dtype, TensorView& out) {
         out.type = DType::f32;
     else if ((dtype.code == kDLFloat && bits == 64) || (out.complex && bits == 128))
         out.type = DType::f64;
+    else if (dtype.code == kDLInt && (bits == 8 || bits == 16))
+        out.type = bits == 8 ? DType::i8 : DType::i16;
+    else if (dtype.code == kDLUInt && bits == 8)
+        out.type = DType::u8;
     else
         return false;
     return true;
@@ -202,7 +208,7 @@ bool count(py::handle counter) {
 
 bool is_negated(PyObject* tensor) { return ask(is_neg_method, tensor); }
 
-bool view(PyObject* tensor, TensorView& out) {
+bool view(PyObject* tensor, TensorView& out, bool integers) {
     if (!is_plain(tensor)) return false;
     try {
         if (!(use_exchange ? through_exchange(tensor, out) : through_data_ptr(tensor, out))) {
@@ -212,7 +218,8 @@ bool view(PyObject* tensor, TensorView& out) {
     } catch (const py::error_already_set&) {
         return false;
     }
-    if (out.complex && ask(is_conj_method, tensor)) return false;
+    const bool is_integer = out.type == DType::i8 || out.type == DType::u8 || out.type == DType::i16;
+    if (is_integer != integers || (out.complex && ask(is_conj_method, tensor))) return false;
     out.numel = out.complex ? 2 : 1;
     for (int d = 0; d < out.ndim; ++d) out.numel *= out.sizes[d];
     return out.data != nullptr || out.numel == 0;  // torch has tensors of zeros without memory
@@ -261,7 +268,10 @@ int64_t element_size(DType type) {
         case DType::f32: return 4;
         case DType::f64: return 8;
         case DType::bf16:
-        case DType::f16: return 2;
+        case DType::f16:
+        case DType::i16: return 2;
+        case DType::i8:
+        case DType::u8: return 1;
     }
     return 0;
 }

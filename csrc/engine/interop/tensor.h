@@ -61,7 +61,8 @@ void* current_stream(int device);
 // Fills `out` if `tensor` is plain, strided, not lazily conjugated, of a type that the kernels know, and on the CPU or
 // a CUDA device that kernels were built for. Otherwise returns false without a Python error; the caller's slow path
 // reports what is wrong or corrects it.
-bool view(PyObject* tensor, TensorView& out);
+// `integers`: takes int8, uint8 and int16 instead of floats.
+bool view(PyObject* tensor, TensorView& out, bool integers = false);
 
 // False for a sparse tensor. view() would learn it from a C++ exception in torch, which is slow. Only for plain
 // tensors.

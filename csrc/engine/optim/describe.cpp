@@ -10,7 +10,8 @@ constexpr double kLastFloatStep = 16777216.0;
 
 bool fits(const TensorView& state, const TensorView& param) {
     const bool half = param.type == DType::bf16 || param.type == DType::f16;
-    return state.type == param.type || (half && state.type == DType::f32);
+    const bool narrow = param.type == DType::f32 && state.type == DType::bf16 && !param.complex;
+    return state.type == param.type || narrow || (half && (state.type == DType::f32 || state.type == DType::bf16));
 }
 
 // Reads a float32 or float64 tensor of one element.
@@ -54,7 +55,12 @@ bool as_matrices(const TensorView& param, Matrices& shape) {
 
 bool Step::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
     TensorView v;
-    if (!view(state, v) || v.device != param.device || !fits(v, param)) return false;
+    const bool coded = storage_.is_used && !storage_.scale_keys[static_cast<size_t>(k)].is_none();
+    if (!view(state, v) || !fits(v, param)) {
+        if (!coded || !view(state, v, true)) return false;
+        v.complex = param.complex;
+    }
+    if (v.device != param.device) return false;
     Matrices shape;
     if (!rule_->factored) {
         if (!same_layout(v, param)) return false;
@@ -98,7 +104,7 @@ bool Step::describe_counter(const TensorRefs& refs, const TensorView& param, Cou
 }
 
 // First everything that may run Python code, then the pointers.
-bool Step::describe(const TensorRefs& refs, int64_t t, Task& task, Counter& counter) {
+bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task, Counter& counter) {
     // Rejects subclasses before calling any of their methods.
     if (!is_plain(refs.param) || (refs.grad != nullptr && !is_plain(refs.grad))) return false;
     if (asks_layouts_ && refs.grad != nullptr && !is_strided(refs.grad)) return false;
@@ -115,9 +121,7 @@ bool Step::describe(const TensorRefs& refs, int64_t t, Task& task, Counter& coun
     if (programmed_ != nullptr && !describe_counter(refs, param, counter, task.constants)) return false;
     if (rule_->factored && !as_matrices(param, task.shape)) return false;
     if (refs.grad != nullptr) {
-        if (!view(refs.grad, grad) || grad.type != param.type || grad.device != param.device ||
-            !same_layout(grad, param))
-            return false;
+        if (!view(refs.grad, grad) || grad.device != param.device || !same_layout(grad, param)) return false;
         task.grad = {grad.data, grad.type};
     }
     for (int k = 0; k < rule_->states; ++k)
@@ -129,6 +133,11 @@ bool Step::describe(const TensorRefs& refs, int64_t t, Task& task, Counter& coun
     task.device = param.device;
     task.n = param.numel;
     task.param = {param.data, param.type};
+    if (storage_.is_used) {
+        Storage storage;
+        if (!storage_.describe(refs.storage, param, index, task, storage)) return false;
+        task.storage = &storages_.add(storage);
+    }
     return true;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/interop/tensor.h"
+#include "math/codes.h"
 
 namespace fastopt {
 namespace {
@@ -17,6 +18,15 @@ int64_t state_size(const Task& task, int k) {
     return task.shape.count * (k == 0 ? task.shape.rows : task.shape.columns);
 }
 
+void list_storage(const Storage& storage, int64_t n, size_t task, std::vector<MemoryRange>& ranges) {
+    for (const Array& array : {storage.master, storage.average})
+        if (array.data != nullptr) ranges.push_back(range(array, n, task, "state"));
+    if (storage.copy.data != nullptr) ranges.push_back(range(storage.copy, n, task, "copy"));
+    for (float* const scales : storage.scales)
+        if (scales != nullptr)
+            ranges.push_back(range({scales, DType::f32}, (n + kCodeBlock - 1) / kCodeBlock, task, "state"));
+}
+
 void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& counters,
                  std::vector<MemoryRange>& ranges) {
     ranges.clear();
@@ -27,6 +37,7 @@ void list_writes(const std::vector<Task>& tasks, const std::vector<Counter>& cou
             if (task.constants->unscales) ranges.push_back(range(task.grad, task.n, i, "gradient"));
             for (int k = 0; k < kMaxStates && task.states[k].data != nullptr; ++k)
                 ranges.push_back(range(task.states[k], state_size(task, k), i, "state"));
+            if (task.storage != nullptr) list_storage(*task.storage, task.n, i, ranges);
         }
         if (counters[i].step.data != nullptr) ranges.push_back(range(counters[i].step, 1, i, "step"));
         for (const Array& scalar : counters[i].carried)
@@ -47,6 +58,11 @@ bool each_word(const std::vector<Task>& tasks, const std::vector<Counter>& count
             go_on = go_on && visit(static_cast<uint64_t>(task.shape.count)) &&
                     visit(static_cast<uint64_t>(task.shape.rows));
         for (int k = 0; go_on && k < kMaxStates && task.states[k].data != nullptr; ++k) go_on = array(task.states[k]);
+        if (task.storage != nullptr) {
+            const Storage& storage = *task.storage;
+            for (const Array& kept : {storage.master, storage.average, storage.copy}) go_on = go_on && array(kept);
+            for (float* const scales : storage.scales) go_on = go_on && visit(reinterpret_cast<uintptr_t>(scales));
+        }
         go_on = go_on && array(counters[i].step);
         for (int k = 0; go_on && k < kMaxCarried && counters[i].carried[k].data != nullptr; ++k)
             go_on = array(counters[i].carried[k]);

@@ -13,7 +13,7 @@ namespace fastopt {
 struct MemoryRange {
     const char *begin, *end;
     size_t task;
-    const char* role;  // "parameter", "gradient", "state" or "step"
+    const char* role;  // "parameter", "gradient", "state", "step" or "copy"
 };
 
 class OverlapCheck {

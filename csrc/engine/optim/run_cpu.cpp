@@ -22,6 +22,9 @@ void write_scalar(const Array& where, double value) {
         *static_cast<double*>(where.data) = value;
 }
 
+// Of what a norm is taken of: gradients, or parameters where the rule reads no gradient.
+DType measured_type(const Task& task) { return task.grad.data != nullptr ? task.grad.type : task.param.type; }
+
 // Doubles of scratch memory that an optimizer keeps between steps (4 MiB); larger memory is freed after each step.
 constexpr size_t kKeptScratch = 1 << 19;
 
@@ -93,7 +96,7 @@ py::object Step::norm(const std::string& reduction, double exponent, double loss
     jobs_.clear();
     for (const Task& task : measured_)
         if (task.device == kHost)
-            jobs_.push_back({task.param.type == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
+            jobs_.push_back({measured_type(task) == DType::f64 ? entry.f64 : entry.f32, &task, task.n, 1});
     run_released(jobs_, threads);
     return py::float_(entry.norm(partials_.data(), static_cast<int64_t>(partials_.size()), exponent) / loss_scale);
 }

@@ -27,6 +27,10 @@ void Step::TensorRefs::each(Visit visit) const {
         if (object != nullptr) visit(object);
     for (int k = 0; k < kMaxStates && states[k] != nullptr; ++k) visit(states[k]);
     for (int k = 0; k < kMaxCarried && carried[k] != nullptr; ++k) visit(carried[k]);
+    for (PyObject* object : {storage.master, storage.average, storage.copy})
+        if (object != nullptr) visit(object);
+    for (PyObject* scale : storage.scales)
+        if (scale != nullptr) visit(scale);
 }
 
 namespace {
@@ -46,11 +50,13 @@ void Step::clear() {
     group_ = 0;
     asks_layouts_ = std::exchange(left_out_, false);
     constants_.clear();
+    storages_.clear();
     programs_.clear();
     devices_.clear();
     programmed_ = nullptr;
     loss_scale_ = found_inf_ = norm_ = scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
+    storage_ = GroupStorage();
     by_step_.clear();
     walk_.restart();
     std::vector<TensorRefs> released;
@@ -82,7 +88,9 @@ const Constants* Step::constants(int64_t t, const double* carried) {
     if (!result) throw py::error_already_set();
     const auto values = result.cast<py::dict>();
     Constants fresh = common_;
-    rule_->scalars.read(values, fresh.rule, count);
+    if (storage_.has_average()) fresh.average_weight = values["average_weight"].cast<double>();
+    rule_->scalars.read(values, fresh.rule, count + storage_.has_average());
+    fresh.step = static_cast<uint32_t>(t);
     for (size_t k = 0; k < count; ++k) fresh.carried[k] = values[carried_keys_[k]].cast<double>();
     ByStep entry{t, {}, keep(fresh)};
     std::copy(carried, carried + count, entry.carried);
@@ -95,7 +103,7 @@ bool Step::try_add(const TensorRefs& tensors, int64_t index, int64_t t) {
     Task task{};
     Counter counter{};
     try {
-        if (!describe(tensors, t, task, counter)) {
+        if (!describe(tensors, index, t, task, counter)) {
             tensors.each(release);
             return false;
         }
@@ -118,7 +126,7 @@ void Step::depend_on(const py::object& loss_scale, const py::object& found_inf) 
 
 py::list Step::add_group(const py::tuple& update, const py::dict& prologue, double max_grad_norm,
                          const py::object& scalars, const py::list& params, const py::dict& state,
-                         const py::object& learning_rate) {
+                         const py::object& learning_rate, const py::object& storage) {
     rule_ = &find_rule(update[0].cast<std::string>());
     keys_ = update[1].cast<py::tuple>();
     counts_ = update[2].cast<bool>();
@@ -129,6 +137,8 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;
     common_.unscales = common_.prologue[kLossScale] != 1.0 || given(loss_scale_);
+    storage_ = GroupStorage();
+    if (!storage.is_none()) storage_.read(storage.cast<py::tuple>(), common_);
     by_step_.clear();
     ++group_;
     programmed_ = nullptr;
@@ -147,7 +157,7 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
         by_step_.push_back({0, {}, keep(common_)});
     }
 
-    const bool has_state = rule_->states > 0 || counts_;
+    const bool has_state = rule_->states > 0 || counts_ || storage_.is_used;
     py::list rest;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
@@ -160,15 +170,15 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
             }
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
-        TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
-        const bool complete = !has_state || (own != nullptr && find_entries(own, tensors));
+        TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, {}};
+        const bool complete = !has_state || (own != nullptr && find_entries(own, i, tensors));
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
     left_out_ |= !rest.empty();
     return rest;
 }
 
-bool Step::find_entries(PyObject* own, TensorRefs& tensors) const {
+bool Step::find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const {
     static PyObject* const step_name = PyUnicode_InternFromString("step");
     const auto find = [own](PyObject* key, PyObject*& out) {
         out = PyDict_GetItemWithError(own, key);
@@ -180,24 +190,32 @@ bool Step::find_entries(PyObject* own, TensorRefs& tensors) const {
         if (!find(PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k])) return false;
     for (size_t k = 0; k < carried_keys_.size(); ++k)
         if (!find(PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k])) return false;
-    return !counts_ || find(step_name, tensors.step);
+    if (counts_ && !find(step_name, tensors.step)) return false;
+    return !storage_.is_used || storage_.find(own, index, tensors.storage);
 }
 
 bool Step::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
     const py::object grad = rule_->reads_grad ? grad_of(param.ptr()) : py::object();
-    TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}};
-    return find_entries(entries.ptr(), tensors) && try_add(tensors, index, 1);
+    TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, {}};
+    return find_entries(entries.ptr(), index, tensors) && try_add(tensors, index, 1);
 }
 
 bool Step::add_prepared(int64_t index, const py::object& owner, const py::object& param, const py::object& grad,
-                        const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t) {
+                        const py::tuple& states, const py::object& step, const py::tuple& carried, int64_t t,
+                        const py::object& storage) {
     if (states.size() != keys_.size() || carried.size() != carried_keys_.size())
         throw py::value_error("the rule has another number of states");
     if (grad.is_none() == rule_->reads_grad) throw py::value_error("the rule and the gradient do not go together");
     const auto or_null = [](const py::object& object) { return object.is_none() ? nullptr : object.ptr(); };
-    TensorRefs tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}};
+    TensorRefs tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
     for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
+    if (!storage.is_none()) {
+        const auto parts = storage.cast<py::tuple>();
+        tensors.storage = {or_null(parts[0]), or_null(parts[1]), or_null(parts[2]), {}};
+        const auto scales = parts[3].cast<py::tuple>();
+        for (size_t k = 0; k < scales.size() && k < kMaxStates; ++k) tensors.storage.scales[k] = or_null(scales[k]);
+    }
     return try_add(tensors, index, t);
 }
 
@@ -210,12 +228,16 @@ py::object Step::check_overlap_and_bump_versions() {
         return py::make_tuple(owner(a), a.role, owner(b), b.role);
     }
     size_t count = tasks_.size();
-    for (const Task& task : tasks_) count += task.constants->unscales;
+    const auto has_copy = [](const Task& task) {
+        return task.storage != nullptr && task.storage->copy.data != nullptr;
+    };
+    for (const Task& task : tasks_) count += static_cast<size_t>(task.constants->unscales) + has_copy(task);
     if (written_.size() != count) written_ = py::list(count);
     size_t at = 0;
     for (size_t i = 0; i < tasks_.size(); ++i) {
         written_[at++] = py::handle(refs_[i].param);
         if (tasks_[i].constants->unscales) written_[at++] = py::handle(refs_[i].grad);
+        if (has_copy(tasks_[i])) written_[at++] = py::handle(refs_[i].storage.copy);
     }
     increment_version(written_);
     return py::none();

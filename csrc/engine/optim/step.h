@@ -15,6 +15,7 @@
 #include "engine/optim/pool.h"
 #include "engine/optim/rule_table.h"
 #include "engine/optim/state_walk.h"
+#include "engine/optim/storage.h"
 #include "engine/workers/run.h"
 #include "rules/program.h"
 
@@ -42,14 +43,14 @@ class Step {
     // well, from `learning_rate`, a tensor on that device or None.
     pybind11::list add_group(const pybind11::tuple& update, const pybind11::dict& prologue, double max_grad_norm,
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
-                             const pybind11::object& learning_rate);
+                             const pybind11::object& learning_rate, const pybind11::object& storage);
 
     // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
     // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
     // Returns false if the engine cannot take an operand as it is.
     bool add_prepared(int64_t index, const pybind11::object& owner, const pybind11::object& param,
                       const pybind11::object& grad, const pybind11::tuple& states, const pybind11::object& step,
-                      const pybind11::tuple& carried, int64_t t);
+                      const pybind11::tuple& carried, int64_t t, const pybind11::object& storage);
 
     // Adds the parameter at `index` of the last add_group() with its first states, the `entries` of its future state
     // dict. Returns false if it needs preparation, like the parameters that add_group() leaves out.
@@ -79,6 +80,7 @@ class Step {
         PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
         PyObject* states[kMaxStates];           // null from the first unused one on
         PyObject* carried[kMaxCarried];
+        StorageRefs storage;
         template <class Visit>
         void each(Visit visit) const;
     };
@@ -97,11 +99,11 @@ class Step {
         const Programmed* programmed;
     };
 
-    bool find_entries(PyObject* own, TensorRefs& tensors) const;
+    bool find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const;
     bool try_add(const TensorRefs& tensors, int64_t index, int64_t t);
     bool read_counter(const TensorRefs& refs, Counter& counter, int64_t t, const Constants*& scalars);
     bool describe_counter(const TensorRefs& refs, const TensorView& param, Counter& counter, const Constants*& scalars);
-    bool describe(const TensorRefs& refs, int64_t t, Task& task, Counter& counter);
+    bool describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task, Counter& counter);
     bool describe_state(PyObject* state, const TensorView& param, int k, Task& task) const;
     const Constants* constants(int64_t t, const double* carried);
     const Constants* keep(const Constants& fresh);
@@ -122,6 +124,7 @@ class Step {
     const Rule* rule_ = nullptr;
     pybind11::object scalars_;
     pybind11::tuple keys_, carried_keys_;
+    GroupStorage storage_;
     bool counts_ = false;
     int64_t group_ = 0;
     Constants common_{};  // the same in all constants of the group
@@ -140,6 +143,7 @@ class Step {
     std::vector<ParamIndex> places_;
 
     Pool<Constants> constants_;
+    Pool<Storage> storages_;
     std::deque<Programmed> programs_;
     std::vector<int> devices_;  // those that have a task
 

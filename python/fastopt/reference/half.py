@@ -24,7 +24,9 @@ def load(array: Array) -> Array:
 
 
 def store(values: Array, out: Array) -> None:
-    """Rounds ``values`` into ``out``."""
+    """Rounds ``values`` into ``out``; float64 to a half type by way of float32."""
+    if out.dtype in (bfloat16, np.float16):
+        values = values.astype(np.float32, copy=False)
     if out.dtype == bfloat16:
         bits = values.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16

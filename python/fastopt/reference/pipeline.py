@@ -16,6 +16,7 @@ from . import half
 from .half import Array
 from .math import clamp, sign
 from .reductions import sum_of_squares
+from .storage import NOTHING, Kept
 
 
 class Rule(NamedTuple):
@@ -103,6 +104,7 @@ def update(
     common: Mapping[str, float],
     scalars: Mapping[str, float],
     shape: tuple[int, int, int] | None = None,
+    kept: Kept = NOTHING,
 ) -> None:
     """Updates the flat arrays in place.
 
@@ -112,6 +114,7 @@ def update(
         common: the prologue's scalars, in double.
         scalars: the rule's, in double; both are rounded once, to the compute type.
         shape: of a factored rule's parameter, (matrices, rows, columns).
+        kept: how the parameter and its states are kept.
     """
     if param.size == 0:
         return
@@ -120,14 +123,14 @@ def update(
         c = {key: compute(value) for key, value in common.items()}
         rounded: dict[str, Any] = {key: compute(value) for key, value in scalars.items()}
         clipping = {key: c[key] for key in ("grad_factor", "max_grad_value")}
-        wide_param = half.load(param)
+        wide_param = kept.load_param(param)
         if name == "clip":
             half.store(clip(wide_param, **clipping), param)
             return
         chosen = RULES[name]
         tensors = [wide_param]
         if grad is not None:
-            wide_grad = unscale(half.load(grad), loss_scale=c["loss_scale"])
+            wide_grad = unscale(half.load(grad).astype(compute), loss_scale=c["loss_scale"])
             if c["loss_scale"] != 1:
                 half.store(wide_grad, grad)
             wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
@@ -137,11 +140,14 @@ def update(
             rounded |= {"exact": scalars, "decay": c["decay"]}
         if chosen.factored:
             rounded["shape"] = shape
-        results = chosen.function(*tensors, *map(half.load, states), **rounded)
+        loaded = [kept.load_state(k, state) for k, state in enumerate(states)]
+        results = chosen.function(*tensors, *loaded, **rounded)
         if chosen.step_size is not None:
             direction, *moved = results
             sums = sum_of_squares(wide_param), sum_of_squares(direction)
             step_size = compute(chosen.step_size(*sums, param.size, **scalars))
             results = (wide_param * c["decay"] - step_size * direction, *moved)
-        for result, out in zip(results, [param, *states], strict=True):
-            half.store(result, out)
+        new_param, *new_states = results
+        kept.store_param(new_param, param)
+        for k, (result, out) in enumerate(zip(new_states, states, strict=True)):
+            kept.store_state(k, result, out)

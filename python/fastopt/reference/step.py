@@ -15,6 +15,30 @@ from . import half
 from .half import Array
 from .pipeline import RULES, clip_coefficient, update
 from .reductions import norm
+from .storage import NOTHING, Kept, Rounding
+
+
+class Storage(NamedTuple):
+    """How a parameter is kept: tensors, or None where an option is off."""
+
+    master: Tensor | None
+    average: Tensor | None
+    copy: Tensor | None
+    scales: tuple[Tensor | None, ...]
+    average_weight: float
+    rounding: Rounding
+
+    def written(self) -> list[tuple[Tensor, bool, str]]:
+        states = (self.master, self.average, *self.scales)
+        tensors = [(state, True, "state") for state in states if state is not None]
+        return tensors + ([(self.copy, True, "copy")] if self.copy is not None else [])
+
+    def arrays(self) -> Kept:
+        def of(tensor: Tensor | None) -> Array | None:
+            return None if tensor is None else flat(tensor)
+
+        scales = (*map(of, self.scales), *(None,) * 8)
+        return Kept(of(self.master), of(self.average), of(self.copy), scales, self.average_weight, self.rounding)
 
 
 class _Task(NamedTuple):
@@ -27,6 +51,7 @@ class _Task(NamedTuple):
     prologue: dict[str, float]
     scalars: dict[str, float]
     max_grad_norm: float
+    storage: Storage | None
 
 
 def flat(tensor: Tensor) -> Array:
@@ -56,8 +81,10 @@ class Step:
         params: list[Tensor],
         state: dict[Tensor, dict[str, Any]],
         learning_rate: None,
+        storage: tuple[Any, ...] | None = None,
     ) -> list[int]:
         self._rule, _, _, self._carried, *_ = update
+        self._storage = storage
         self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
         return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
@@ -72,6 +99,7 @@ class Step:
         step: Tensor | None,
         carried: tuple[Tensor, ...],
         t: int,
+        storage: tuple[Any, ...] | None = None,
     ) -> bool:
         assert self._scalars is not None, "add_prepared() follows an add_group()"
         counters: list[tuple[Tensor, float, str]] = []
@@ -81,9 +109,13 @@ class Step:
         scalars = dict(self._scalars(t, *(tensor.item() for tensor in carried)))
         for key, tensor in zip(self._carried, carried, strict=True):
             counters.append((tensor, scalars.pop(key), "state"))
-        self._tasks.append(
-            _Task(self._rule, owner, param, grad, states, counters, self._prologue, scalars, self._max_grad_norm)
-        )
+        kept = None
+        if self._storage is not None and storage is not None:
+            *_, numbers, seed, random_param, random_states = self._storage
+            rounding = Rounding(seed, numbers[index], t, random_param, random_states)
+            kept = Storage(*storage, scalars.pop("average_weight", 0.0), rounding)
+        common = self._prologue, scalars, self._max_grad_norm, kept
+        self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
         return True
 
     def add_fresh(self, index: int, param: Tensor, entries: dict[str, Any]) -> bool:
@@ -98,6 +130,7 @@ class Step:
             operands += [(task.grad, unscales, "gradient")] if task.grad is not None else []
             operands += [(state, True, "state") for state in task.states]
             operands += [(counter, True, role) for counter, _, role in task.counters]
+            operands += task.storage.written() if task.storage is not None else []
             for tensor, written, role in operands:
                 begin = tensor.data_ptr()
                 end = begin + tensor.numel() * tensor.element_size()
@@ -114,7 +147,8 @@ class Step:
                     return earlier[3], earlier[4], later[3], later[4]
             open_ranges.append(later)
         unscaled = [t.grad for t in self._tasks if t.grad is not None and t.prologue["loss_scale"] != 1]
-        increment_version([task.param for task in self._tasks] + unscaled)
+        copies = [t.storage.copy for t in self._tasks if t.storage is not None and t.storage.copy is not None]
+        increment_version([task.param for task in self._tasks] + unscaled + copies)
         return None
 
     def norm(self, reduction: str, exponent: float, loss_scale: float, threads: int) -> float:
@@ -135,7 +169,8 @@ class Step:
             if task.rule in RULES and RULES[task.rule].factored:
                 rows, columns = task.param.shape[-2:]
                 shape = (math.prod(task.param.shape[:-2]), rows, columns)
-            update(task.rule, param, grad, states, task.prologue, task.scalars, shape)
+            kept = NOTHING if task.storage is None else task.storage.arrays()
+            update(task.rule, param, grad, states, task.prologue, task.scalars, shape, kept)
             for counter, value, _ in task.counters:
                 np.copyto(counter.detach().numpy(), value, casting="unsafe")
         self.clear()

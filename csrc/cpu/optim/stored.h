@@ -1,0 +1,208 @@
+// A parameter and its states as they are kept (Storage in common.h): loaded into the compute type and stored again,
+// block by block. Where nothing is special this is load() and store().
+#pragma once
+
+#include "cpu/block.h"
+#include "cpu/dropout/philox.h"
+#include "math/codes.h"
+#include "math/rounding.h"
+#include "random/rounding.h"
+
+namespace fastopt {
+namespace {
+
+constexpr int kMostStored = 256;  // elements of a block at most
+
+template <class Half>
+FASTOPT_NOINLINE void narrow_at_random(const float* __restrict from, uint16_t* __restrict to,
+                                       const uint16_t* __restrict random, uint32_t permutation, int n) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) to[i] = round_at_random<Half>(from[i], permuted(random[i], permutation));
+}
+
+// A parameter that somebody changed since the last step is no longer the rounding of its master, and takes its place.
+template <class Half>
+FASTOPT_NOINLINE void follow(float* __restrict master, const uint16_t* __restrict param, int n) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) master[i] = Half::store(master[i]) == param[i] ? master[i] : Half::load(param[i]);
+}
+
+FASTOPT_NOINLINE void join(const uint16_t* __restrict upper, const int16_t* __restrict lower, float* __restrict to,
+                           int n) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) to[i] = join(upper[i], lower[i]);
+}
+
+FASTOPT_NOINLINE void split(const float* __restrict from, uint16_t* __restrict upper, int16_t* __restrict lower,
+                            int n) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) {
+        const SplitFloat halves = split(from[i]);
+        upper[i] = halves.upper;
+        lower[i] = halves.lower;
+    }
+}
+
+template <class Code>
+FASTOPT_NOINLINE void decode(const typename Code::Storage* __restrict codes, const float* __restrict scales,
+                             float* __restrict to, int n) {
+    for (int block = 0; block < n; block += kCodeBlock) {
+        const float scale = scales[block / kCodeBlock];
+        const int end = n - block < kCodeBlock ? n : block + kCodeBlock;
+        FASTOPT_VECTORIZE
+        for (int i = block; i < end; ++i) to[i] = Code::decode(codes[i], scale);
+    }
+}
+
+// The largest magnitude is that of the largest bits, and integers have no order in which a NaN could be lost.
+template <class Code>
+FASTOPT_NOINLINE void encode(const float* __restrict from, typename Code::Storage* __restrict codes,
+                             float* __restrict scales, int n) {
+    for (int block = 0; block < n; block += kCodeBlock) {
+        const int end = n - block < kCodeBlock ? n : block + kCodeBlock;
+        uint32_t largest = 0;
+        for (int i = block; i < end; ++i) {
+            const uint32_t magnitude = bits(from[i]) & 0x7fffffffu;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        const float scale = code_scale(largest), inverse = inverse_scale(scale);
+        scales[block / kCodeBlock] = scale;
+        FASTOPT_VECTORIZE
+        for (int i = block; i < end; ++i) codes[i] = Code::encode(from[i], inverse);
+    }
+}
+
+template <class T>
+class Stored {
+   public:
+    explicit Stored(const Task& task) : task_(task), storage_(task.storage) {}
+
+    // A block of at most kMostStored elements; `at` is a multiple of kCodeBlock where states are coded.
+    FASTOPT_HD T* load_param(int64_t at, int n, T* buffer) const {
+        if constexpr (sizeof(T) == sizeof(float))
+            if (storage_ != nullptr && storage_->master.data != nullptr) return load_master(at, n, buffer);
+        return load(task_.param, at, n, buffer);
+    }
+
+    FASTOPT_HD T* load_state(int k, int64_t at, int n, T* buffer) const {
+        if constexpr (sizeof(T) == sizeof(float))
+            if (storage_ != nullptr && storage_->scales[k] != nullptr) return load_coded(k, at, n, buffer);
+        return load(task_.states[k], at, n, buffer);
+    }
+
+    FASTOPT_HD void store_param(int64_t at, int n, const T* values) {
+        if (storage_ == nullptr)
+            store(task_.param, at, n, values);
+        else
+            store_kept(at, n, values);
+    }
+
+    FASTOPT_HD void store_state(int k, int64_t at, int n, const T* values) {
+        if constexpr (sizeof(T) == sizeof(float)) {
+            if (storage_ != nullptr && storage_->scales[k] != nullptr) return store_coded(k, at, n, values);
+            if (storage_ != nullptr && task_.constants->random_states && is_half(task_.states[k]))
+                return store_at_random(task_.states[k], at, n, values, kPermutations[1 + k]);
+        }
+        store(task_.states[k], at, n, values);
+    }
+
+   private:
+    static bool is_half(const Array& array) { return array.type == DType::bf16 || array.type == DType::f16; }
+    static uint16_t* half_at(const Array& array, int64_t at) { return static_cast<uint16_t*>(array.data) + at; }
+
+    FASTOPT_NOINLINE float* load_master(int64_t at, int n, float* buffer) const {
+        const Array& master = storage_->master;
+        const uint16_t* const param = half_at(task_.param, at);
+        if (master.type == DType::i16) {
+            join(param, static_cast<const int16_t*>(master.data) + at, buffer, n);
+            return buffer;
+        }
+        float* const values = static_cast<float*>(master.data) + at;
+        if (task_.param.type == DType::bf16)
+            follow<BFloat16>(values, param, n);
+        else
+            follow<Float16>(values, param, n);
+        return values;
+    }
+
+    FASTOPT_NOINLINE void store_kept(int64_t at, int n, const T* values) {
+        bool is_exact = task_.param.type == kNative<T>;  // whether `values` are what a reader of the parameter finds
+        if constexpr (sizeof(T) == sizeof(float)) {
+            const Array& master = storage_->master;
+            is_exact |= master.data != nullptr;
+            if (master.type == DType::i16 && master.data != nullptr)
+                split(values, half_at(task_.param, at), static_cast<int16_t*>(master.data) + at, n);
+            else if (master.data == nullptr && task_.constants->random_param && is_half(task_.param))
+                store_at_random(task_.param, at, n, values, kPermutations[0]);
+            else
+                store(task_.param, at, n, values);
+        } else {
+            store(task_.param, at, n, values);
+        }
+        if (storage_->average.data == nullptr && storage_->copy.data == nullptr) return;
+        alignas(64) T buffer[kMostStored], averages[kMostStored];
+        if (!is_exact) values = load(task_.param, at, n, buffer);
+        if (storage_->average.data != nullptr) {
+            T* const average = load(storage_->average, at, n, averages);
+            const T weight = T(task_.constants->average_weight);
+            FASTOPT_VECTORIZE
+            for (int i = 0; i < n; ++i) average[i] = lerp(average[i], values[i], weight);
+            store(storage_->average, at, n, average);
+        }
+        if (storage_->copy.data == nullptr) return;
+        if constexpr (sizeof(T) == sizeof(float))
+            if (task_.constants->random_param && is_half(storage_->copy))
+                return store_at_random(storage_->copy, at, n, values, kPermutations[kMaxStates + 1]);
+        store(storage_->copy, at, n, values);
+    }
+
+    FASTOPT_NOINLINE float* load_coded(int k, int64_t at, int n, float* buffer) const {
+        const Array& codes = task_.states[k];
+        const float* const scales = storage_->scales[k] + at / kCodeBlock;
+        if (codes.type == DType::i8)
+            decode<SignedCode>(static_cast<const int8_t*>(codes.data) + at, scales, buffer, n);
+        else
+            decode<NonNegativeCode>(static_cast<const uint8_t*>(codes.data) + at, scales, buffer, n);
+        return buffer;
+    }
+
+    FASTOPT_NOINLINE void store_coded(int k, int64_t at, int n, const float* values) const {
+        const Array& codes = task_.states[k];
+        float* const scales = storage_->scales[k] + at / kCodeBlock;
+        if (codes.type == DType::i8)
+            encode<SignedCode>(values, static_cast<int8_t*>(codes.data) + at, scales, n);
+        else
+            encode<NonNegativeCode>(values, static_cast<uint8_t*>(codes.data) + at, scales, n);
+    }
+
+    void store_at_random(const Array& array, int64_t at, int n, const float* values, uint32_t permutation) {
+        const uint16_t* const random = random_at(at, n);
+        if (array.type == DType::bf16)
+            narrow_at_random<BFloat16>(values, half_at(array, at), random, permutation, n);
+        else
+            narrow_at_random<Float16>(values, half_at(array, at), random, permutation, n);
+    }
+
+    // The 16 bits of elements [at, at + n). What was drawn beyond an earlier block serves the next.
+    FASTOPT_NOINLINE const uint16_t* random_at(int64_t at, int n) {
+        constexpr int kDrawn = kInterleaved * kCounters * kElementsPerBlock;
+        if (at < drawn_begin_ || at + n > drawn_end_) {
+            const Mask mask{task_.constants->seed, rounding_counter(storage_->number, task_.constants->step), 0};
+            drawn_begin_ = drawn_end_ = at / kElementsPerBlock * kElementsPerBlock;
+            while (drawn_end_ < at + n) {
+                random_blocks<kInterleaved>(mask, uint64_t(drawn_end_ / kElementsPerBlock),
+                                            random_ + (drawn_end_ - drawn_begin_));
+                drawn_end_ += kDrawn;
+            }
+        }
+        return random_ + (at - drawn_begin_);
+    }
+
+    const Task& task_;
+    const Storage* const storage_;
+    int64_t drawn_begin_ = 0, drawn_end_ = 0;
+    alignas(64) uint16_t random_[kMostStored + 2 * kInterleaved * kCounters * kElementsPerBlock];
+};
+
+}  // namespace
+}  // namespace fastopt

@@ -1,0 +1,40 @@
+// How the parameters of a group are kept (Storage in common.h): the options as Python gives them, the tensors of one
+// parameter, and their description.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "engine/interop/tensor.h"
+
+namespace fastopt {
+
+// Borrowed; null where there is none.
+struct StorageRefs {
+    PyObject *master, *average, *copy;
+    PyObject* scales[kMaxStates];
+};
+
+struct GroupStorage {
+    bool is_used = false;
+    pybind11::object master_key, average_key;  // in a parameter's state; None where the option is off
+    pybind11::tuple scale_keys;                // one for each state, None where it is never coded
+    pybind11::object copies;                   // a list parallel to the parameters, or None
+    pybind11::list numbers;                    // of the parameters, for random rounding
+
+    // Reads (master key, average key, scale keys, copies, numbers, seed, whether parameters, whether states are rounded
+    // at random). What kernels need goes to `common`.
+    void read(const pybind11::tuple& options, Constants& common);
+
+    bool has_average() const { return is_used && !average_key.is_none(); }
+
+    // Finds the tensors of the parameter at `index`. False where one is missing. A scale is not: the state may be
+    // too small to be coded.
+    bool find(PyObject* own, Py_ssize_t index, StorageRefs& refs) const;
+
+    // False where a tensor is not as the kernels take it. The task's states are described already, the coded ones with
+    // the types of their codes.
+    bool describe(const StorageRefs& refs, const TensorView& param, int64_t index, const Task& task,
+                  Storage& storage) const;
+};
+
+}  // namespace fastopt
