@@ -1,4 +1,4 @@
-"""What of torch is private and used here: all of it is in the table of docs/versions.md, and this torch has it."""
+"""Private names of torch that fastopt uses: all are in the table of docs/versions.md, and this torch has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from doc_pages import PAGES, ROOT
 
-HEADING = "\n## What of torch is private\n"
+HEADING = "\n## Private names of torch\n"
 LISTED = re.findall(
     r"`([\w.]*\._?\w+)`",
     "".join(
