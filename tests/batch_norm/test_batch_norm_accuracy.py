@@ -40,7 +40,7 @@ def test_large_means(shape: tuple[int, ...], mean: float, channels_last: bool) -
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_neighbours_cases(channels_last: bool) -> None:
+def test_difficult_inputs(channels_last: bool) -> None:
     """Inputs after a ReLU, a constant channel, an outlying first sample, a slope, one element of 1e6: no error is worse
     than that of 128 additions in float32."""
     generator = torch.Generator().manual_seed(0)

@@ -118,7 +118,7 @@ def test_third_derivatives() -> None:
     torch.testing.assert_close(second(F.batch_norm), second(plain))
 
 
-def test_forward_mode_beside_torch() -> None:
+def test_forward_mode_equals_torch() -> None:
     inputs = [tensor.detach() for tensor in leaves((6, 3, 4, 4))]
     tangents = [some_values(tensor.shape, tensor.dtype, 20 + i) for i, tensor in enumerate(inputs)]
     results = []

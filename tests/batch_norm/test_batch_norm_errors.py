@@ -56,7 +56,7 @@ def test_parameters(name: str, training: bool) -> None:
 
 
 @both_modes
-def test_parameters_beside_half_inputs(training: bool) -> None:
+def test_parameters_of_half_inputs(training: bool) -> None:
     for dtype, others in ((torch.float16, [torch.bfloat16, torch.float64]), (torch.bfloat16, [torch.float16])):
         for name in PARAMETERS:
             for other in others:

@@ -127,7 +127,7 @@ def test_strides(strided: Callable[..., Tensor], dtype: torch.dtype, training: b
 
 
 @training_and_eval
-def test_gradient_without_memory_of_its_own(training: bool) -> None:
+def test_expanded_gradient(training: bool) -> None:
     """The gradient of sum() is an expanded scalar."""
     for shape in SHAPES:
         tensors = some_tensors(shape) | {"residual": some_values(shape, torch.float32, 8)}

@@ -221,7 +221,7 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
         assert_same_bits(b, c, str(k))
 
 
-def test_nobody_has_anything() -> None:
+def test_empty_batches_in_all_processes() -> None:
     """If all processes have empty batches, the running statistics stay."""
     mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
     gathered = torch.zeros(2, 7, dtype=torch.float64, device=DEVICE)

@@ -209,7 +209,7 @@ def test_a_graph_of_a_step_repeats_it(case: Case) -> None:
 
 @ON_A_GPU
 @CASES
-def test_nobody_waits_for_the_device(case: Case) -> None:
+def test_the_host_does_not_wait(case: Case) -> None:
     """A step with GradScaler's tensors and clipping does not make the host wait."""
     optimizer, params = _train(case, 1, capturable=True, max_grad_norm=1.0)
     _set_grads(params, 1)

@@ -127,7 +127,7 @@ def test_without_barriers_norms_are_wrong() -> None:
 
 
 @pytest.mark.skipif(not REAL, reason="needs a GPU")
-def test_nobody_waits_for_a_norm() -> None:
+def test_the_host_does_not_wait_for_a_norm() -> None:
     params = [torch.zeros(100, device=DEVICE, requires_grad=True) for _ in range(3)]
     for param in params:
         param.grad = torch.ones_like(param)

@@ -37,7 +37,7 @@ def test_builds_say_what_they_have() -> None:
     assert detected == torch.cuda.device_count() if REAL else isinstance(detected, str)
 
 
-def test_who_cannot_take_a_device_says_why() -> None:
+def test_a_backend_without_kernels_says_why() -> None:
     cuda, other = torch.device("cuda"), torch.device("meta")
     assert _runtime.unsupported_reason(torch.device("cpu")) == ""
     assert _runtime.unsupported_reason(other) == "fastopt has kernels for the CPU and for CUDA"

@@ -126,7 +126,7 @@ def test_opcheck() -> None:
 
 @ON_A_GPU
 @EVERY_FAMILY
-def test_nobody_waits_for_the_device(family: Family) -> None:
+def test_the_host_does_not_wait(family: Family) -> None:
     """The host does not wait, forward or backward, whether seeds are drawn, given, or only on the device."""
     inputs = [x.requires_grad_() for x in on_device(family)]
     direction = some_values(family.shape, torch.float32, 9).to(DEVICE)

@@ -223,7 +223,7 @@ def a_norm_that_fails_starts_no_states() -> None:
 
 
 @SCENARIOS
-def sparse_gradients_beside_parts() -> None:
+def sparse_gradients_next_to_shards() -> None:
     """The rows of sparse gradients count in the norm, as they do without DTensors."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for make in (fastopt.Adagrad, lambda p, **o: fastopt.SGD(p, momentum=0.9, **o)):

@@ -70,7 +70,7 @@ def not_a_member() -> None:
 
 
 @SCENARIOS
-def nobody_has_a_sample() -> None:
+def no_process_has_a_sample() -> None:
     module = nn.SyncBatchNorm(3)
     x = torch.zeros(0, 3, 2, 2, requires_grad=True)
     y = module(x)

@@ -60,7 +60,7 @@ def test_threads_are_the_processs_share(
     assert fastopt.info()["in_use"]["processes"] == processes
 
 
-def test_a_choice_of_ones_own_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_choice_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_processes, "cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -104,7 +104,7 @@ def test_nothing_but_numbers_is_kept() -> None:
         assert not kept
 
 
-def test_gradient_without_memory_of_its_own() -> None:
+def test_expanded_gradient() -> None:
     """The gradient of sum() is an expanded scalar."""
     for family in FAMILY:
         x, *rest = family.inputs(torch.float32)

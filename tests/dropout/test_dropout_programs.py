@@ -223,7 +223,7 @@ def test_compiled_transforms(backend: str) -> None:
         assert_same_bits(found, transformed(x))
 
 
-def test_forward_mode_where_somebody_looks_on() -> None:
+def test_forward_mode_in_a_dispatch_mode() -> None:
     x = torch.ones(20)
     with forward_ad.dual_level():
         expected = forward_ad.unpack_dual(F.dropout(forward_ad.make_dual(x, x), 0.5, seed=1)).tangent
@@ -286,7 +286,7 @@ def test_nothing_is_drawn_for_an_empty_tensor() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_nothing_is_kept_where_somebody_looks_on() -> None:
+def test_no_operand_of_a_subclass_is_kept() -> None:
     x, residual = (torch.ones(5, requires_grad=True).as_subclass(Sub) for _ in range(2))
     kept = weakref.ref(residual)
     y = F.dropout_add(x, residual * 1, 0.5)

@@ -94,7 +94,7 @@ def test_not_fused(name: str) -> None:
     assert_close(model(x.clone()), expected)
 
 
-def test_a_sequential_with_a_forward_of_its_own_is_left_alone() -> None:
+def test_a_sequential_that_overrides_forward_is_left_alone() -> None:
     class Negated(T.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return -super().forward(x)

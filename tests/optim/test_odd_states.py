@@ -63,7 +63,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("count", "message"), COUNTS.values(), ids=COUNTS)
 @BACKENDS
-def test_a_count_that_is_none(backend: str, count: Any, message: str) -> None:
+def test_a_count_that_is_no_number(backend: str, count: Any, message: str) -> None:
     with running(backend):
         param, optimizer = _stepped(fastopt.Adam)
         good = optimizer.state[param]["step"]
@@ -78,7 +78,7 @@ def test_a_count_that_is_none(backend: str, count: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("cls", "key"), [(fastopt.ASGD, "eta"), (fastopt.NAdam, "mu_product")])
-def test_a_carried_number_that_is_none(cls: Any, key: str) -> None:
+def test_a_carried_state_that_is_no_number(cls: Any, key: str) -> None:
     param, optimizer = _stepped(cls)
     optimizer.state[param][key], before = "much", param.detach().clone()
     with pytest.raises(RuntimeError, match=f"the state '{key}' of {NAME} is 'much', not a number"):
