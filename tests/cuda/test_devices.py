@@ -102,7 +102,7 @@ def test_a_norm_of_both_cannot_be_captured() -> None:
 
 @NEEDS_A_GPU
 def test_the_callers_stream() -> None:
-    """A step follows the work already queued on the caller's stream, and the host does not wait."""
+    """A step runs after the work that the caller's stream already has."""
     stream = torch.cuda.Stream()
     param = torch.zeros(1 << 22, device=DEVICE, requires_grad=True)
     optimizer = fastopt.SGD([param], lr=1.0)

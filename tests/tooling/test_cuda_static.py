@@ -27,7 +27,7 @@ Functions = list[ptx.Function]
 # Kernels that may have defects, by file, and the reason. This one runs once per step and parameter, not per element.
 EXEMPT = {
     "scalars.cu": {
-        "evaluate_counted_sets": "interprets a program: its values are an array with indices that only the program knows",
+        "evaluate_counted_sets": "interprets a program: its values are an array, indexed as the program says",
         "__internal_accurate_pow": "CUDA's pow, for scalars of a step (libm_pow in math/ieee.h)",
     },
 }
