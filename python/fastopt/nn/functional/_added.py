@@ -67,7 +67,7 @@ def dropout_add(
     """
     how = {"seed": seed, "offset": offset, "generator": generator}
     if has_torch_function((input, residual)):
-        return handed_over(dropout_add, (input, residual), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout_add, (input, residual), p=p, training=training, **how)
     return _added("dropout_add", input, residual, None, p, training, **how)
 
 
@@ -102,7 +102,5 @@ def bias_dropout_add(
     """
     how = {"seed": seed, "offset": offset, "generator": generator}
     if has_torch_function((input, bias, residual)):
-        return handed_over(  # type: ignore[no-any-return]
-            bias_dropout_add, (input, bias, residual), p=p, training=training, **how
-        )
+        return handed_over(bias_dropout_add, (input, bias, residual), p=p, training=training, **how)
     return _added("bias_dropout_add", input, residual, bias, p, training, **how)

@@ -43,7 +43,7 @@ def dropout(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
