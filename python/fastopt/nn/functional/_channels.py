@@ -86,8 +86,7 @@ def dropout2d(
     """Sets whole channels to zero with probability ``p`` and scales the others by ``1 / (1 - p)``; see
     :func:`dropout1d`.
 
-    As in torch, the first two dimensions are taken for N and C whatever their number, with a warning where it is
-    not 4.
+    As in torch, the first two dimensions are N and C for any number of dimensions, with a warning where it is not 4.
 
     Args:
         input: shape (N, C, H, W).
