@@ -1,19 +1,18 @@
-# make demo and make test need Python (3.10 to 3.15), a C++17 compiler and make; each sets itself up.
+# make demo and make test need Python (3.10 to 3.15), a C++17 compiler and make; they install the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find cmake csrc python tests/emulator CMakeLists.txt pyproject.toml -type f -not -name '*.pyc')
 
-# A python in which the emulated GPU (tests/emulator) can be imported: AddressSanitizer has to come first, and to know
-# of exceptions.
+# To import the emulated GPU (tests/emulator), python has to load AddressSanitizer first, and with it C++'s exceptions.
 SANITIZERS = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 EMULATED = FASTOPT_TEST_CUDA=1 LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0
 
-# OFF where there are no sanitizers of GCC's: then there is no make test-emulated.
+# OFF where GCC's sanitizers are missing: then make test-emulated does not work.
 EMULATOR ?= ON
 
-# What depends most on torch, for make check-torch; SELECTION=short takes the first line alone.
+# The tests that depend most on torch, for make check-torch; SELECTION=short takes only the first line.
 SHORT_CHECK = interop/test_torch_details optim/test_odd_states dropout/test_dropout_autograd optim/test_step
 LONG_CHECK = $(SHORT_CHECK) optim/test_errors interop/test_convert batch_norm/test_batch_norm_torch \
 	batch_norm/test_batch_norm_programs dropout/test_dropout_programs interop/test_compile_step interop/test_functional_mode
@@ -33,12 +32,12 @@ gallery: $(VENV)/demo
 	set -e; for script in $$(grep -l __main__ examples/gallery/*.py); do \
 		$(BIN)/python $$script --out docs/gallery/$$(basename $$script .py).png; done
 
-# An editable install: Python files are used where they lie, and an import builds anew what has changed of csrc. CMake
-# has to be on PATH then: source .venv/bin/activate.
+# An editable install: Python files are used in place, and an import rebuilds what has changed in csrc. CMake has to be
+# on PATH then: source .venv/bin/activate.
 develop: $(VENV)/develop
 
-# What a change is tried with while it is made: the suite without what is marked slow; make check K=Lion: of that the tests
-# of one optimizer, dropout or norm. With the install of make develop where there is one; else with that of make test.
+# For use while changing code: the suite without the tests marked slow. make check K=Lion runs only the tests about one
+# optimizer, dropout or norm. Uses the install of make develop if there is one, otherwise that of make test.
 develop check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 check: $(or $(wildcard $(VENV)/develop),$(VENV)/dev)
 	$(BIN)/python -c "import fastopt"
@@ -49,16 +48,16 @@ test: test-cpu test-emulated
 test-cpu: $(VENV)/dev
 	$(BIN)/python -m pytest -q -n auto
 
-# The kernels for CUDA on an emulated GPU.
+# The CUDA kernels on an emulated GPU.
 test-emulated: $(VENV)/dev
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
-# Another torch, in a virtual environment of its own, with the build and the tools of .venv:
+# Another torch in a separate virtual environment, with the build and the tools of .venv:
 # make check-torch VERSION=2.4.1
 check-torch: $(OTHER)/ready
 	$(OTHER)/bin/python -m pytest -q -n auto $(CHECK:%=tests/%.py)
 
-# Trainers of other packages with our optimizers.
+# Our optimizers with the trainers of other packages.
 test-ecosystem: $(VENV)/ecosystem
 	$(BIN)/python -m pytest -q -n 2 tests/ecosystem
 
@@ -69,11 +68,11 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastopt._core --allowlist scripts/stubtest.txt --ignore-unused-allowlist
 
-# dist/ gets a wheel that was seen to run where nothing can compile.
+# Puts a wheel into dist/ after it has run where nothing can compile.
 wheel: $(VENV)/dev
 	PYTHON=$(BIN)/python scripts/wheel_check.sh
 
-# Into build/site. Warnings are errors, and so is a page that would fetch a script, a style or a picture from elsewhere.
+# Builds into build/site. Warnings are errors, and so is a page that loads a script, style or picture from elsewhere.
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	! grep -rnoE --include='*.html' '<(script|link|img)[^>]+(src|href)="?(https?:)?//[^>]*' build/site
@@ -81,7 +80,7 @@ docs: $(VENV)/docs
 bench: $(VENV)/bench
 	$(BIN)/python -m bench
 
-# What a change did: the library of BASE and this one, both measured by this bench, a run each; ratios are compared.
+# Measures the effect of a change: runs this bench with the library of BASE and with this one, and compares the ratios.
 # make bench-compare BASE=main ARGS="--only Adam"
 BASE ?= HEAD
 BEFORE := $(VENV)/before
@@ -96,8 +95,8 @@ bench-compare: $(VENV)/bench
 	$(BIN)/python -m bench --json build/after.json $(ARGS)
 	$(BIN)/python -m bench --compare build/before.json build/after.json
 
-# What bench measures beside torch, too. Without their dependencies, which would bring another torch; and a first run,
-# in which some compile themselves.
+# Installs what the bench measures in addition to torch, without dependencies, which would bring another torch. In a
+# first run, some packages compile themselves.
 bench-peers: $(VENV)/bench
 	$(PIP) --no-deps -r bench/peers.txt
 	$(BIN)/python -m bench --quick --family optimizers --only 'one tensor of 128k'
@@ -113,15 +112,15 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 	$(PIP) torch numpy
 	touch $@
 
-# The package as a user installs it, with the extra of the stamp's name from pyproject.toml; our own
-# compiler warnings are errors. It takes the place of the editable install.
+# Installs the package as a user does, with the extra of pyproject.toml that has the stamp's name; our own compiler
+# warnings are errors. It replaces the editable install.
 $(VENV)/dev: EXTRA = --config-settings=cmake.define.FASTOPT_EMULATOR=$(EMULATOR)
 $(VENV)/bench $(VENV)/demo $(VENV)/dev: $(SOURCES) $(VENV)/torch
 	$(PIP) --config-settings=cmake.define.FASTOPT_WERROR=ON $(EXTRA) ".[$(@F)]"
 	rm -f $(VENV)/develop
 	touch $@
 
-# What builds stays in the environment, as later imports build with it; they see changes of CMake's files as well.
+# The build tools stay in the environment, as later imports build with them; these also notice changes of CMake's files.
 $(VENV)/develop: pyproject.toml $(VENV)/torch
 	$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.21" "ninja>=1.11"
 	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=editable.verbose=false \
@@ -129,7 +128,7 @@ $(VENV)/develop: pyproject.toml $(VENV)/torch
 	rm -f $(VENV)/bench $(VENV)/demo $(VENV)/dev
 	touch $@
 
-# Without our constraints, which name the torch of .venv. What is in the .pth comes after the environment's own packages.
+# Does not use our constraints, which name .venv's torch. Paths in the .pth come after the environment's own packages.
 $(OTHER)/ready: $(VENV)/dev
 	$(if $(VERSION),,$(error check-torch needs a version of torch: make check-torch VERSION=2.4.1))
 	$(BIN)/python -m venv $(OTHER)
@@ -138,7 +137,7 @@ $(OTHER)/ready: $(VENV)/dev
 		> $$($(OTHER)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastopt-build.pth
 	touch $@
 
-# Pages are made from the sources: nothing has to be built.
+# Needs no build: pages are made from the sources.
 $(VENV)/docs: docs/requirements.txt | $(BIN)/python
 	$(PIP) -r $<
 	touch $@

@@ -26,10 +26,10 @@ from .report import LEGEND, losses, remarks, tables, write_markdown
 from .run import Run, noted
 from .saved_memory import kept_for_backward
 
-QUICK = Pace(0.05, rounds=3, turn=3e-3)  # a smoke test's
-WIDTH = 215  # of the widest table
+QUICK = Pace(0.05, rounds=3, turn=3e-3)  # for a smoke test
+WIDTH = 215  # the width of the widest table
 
-# Options that have nothing to do where figures are read, and where they are compared.
+# Options that mean nothing where figures are read (--read), and where they are compared (--compare).
 MEASURING = ("device", "quick", "family", "only", "seconds", "threads")
 NOT_WITH = {"read": MEASURING, "compare": (*MEASURING, "json", "markdown", "pictures")}
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
-    unset = argparse.Namespace(**dict.fromkeys(vars(options)))  # where parsing leaves alone what is not given
+    unset = argparse.Namespace(**dict.fromkeys(vars(options)))  # so that only given options are set
     given = {name for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not None}
     for earlier, others in NOT_WITH.items():
         for other in others:
@@ -113,7 +113,7 @@ def _show(figures: Figures, console: Console) -> None:
 
 
 def _write(runs: list[Figures], options: argparse.Namespace, console: Console) -> None:
-    """Raises ValueError for several runs where only one can be shown."""
+    """Raises ValueError for several runs where the document shows only one."""
     for option in ("json", "pictures"):
         if getattr(options, option) and len(runs) > 1:
             raise ValueError(f"argument --{option}: takes the figures of one file")
@@ -128,7 +128,7 @@ def _write(runs: list[Figures], options: argparse.Namespace, console: Console) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: whether anything failed."""
+    """Returns the exit status: 1 if anything failed."""
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parse(parser, arguments)

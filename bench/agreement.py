@@ -1,4 +1,4 @@
-"""Whether two implementations do the same. Tolerances are wide: they are to find another operation, or a bug."""
+"""Whether two implementations compute the same. Tolerances are wide: the check looks for a wrong operation or a bug."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .operation import Agreement, Tensors
 
-_ROUNDINGS = 4  # to the type of the result
+_ROUNDINGS = 4  # to the type of the result, at most
 _SIGMAS = 6
 
 
@@ -18,13 +18,13 @@ def _eps(tensor: Tensor) -> float:
 
 
 def _told(excess: Iterator[Tensor]) -> str:
-    """Of errors, each in units of what is allowed."""
+    """Takes errors, divided by what is allowed, and says how large the worst is; "" if all are allowed."""
     worst = max((float(each.nan_to_num(torch.inf, torch.inf).max()) for each in excess if each.numel()), default=0.0)
     return "" if worst <= 1 else f"its result differs, by {worst:.3g} times what is allowed"
 
 
 def changes(inputs: Tensors, ours: Tensors, theirs: Tensors) -> str:
-    """Of what was updated: compares by how much it has moved, to 5 % of the largest move."""
+    """Compares updated tensors by how far they have moved: the error may be 5 % of the largest move."""
 
     def excess() -> Iterator[Tensor]:
         for before, mine, other in zip(inputs, ours, theirs, strict=True):
@@ -37,7 +37,7 @@ def changes(inputs: Tensors, ours: Tensors, theirs: Tensors) -> str:
 
 
 def within(share: float) -> Agreement:
-    """Of results: the difference's length, as a share of the result's; more where some are of half types."""
+    """Compares results: the length of the difference may be this share of the result's length; more in half types."""
 
     def agreement(inputs: Tensors, ours: Tensors, theirs: Tensors) -> str:
         def excess() -> Iterator[Tensor]:
@@ -51,7 +51,7 @@ def within(share: float) -> Agreement:
 
 
 def moments(spatial: bool = False) -> Agreement:
-    """Of random results: compares means and mean squares; channels are dropped as wholes where it is ``spatial``."""
+    """Compares means and mean squares of random results; if ``spatial``, whole channels are dropped together."""
 
     def agreement(inputs: Tensors, ours: Tensors, theirs: Tensors) -> str:
         def excess() -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ ours: Function = fastopt.nn.functional.batch_norm
 theirs: Function = torch.nn.functional.batch_norm
 
 LAYOUTS = {"": torch.contiguous_format, "NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-QUICK = 1 << 22  # elements up to which a case is in the smoke test
+QUICK = 1 << 22  # elements: cases up to this size are part of the smoke test
 
 
 def _activated(name: str) -> Functions:
@@ -27,7 +27,8 @@ def _activated(name: str) -> Functions:
     }
 
 
-# By what follows. torch has no single function for it: as it is written there, in place as in torchvision's ResNets.
+# What follows decides. torch has no single function for the pair: these are the usual two calls, and the in-place ones
+# of torchvision's ResNets.
 FUNCTIONS: dict[str, Functions] = {
     "": {"fastopt": ours, "torch default": theirs},
     "relu": {
@@ -50,7 +51,7 @@ def functions(then: str, training: bool = True) -> Functions:
 
 
 def tensors_for(then: str, input: Input, requires_grad: bool) -> Tensors:
-    """What the functions take: input, residual where one is added, running statistics, weight, bias."""
+    """The functions' arguments: input, residual where one is added, running statistics, weight, bias."""
     (shape,) = input.shapes
     count = 1 + ("add" in then)
     maps = [torch.randn(shape).to(input.dtype).contiguous(memory_format=input.layout) for _ in range(count)]
@@ -62,11 +63,11 @@ def tensors_for(then: str, input: Input, requires_grad: bool) -> Tensors:
 
 
 def operation(way: Way = forward, *, then: str = "", training: bool = True, graph: bool = False) -> Operation:
-    """It moves inputs and results once, as where a channel stays in a cache.
+    """An operation whose traffic counts inputs and results once, as if each channel stayed in a cache.
 
     Args:
-        then: what follows: one of ``FUNCTIONS``.
-        graph: whether a mere forward pass also prepares for a backward one.
+        then: what follows; a key of ``FUNCTIONS``.
+        graph: whether a pass that is forward only also prepares for a backward pass.
     """
     maps = 1 + ("add" in then)
 
@@ -81,7 +82,7 @@ def operation(way: Way = forward, *, then: str = "", training: bool = True, grap
         way,
         tensors=lambda input: tensors_for(then, input, graph or way is not forward),
         traffic=traffic,
-        agreement=within(1e-2),  # the sign of what is nearly 0 decides a ReLU's gradient
+        agreement=within(1e-2),  # the sign of a value near 0 decides a ReLU's gradient
     )
 
 
@@ -93,7 +94,7 @@ OPERATIONS = (PLAIN, BACKWARD, BOTH, WITH_GRAPH, *EVAL.values(), *FUSED.values()
 
 
 def input_of(text: str, dtype: torch.dtype = torch.float32) -> Input:
-    """Such as ``32x64x56x56 NHWC``."""
+    """Parses text such as ``32x64x56x56 NHWC``."""
     size, _, layout = text.partition(" ")
     kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
     return Input(text + kind, (tuple(map(int, size.split("x"))),), dtype, LAYOUTS[layout])
@@ -105,7 +106,7 @@ def _case(what: Operation, text: str, dtype: torch.dtype = torch.float32) -> Cas
 
 
 def _cases(images: list[str], rows: str) -> list[Case]:
-    """By the inputs that are large, and the one that has no images."""
+    """Cases of the large inputs given, and of one input without images."""
     plain, fused = [*images, rows, "32x64"], [*images[:5], rows]
     half = [images[0], images[1], images[4], rows]
     return [
@@ -130,7 +131,7 @@ def on_cpu() -> list[Case]:
 
 
 def on_cuda() -> list[Case]:
-    """As many images as a GPU takes at a time; channels-last in bfloat16, as they train there."""
+    """Cases with as many images as a GPU takes at a time, and channels-last ones in bfloat16, as GPUs train."""
     images = _with_layouts("256x64x56x56", "256x256x28x28", "1024x512x7x7")
     fused = [_case(FUSED[then], images[1], torch.bfloat16) for then in ("relu", "add relu")]
     return [*_cases(images, "65536x1024"), *fused]

@@ -1,4 +1,4 @@
-"""All that is measured."""
+"""All cases that are measured."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FAMILIES = ("optimizers", "clip", "sparse", "dropout", "batch_norm", "training",
 
 
 def _by_caches(case: Case) -> list[Case]:
-    """Twice, where it makes a difference: caches are cold in training, where forward and backward come between."""
+    """Doubles a case where caches matter: in training they are cold, because other layers run between two calls."""
     if case.family not in BY_CACHES or case.bytes > Cpu.evicted:
         return [case]
     return [replace(case, caches=COLD), replace(case, caches=HOT)]
 
 
 def cases(device: str) -> list[Case]:
-    """Those for ``"cpu"`` or ``"cuda"``; those that are hot are the last of their family."""
+    """Cases for ``"cpu"`` or ``"cuda"``, by family; in each family the hot ones come last."""
     if device == "cuda":
         return [case for module in MODULES for case in module.on_cuda()]
     found = [each for module in MODULES for case in module.on_cpu() for each in _by_caches(case)]

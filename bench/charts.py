@@ -1,4 +1,4 @@
-"""Pictures of figures, for docs/benchmarks.md."""
+"""Charts of figures, for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CURVES = {"fastopt": (OURS, "o"), "torch default": (DEFAULT, "s"), "torch fused"
 
 
 def _bars(axes: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """Ratios of each row, with quartiles; log scale, from 1 outwards."""
+    """Draws the ratios of each row with their quartiles, on a log scale, from 1 outwards."""
     kinds: list[tuple[str, str, Callable[[Row], str | None]]] = [
         ("torch's fastest", BEST, lambda row: row.best(of_torch=True)),
         ("torch's default", DEFAULT, lambda row: "torch default"),
@@ -78,7 +78,7 @@ def _family(figures: Figures, family: str) -> Figure | None:
 
 
 def _roofline(figures: Figures) -> Figure | None:
-    """Bandwidth against the memory a step moves; the roof is what the streaming loop reached."""
+    """Bandwidth against the memory that a step moves. The roof is the bandwidth of the streaming loop."""
     rows = [row for row in figures.rows if "ceiling" in row.rounds and row.family in MARKERS and row.caches != COLD]
     if not rows:
         return None
@@ -107,7 +107,7 @@ def _roofline(figures: Figures) -> Figure | None:
 
 
 def _scaling(figures: Figures) -> Figure | None:
-    """Time of a step against what grows."""
+    """Time of a step against the quantity that grows."""
     curves = list(dict.fromkeys(row.curve for row in figures.rows if row.curve))
     if not curves:
         return None
@@ -139,7 +139,7 @@ def _scaling(figures: Figures) -> Figure | None:
 
 
 def draw(figures: Figures, folder: Path) -> list[Path]:
-    """Writes what there are figures for, as PNG; returns the files."""
+    """Draws every chart that there are figures for, as PNG, and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {
         "summary": _summary(figures),

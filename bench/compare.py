@@ -1,4 +1,4 @@
-"""Two runs side by side. Machines and minutes differ, so what is compared is ratios within each run."""
+"""Two runs compared. Machines and minutes differ, so the comparison is between ratios, each taken within one run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .figures import Figures, Ratio, Row
 
 
 def _shared(old: Row, new: Row) -> Iterator[tuple[str, Ratio, Ratio]]:
-    """What both rows are compared with: the ceiling, and the torch that was best in the new one."""
+    """Ratios of both rows to the same competitors: the ceiling, and the way of torch that was best in the new run."""
     for name in ("ceiling", new.best(of_torch=True) or "torch default"):
         before, after = old.ratio(name), new.ratio(name)
         if before and after:
@@ -18,7 +18,7 @@ def _shared(old: Row, new: Row) -> Iterator[tuple[str, Ratio, Ratio]]:
 
 
 def _verdict(pairs: list[tuple[str, Ratio, Ratio]]) -> str:
-    """Only where the quartiles of every pair lie apart, in one direction."""
+    """Says "faster" or "slower" if the quartiles of every pair lie apart in that direction, otherwise nothing."""
     if pairs and all(after.low > before.high for _, before, after in pairs):
         return "faster"
     if pairs and all(after.high < before.low for _, before, after in pairs):
@@ -27,7 +27,7 @@ def _verdict(pairs: list[tuple[str, Ratio, Ratio]]) -> str:
 
 
 def comparison(old: Figures, new: Figures) -> Table:
-    """By case that both have; at the end, those that only one has."""
+    """A line per case that both runs have; at the end, the cases that only one has."""
     table = Table(title=f"{_name(old)}  ->  {_name(new)}")
     for column in ("case", "us", "of ceiling", "x torch", ""):
         table.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Models compiled by inductor, in both directions: converted, compared with torch's own modules compiled."""
+"""Models compiled by inductor, forward and backward: converted, compared with torch's own modules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Compile = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
 def inductor(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Raises an error where torch would otherwise go on uncompiled."""
-    torch.compiler.reset()  # or the models before count as recompilations of this one
-    importlib.import_module("torch._inductor.config").force_disable_caches = True  # an earlier fastopt's code is there
+    """Compiles a model; raises an error where torch would otherwise continue without compiling."""
+    torch.compiler.reset()  # otherwise earlier models count as recompilations of this one
+    importlib.import_module("torch._inductor.config").force_disable_caches = True  # it may hold an older fastopt's code
     return torch.compile(model, fullgraph=True, dynamic=False)
 
 
@@ -51,7 +51,7 @@ def operation(name: str, model: Callable[[], nn.Module], compile: Compile = indu
         rival="torch",
         others={"torch default": maker(False)},
         traffic=None,
-        agreement=within(0.05),  # of the loss: masks differ
+        agreement=within(0.05),  # of the loss, as masks differ
     )
 
 

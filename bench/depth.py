@@ -1,4 +1,4 @@
-"""Deep Sequentials of BatchNorm and ReLU: what a call costs must not grow with the length of its container."""
+"""Deep Sequentials of BatchNorm and ReLU: the cost of a call must not grow with the length of its container."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .operation import Case, Input, Operation, Tensors, Traffic
 N = {"1k": 1 << 10, "64k": 1 << 16, "1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24, "64M": 1 << 26}
 dropout = torch.nn.functional.dropout
 
-# What torch has no single function for, as it is written there.
+# torch has no single function for these: they are composed as users of torch write them.
 COMPOSED: dict[str, Function] = {
     "dropout_add": lambda x, r, **how: r + dropout(x, **how),
     "bias_dropout_add": lambda x, b, r, **how: r + dropout(x + b, **how),
@@ -25,14 +25,14 @@ COMPOSED: dict[str, Function] = {
 
 
 def functions(name: str, **kwargs: Any) -> Functions:
-    """Our function of that name, and torch's, with all arguments but the tensors."""
+    """Our function of that name and torch's, with all arguments except the tensors."""
     theirs = COMPOSED.get(name) or getattr(torch.nn.functional, name)
     both = {"fastopt": getattr(fastopt.nn.functional, name), "torch default": theirs}
     return {who: partial(function, p=0.1, training=True, **kwargs) for who, function in both.items()}
 
 
 def tensors_for(name: str, input: Input, requires_grad: bool) -> Tensors:
-    """What the function of that name takes, its input first."""
+    """The arguments of the function of that name, input first."""
     (shape,) = input.shapes
     more = {"dropout_add": [shape], "bias_dropout_add": [shape[-1:], shape]}.get(name, [])
     plain = [torch.randn(each).to(input.dtype).contiguous(memory_format=input.layout) for each in (shape, *more)]
@@ -40,10 +40,10 @@ def tensors_for(name: str, input: Input, requires_grad: bool) -> Tensors:
 
 
 def operation(name: str, way: Way = forward, *, graph: bool = False, inplace: bool = False) -> Operation:
-    """One function. In place, all elements soon are 0 or infinite: the time is the same.
+    """One function. In place, all elements soon become 0 or infinite: that does not change the time.
 
     Args:
-        graph: whether a mere forward pass also prepares for a backward one.
+        graph: whether a pass that is forward only also prepares for a backward pass.
     """
     both = functions(name, **({"inplace": True} if inplace else {}))
 
@@ -72,7 +72,7 @@ OPERATIONS = (DROPOUT, IN_PLACE, BACKWARD, BOTH, WITH_GRAPH, DROPOUT2D, ALPHA, A
 
 
 def _sized(what: Operation, *sizes: str, dtype: torch.dtype = torch.float32) -> list[Case]:
-    """By size; small ones are in the smoke test."""
+    """Cases by size; the small ones are part of the smoke test."""
     kind = "" if dtype == torch.float32 else f" {dtype}".replace("torch.", "")
     inputs = [Input(f"{size}{kind}", ((N[size],),), dtype) for size in sizes]
     return [Case(what, input, quick=input.elements <= N["1M"]) for input in inputs]
@@ -90,7 +90,7 @@ def _added(rows: Sequence[int]) -> list[Case]:
 
 
 def _cases(large: str, double: str, rows: int, images: int) -> list[Case]:
-    """By the size of what is large, that of float64, the rows that stand for activations, and the images."""
+    """Cases of a large size, of a size for float64, of rows that stand for activations, and of images."""
     return [
         *_sized(DROPOUT, large, "1M", "64k", "1k"),
         *_sized(IN_PLACE, large, "1M"),

@@ -1,4 +1,4 @@
-"""What was measured, with what, on what: to go with the figures."""
+"""What was measured, with which software and on which hardware: stored with the figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cpu() -> str:
 
 
 def caches() -> dict[str, str]:
-    """Sizes of the first core's, as the system tells them: ``{"L2": "2048K"}``."""
+    """Sizes of the first core's caches, as the system reports them: ``{"L2": "2048K"}``."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
@@ -36,7 +36,7 @@ def caches() -> dict[str, str]:
 
 
 def said(*command: str) -> str:
-    """The first line of what a program prints; "" where it cannot be run."""
+    """The first line that a program prints; "" if it cannot be run."""
     if shutil.which(command[0]) is None:
         return ""
     here = Path(__file__).parent
@@ -45,15 +45,17 @@ def said(*command: str) -> str:
 
 
 def commit() -> str:
-    """Of the bench, with a plus sign where files have changed since; "" where it is no checkout."""
+    """The commit of the bench, with a plus sign if files have changed since; "" outside a checkout."""
     found = said("git", "rev-parse", "--short=10", "HEAD")
     return f"{found}+" if found and said("git", "status", "--porcelain", "--untracked-files=no") else found
 
 
 def everything(flags: list[str], peers: dict[str, str]) -> dict[str, Any]:
-    """Args:
-    flags: of the run.
-    peers: versions of the other packages that are measured; "" for one that is absent.
+    """All of the above.
+
+    Args:
+        flags: the arguments of the run.
+        peers: versions of the other packages that are measured; "" if one is absent.
     """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""What a run has found, as it is written to a file and read again: the source of tables, comparisons and pictures."""
+"""The results of a run, as a file keeps them: the source of tables, comparisons and charts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from .measure import Rounds
 
-FORMAT = 3  # of the file
+FORMAT = 3  # of the file format
 
 
 class Ratio(NamedTuple):
-    """Median over the rounds, and the quartiles."""
+    """The median over the rounds, and the quartiles."""
 
     middle: float
     low: float
@@ -36,15 +36,15 @@ class Row:
     dtype: str
     tensors: int
     elements: int
-    bytes: int  # that a step has to move; 0 where arithmetic decides
-    caches: str  # "cold", "hot"; "" where it makes no difference
+    bytes: int  # bytes that a step has to move; 0 if arithmetic decides
+    caches: str  # "cold", "hot"; "" if it makes no difference
     threads: int
     rival: str
     rounds: Rounds
-    curve: str = ""  # the curve it is a point of
+    curve: str = ""  # the curve that this is a point of
     x: int = 0
-    differs: dict[str, str] = field(default_factory=dict)  # how a competitor's result does, where it does
-    launches: dict[str, int] = field(default_factory=dict)  # on a GPU, of a step, by competitor
+    differs: dict[str, str] = field(default_factory=dict)  # by competitor: how its result differs
+    launches: dict[str, int] = field(default_factory=dict)  # by competitor: launches on a GPU in one step
     products: float | None = None  # the share of torch's default step that is matrix products and convolutions
 
     @property
@@ -55,7 +55,7 @@ class Row:
         return statistics.median(self.rounds[name])
 
     def ratio(self, name: str) -> Ratio | None:
-        """How many times ours is faster, if that one was measured."""
+        """How many times as fast ours is, if that competitor was measured."""
         if name not in self.rounds:
             return None
         pairs = zip(self.rounds[name], self.rounds["fastopt"], strict=True)
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def of_rest(self) -> float | None:
-        """How much is gone of what torch's default step takes for all but products."""
+        """The share of torch's default step without its products that ours saves."""
         ratio = self.ratio("torch default")
         return (1 - 1 / ratio.middle) / (1 - self.products) if ratio and self.products is not None else None
 
@@ -73,14 +73,14 @@ class Row:
         return [name for name in self.rounds if name not in ("fastopt", "ceiling")]
 
     def best(self, of_torch: bool) -> str | None:
-        """The fastest of torch, or of the packages, by its median; one that computes something else does not count."""
+        """The fastest of torch, or of the packages, by its median. One whose result differs does not count."""
         right = [name for name in self.others if name not in self.differs and not name.startswith("fastopt ")]
         return min((n for n in right if n.startswith("torch ") == of_torch), key=self.seconds_of, default=None)
 
 
 @dataclass
 class Figures:
-    """A run."""
+    """The figures of one run."""
 
     title: str = ""
     about: dict[str, Any] = field(default_factory=dict)  # machine, versions, commit, flags
@@ -94,7 +94,7 @@ class Figures:
 
 
 def read(file: Path) -> Figures:
-    """Raises ValueError where the file is not of this format."""
+    """Raises ValueError if the file has another format."""
     found = json.loads(file.read_text())
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise ValueError(f"{file} was not written by this version of the bench")

@@ -1,4 +1,4 @@
-"""What operations that are functions have in common: ways to step through one, and what it moves."""
+"""What all operations that are functions share: how a step calls one, and what memory it moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .operation import Array, Maker, Operation, Step, Tensors, Traffic, Walk
 
 Function = Callable[..., Tensor]
 Functions = dict[str, Function]  # by competitor; each takes the tensors of a case
-Way = Callable[[Function], Maker]  # to step through a function
+Way = Callable[[Function], Maker]  # makes steps of a function
 
 
 def forward(function: Function) -> Maker:
@@ -21,7 +21,7 @@ def forward(function: Function) -> Maker:
 
 
 def backward(function: Function) -> Maker:
-    """Along a graph that is there."""
+    """Steps through the backward pass of a graph that already exists."""
 
     def make(tensors: Tensors) -> Step:
         result = function(*tensors)
@@ -47,13 +47,13 @@ def _leaves(tensors: Tensors) -> Tensors:
 
 
 def stepped(family: str, name: str, functions: Functions, way: Way, **more: Any) -> Operation:
-    """The functions, ours and torch's, stepped through by ``way``; ``more`` is the rest of the description."""
+    """The operation of these functions, ours and torch's, called by ``way``; ``more`` completes the description."""
     makers = {who: way(function) for who, function in functions.items()}
     return Operation(family=family, name=name, ours=makers.pop("fastopt"), rival="torch", others=makers, **more)
 
 
 def moved(maps: int, way: Way, size: int, grads: int, kept: bool, inplace: bool = False) -> Traffic:
-    """What a function of ``maps`` inputs of the result's size has to move, each ``size`` bytes.
+    """The traffic of a function of ``maps`` inputs, each as large as the result: ``size`` bytes.
 
     Args:
         grads: how many gradients of that size it makes.

@@ -1,4 +1,4 @@
-"""What cases run on: where their tensors are, its clock, what bounds them, and what it is."""
+"""The machines that cases run on: where tensors are, the clock, the ceiling, and a description."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cpu:
 
     device = torch.device("cpu")
     seconds = 2.5  # per case
-    rest = 10e-3  # seconds before a turn: after a step OpenMP's threads spin, on cores the next one may want
+    rest = 10e-3  # seconds before a turn: after a step, OpenMP's threads spin on cores that the next one may need
     evicted = 256 << 20  # bytes
     ceiling_is = """\
 of ceiling: the share of the speed of loops in C, compiled for this CPU, that only read, update and write as much \
@@ -73,11 +73,11 @@ once in each direction."""
         self._evicted.add_(1)
 
     def prepared(self, case: Case) -> contextlib.AbstractContextManager[None]:
-        """With as many threads as the case has."""
+        """Sets the number of threads that the case asks for."""
         return _threads(case.threads or self.threads)
 
     def ceiling(self, case: Case) -> Burst | None:
-        """Memory's speed; none where arithmetic decides, or it cannot be had."""
+        """Loops at the speed of memory; None if arithmetic decides, or if it cannot be measured."""
         traffic = case.traffic()
         if not (self._stream and traffic):
             return None
@@ -86,11 +86,11 @@ once in each direction."""
         return self._stream.burst(plan)
 
     def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
-        """Of a step, by competitor."""
+        """Kernel launches in one step, by competitor."""
         return {}
 
     def products(self, case: Case) -> float | None:
-        """Their share of torch's default step; none where it is not measured."""
+        """The share of products in torch's default step; None if it is not measured."""
         return share(case.competitors["torch default"](case.tensors(self.device)))
 
 
@@ -101,7 +101,7 @@ class Gpu:
     seconds = 1.0
     rest = 0.0
     threads = 0
-    copied = 2 << 30  # bytes read and written by the copy that tells the speed of memory
+    copied = 2 << 30  # bytes read and written by the copy that measures the speed of memory
     evicted = 256 << 20
     ceiling_is = """\
 of ceiling: the share of the speed of a copy from device to device that reads and writes as many bytes. BatchNorm is \
@@ -110,7 +110,7 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
 
     @staticmethod
     def missing() -> str:
-        """What keeps us from measuring here; "" where nothing does."""
+        """Why nothing can be measured here; "" if something can."""
         return _runtime.unsupported_reason(torch.device("cuda")) if torch.cuda.is_available() else "torch finds no GPU"
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
         return contextlib.nullcontext()
 
     def _copy(self, bytes: int) -> Burst:
-        """Reads and writes that many in all."""
+        """A copy that reads and writes this many bytes in all."""
         source = torch.randn(max(1, bytes // 8), device=self.device)
         target = torch.empty_like(source)
         return repeated(lambda: target.copy_(source))
@@ -168,7 +168,7 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
         return None
 
     def _launches(self, burst: Burst) -> int:
-        burst(2)  # all states are there
+        burst(2)  # afterwards all states exist
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profile:
             burst(1)

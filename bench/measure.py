@@ -1,4 +1,4 @@
-"""Paired timing: the competitors take turns within one run, and only ratios of the same round are compared."""
+"""Paired timing: the competitors take turns within one run, and only times of the same round are compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Step = Callable[[], object]
-Burst = Callable[[int], object]  # that many steps, one after the other; may return the seconds they took
+Burst = Callable[[int], object]  # takes a number of steps and runs them; may return the seconds they took
 Rounds = dict[str, list[float]]  # seconds per step of each competitor, by round
 
 
@@ -30,7 +30,7 @@ class Machine(Protocol):
         """Seconds per step."""
 
     def evict(self) -> None:
-        """Has caches hold something else."""
+        """Fills the caches with other memory."""
 
 
 def repeated(step: Step) -> Burst:
@@ -42,10 +42,11 @@ def repeated(step: Step) -> Burst:
 
 
 def keep_heap() -> None:
-    """Has small tensors use their memory again at each step, as in a process that has run for a while.
+    """Lets small tensors reuse their memory at each step, as in a process that has run for a while.
 
-    glibc raises what it takes from the system and gives back at once to the largest such block that was freed, and
-    never above 32 MiB. Without this, a MiB costs anything from 0 to 256 page faults at each step, as chance has it.
+    glibc takes large blocks from the system and returns them when they are freed. It raises the size that counts as
+    large to the largest such block freed so far, up to 32 MiB. Without this call, a MiB costs anything from 0 to 256
+    page faults at each step, by chance.
     """
     bytearray(31 << 20)
 
@@ -53,9 +54,9 @@ def keep_heap() -> None:
 def measure(bursts: dict[str, Burst], machine: Machine, pace: Pace, cold: bool = False) -> Rounds:
     """Times the competitors in turn, A B C A B C ...
 
-    A turn is as many steps as fill its time, after a rest and, where they are short, one to settle in: what is measured
-    is an optimizer that runs again and again, not one whose code and tensors another has just evicted. Where it is to
-    be ``cold``, a turn is one step, after other memory has gone through the caches.
+    A turn starts with a rest and runs as many steps as fill its time. Short steps are preceded by one that is not
+    timed, so that the optimizer's own code and tensors are in the caches again. If ``cold``, a turn is one step, after
+    other memory has gone through the caches.
     """
     counts = {}
     for name, burst in bursts.items():

@@ -64,7 +64,7 @@ def _pair(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two levels: Ronneberger et al., arXiv 1505.04597, with BatchNorm. 0.1M parameters."""
+    """Two levels, with BatchNorm: Ronneberger et al., arXiv 1505.04597. 0.1M parameters."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -102,10 +102,10 @@ class VAE(nn.Module):
 
 
 def policy() -> nn.Sequential:
-    """The size of a reinforcement learner's: 8 observations, 4 actions, 5k parameters."""
+    """As small as in reinforcement learning: 8 observations, 4 actions, 5k parameters."""
     return nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
 
 
 def bags() -> nn.Sequential:
-    """The mean of words' vectors, whose gradient is sparse. 6.4M parameters."""
+    """The mean of word vectors; their gradient is sparse. 6.4M parameters."""
     return nn.Sequential(nn.EmbeddingBag(100_000, 64, sparse=True), nn.Linear(64, 10))

@@ -1,4 +1,4 @@
-"""What is measured: one description per operation, for its speed and for its correctness."""
+"""The operations: one description of each serves its benchmark and the test of its results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 Shape = tuple[int, ...]
 Tensors = list[Tensor]
 Step = Callable[[], object]
-Maker = Callable[[Tensors], Step]  # prepares what a step needs and returns the step
+Maker = Callable[[Tensors], Step]  # prepares what a step needs, and returns the step
 Competitors = dict[str, Maker]  # by name, such as "torch fused"; "fastopt" is the first
 
 
 @dataclass(frozen=True)
 class Input:
-    """What an operation is measured on."""
+    """The size and type that an operation is measured on."""
 
     label: str
     shapes: tuple[Shape, ...]
@@ -31,7 +31,7 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Array:
-    """Memory that a step goes through: the same array is the same memory."""
+    """Memory that a step goes through: equal arrays are the same memory."""
 
     bytes: int
     fresh: bool = False  # a new tensor at each step
@@ -39,7 +39,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Walk:
-    """Arrays that a step goes through side by side."""
+    """Arrays that a step goes through together."""
 
     read: tuple[Array, ...] = ()
     updated: tuple[Array, ...] = ()  # read and written
@@ -51,25 +51,25 @@ class Walk:
         return sum(array.bytes for array in moved)
 
 
-# The least a step has to move: passes, each over all tensors before the next one begins.
+# The least that a step has to move: passes, each over all tensors before the next one begins.
 Traffic = list[list[Walk]]
-# Of what ours and another one have changed or returned, after the inputs: "", or how they differ.
+# Takes the inputs, our results and another implementation's (or the tensors they changed): "", or how they differ.
 Agreement = Callable[[Tensors, Tensors, Tensors], str]
 
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What a step does, on any input, and who can take it."""
+    """A step on any input, and the implementations of it."""
 
     family: str
     name: str
-    tensors: Callable[[Input], Tensors]  # fresh ones, on the default device
+    tensors: Callable[[Input], Tensors]  # makes new ones, on the default device
     ours: Maker
     rival: str  # what it is compared with
-    others: Competitors  # how that can be run here; empty where it is not installed
-    traffic: Callable[[Tensors], Traffic] | None  # none where arithmetic decides
+    others: Competitors  # how the rival can run here; empty if it is not installed
+    traffic: Callable[[Tensors], Traffic] | None  # None if arithmetic decides
     agreement: Agreement
-    package: str = ""  # a module that has the model; the case is skipped where it cannot be used
+    package: str = ""  # a module that has the model; the case is skipped if it cannot be used
 
     @property
     def competitors(self) -> Competitors:
@@ -78,7 +78,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a case lies on a curve."""
+    """The place of a case on a curve."""
 
     curve: str
     x: int
@@ -93,11 +93,11 @@ class Case:
 
     operation: Operation
     input: Input
-    caches: str = ""  # "cold": filled with other memory before each step; "hot": as the step before left them
+    caches: str = ""  # "cold": filled with other memory before each step; "hot": as the last step left them
     quick: bool = False  # part of --quick
-    threads: int | None = None  # of the CPU; none: as many as the run has
+    threads: int | None = None  # of the CPU; None: as many as the run has
     point: Point | None = None
-    only: Sequence[str] | None = None  # competitors, where not all of them
+    only: Sequence[str] | None = None  # names of competitors, if not all take part
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,13 +117,13 @@ class Case:
         }
 
     def tensors(self, device: torch.device) -> Tensors:
-        """The same ones each time."""
+        """Makes the same tensors each time."""
         torch.manual_seed(0)
         with device:
             return self.operation.tensors(self.input)
 
     def traffic(self) -> Traffic:
-        """Empty where arithmetic decides."""
+        """The operation's traffic; empty if arithmetic decides."""
         return self.operation.traffic(self.tensors(torch.device("meta"))) if self.operation.traffic else []
 
     @property
@@ -131,12 +131,12 @@ class Case:
         return sum(walk.bytes for walks in self.traffic() for walk in walks)
 
     def outcome(self, name: str, device: torch.device, steps: int = 3) -> Tensors:
-        """What a competitor has changed, or what it returns, after some steps."""
+        """The tensors that a competitor has changed, or the result that it returns, after some steps."""
         tensors = self.tensors(device)
         step = self.competitors[name](tensors)
         grads = [(tensor.grad, tensor.grad.clone()) for tensor in tensors if tensor.grad is not None]
         for _ in range(steps):
-            for grad, value in grads:  # which torch's foreach Nesterov writes to, and training makes anew
+            for grad, value in grads:  # torch's foreach Nesterov writes to gradients, which training makes anew
                 grad.copy_(value)
             result = step()
         if isinstance(result, Tensor):
@@ -144,6 +144,6 @@ class Case:
         return [tensor.detach() for tensor in (tensors if result is None else result)]  # type: ignore[attr-defined]
 
     def disagreement(self, name: str, ours: Tensors, device: torch.device) -> str:
-        """How far what a competitor does is from what ours has done: "" where they agree."""
+        """How a competitor's result differs from ours; "" if they agree."""
         inputs = [tensor.detach() for tensor in self.tensors(device)]
         return self.operation.agreement(inputs, ours, self.outcome(name, device))

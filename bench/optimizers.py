@@ -1,4 +1,4 @@
-"""The optimizers, and clipping with a step."""
+"""The optimizers, and clipping together with a step."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Rule:
     """An optimizer with one set of flags."""
 
     optimizer: str
-    states: int  # of the parameter's size
+    states: int  # states of the parameter's size
     kwargs: dict[str, Any] = field(default_factory=dict)
-    package: str = "torch.optim"  # where its rival is
+    package: str = "torch.optim"  # the package of its rival
 
 
 ELEMENTWISE = {
@@ -54,7 +54,7 @@ RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 
 
 
 def parameters(input: Input) -> Tensors:
-    """With gradients."""
+    """Random parameters with gradients."""
     params = [torch.randn(shape).to(input.dtype).requires_grad_() for shape in input.shapes]
     for param in params:
         param.grad = torch.randn(param.shape).to(input.dtype)
@@ -62,7 +62,7 @@ def parameters(input: Input) -> Tensors:
 
 
 def table(input: Input) -> Tensors:
-    """Embeddings, of which a batch has touched a number of rows, some of them twice."""
+    """Embeddings with the gradient of a batch that has touched some rows, some of them twice."""
     (rows, *_), (touched, width) = input.shapes
     param = torch.randn(rows, width).to(input.dtype).requires_grad_()
     where = torch.randint(0, rows, (1, touched))
@@ -72,7 +72,7 @@ def table(input: Input) -> Tensors:
 
 
 def traffic(states: int, clips: bool = False) -> Callable[[Tensors], Traffic]:
-    """What an update moves: the gradient is read, the parameter and its states are updated. A norm reads it before."""
+    """An update reads the gradient and updates the parameter and its states. Clipping reads the gradient first."""
 
     def of(params: Tensors) -> Traffic:
         arrays = [[Array(param.nbytes) for _ in range(2 + states)] for param in params]
@@ -83,7 +83,7 @@ def traffic(states: int, clips: bool = False) -> Callable[[Tensors], Traffic]:
 
 
 def _adafactor_traffic(params: Tensors) -> Traffic:
-    """Sums over parameter and gradient, those over the update, the update; rows and columns are too small to count."""
+    """Sums over parameter and gradient, sums over the update, the update. Rows and columns are too small to count."""
     arrays = [(Array(param.nbytes), Array(param.nbytes)) for param in params]
     return [
         [Walk(read=(param, grad)) for param, grad in arrays],
@@ -93,7 +93,7 @@ def _adafactor_traffic(params: Tensors) -> Traffic:
 
 
 def _scaled_traffic(params: Tensors) -> Traffic:
-    """Sums over parameter and direction, for which all is read; the update."""
+    """Sums over parameter and direction, which read everything, and the update."""
     arrays = [tuple(Array(param.nbytes) for _ in range(4)) for param in params]
     return [
         [Walk(read=each) for each in arrays],
@@ -106,7 +106,7 @@ TRAFFIC = {"Adafactor": _adafactor_traffic, "LAMB": _scaled_traffic}
 
 @functools.cache
 def operation(name: str, device: str = "cpu") -> Operation:
-    """One of ``RULES``."""
+    """The operation of one of ``RULES``."""
     rule = RULES[name]
     kwargs = {"lr": LR, **rule.kwargs}
     ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.optimizer}"
@@ -127,7 +127,7 @@ def operation(name: str, device: str = "cpu") -> Operation:
 
 @functools.cache
 def clip_and_step() -> Operation:
-    """Clipping by the norm of all gradients, and AdamW."""
+    """AdamW, clipped by the norm of all gradients."""
     rival = "torch.optim.AdamW"
     return Operation(
         family="clip",
@@ -143,7 +143,7 @@ def clip_and_step() -> Operation:
 
 @functools.cache
 def sparse(name: str) -> Operation:
-    """A step with a sparse gradient. Sorting decides as much as memory does."""
+    """A step with a sparse gradient. It takes as much time to sort as to move memory."""
     return replace(
         operation(name),
         family="sparse",
@@ -180,7 +180,7 @@ TINY_MODEL = model("MLP", MLP)
 RESNET50 = model("ResNet-50", resnet50())
 GPT2 = model("GPT-2 small", gpt2(768, 50257, 1024))
 NARROW_GPT2 = model("GPT-2 of width 192", gpt2(192, 8192, 256))
-# Every competitor has a copy of the model: few for a large one.
+# Every competitor has a copy of the model, so a large one has few competitors.
 FEW = ("torch default", "torch fused", "deepspeed default")
 
 
@@ -210,7 +210,7 @@ def on_cpu() -> list[Case]:
 
 
 def on_cuda() -> list[Case]:
-    """The same rules on as much as a GPU takes to be busy, and on what its launches take longer for than its memory."""
+    """The same rules on inputs that keep a GPU busy, and on small ones whose launches take longer than their memory."""
     adam, sgd, adafactor = (operation(name, "cuda") for name in ("Adam", "SGD momentum", "Adafactor"))
     large = [one("64M"), one("64M", torch.bfloat16)]
     return [

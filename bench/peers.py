@@ -1,4 +1,4 @@
-"""Whom we are measured against: every way torch, or another package, can take the same step."""
+"""The competitors: every way in which torch, or another package, can take the same step."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ import torch
 
 from .operation import Competitors, Maker, Step, Tensors
 
-# "default" is what a user gets without flags; which of the others is fastest differs from row to row.
+# "default" is what users get without flags. Which of the other ways is fastest differs from row to row.
 VARIANTS: dict[str, dict[str, bool]] = {
     "default": {},
     "foreach": {"foreach": True},
     "for-loop": {"foreach": False},
     "fused": {"fused": True},
 }
-Classes = dict[str, dict[str, Any]]  # arguments by the full name of a class
+Classes = dict[str, dict[str, Any]]  # constructor arguments, by the full name of a class
 
-# Where this Python's tools are, ninja for one, with which deepspeed builds itself.
+# The tools of this Python's environment, such as ninja, with which deepspeed builds itself.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
-# optimi's defaults are not torch's; its Kahan sums, the default in half types, would use the gradient as scratch.
+# optimi's defaults differ from torch's. Its Kahan sums, the default in half types, would use the gradient as scratch.
 _OPTIMI: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "kahan_sum": False}
 
-# Packages with optimizers for the CPU: what does the same as one of ours, by the name of the rule. Some write to the
-# gradients, which training makes anew. Nobody but torch has AMSGrad, centered RMSprop, NAdam, Rprop or its ASGD there.
+# Classes for the CPU that compute the same as one of our rules, by the name of the rule. Some write to the gradients,
+# which training makes anew. Only torch has AMSGrad, centered RMSprop, NAdam, Rprop and its ASGD there.
 ON_CPU: dict[str, Classes] = {
     "Adam": {
         "deepspeed.ops.adam.DeepSpeedCPUAdam": {"adamw_mode": False},
@@ -48,7 +48,7 @@ ON_CPU: dict[str, Classes] = {
     "SGD momentum": {
         "bitsandbytes.optim.SGD": {},
         "optimi.SGD": {"kahan_sum": False},
-        "pytorch_optimizer.SGDW": {},  # without weight decay that is SGD
+        "pytorch_optimizer.SGDW": {},  # equals SGD without weight decay
     },
     "SGD Nesterov": {"pytorch_optimizer.SGDW": {}},
     "RMSprop": {"bitsandbytes.optim.RMSprop": {}},
@@ -59,7 +59,7 @@ ON_CPU: dict[str, Classes] = {
         "optimi.RAdam": _OPTIMI,  # adds eps after the bias correction
         "pytorch_optimizer.RAdam": {"degenerated_to_sgd": True},
     },
-    # Its cap of beta2 is one that 10^8 steps do not reach.
+    # This package caps beta2, at a value that 10^8 steps do not reach.
     "Adafactor": {"pytorch_optimizer.AdaFactor": {"betas": (None, 0.9999999), "relative_step": False}},
     "AdaBound": {"adabound.AdaBound": {}, "pytorch_optimizer.AdaBound": {}},
     "Lion": {
@@ -71,7 +71,7 @@ ON_CPU: dict[str, Classes] = {
     "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
 }
 
-# Packages that have fused optimizers for CUDA alone, by the name of ours.
+# Packages with fused optimizers for CUDA only, by the name of our class.
 ON_CUDA: dict[str, Classes] = {
     "Adam": {"apex.optimizers.FusedAdam": {"adam_w_mode": False}, "bitsandbytes.optim.Adam": {}},
     "AdamW": {"apex.optimizers.FusedAdam": {}, "bitsandbytes.optim.AdamW": {}},
@@ -83,24 +83,24 @@ ON_CUDA: dict[str, Classes] = {
 
 
 def _found(name: str) -> type[torch.optim.Optimizer] | None:
-    """The class of that full name, where it can be imported."""
+    """The class of that full name, if it can be imported."""
     module, _, cls = name.rpartition(".")
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         return None
     if package != "torch":
-        warnings.filterwarnings("ignore", module=package)  # what it says of this torch is its own affair
+        warnings.filterwarnings("ignore", module=package)  # its warnings about this torch are not ours to fix
     logging.disable(logging.WARNING)
     try:
         return getattr(importlib.import_module(module), cls, None)
-    except (ImportError, RuntimeError):  # timm's, where torchvision was built for another torch
+    except (ImportError, RuntimeError):  # timm raises RuntimeError if torchvision was built for another torch
         return None
     finally:
         logging.disable(logging.NOTSET)
 
 
 def variants(name: str, **kwargs: Any) -> Competitors:
-    """The ways of the class of that full name, ``"torch fused"``; none where it is missing."""
+    """Every way to run the class of that full name, such as ``"torch fused"``; empty if the class is missing."""
     cls = _found(name)
     if cls is None:
         return {}
@@ -121,7 +121,7 @@ def _all(classes: Classes, **kwargs: Any) -> Competitors:
 
 
 def implementations(rule: str, rival: str, **kwargs: Any) -> Competitors:
-    """Those of ``rival``, and of the packages that have the same rule."""
+    """The ways to run ``rival``, and the packages that have the same rule."""
     return variants(rival, **kwargs) | _all(ON_CPU.get(rule, {}), **kwargs)
 
 
@@ -130,7 +130,7 @@ def on_cuda_alone(optimizer: str, **kwargs: Any) -> Competitors:
 
 
 def packages(table: dict[str, Classes]) -> dict[str, str]:
-    """The versions of those that a table names; "" where nothing of one is here."""
+    """The versions of the packages that a table names; "" if none of a package's classes can be imported."""
     here: dict[str, str] = {}
     for name in (name for classes in table.values() for name in classes):
         package = name.partition(".")[0]
@@ -148,7 +148,7 @@ def _version(package: str) -> str:
 
 
 def clipped(others: Competitors, max_norm: float) -> Competitors:
-    """Each with ``clip_grad_norm_`` before its step. It scales the gradients at every step, by 1 after the first."""
+    """Adds ``clip_grad_norm_`` before each competitor's step. After the first step it scales by 1."""
 
     def maker(make: Maker) -> Maker:
         def build(params: Tensors) -> Step:

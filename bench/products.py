@@ -1,4 +1,4 @@
-"""The share of a step that is matrix products and convolutions, which torch computes in any case."""
+"""The share of a step that is matrix products and convolutions, which torch computes whether fastopt is used or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch.profiler import ProfilerActivity, profile
 
 ROUNDS = 9
-# Attention too, where it is one kernel of torch's. Backward passes call operators of the same names.
+# Attention counts too where torch has one kernel for it. Backward passes call operators of the same names.
 PRODUCTS = re.compile(r"aten::(addmm|mm|bmm|baddbmm|addmv|mv|\w*conv\w*|_scaled_dot_product_\w+)$")
 
 
@@ -28,7 +28,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def share(step: Callable[[], object]) -> float:
-    """Of a step that nobody watches: the profiler makes small operations longer, and products hardly."""
+    """The products' share of the step's time without a profiler, which slows small operations but hardly products."""
     for _ in range(3):
         step()
     return statistics.median(min(1, _seconds_in_products(step) / _seconds(step)) for _ in range(ROUNDS))

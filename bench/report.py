@@ -1,4 +1,4 @@
-"""Tables of figures, to be printed or kept, and what their columns mean."""
+"""Tables of figures, printed or written to a file, and the meaning of their columns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TITLES = {
     "compiled": "Compiled models, forward and backward",
 }
 CURVES = {"scaling": "Scaling"}
-# What the README shows.
+# The rows that the README shows.
 SUMMARY = {
     "Adam, one tensor of 16M": "Adam, 16M elements",
     "Adam, one tensor of 1M": "Adam, 1M",
@@ -60,9 +60,9 @@ SUMMARY = {
     "training step of a GPT of 4 layers, 4 texts of 64": "a training step of a GPT of 4 layers",
     "training step of a ResNet-20, 32 images": "a training step of a ResNet-20",
 }
-OURS = ("unconverted", "unfused")  # fastopt with less
+OURS = ("unconverted", "unfused")  # fastopt with less of it in use
 NAME = "case"
-Cells = list[dict[str, str]]  # by column
+Cells = list[dict[str, str]]  # a row as {column: text}
 
 
 def _cells(row: Row) -> dict[str, str]:
@@ -87,7 +87,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _families(figures: Figures, titles: Mapping[str, str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and lines of each; what is hot has a table of its own."""
+    """Title, columns and lines of each family; hot cases have a table to themselves."""
     for (family, title), hot in itertools.product(titles.items(), (False, True)):
         rows = [row for row in figures.rows if row.family == family and (row.caches == HOT) == hot]
         cells = [_cells(row) for row in rows]
@@ -132,7 +132,7 @@ def _pipes(columns: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def markdown(figures: Figures) -> str:
-    """The same, to be kept; without the points of curves, which a picture has."""
+    """The same tables as Markdown, without the points of curves, which a chart shows."""
     text = _machine(figures)
     for title, columns, lines in _families(figures, TITLES):
         text += [f"### {title}", "", *_pipes(columns, lines)]
@@ -142,7 +142,7 @@ def markdown(figures: Figures) -> str:
 
 
 def _short(row: Row | None, name: str | None) -> str:
-    """A ratio with two digits; bold where another one is faster."""
+    """A ratio with two digits; bold if the other one is faster."""
     ratio = row.ratio(name) if row and name and name not in row.differs else None
     if ratio is None:
         return "-"
@@ -158,7 +158,7 @@ def _cold_and_hot(row: Row | None, hot: Row | None, choose: Callable[[Row], str 
 
 
 def summary(*runs: Figures) -> str:
-    """Some rows of several machines side by side: cold / hot."""
+    """Some rows of several machines, a column each; a cell is cold / hot."""
     choices: dict[str, Callable[[Row], str | None]] = {
         "torch's fastest": lambda row: row.best(of_torch=True),
         "its default": lambda row: "torch default",
@@ -176,7 +176,7 @@ def summary(*runs: Figures) -> str:
 
 
 def gain(figures: Figures) -> str:
-    """What a user of whole models gains, and what of the rest is gone; "-" where a way was not measured."""
+    """How much faster whole models train, and the share of the rest that is saved; "-" if a way was not measured."""
     lines = []
     for row in figures.rows:
         if row.products is not None and row.of_rest is not None:
@@ -198,14 +198,15 @@ def gain(figures: Figures) -> str:
     return "\n".join([*_machine(figures), *_pipes(columns, lines), *skipped])
 
 
-# By the mark of a document. Only the summary takes several runs.
+# By the mark in a document. Only the summary takes several runs.
 PARTS: dict[str, Callable[..., str]] = {"bench": markdown, "gain": gain, "summary": summary}
 
 
 def write_markdown(runs: Sequence[Figures], file: Path) -> None:
-    """Between the marks of a file that has some, <!-- gain --> and <!-- /gain -->; or all tables as the file.
+    """Writes between the marks that a file has, such as <!-- gain --> and <!-- /gain -->; without marks, writes all
+    tables as the whole file.
 
-    Raises ValueError where the document shows one run, and there are several.
+    Raises ValueError if there are several runs and the document shows one.
     """
     text = file.read_text() if file.exists() else ""
     marked = False
@@ -221,7 +222,7 @@ def write_markdown(runs: Sequence[Figures], file: Path) -> None:
 
 
 def remarks(figures: Figures) -> list[str]:
-    """What differs from ours, what is absent, what went wrong."""
+    """Results that differ from ours, packages that are absent, and failures."""
     wrong = []
     for row in figures.rows:
         for how in dict.fromkeys(row.differs.values()):
@@ -231,7 +232,7 @@ def remarks(figures: Figures) -> list[str]:
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
-    """Where another one is faster, by more than the spread."""
+    """Cases in which another one is faster by more than the spread."""
     found = []
     for row in rows:
         for name in row.others:

@@ -17,7 +17,7 @@ from .zoo import unusable
 
 @contextlib.contextmanager
 def noted(failures: list[str], what: str) -> Iterator[None]:
-    """Goes on after an error: the figures of the others are worth having."""
+    """Notes an error and continues: the figures of the other cases are worth having."""
     try:
         yield
     except Exception as error:
@@ -25,7 +25,7 @@ def noted(failures: list[str], what: str) -> Iterator[None]:
 
 
 class Run:
-    """Figures in the making."""
+    """Figures that grow as cases are measured."""
 
     def __init__(self, machine: Cpu | Gpu, pace: Pace) -> None:
         self.figures = Figures(machine.title, notes=list(machine.notes))
@@ -33,7 +33,7 @@ class Run:
         self._pace = pace
 
     def measure(self, cases: Sequence[Case], console: Console) -> None:
-        """All of them, or as many as there is time for until an interruption."""
+        """Measures all cases, or as many as there is time for before an interruption."""
         absent = [package for package, version in self._machine.peers.items() if not version]
         self.figures.notes += [f"{package} is not installed" for package in absent]
         failures = self.figures.failures
@@ -79,7 +79,7 @@ class Run:
         return row
 
     def _bursts(self, case: Case) -> tuple[dict[str, Burst], dict[str, str]]:
-        """Each competitor on tensors of its own, ours first, and how those that differ do."""
+        """Each competitor, ours first, on its own copy of the tensors; and how the results of some differ."""
         device = self._machine.device
         ours = case.outcome("fastopt", device)
         bursts: dict[str, Burst] = {}
@@ -90,7 +90,7 @@ class Run:
                     differs[name] = how
                 bursts[name] = repeated(make(case.tensors(device)))
                 bursts[name](1)
-            except Exception as error:  # of whatever type another implementation refuses with
+            except Exception as error:  # another implementation may raise an error of any type
                 if name == "fastopt":
                     raise
                 bursts.pop(name, None)

@@ -24,7 +24,7 @@ MEASURED: dict[str, tuple[Functions, Callable[..., Tensors]]] = {
 
 
 def _kept(function: Function, tensors: Tensors) -> float:
-    """Bytes per element that the graph holds, be they arguments, the result or something between."""
+    """Bytes per element that the graph holds: arguments, the result or something in between."""
     packed: list[torch.Tensor] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def _kept(function: Function, tensors: Tensors) -> float:
 
 
 def kept_for_backward(only: str, families: Sequence[str], device: torch.device) -> dict[str, dict[str, float]]:
-    """Bytes per element of float32, for each function of the families with ``only`` in its name, by competitor."""
+    """Bytes per element of float32, by function and competitor, for functions with ``only`` in their name."""
     found = {}
     for name, (functions, tensors_for) in MEASURED.items():
         if only in name and ("batch_norm" if name.startswith("batch_norm") else "dropout") in families:

@@ -1,4 +1,4 @@
-"""Cost against the number of elements, of tensors and of threads: curves, a few competitors each."""
+"""Cost against the number of elements, of tensors and of threads: curves with a few competitors each."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ MLP: tuple[Shape, ...] = ((32, 64), (32,), (32, 32), (32,), (32, 32), (32,), (32
 
 
 def gpt2(width: int, vocabulary: int, context: int) -> tuple[Shape, ...]:
-    """The 148 of a GPT-2 of 12 layers; small: 768, 50257, 1024."""
+    """The 148 parameters of a GPT-2 of 12 layers; small: 768, 50257, 1024."""
     norm: list[Shape] = [(width,), (width,)]
     attention: list[Shape] = [(width, 3 * width), (3 * width,), (width, width), (width,)]
     mlp: list[Shape] = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
@@ -16,10 +16,10 @@ def gpt2(width: int, vocabulary: int, context: int) -> tuple[Shape, ...]:
 
 
 def resnet50() -> tuple[Shape, ...]:
-    """161 of them, 25.6M elements."""
+    """161 parameters, 25.6M elements."""
 
     def conv(inputs: int, outputs: int, size: int) -> list[Shape]:
-        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # and its BatchNorm
+        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # the last two are its BatchNorm's
 
     shapes = conv(3, 64, 7)
     inputs = 64

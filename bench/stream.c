@@ -1,6 +1,5 @@
-// What memory allows: threads that walk through the arrays of a step, reading, updating and writing as much as the
-// step does, and compute next to nothing. Which way of walking is the fastest differs between CPUs and sizes: the caller
-// tries all of them.
+// The speed of memory: threads walk through the arrays of a step, read, update and write as much as the step does, and
+// compute next to nothing. CPUs and sizes differ in which way of walking is fastest; the caller tries all of them.
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdatomic.h>
@@ -15,11 +14,11 @@
 #endif
 
 enum { READ, UPDATE, WRITE };
-enum { ASKS = 1, STREAMS = 2, LONG = 4 };  // ways: prefetches, writes past the caches, takes long turns at each array
+enum { ASKS = 1, STREAMS = 2, LONG = 4 };  // ways: prefetch, write past the caches, take long turns at each array
 enum { CHUNK = 1024, LONG_CHUNK = 16384, AHEAD = 8192, LINE = 64, HUGE_PAGE = 2 << 20, SPINS = 1000 };
 
 typedef struct {
-    char **base;  // of an array that may be made anew at each step
+    char **base;  // of an array, which may be allocated anew at each step
     size_t offset, bytes;
     size_t kind;
 } Part;
@@ -39,18 +38,18 @@ typedef struct {
     size_t bytes;
 } Fresh;
 
-// Where all threads wait for each other.
+// A barrier for all threads.
 typedef struct {
     _Atomic size_t arrived, round;
 } Meeting;
 
 typedef struct {
-    const Pass *passes;  // those of thread 0, of thread 1, ...
+    const Pass *passes;  // all of thread 0, then all of thread 1, ...
     size_t pass_count;
     const Fresh *fresh;
     size_t fresh_count;
     size_t threads, way;
-    double seconds;  // that the steps took, once all threads were there
+    double seconds;  // of all steps, from the moment when all threads have arrived
     Meeting meeting;
 } Plan;
 
@@ -67,7 +66,7 @@ static void meet(Plan *plan) {
         if (spins > SPINS) sched_yield();
 }
 
-// As the tensors of a step that returns new ones, in large pages where the system has them.
+// Allocates as a step does that returns new tensors, in large pages where the system has them.
 static void take(const Fresh *fresh) {
     void *memory = NULL;
     if (posix_memalign(&memory, LINE, fresh->bytes) != 0) abort();
@@ -87,7 +86,7 @@ static uint64_t touch(char *memory, size_t bytes, size_t kind, size_t way) {
 #ifdef __SSE2__
     if (kind == WRITE && way & STREAMS) {
         size_t i = 0;
-#ifdef __AVX512F__  // arrays and chunks begin with a line
+#ifdef __AVX512F__  // arrays and chunks begin at a cache line
         for (; i + LINE / sizeof *words <= n; i += LINE / sizeof *words)
             _mm512_stream_si512((void *)(words + i), _mm512_set1_epi64(1));
 #endif
@@ -108,7 +107,7 @@ static uint64_t touch(char *memory, size_t bytes, size_t kind, size_t way) {
     return sum;
 }
 
-// Side by side: a chunk of each array, then the next chunks, whose sizes are to each other as the arrays' are.
+// Goes through all arrays together: a chunk of each, then the next chunks. Chunk sizes are proportional to array sizes.
 static uint64_t walk(const Walk *w, size_t way) {
     size_t longest = 0;
     for (size_t k = 0; k < w->count; ++k) longest = w->parts[k].bytes > longest ? w->parts[k].bytes : longest;
@@ -132,7 +131,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// What one thread does for `count` steps.
+// The part of one thread in `count` steps.
 uint64_t stream(Plan *plan, size_t thread, size_t count) {
     uint64_t sum = 0;
     meet(plan);

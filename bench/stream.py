@@ -1,4 +1,4 @@
-"""The speed of memory: loops that only move what a step moves, compiled here and now for this CPU."""
+"""The speed of memory: loops that only move what a step moves, compiled at run time for this CPU."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .operation import Array, Traffic, Walk
 
 SOURCE = Path(__file__).with_name("stream.c")
 LINE = 64  # as in stream.c
-WAYS = range(8)  # ASKS, STREAMS and LONG of stream.c, on or off
-TRIAL, TRIALS = 1e-3, 3  # seconds of steps by which a way is judged, and how often
-SMALL = 1 << 18  # bytes that one thread moves sooner than two could meet
+WAYS = range(8)  # combinations of ASKS, STREAMS and LONG of stream.c
+TRIAL, TRIALS = 1e-3, 3  # a way is judged by the best of TRIALS times TRIAL seconds
+SMALL = 1 << 18  # bytes that one thread moves before two could have started
 
 
 class _Part(ctypes.Structure):
@@ -37,7 +37,7 @@ class _Part(ctypes.Structure):
 
 
 class _Span(ctypes.Structure):
-    """A walk, of parts, or a pass, of walks."""
+    """A walk, which consists of parts; or a thread's share of a pass, which consists of walks."""
 
     _fields_ = (("items", ctypes.c_void_p), ("count", ctypes.c_size_t))
 
@@ -60,7 +60,7 @@ class _Plan(ctypes.Structure):
 
 
 def _compile() -> ctypes.CDLL:
-    """Raises RuntimeError, with a reason to print, where that is not possible."""
+    """Raises RuntimeError, with a reason to print, if stream.c cannot be compiled or loaded."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(f"there is no C compiler '{compiler[0]}'")
@@ -70,15 +70,15 @@ def _compile() -> ctypes.CDLL:
         done = subprocess.run([*compiler, *flags, str(SOURCE)], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{SOURCE.name} does not compile: {(done.stderr.splitlines() or ['?'])[0]}")
-        return ctypes.CDLL(str(library))  # stays mapped when its file goes
+        return ctypes.CDLL(str(library))  # stays mapped when its file is deleted
 
 
 class Plan:
-    """A traffic's arrays, and structures of stream.c that point to them; alive as long as this object."""
+    """The arrays of a traffic, and structures of stream.c that point to them; valid as long as this object lives."""
 
     def __init__(self, traffic: Traffic, threads: int) -> None:
         self.threads = threads
-        self.tensors: dict[Array, torch.Tensor] = {}  # of bytes
+        self.tensors: dict[Array, torch.Tensor] = {}  # in bytes
         self._kept: list[Any] = []
         self._bases: dict[Array, ctypes.c_void_p] = {}
         walks = [walk for walks in traffic for walk in walks]
@@ -99,7 +99,7 @@ class Plan:
         return ctypes.addressof(self._kept[-1])
 
     def _share(self, walks: Sequence[Walk], thread: int, threads: int) -> _Span:
-        """A thread's contiguous share of a pass, which is a part of one walk at each end."""
+        """A thread's contiguous share of a pass; its first and last walks may be partial."""
         ends = [0, *itertools.accumulate(walk.bytes for walk in walks)]
         low, high = (ends[-1] * k // threads for k in (thread, thread + 1))
         spans = []
@@ -122,7 +122,7 @@ def _line(size: int, share: float) -> int:
 
 
 class Stream:
-    """The loops of stream.c on threads that are already there."""
+    """The loops of stream.c, on threads that have already started."""
 
     def __init__(self, threads: int) -> None:
         self._stream = _compile().stream
@@ -130,19 +130,19 @@ class Stream:
         self._stream.restype = ctypes.c_uint64
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1))
-        started = threading.Barrier(max(1, threads - 1))  # a pool starts a thread only when the others are busy
+        started = threading.Barrier(max(1, threads - 1))  # a pool starts a thread only when all others are busy
         list(self._pool.map(lambda _: started.wait(), range(started.parties)))
 
     def plan(self, traffic: Traffic, threads: int | None = None) -> Plan:
-        """What so many threads are to move, where it is not too small for them; none: all."""
+        """Divides the traffic among this many threads (None: all), or gives it to one if it is small."""
         moved = sum(walk.bytes for walks in traffic for walk in walks)
         return Plan(traffic, 1 if moved < SMALL else min(self._threads, threads or self._threads))
 
     def burst(self, plan: Plan) -> Burst:
         """Moves what a step moves.
 
-        A burst is one call per thread, and times itself from when all of them are there: what waking them costs is not
-        memory's. The calling thread is the one that takes fresh memory, from the heap that tensors are in.
+        A burst is one call per thread. It is timed from the moment when all threads have arrived, so that waking them
+        does not count. Fresh memory is allocated by the calling thread, from the heap that tensors use.
         """
 
         def burst(count: int) -> float:
@@ -156,7 +156,7 @@ class Stream:
         return burst
 
     def choose(self, plan: Plan, evict: Callable[[], object] | None = None) -> None:
-        """The way to walk that is the fastest for it here: again and again, or after ``evict`` each time."""
+        """Picks the fastest way to walk: repeatedly, or after calling ``evict`` each time."""
         burst = self.burst(plan)
 
         def seconds(way: int, count: int) -> float:
@@ -168,6 +168,6 @@ class Stream:
                 taken.append(burst(count))
             return min(taken)
 
-        burst(1)  # so that pages and caches are as they are later
+        burst(1)  # brings pages and caches into the state they have later
         count = 1 if evict else max(1, int(TRIAL / seconds(0, 1)))
         plan.struct.way = min(WAYS, key=lambda way: seconds(way, count))

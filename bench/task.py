@@ -1,5 +1,5 @@
-"""A model and how it is trained: as it is written for torch; after ``fastopt.nn.convert`` with "trace", with
-our optimizer; and with our optimizer alone, which shows what converting adds."""
+"""A model and how it is trained: as written for torch; after ``fastopt.nn.convert`` with "trace", with our optimizer;
+and with our optimizer alone, which shows what converting adds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .agreement import within
 from .operation import Input, Maker, Operation, Step, Tensors
 from .peers import VARIANTS
 
-STEP = "training step of "  # how the names of operations begin
+STEP = "training step of "  # the names of operations begin with this
 
 
 def classified(output: Tensor, targets: Tensor) -> Tensor:
-    """Of whatever has its classes in the last dimension."""
+    """The loss of outputs that have their classes in the last dimension."""
     return nn.functional.cross_entropy(output.flatten(0, -2), targets.flatten())
 
 
@@ -31,13 +31,13 @@ class Task:
 
     name: str
     model: Callable[[], nn.Module]
-    tensors: Callable[[Input], Tensors]  # what the model takes, and targets
+    tensors: Callable[[Input], Tensors]  # the model's input, and the targets
     loss: Callable[[Any, Tensor], Tensor] = classified
     optimizer: str = "AdamW"
     options: dict[str, Any] = field(default_factory=lambda: {"lr": 1e-3})
     max_norm: float | None = None
-    ways: tuple[str, ...] = ("default", "fused")  # of torch's optimizer
-    package: str = ""  # that has the model
+    ways: tuple[str, ...] = ("default", "fused")  # to run torch's optimizer
+    package: str = ""  # the package that has the model
 
     def seeded(self, tensors: Tensors) -> nn.Module:
         torch.manual_seed(0)
@@ -84,6 +84,6 @@ class Task:
                 "fastopt unconverted": partial(self.ours, convert=False),
             },
             traffic=None,
-            agreement=within(0.05),  # of the loss: masks differ
+            agreement=within(0.05),  # of the loss, as masks differ
             package=self.package,
         )

@@ -1,4 +1,4 @@
-"""Whole training steps, forward to update, of real models on inputs so small that a step takes less than 0.3 s."""
+"""Whole training steps of real models, forward to update, on inputs so small that a step takes less than 0.3 s."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _tokens(input: Input) -> Tensors:
 
 
 def pairs(input: Input) -> Tensors:
-    """Inputs and targets of their own shape."""
+    """Inputs, and targets that have their own shape."""
     return [torch.randn(shape) for shape in input.shapes]
 
 
 def _pixels(input: Input) -> Tensors:
-    """They are the target as well."""
+    """Images that are their own targets."""
     (shape,) = input.shapes
     return [torch.rand(shape)] * 2
 
@@ -60,7 +60,7 @@ TORCHVISION: dict[str, Any] = {
     "options": {"lr": 0.01, "momentum": 0.9},
 }
 DROPS = {"drop_rate": 0.1, "proj_drop_rate": 0.1}
-SLOW: dict[str, Any] = {"package": "timm", "options": {"lr": 1e-4}}  # or 3 steps on 4 images depend on the masks
+SLOW: dict[str, Any] = {"package": "timm", "options": {"lr": 1e-4}}  # a higher lr lets the masks decide 3 steps
 MODELS: tuple[tuple[Task, Input], ...] = (
     (Task("torchvision's resnet18", partial(zoo.torchvision, "resnet18"), _images, **TORCHVISION), PHOTOS),
     (

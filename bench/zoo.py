@@ -1,4 +1,4 @@
-"""Models of other packages, from their configurations: nothing is downloaded."""
+"""Models of other packages, made from their configurations: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ GPT2, BERT = "transformers.models.gpt2.modeling_gpt2", "transformers.models.bert
 
 @cache
 def unusable(module: str) -> str:
-    """What keeps a module, such as "timm", from being used here; "" where nothing does."""
+    """Why a module such as "timm" cannot be used here; "" if it can."""
     package = module.partition(".")[0]
     try:
         importlib.import_module(module)
-    except Exception as error:  # of any type: torchvision next to another torch raises RuntimeError
+    except Exception as error:  # of any type: torchvision built for another torch raises RuntimeError
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             return f"{package} is not installed"
         return f"{package} cannot be imported: {(str(error).splitlines() or ['?'])[0]}"
@@ -34,7 +34,7 @@ def timm(name: str, **more: Any) -> nn.Module:
 
 
 class Logits(nn.Module):
-    """A model of transformers that returns its logits alone."""
+    """A model of transformers that returns only its logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Logits(nn.Module):
 
 
 def gpt2() -> nn.Module:
-    """2 layers of width 128."""
+    """GPT-2 with 2 layers of width 128."""
     here = importlib.import_module(GPT2)
     words = {"vocab_size": WORDS, "bos_token_id": None, "eos_token_id": None}
     config = here.GPT2Config(n_positions=64, n_embd=128, n_layer=2, n_head=4, use_cache=False, **words)
@@ -53,7 +53,7 @@ def gpt2() -> nn.Module:
 
 
 def bert() -> nn.Module:
-    """The published size "tiny", with fewer words: 2 layers of width 128."""
+    """BERT of the published size "tiny", with a smaller vocabulary: 2 layers of width 128."""
     here = importlib.import_module(BERT)
     sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
     return Logits(here.BertForMaskedLM(here.BertConfig(vocab_size=WORDS, **sizes)))

@@ -21,7 +21,7 @@ import fastopt
 
 
 class Epoch:
-    """Which epoch comes next; Accelerate saves whatever has these two methods."""
+    """The next epoch. Accelerate saves any object that has these two methods."""
 
     def __init__(self) -> None:
         self.next = 0
@@ -34,7 +34,7 @@ class Epoch:
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Returns the accuracy on 450 digits that were not trained on."""
+    """Returns the accuracy on 450 digits that training did not use."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--stop", type=int, help="stop after this epoch, as an interruption would")

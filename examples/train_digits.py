@@ -33,7 +33,7 @@ Split = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass
 class Run:
-    """One training: its losses by epoch, its accuracy by epoch, and the seconds of every step."""
+    """The result of one training: losses and accuracies by epoch, and the seconds of every step."""
 
     name: str
     losses: list[float] = field(default_factory=list)
@@ -66,7 +66,7 @@ def network() -> nn.Module:
 
 
 class Training:
-    """A network, its optimizer and its data order: an epoch at a time."""
+    """A network, its optimizer and the order of its data; trains an epoch at a time."""
 
     def __init__(self, name: str, optimizer: type[torch.optim.Optimizer], data: Split, seed: int) -> None:
         torch.manual_seed(seed)
@@ -94,7 +94,7 @@ class Training:
 
 
 def train(epochs: int, seed: int, console: Console) -> tuple[Run, Run]:
-    """Both trainings, an epoch of one and an epoch of the other, so that they share the machine's moods."""
+    """Runs both trainings, one epoch of each in turn, so that the machine's speed affects both alike."""
     data = digits()
     theirs = Training("torch.optim.AdamW", torch.optim.AdamW, data, seed)
     ours = Training("fastopt.AdamW", fastopt.AdamW, data, seed)

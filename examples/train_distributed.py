@@ -28,7 +28,7 @@ import fastopt
 
 
 def use_all_cores() -> None:
-    """torchrun leaves each process one thread; this gives it its share of the cores."""
+    """Sets this process's share of the cores; torchrun leaves it one thread."""
     cores = fastopt.info()["detected"]["cores"]
     torch.set_num_threads(max(cores // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
 
@@ -44,7 +44,7 @@ def distributed(model: nn.Module, sharded: bool) -> nn.Module:
 
 
 def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, seed: int) -> float:
-    """The mean loss of this process. All draw the same order, and take every so-and-so-many-th part of a batch."""
+    """Returns the mean loss of this process. All processes draw the same order, and each takes its part of a batch."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     losses = []
@@ -67,12 +67,12 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """By the names of the parameters: no part of it depends on how many processes there are."""
+    """The state by names of parameters, which does not depend on the number of processes."""
     return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """The epochs that the latest checkpoint has behind it."""
+    """Loads the latest checkpoint, if there is one, and returns its number of epochs."""
     saved = sorted(folder.glob("epoch_*/.metadata"))
     if not saved:
         return 0
@@ -114,8 +114,8 @@ def main() -> None:
     arguments = parser.parse_args()
     dist.init_process_group("gloo")
     use_all_cores()
-    train(arguments)  # its model goes before the process group: a DistributedDataParallel left behind can hang at exit
-    dist.barrier()  # meanwhile gloo's threads let go of their tensors: at exit, after fully_shard, that would abort
+    train(arguments)  # frees its model before the process group: otherwise a DistributedDataParallel can hang at exit
+    dist.barrier()  # lets gloo's threads release their tensors: after fully_shard, releasing them at exit would abort
     dist.destroy_process_group()
 
 

@@ -39,7 +39,7 @@ class Digits(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = fastopt.param_groups(self, weight_decay=0.05)
-        optimizer = fastopt.AdamW(groups, lr=3e-3, max_grad_norm=1.0)  # and no gradient_clip_val of the Trainer
+        optimizer = fastopt.AdamW(groups, lr=3e-3, max_grad_norm=1.0)  # instead of the Trainer's gradient_clip_val
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -53,7 +53,7 @@ class Digits(lightning.LightningModule):
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Returns the accuracy of the averaged weights on 450 digits that were not trained on."""
+    """Returns the averaged weights' accuracy on 450 digits that training did not use."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args(arguments)

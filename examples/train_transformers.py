@@ -21,7 +21,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def windows(text: bytes) -> list[dict[str, torch.Tensor]]:
-    """Overlapping pieces of the text; a language model shifts its labels itself."""
+    """Overlapping pieces of the text; the language model shifts its labels itself."""
     tokens = torch.tensor(list(text))
     return [{"input_ids": piece, "labels": piece} for piece in tokens.unfold(0, LENGTH, LENGTH // 4)]
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     config = transformers.GPT2Config(
         vocab_size=256, n_positions=LENGTH, n_embd=128, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
     )
-    model = fastopt.nn.convert(transformers.GPT2LMHeadModel(config))  # its dropout
+    model = fastopt.nn.convert(transformers.GPT2LMHeadModel(config))  # converts its dropout
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
             model=model,

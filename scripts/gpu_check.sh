@@ -3,13 +3,13 @@
 #
 #     scripts/gpu_check.sh [build] [test] [sanitize] [bench]      all of them by default, in this order
 #
-# It needs python with torch, scikit-build-core, pybind11, pytest, hypothesis and rich, nvcc, cmake and ninja. A section
-# that fails does not stop the others; the exit status is 1 where one failed. Logs and figures go to $OUT (default
+# It needs python with torch, scikit-build-core, pybind11, pytest, hypothesis and rich, nvcc, cmake and ninja. If a
+# section fails, the others still run, and the exit status is 1. Logs and figures go to $OUT (default
 # gpu_check/ here), the build to build/gpu_check/, where a later call finds it. No setting of the GPU is changed.
 #
-# PYTHON: the interpreter (default python3). LIMIT_BUILD, LIMIT_TEST, LIMIT_SANITIZE, LIMIT_BENCH: seconds; what a section
-# has found by then is reported. CUDAARCHS: the architectures to build for, "90" for instance. COMMIT: what is checked,
-# where there is no git.
+# PYTHON: the interpreter (default python3). LIMIT_BUILD, LIMIT_TEST, LIMIT_SANITIZE, LIMIT_BENCH: seconds, after
+# which a section reports what it has found. CUDAARCHS: the architectures to build for, such as "90". COMMIT: the commit
+# to report if there is no git.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -17,7 +17,7 @@ SECTIONS=(build test sanitize bench)
 declare -A LIMITS=(
     [build]=${LIMIT_BUILD:-120} [test]=${LIMIT_TEST:-150} [sanitize]=${LIMIT_SANITIZE:-120} [bench]=${LIMIT_BENCH:-200}
 )
-SKIPPED=77 # the status of a section that needs what not every toolkit has
+SKIPPED=77 # the status of a section whose tool is missing
 BUILD=$PWD/build/gpu_check
 
 export PYTHON=${PYTHON:-python3} OUT=${OUT:-gpu_check} PYTHONPATH=$BUILD/site PYTHONUNBUFFERED=1
@@ -34,7 +34,7 @@ needs_gpu() {
     return 1
 }
 
-# On the device; then those of the CPU that a build with CUDA, another compiler or another torch might change.
+# After the tests on the device, tests of the CPU that a build with CUDA, another compiler or another torch might break.
 CPU_TESTS=(
     tests/optim/test_bits.py tests/optim/test_fuzz.py tests/optim/test_reference.py tests/optim/test_program.py tests/tooling/test_runtime.py
     tests/dropout/test_dropout_mask.py tests/dropout/test_dropout_bits.py tests/batch_norm/test_batch_norm_bits.py
@@ -49,8 +49,8 @@ run_tests() {
     return "$status"
 }
 
-# Every tensor is an allocation of its own, so that a step outside is seen. Where memory that nobody wrote is looked for,
-# torch's kernels have to be watched, too: they write.
+# Without torch's allocator, every tensor is a separate allocation, so that an access outside is seen. A search for
+# uninitialised memory has to watch torch's kernels as well, because they initialise some.
 sanitize() {
     needs_gpu || return
     if ! command -v compute-sanitizer; then
@@ -72,7 +72,7 @@ bench() {
     "$PYTHON" -m bench --device cuda --json "$OUT/bench.json" --markdown "$OUT/bench.md"
 }
 
-if [[ ${1:-} == --run ]]; then # a section in a process of its own, which has a time limit
+if [[ ${1:-} == --run ]]; then # one section, in a separate process with a time limit
     case $2 in
     build) build ;;
     test) run_tests ;;
@@ -101,7 +101,7 @@ for section in "${chosen[@]}"; do
     log=$OUT/$section.log
     echo "$section: $log, at most ${LIMITS[$section]} s"
     started=$SECONDS
-    # An interruption: pytest and the bench then report what they have.
+    # SIGINT lets pytest and the bench report what they have.
     timeout --signal INT --kill-after 20 "${LIMITS[$section]}" scripts/gpu_check.sh --run "$section" >"$log" 2>&1
     case $? in
     0) result=passed ;;

@@ -1,8 +1,8 @@
-"""Every kernel for CUDA once, on small tensors: what compute-sanitizer watches in gpu_check.sh.
+"""Runs every CUDA kernel once, on small tensors: compute-sanitizer watches it in gpu_check.sh.
 
     python scripts/gpu_smoke.py [FAMILY ...]
 
-Results have to be the CPU's, to the bit.
+Results must be the CPU's, to the bit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHAPES = [(33,), (9000,), (70, 130)]  # a tail, several blocks, a matrix
 
 
 def _params(device: torch.device) -> list[Tensor]:
-    """Of every type and shape, aligned and not."""
+    """Parameters of every type and shape, aligned and not."""
     params = []
     for i, (dtype, shape, offset) in enumerate(product(DTYPES, SHAPES, (0, 1))):
         values = some_values(shape, dtype, seed=i)
@@ -56,7 +56,7 @@ def _updated(device: torch.device, make: Callable[..., torch.optim.Optimizer], *
 
 
 def rules(device: torch.device) -> Results:
-    """With states of the parameter's type, and in float32."""
+    """Each rule, with states of the parameter's type and with float32 states."""
     seen = set()
     for case in ALL_CASES:
         if not case.row.factored:
@@ -76,7 +76,7 @@ def factored_rules(device: torch.device) -> Results:
 
 
 def norms(device: torch.device) -> Results:
-    """Each kind of sum, and gradients that are scaled afterwards."""
+    """Each kind of sum, and gradients that are scaled by it afterwards."""
     for norm_type in (2.0, 1.0, 0.0, 3.0, math.inf, -math.inf):
         params = _params(device)
         for param in params:
@@ -86,7 +86,7 @@ def norms(device: torch.device) -> Results:
 
 
 def counters(device: torch.device) -> Results:
-    """Where the device counts and GradScaler's verdict is there; its ``pow`` may differ from the CPU's."""
+    """Optimizers that count on the device, with GradScaler's verdict there; its ``pow`` may differ from the CPU's."""
     for case in PLAIN_CASES:
         if "capturable" in inspect.signature(case.ours).parameters:
             params = _params(device)
@@ -135,7 +135,7 @@ def _batch_norm(
 
 
 def batch_norms(device: torch.device) -> Results:
-    """Columns, planes of short and long segments; each in training and not; every activation."""
+    """Columns, and planes of short and long segments, each in training and in evaluation; every activation."""
     layouts = [torch.contiguous_format, torch.channels_last]
     for dtype, training in product(DTYPES, (True, False)):
         for shape in ((40, 33), (300, 3), (5, 7, 9), (2, 3, 1040)):
@@ -150,7 +150,7 @@ FAMILIES = {f.__name__: f for f in (rules, factored_rules, norms, counters, drop
 
 
 def differences(ours: list[tuple[str, list[Tensor]]], expected: list[tuple[str, list[Tensor]]]) -> list[str]:
-    """The names of results that are not the same."""
+    """The names of results that differ."""
     return [
         name
         for (name, some), (_, others) in zip(ours, expected, strict=True)
@@ -169,7 +169,7 @@ def main(names: list[str]) -> int:
             ours = list(FAMILIES[name](torch.device("cuda")))
             torch.cuda.synchronize()
             different = differences(ours, list(FAMILIES[name](torch.device("cpu"))))
-        except Exception:  # the other families are worth watching
+        except Exception:  # the other families are worth running
             traceback.print_exc()
             different = ["an error"]
         print(f"{name}: {'; '.join(different) if different else f'{len(ours)} results equal the CPU'}", flush=True)

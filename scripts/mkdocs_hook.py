@@ -1,6 +1,7 @@
-"""What mkdocs.yml cannot say: formulas become MathML at build time, and docstrings may use Sphinx's roles.
+"""Adds to mkdocs.yml: formulas become MathML at build time, and docstrings may use Sphinx's roles.
 
-Pages write formulas as GitHub does, ```math fences and $`...`$; docstrings as torch does, ``.. math::`` and ``:math:``.
+Pages write formulas as on GitHub, with ```math fences and $`...`$; docstrings as in torch, with ``.. math::`` and
+``:math:``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from pymdownx.superfences import SuperFencesException
 
-_SOURCE = re.compile(r"\[([^]]+)\]\(\.\./examples/[^)]+\)")  # GitHub shows the file, the site its name
+_SOURCE = re.compile(r"\[([^]]+)\]\(\.\./examples/[^)]+\)")  # GitHub links to the file, the site shows its name
 _BLOCK = re.compile(r"^\.\. math::\n((?:(?:[ \t]+.*)?\n)+)", re.MULTILINE)
 _FORMULA = re.compile(r":math:`([^`]+)`")
 _LINK = re.compile(r":(?:class|func|meth):`~?(fastopt\.[\w.]+)`")
@@ -36,12 +37,12 @@ def _mathml(latex: str, display: str) -> str:
 def _fence(source: str, *_: Any, **__: Any) -> str:
     try:
         return f'<div class="formula">{_mathml(source, "block")}</div>'
-    except Exception as error:  # any other, superfences would take for a block of code
+    except Exception as error:  # superfences would take any other error for a block of code
         raise SuperFencesException(str(error)) from error
 
 
 class _Docstrings(Preprocessor):
-    """Sphinx's roles in the words of the pages."""
+    """Translates Sphinx's roles to the syntax of the pages."""
 
     def run(self, lines: list[str]) -> list[str]:
         text = "\n".join(lines) + "\n"
@@ -59,7 +60,7 @@ class _Inline(InlineProcessor):
 
 class _Formulas(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
-        md.preprocessors.register(_Docstrings(md), "docstrings", 40)  # before fences (25) are taken out
+        md.preprocessors.register(_Docstrings(md), "docstrings", 40)  # before fences (25) are removed
         md.inlinePatterns.register(_Inline(r"\$`([^`]+)`\$", md), "formula", 200)  # before code (190)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What CHANGELOG.md says of the version that a tag names; an error where the project is at another one:
+# Prints CHANGELOG.md's section of the version that a tag names; an error if the project has another version:
 #
 #     scripts/release_notes.sh v0.1.0
 set -euo pipefail

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The source distribution, a wheel of it as the published ones are built, and its self-test where nothing can compile:
+# Builds the sdist and a wheel from it like the published ones, and runs its self-test where nothing can compile:
 #
 #     make wheel
 #
 # PYTHON: an interpreter with the extra `wheel` of pyproject.toml (default python3); the wheel is for its version. OUT:
-# where both go (default dist/). What is not as it should be ends it.
+# the folder for both (default dist/). Any error ends the script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +32,7 @@ empty="$work/empty"
 "$PYTHON" -m venv "$empty"
 "$empty/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt "$wheel"
 "$empty/bin/python" -m pip list --disable-pip-version-check
-cd "$work" # nothing of the checkout is in reach
+cd "$work" # out of reach of the checkout
 env -i PATH="$empty/bin" python - <<'END'
 import shutil
 import sys

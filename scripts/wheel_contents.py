@@ -1,6 +1,7 @@
-"""What a wheel must have, and what it must not: ``python scripts/wheel_contents.py WHEEL`` names what is wrong.
+"""Checks the contents of a wheel: ``python scripts/wheel_contents.py WHEEL`` names what is wrong.
 
-Nothing but the package is in it: a library next to it (``fastopt.libs``) would be a second OpenMP runtime or a torch.
+It holds the package and nothing else. A library next to it (``fastopt.libs``) would be a second OpenMP runtime or a
+torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 PROJECT = Path(__file__).parent.parent
 MAX_BYTES = 4 << 20
-# Of every Linux that runs torch. The OpenMP runtime is looked up in the process, torch is called through Python.
+# Libraries that every Linux with torch has. OpenMP's functions are looked up in the process, torch is called in Python.
 SYSTEM = ("libc.so.", "libdl.so.", "libgcc_s.so.", "libm.so.", "libpthread.so.", "libstdc++.so.", "ld-linux")
 
 
@@ -28,7 +29,7 @@ def needed(extension: bytes) -> list[str]:
 
 
 def wrong(path: Path) -> list[str]:
-    """What is wrong with the wheel, a line each."""
+    """Everything that is wrong with the wheel, a line each."""
     found = []
     with zipfile.ZipFile(path) as wheel:
         names = {name for name in wheel.namelist() if not name.endswith("/")}

@@ -1,4 +1,4 @@
-"""Batch normalization as test data: shapes around every boundary of the kernels, and what runs on them."""
+"""Batch normalization as test data: shapes around every boundary of the kernels, and the calls made with them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from support import HALF, some_values
 
 ACTIVATIONS = [None, "relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish"]
 
-# Columns: rows below and above the shift's 8, a flush (128) and a chunk; channels that fold into lanes and that do
-# not, with elements behind the last full row; more columns than a span; short inner dimensions.
+# Columns: rows below and above 8 (for the shift), 128 (a flush block) and a chunk; channels that fold into lanes and
+# that do not, with elements after the last full row; more columns than a span; short inner dimensions.
 COLUMNS = [
     *[(2, 1), (2, 2), (8, 31), (3, 7), (7, 64), (9, 64), (129, 33), (300, 3), (700, 100), (2500, 40), (5, 1100)],
     *[(140, 1500), (16, 7, 3), (9, 5, 4, 3), (70, 24, 15)],
@@ -34,7 +34,7 @@ def layout_of(shape: tuple[int, ...], channels_last: bool) -> torch.memory_forma
 
 @dataclass
 class Problem:
-    """Operands of one call."""
+    """The operands of one call."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -54,7 +54,7 @@ class Problem:
         return some_values(self.shape[1], dtype, seed)
 
     def run(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Everything that comes out of a forward and a backward pass."""
+        """All results of a forward and a backward pass."""
         leaves = {"input": self.values(1, shift=3.0), "weight": self.parameter(2), "bias": self.parameter(3)}
         if self.residual:
             leaves["residual"] = self.values(4)

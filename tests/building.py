@@ -1,4 +1,4 @@
-"""CMake's configuration of the project in a folder of its own, and the commands it would compile with."""
+"""Configures the project with CMake in a separate folder, and reads the commands that it would compile with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 import pybind11
 
 PROJECT = Path(__file__).parent.parent
-# Tools may have been installed next to python.
+# Tools may be installed next to python.
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-NO_NVCC = "no working nvcc of CUDA 12 or later was found"  # cmake/cuda.cmake says so
+NO_NVCC = "no working nvcc of CUDA 12 or later was found"  # a message of cmake/cuda.cmake
 MACHINE = platform.machine()
 
 
 def _cmake() -> str | None:
-    """The program itself: what pip installs under its name is a script, which needs the packages of the environment."""
+    """The program itself. pip installs a script of the same name, which needs packages of the environment."""
     try:
         from cmake import CMAKE_BIN_DIR
     except ImportError:
@@ -35,16 +35,16 @@ CMAKE = _cmake()
 
 @dataclass(frozen=True)
 class Command:
-    """How one file is compiled."""
+    """The command that compiles one file."""
 
     source: Path
     arguments: list[str]
-    folder: Path  # where it is run
+    folder: Path  # the working directory
 
 
 @dataclass(frozen=True)
 class Configured:
-    """What CMake made of the options."""
+    """The outcome of a configuration."""
 
     status: int
     report: str
@@ -52,7 +52,7 @@ class Configured:
 
     @property
     def words(self) -> str:
-        """The report without the line breaks that CMake puts into errors."""
+        """The report, without the line breaks that CMake puts into errors."""
         return " ".join(self.report.split())
 
     def commands(self) -> list[Command]:
@@ -61,7 +61,7 @@ class Configured:
 
 
 def configure(folder: Path, environment: dict[str, str] | None = None, **options: str | None) -> Configured:
-    """Runs CMake's first step alone: nothing is compiled but its own trials. None leaves an option undefined."""
+    """Runs CMake's configuration, which compiles only its own checks. None leaves an option undefined."""
     assert CMAKE is not None
     defined = {
         "CMAKE_CXX_COMPILER_LAUNCHER": "",

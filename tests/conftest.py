@@ -1,4 +1,4 @@
-"""Set-up of the whole suite."""
+"""Fixtures and options of the whole suite."""
 
 import os
 import tempfile
@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-# Before torch loads OpenMP: waiting threads sleep, so that tests may run side by side on few cores.
+# Set before torch loads OpenMP: waiting threads sleep, so that tests can run at the same time on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
 from things import THINGS, thing, things_of
 
-# What inductor compiled in an earlier run would hide a change of ours.
+# Code that inductor compiled in an earlier run would hide a change of ours.
 _compiled = tempfile.TemporaryDirectory(prefix="fastopt-inductor-", ignore_cleanup_errors=True)
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
-# These run on a GPU or on its emulator, which needs a python of its own: make test.
+# The tests in cuda run on a GPU or on its emulator, which needs a separate process: make test.
 collect_ignore = [] if os.environ.get("FASTOPT_TEST_CUDA") else ["cuda"]
 
 
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--thing: {error}") from None
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest's own hook, which selects by marks, is the next
+@pytest.hookimpl(tryfirst=True)  # runs before pytest's own hook, which selects tests by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in things_of(item.nodeid):
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tests that want more ask for them."""
+    """Each test starts with one thread; tests that need more ask for them."""
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
@@ -55,8 +55,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def numbers_in() -> Iterator[Callable[[torch.dtype], None]]:
-    """Has torch keep the numbers among an optimizer's states (mu_product, eta) in float64, where a test
-    compares in float64."""
+    """Lets torch keep the numbers among an optimizer's states (mu_product, eta) in float64 if a test compares in it."""
     before = torch.get_default_dtype()
     yield lambda dtype: torch.set_default_dtype(torch.float64 if dtype == torch.float64 else before)
     torch.set_default_dtype(before)

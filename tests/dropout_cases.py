@@ -1,4 +1,4 @@
-"""The dropout family as test data: one row per function."""
+"""The dropout family as test data: a row per function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import DTYPES, some_values
 
 @dataclass(frozen=True)
 class Family:
-    """A function of the family on tensors made for it."""
+    """A function of the family, called with tensors made for it."""
 
     name: str
     function: Callable[..., Tensor]
@@ -65,7 +65,7 @@ IN_PLACE = [family for family in ONE_TENSOR if family.name != "drop_connect"]
 
 
 def formats(x: Tensor) -> dict[str, Tensor]:
-    """The same values in other places of memory."""
+    """The same values in other memory formats."""
     turned = list(range(x.ndim))[::-1]
     wide = torch.zeros(*x.shape[:-1], 2 * x.shape[-1] + 3, dtype=x.dtype)
     sliced = wide[..., 3::2]
@@ -73,7 +73,7 @@ def formats(x: Tensor) -> dict[str, Tensor]:
     if x.ndim in (4, 5):
         last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         found["channels last"] = x.to(memory_format=last)
-    for d in range(x.ndim):  # each dimension innermost once
+    for d in range(x.ndim):  # each dimension is innermost once
         found[f"dimension {d} innermost"] = x.movedim(d, -1).contiguous().movedim(-1, d)
     return found
 
@@ -93,7 +93,7 @@ class KernelCall:
     offset: int
 
     def run(self, kernels: Any, threads: int = 1, device: torch.device | str = "cpu") -> Tensor:
-        """On the backend ``kernels``."""
+        """Calls the backend ``kernels``."""
         kernel, threshold, scalars = mask.constants(self.rule, self.p)
         x = self.x.to(device)
         out = torch.empty_like(x)

@@ -1,4 +1,4 @@
-"""Code that runs in an interpreter of its own, without the switches of this one's environment."""
+"""Runs code in a separate interpreter, without the switches of this one's environment."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter."""
+    """Runs code in a new interpreter."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTOPT_")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

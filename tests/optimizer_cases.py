@@ -1,4 +1,4 @@
-"""The table of optimizers: one row each. Every suite runs over it."""
+"""The table of optimizers, a row each. Every suite runs over it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Case:
     """One optimizer with one set of arguments."""
 
     ours: type[torch.optim.Optimizer]
-    theirs: type[torch.optim.Optimizer] | None  # the class it must agree with: torch's, or a paper's
+    theirs: type[torch.optim.Optimizer] | None  # the class that it must agree with: torch's, or a paper's
     kwargs: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)  # arguments the other does not have
+    extra: dict[str, Any] = field(default_factory=dict)  # arguments that the other class does not have
     row: Row | None = None
 
     @property
@@ -44,24 +44,24 @@ class Case:
 class Row:
     """One optimizer.
 
-    ``plain`` are the arguments with all states, for what does not depend on flags; ``flags`` are tried one
-    after the other beside ``lr``; ``own`` likewise, but the other implementation does not have them.
+    ``plain`` are arguments with which it has all its states, for tests that do not depend on flags. Each of ``flags``
+    is tried in addition to ``lr``. Each of ``own`` too, but the other implementation does not have them.
     """
 
     ours: type[torch.optim.Optimizer]
     theirs: type[torch.optim.Optimizer] | None  # None: this torch does not have it
     lr: float
-    rates: tuple[float, float, dict[str, Any]]  # learning rates down a parabola and Rosenbrock's valley; what it takes
+    rates: tuple[float, float, dict[str, Any]]  # learning rates for a parabola and Rosenbrock's valley; arguments
     flags: list[dict[str, Any]]
-    errors: list[dict[str, Any]]  # of the constructor
+    errors: list[dict[str, Any]]  # arguments that the constructor refuses
     plain: dict[str, Any] = field(default_factory=dict)
     own: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
     base: dict[str, Any] = field(default_factory=dict)  # in every case
     complex: bool = True
     sparse: bool = False  # takes sparse gradients
     factored: bool = False  # has states by row and column
-    scaled: bool = False  # an element's update depends on all of its tensor
-    by_sign: bool = False  # where rounding decides a sign, an element goes the other way
+    scaled: bool = False  # an element's update depends on its whole tensor
+    by_sign: bool = False  # rounding can flip a sign, and with it an element's direction
 
 
 _DECAY = [{}, {"weight_decay": 0.1}, {"maximize": True}]
@@ -197,7 +197,7 @@ ROWS = [
         getattr(torch.optim, "Adafactor", None),
         lr=0.05,
         rates=(0.1, 0.03, {}),
-        base={"eps": (1e-5, 1e-3)},  # not None: the default depends on the type
+        base={"eps": (1e-5, 1e-3)},  # explicit, as the default depends on the type
         flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, _BOTH],
         errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
         complex=False,
@@ -254,19 +254,19 @@ def _case(row: Row, kwargs: dict[str, Any], extra: dict[str, Any] | None = None,
     return Case(row.ours, row.theirs if theirs else None, kwargs, extra or {}, row)
 
 
-# What another implementation has, and must agree.
+# Cases that another implementation has; it must agree.
 TORCH_CASES = [_case(row, flags) for row in ROWS for flags in row.flags if row.theirs is not None]
 
-# What only we have; compared with the reference, and each with its own test against a formula.
+# Cases that only we have: compared with the reference, and each tested against a formula.
 OWN_CASES = [_case(row, kwargs, extra, theirs=False) for row in ROWS for kwargs, extra in row.own]
 OWN_CASES += [_case(row, row.plain, {"l1": 0.1}, theirs=False) for row in ROWS]
 OWN_CASES += [_case(row, {}, {"max_grad_norm": 0.5, "max_grad_value": 0.3}, theirs=False) for row in ROWS]
 
 ALL_CASES = [_case(row, flags) for row in ROWS for flags in row.flags] + OWN_CASES
 
-# One case of each optimizer with all its states, for what does not depend on the flags.
+# One case of each optimizer with all its states, for tests that do not depend on flags.
 PLAIN_CASES = [_case(row, row.plain) for row in ROWS]
-# Those of them that can be compared, and that torch has.
+# The ones that another implementation has, and the ones that torch has.
 PLAIN_COMPARED_CASES = [case for case in PLAIN_CASES if case.theirs is not None]
 PLAIN_TORCH_CASES = [case for case in PLAIN_CASES if case.from_torch]
 

@@ -1,4 +1,4 @@
-"""What torch has no optimizer for, restated in NumPy from the papers, in the parameter's own precision."""
+"""Optimizers that torch lacks, restated in NumPy from the papers, in the parameter's own precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Paper(torch.optim.Optimizer):
     """A torch optimizer around one function of NumPy arrays."""
 
     options: ClassVar[dict[str, Any]]
-    counts = True  # has a 'step' in its state
+    counts = True  # its state has a 'step'
 
     def __init__(self, params: Any, **options: Any) -> None:
         options.pop("foreach", None)
@@ -30,10 +30,10 @@ class Paper(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self.param_groups[-1]["base_lr"] = float(self.param_groups[-1]["lr"])  # AdaBound's
+        self.param_groups[-1]["base_lr"] = float(self.param_groups[-1]["lr"])  # for AdaBound
 
     def update(self, p: Any, g: Any, state: dict[str, Any], t: float, group: dict[str, Any]) -> Any:
-        """Returns the new parameter; keeps arrays in ``state``."""
+        """Returns the new parameter, and keeps arrays in ``state``."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Paper(torch.optim.Optimizer):
 
 
 class AdaBound(Paper):
-    """Algorithm 2 of Luo et al. 2019, with bias correction as in its authors' code (eps uncorrected)."""
+    """Algorithm 2 of Luo et al. 2019, with the bias correction of its authors' code (eps uncorrected)."""
 
     options: ClassVar = dict(
         lr=1e-3,
@@ -109,7 +109,7 @@ class Lion(Paper):
 
 
 class LAMB(Paper):
-    """Algorithm 2 of arXiv 1904.00962, phi the identity; the ratio's exceptions are those of timm's."""
+    """Algorithm 2 of arXiv 1904.00962, phi the identity; the exceptions for the ratio are timm's."""
 
     options: ClassVar = dict(
         lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, always_adapt=False, maximize=False, capturable=False

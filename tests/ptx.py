@@ -1,4 +1,4 @@
-"""What nvcc made of a .cu file, and what is wrong with it: registers, local memory, instructions, wide accesses."""
+"""Reads what nvcc made of a .cu file, and finds defects: registers, local memory, instructions, narrow accesses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from building import Command
 
-REGISTERS = 65536  # of a multiprocessor
-BLOCKS = 2  # that are to be resident on one: while one waits, the other computes
+REGISTERS = 65536  # per multiprocessor
+BLOCKS = 2  # resident on a multiprocessor at the same time: while one waits, the other computes
 
-# All that floating-point numbers may go through: IEEE operations, rounded to nearest, and what does not round. Without
-# ".rn" ptxas may contract an operation with the next one.
+# All instructions for floating-point numbers: IEEE operations, rounded to nearest, and those that do not round. Without
+# ".rn", ptxas may contract an operation with the next one.
 ROUNDED = r"(add|sub|mul|div|sqrt|rcp)\.rn"
 EXACT = r"(abs|neg|min|max|copysign|selp|mov|testp\.\w+|setp?(\.\w+)+)"
 MOVED = r"(ld|st)\.[\w.]+"
@@ -26,7 +26,7 @@ FAST = re.compile(r"\.(approx|full|ftz)\b")
 
 WIDE = r"\.global[\w.]*\.(v4\.[ubsf]32|v2\.[ubsf]64)"
 
-# The beginning of a definition, up to its parameters and bounds.
+# Matches the beginning of a definition, up to its parameters and bounds.
 BEGINNING = re.compile(r"^(?:\.\w+\s+)*\.(?:entry\s+(\w+)|func\s+(?:\([^)]*\)\s*)?(\w+))[^{;]*\{", re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ class Function:
 
     name: str  # as in the source, with template arguments
     body: str  # PTX
-    threads: int  # of a block at most; 0: unknown
+    threads: int  # per thread block at most; 0: unknown
     registers: int
     stack: int  # bytes of local memory
     spilled: int  # bytes of registers, stored and loaded
@@ -46,16 +46,16 @@ class Function:
         return self.name.partition("<")[0]
 
     def instructions(self) -> list[str]:
-        """Their names, without guards and operands."""
+        """The names of its instructions, without guards and operands."""
         return re.findall(r"(?:^|[;{}])\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)\s", self.body, re.MULTILINE)
 
     def wide(self, access: str) -> int:
-        """Number of 16-byte accesses to global memory: ``"ld"``, ``"st"``."""
+        """Number of 16-byte accesses to global memory: ``"ld"`` or ``"st"``."""
         return sum(re.fullmatch(access + WIDE, name) is not None for name in self.instructions())
 
 
 def demangled(names: Sequence[str]) -> list[str]:
-    """Names as in the source: without namespaces, results and parameters."""
+    """Names as in the source, without namespaces, results and parameters."""
     printed = subprocess.run(["c++filt", *names], capture_output=True, text=True, check=True).stdout.splitlines()
     found = []
     for name in printed:
@@ -65,7 +65,7 @@ def demangled(names: Sequence[str]) -> list[str]:
 
 
 def functions(ptx: str, usage: str) -> list[Function]:
-    """All of a file: its PTX, and what ``ptxas -v`` says of it."""
+    """All functions of a file, from its PTX and the report of ``ptxas -v``."""
     beginnings = list(BEGINNING.finditer(ptx))
     cuts = itertools.pairwise([*(match.start() for match in beginnings), len(ptx)])
     bodies = {match[1] or match[2]: ptx[begin:end] for match, (begin, end) in zip(beginnings, cuts, strict=True)}
@@ -73,7 +73,7 @@ def functions(ptx: str, usage: str) -> list[Function]:
     for report in usage.split("Function properties for ")[1:]:
         name, _, rest = report.partition("\n")
         numbers = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", rest)
-        registers = re.search(r"Used (\d+) registers", rest)  # of a kernel, with the functions it calls
+        registers = re.search(r"Used (\d+) registers", rest)  # a kernel's, including the functions that it calls
         assert numbers
         used[name.strip()] = [int(number) for number in numbers.groups()], int(registers[1]) if registers else 0
     found = []
@@ -86,7 +86,7 @@ def functions(ptx: str, usage: str) -> list[Function]:
 
 
 def compiled(command: Command, folder: Path) -> list[Function]:
-    """Compiles a file for the GPU alone, for a single architecture; ``folder`` is for what comes of it."""
+    """Compiles a file for the GPU only, for one architecture; outputs go to ``folder``."""
     folder.mkdir(exist_ok=True)
     arguments = ["-cubin" if argument == "-c" else argument for argument in command.arguments]
     arguments[arguments.index("-o") + 1] = str(folder / "out.cubin")
@@ -98,12 +98,12 @@ def compiled(command: Command, folder: Path) -> list[Function]:
 
 
 def defects(function: Function) -> list[str]:
-    """What a kernel of ours must not have; nothing where all is well."""
+    """Lists defects that our kernels must not have."""
     found = []
     if function.stack or function.spilled:
         found.append(f"{function.stack} bytes of local memory, {function.spilled} bytes spilled")
     if ".entry" in function.body:
-        each = -(-function.registers // 8) * 8  # as they are given out
+        each = -(-function.registers // 8) * 8  # as registers are allocated
         if not function.threads:
             found.append("no __launch_bounds__")
         elif BLOCKS * function.threads * each > REGISTERS:

@@ -1,4 +1,4 @@
-"""What the tests share: backends, tensors between guard bytes, comparison to the bit."""
+"""Shared by all tests: backends, tensors between guard bytes, comparison to the bit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fastopt import _core, _runtime
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALF = [torch.bfloat16, torch.float16]
 
-# Around every lane, vector and block (1024) boundary of every ISA, and of none.
+# Sizes around every boundary of lanes, vectors and blocks (1024), for every ISA.
 SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 70, 127, 1023, 1024, 1025, 2055]
 
 ISAS = _core.detected_isas()
 
-# Options that torch does not have; torch before 2.7 lacks Adam's decoupled_weight_decay.
+# Options that torch lacks; torch before 2.7 also lacks Adam's decoupled_weight_decay.
 OWN_OPTIONS = {
     *fastopt.optim.CommonOptions.__annotations__,
     "lr_in_momentum",
@@ -30,7 +30,7 @@ OWN_OPTIONS = {
     "decoupled_weight_decay",
 }
 
-# The suite also passes with the oldest torch we support.
+# The suite also passes with the oldest torch that we support.
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_NAMES = TORCH >= (2, 6)
 HAS_FUNCTIONAL_MODE = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
@@ -38,12 +38,12 @@ INTAKES = ["exchange", "data_ptr"] if hasattr(torch.Tensor, "__dlpack_c_exchange
 
 
 def named(**params: Tensor) -> list[Any]:
-    """Named parameters, where this torch takes them."""
+    """Named parameters, if this torch takes them."""
     return list(params.items() if HAS_NAMES else params.values())
 
 
 def called(name: str) -> str:
-    """A pattern for what an error message calls a parameter."""
+    """A pattern for the name that errors give to a parameter."""
     return f"parameter '{name}'" if HAS_NAMES else r"parameter \d+ of group 0 \(shape [^)]*\)+"
 
 
@@ -51,7 +51,7 @@ def called(name: str) -> str:
 def running(
     backend: str = "native", isa: str | None = None, threads: int | None = None, intake: str | None = None
 ) -> Iterator[None]:
-    """Runs optimizers on one backend, ISA, thread count and tensor intake."""
+    """Runs optimizers on one backend, ISA, thread count and intake."""
     before = _runtime.backend(), _core.isa_in_use(), torch.get_num_threads(), _core.intake_in_use()
     try:
         _runtime.use_backend(backend)
@@ -67,7 +67,7 @@ def running(
 
 
 def bits(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The bits of a tensor, with all NaN made one: their payloads are nobody's contract."""
+    """The bits of a tensor, with all NaN made equal: their payloads are unspecified."""
     tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -92,7 +92,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, 
 def assert_same_step(
     ours: torch.optim.Optimizer, p: Sequence[Tensor], theirs: torch.optim.Optimizer, q: Sequence[Tensor]
 ) -> None:
-    """Parameters and all states, to the bit."""
+    """Compares parameters and all states, to the bit."""
     for i, (a, b) in enumerate(zip(p, q, strict=True)):
         assert_same_bits(a, b, f"parameter {i}")
         one, other = state_tensors(ours, a), state_tensors(theirs, b)
@@ -102,7 +102,7 @@ def assert_same_step(
 
 
 def states_of(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
-    """A copy of all states, to see that nothing has happened to them."""
+    """A copy of all states, to be compared later."""
     return copy.deepcopy(optimizer.state_dict()["state"])
 
 
@@ -113,7 +113,7 @@ def assert_same_states(optimizer: torch.optim.Optimizer, before: dict[Any, Any])
 def some_values(shape: Any, dtype: torch.dtype, seed: int, low: float = 0.5, high: float = 2.0) -> Tensor:
     """Values of both signs with magnitudes in [low, high], never zero.
 
-    From NumPy: torch's own pow depends on the thread count.
+    They come from NumPy, as torch's pow depends on the thread count.
     """
     random = np.random.default_rng(seed)
     size = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -122,7 +122,7 @@ def some_values(shape: Any, dtype: torch.dtype, seed: int, low: float = 0.5, hig
 
 
 class Guarded:
-    """A flat storage with a pattern around the elements a test hands out."""
+    """Flat memory with a pattern around the elements that a test uses."""
 
     PAD = 32
 
@@ -137,7 +137,7 @@ class Guarded:
 
 
 def train(case: Any, params: list[Tensor], steps: int, seed: int = 0, **kwargs: Any) -> torch.optim.Optimizer:
-    """Steps with fresh gradients; the same seed gives the same ones."""
+    """Takes steps with new gradients; equal seeds give equal gradients."""
     optimizer = case.make(params, **kwargs)
     for step in range(steps):
         for i, param in enumerate(params):

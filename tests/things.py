@@ -1,7 +1,8 @@
-"""Which tests are about one thing: an optimizer, a member of the dropout family, a norm. `make check K=Lion` runs them.
+"""Finds the tests about one thing: an optimizer, a member of the dropout family, a norm. `make check K=Lion` runs them.
 
-A test is about what its name, the ids of its parameters and its module's name say: ``test_mask[dropout2d]``,
-``test_equals_reference[Lion(lr=0.01)]``, ``test_lookahead.py``. pytest's own ``-k Adam`` would take AdamW as well.
+A test is about the names in its own name, in the ids of its parameters and in its module's name:
+``test_mask[dropout2d]``, ``test_equals_reference[Lion(lr=0.01)]``, ``test_lookahead.py``. pytest's ``-k Adam`` would
+also take AdamW.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fastopt.nn import functional
 
 
 def _key(name: str) -> str:
-    """One spelling: Dropout2d is dropout2d, BatchNorm is batch_norm."""
+    """One spelling for all: Dropout2d is dropout2d, BatchNorm is batch_norm."""
     return name.lower().replace("_", "")
 
 
@@ -22,7 +23,7 @@ _FUNCTIONS = [name for name in functional.__all__ if "drop" in name or "norm" in
 _NORMS = [name for name in fastopt.nn.__all__ if "Norm" in name]
 THINGS = {_key(name): name for name in sorted({*_OPTIMIZERS, *_FUNCTIONS, *_NORMS} - {"CommonOptions"}, key=str.lower)}
 
-# The longest come first: what feature_alpha_dropout says is not said of alpha_dropout. Any word may have underscores.
+# Longest first: feature_alpha_dropout must not count as alpha_dropout. Any word may have underscores.
 _NAMES = "|".join("_?".join(key) for key in sorted(THINGS, key=len, reverse=True))
 _NAMED = re.compile(rf"(?<![a-z0-9])({_NAMES})(?![a-z0-9])", re.IGNORECASE)
 
@@ -32,7 +33,7 @@ def things_of(nodeid: str) -> set[str]:
 
 
 def thing(name: str) -> str:
-    """By any spelling."""
+    """Finds a thing by any spelling of its name."""
     if _key(name) not in THINGS:
         raise ValueError(f"no tests are about {name!r}; there are: {', '.join(THINGS.values())}")
     return THINGS[_key(name)]

@@ -1,4 +1,4 @@
-"""Batch normalization compared with what torch composes it of."""
+"""Batch normalization by torch's operations, to compare with ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor | None]
 
 RUNNING = ["running_mean", "running_var"]
 
-# Of modules with 5 channels.
+# Inputs for modules with 5 channels.
 INPUTS = {
     "BatchNorm1d": [(6, 5), (4, 5, 7)],
     "BatchNorm2d": [(3, 5, 4, 6)],
@@ -45,7 +45,7 @@ FLAGS: list[dict[str, Any]] = [
 def some_tensors(
     shape: tuple[int, ...] = (4, 5, 3, 6), dtype: torch.dtype = torch.float32, parameters: torch.dtype | None = None
 ) -> Tensors:
-    """Everything but a residual; each channel has a mean and a deviation of its own."""
+    """All tensors except a residual; each channel has a different mean and deviation."""
     channels, parameters = shape[1], parameters or dtype
     along = (1, -1, *[1] * (len(shape) - 2))
     middle, width = (some_values(channels, torch.float64, seed).view(along) for seed in (1, 2))
@@ -66,7 +66,7 @@ def composed(
     negative_slope: float = 0.01,
     **options: Any,
 ) -> Tensor:
-    """What torch needs several operations for."""
+    """Composes what torch has no single function for."""
     z = T.batch_norm(input, *others, **options)
     z = z if residual is None else z + residual
     if activation is None:
@@ -76,7 +76,7 @@ def composed(
 
 
 def run(function: Callable[..., Tensor], tensors: Tensors, grad: Tensor, **options: Any) -> dict[str, Tensor]:
-    """The output, the running statistics after it, and all gradients."""
+    """The output, the running statistics after the call, and all gradients."""
     given = {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
     for name in RUNNING:
         given[name] = None if given[name] is None else given[name].clone()
@@ -90,7 +90,7 @@ def run(function: Callable[..., Tensor], tensors: Tensors, grad: Tensor, **optio
 
 
 def both(name: str, *args: Any, **options: Any) -> tuple[Any, Any]:
-    """Ours and torch's, with the same state, of which nothing is as it begins."""
+    """Our module and torch's with the same state, in which no value is the initial one."""
     pair = getattr(fastopt.nn, name)(*args, **options), getattr(nn, name)(*args, **options)
     disturb(pair[1])
     pair[0].load_state_dict(pair[1].state_dict())

@@ -41,7 +41,7 @@ def layer(network: str, initialise: Callable[[Tensor], Any]) -> nn.Sequential:
 
 @torch.no_grad()
 def activations(network: str, name: str) -> list[Tensor]:
-    """The outputs of every layer, for inputs from N(0, 1)."""
+    """The outputs of all layers, for inputs from N(0, 1)."""
     torch.manual_seed(0)
     outputs = [torch.randn(BATCH, WIDTH)]
     for _ in range(LAYERS):
@@ -54,7 +54,7 @@ def measure() -> dict[tuple[str, str], list[Tensor]]:
 
 
 def ridges(axes: Axes, outputs: list[Tensor], relu: bool) -> None:
-    """A histogram for each layer, each to its own height; of ReLU the logarithms of what is not 0."""
+    """A histogram for each layer, scaled to its maximum; for ReLU, of the logarithms of positive outputs."""
     edges, colour = (np.linspace(-13, 13, 105), style.ORANGE) if relu else (np.linspace(-1, 1, 81), style.SKY)
     for depth, output in enumerate(outputs, 1):
         counts, _ = np.histogram(output[output > 0].log10() if relu else output, edges)

@@ -27,13 +27,13 @@ METHODS: dict[str, tuple[str, Any]] = {
 
 
 def adam_sizes(optimizer: torch.optim.Optimizer, t: int) -> Tensor:
-    """What every element of Adam's average is multiplied with after step t, before the bounds."""
+    """The factor of each element of Adam's average after step t, before the bounds."""
     states = torch.cat([state["exp_avg_sq"].flatten() for state in optimizer.state.values()])
     return LR * (1 - BETA2**t) ** 0.5 / (1 - BETA1**t) / (states.sqrt() + 1e-8)
 
 
 def train(name: str) -> tuple[list[float], Tensor]:
-    """The loss of all training images every 10 steps; Adam's step sizes' percentiles PERCENT after every step."""
+    """The loss of all training images every 10 steps, and percentiles PERCENT of Adam's step sizes after every step."""
     model, data = digits.mlp(64, 128, 128, 10), digits.split()
     optimizer = METHODS[name][1](model.parameters())
     losses: list[float] = []

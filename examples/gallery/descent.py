@@ -29,7 +29,7 @@ def f(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def path(name: str, sgd: type[torch.optim.Optimizer] = fastopt.SGD) -> Tensor:
-    """The start and what every step comes to: (STEPS + 1, 2)."""
+    """The start and the point after each step: (STEPS + 1, 2)."""
     x = torch.tensor(START, requires_grad=True)
     optimizer = sgd([x], **METHODS[name][1])
     points = [x.detach().clone()]
@@ -42,7 +42,7 @@ def path(name: str, sgd: type[torch.optim.Optimizer] = fastopt.SGD) -> Tensor:
 
 
 def steps_to_goal(points: Tensor) -> int | None:
-    above = int((f(*points.T) >= GOAL).nonzero().max())  # the last point that is not there yet
+    above = int((f(*points.T) >= GOAL).nonzero().max())  # the last point that has not reached the goal
     return above + 1 if above < STEPS else None
 
 

@@ -1,4 +1,4 @@
-"""The gallery's data, 1797 real handwritten digits that come with scikit-learn, and a training loop."""
+"""The gallery's data, 1797 real handwritten digits from scikit-learn, and a training loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 
 class Split(NamedTuple):
-    """Images (N, 64) of mean about 0, and labels."""
+    """Images (N, 64) with a mean of about 0, and labels."""
 
     images: Tensor
     labels: Tensor
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Mean cross-entropies, and the share that is right in the test, from 0 to 1."""
+    """Mean cross-entropies, and the share of test images classified correctly, from 0 to 1."""
 
     loss: float
     test_loss: float
@@ -30,7 +30,7 @@ class Scores(NamedTuple):
 
 
 def split(train: int = 1297, seed: int = 0) -> Split:
-    """Some digits to train, the last 500 of a shuffled order to test."""
+    """Shuffles the digits; some are for training, the last 500 for testing."""
     data = load_digits()
     images, labels = torch.from_numpy(data.data).float() / 8 - 0.6, torch.from_numpy(data.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -39,7 +39,7 @@ def split(train: int = 1297, seed: int = 0) -> Split:
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
-    """Linear layers with ReLU in between, in torch's initialisation."""
+    """Linear layers with ReLU in between, with torch's initialisation."""
     torch.manual_seed(seed)
     layers = [layer for wide, narrow in pairwise(widths) for layer in (nn.Linear(wide, narrow), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
@@ -58,7 +58,7 @@ def scores(model: nn.Module, data: Split) -> Scores:
 def steps(
     model: nn.Module, optimizer: torch.optim.Optimizer, data: Split, count: int, batch: int = 64, seed: int = 0
 ) -> Iterator[float]:
-    """Trains; after every step, its loss. What the caller does in between, such as a scheduler's step, takes effect."""
+    """Trains, and yields the loss of each step. Between steps, the caller may step a scheduler."""
     order = torch.Generator().manual_seed(seed)
     left: list[Tensor] = []
     for _ in range(count):

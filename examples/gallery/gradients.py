@@ -19,7 +19,7 @@ import fastopt
 import style
 
 LAYERS, WIDTH, STEPS = 20, 64, 200
-NETWORKS: dict[str, tuple[type[nn.Module], float]] = {  # activation, standard deviation of the weights
+NETWORKS: dict[str, tuple[type[nn.Module], float]] = {  # the activation, and the standard deviation of the weights
     "sigmoid, Xavier: vanishing": (nn.Sigmoid, WIDTH**-0.5),
     "tanh, 5 x Xavier: exploding": (nn.Tanh, 5 * WIDTH**-0.5),
     "ReLU, 2 x He: exploding": (nn.ReLU, 2 * (2 / WIDTH) ** 0.5),
@@ -28,7 +28,7 @@ CURES = {"plain SGD": (style.VERMILION, "-"), "norm clipped to 1": (style.BLUE, 
 
 
 class Run(NamedTuple):
-    norms: list[float]  # of the gradient of every layer's weights that the first step used
+    norms: list[float]  # of the first step's gradient of each layer's weights, as it was used
     losses: list[float]
 
 
@@ -49,7 +49,7 @@ def train(name: str, cure: str) -> Run:
     optimizer = fastopt.SGD(model.parameters(), lr=0.02, momentum=0.9, max_grad_norm=clip)
     weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
     training = digits.steps(model, optimizer, digits.split(), STEPS)
-    first = next(training)  # after this step, the momentum is the gradient, clipping included
+    first = next(training)  # now the momentum is the gradient, after clipping
     norms = [optimizer.state[weight]["momentum_buffer"].norm().item() for weight in weights]
     return Run(norms, [first, *training])
 

@@ -1,4 +1,4 @@
-"""Every optimizer of fastopt by the name it has in the gallery, and its family's colour."""
+"""Every optimizer of fastopt, by its name in the gallery, and the colour of its family."""
 
 from __future__ import annotations
 

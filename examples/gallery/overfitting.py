@@ -23,7 +23,7 @@ METHODS = {  # dropout's p, weight decay, colour
 
 
 def train(name: str, seed: int) -> Tensor:
-    """After every epoch: training loss, validation loss, test loss, test accuracy; (EPOCHS, 4)."""
+    """Training loss, validation loss, test loss and test accuracy after each epoch: (EPOCHS, 4)."""
     p, weight_decay, _ = METHODS[name]
     torch.manual_seed(seed)
     data = digits.split(IMAGES, seed)
@@ -41,7 +41,7 @@ def train(name: str, seed: int) -> Tensor:
 
 
 def stop(validation: Tensor) -> int:
-    """The epoch, from 1, whose weights early stopping keeps."""
+    """The epoch, counted from 1, whose weights early stopping keeps."""
     best = 0
     for epoch, loss in enumerate(validation):
         if loss < validation[best]:

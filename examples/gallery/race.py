@@ -19,7 +19,7 @@ from methods import COLOURS, METHODS
 class Race(NamedTuple):
     f: Any
     start: tuple[float, float]
-    goal: float  # f has to stay below
+    goal: float  # f has to stay below it
     steps: int
     rates: tuple[float, ...]
 
@@ -30,7 +30,7 @@ def beale(x: Any, y: Any) -> Any:
 
 SADDLE = Race(lambda x, y: x * x - y * y, (-1.0, 1e-3), -1.0, 300, (0.03,))
 BEALE = Race(beale, (1.0, 1.5), 0.05, 400, tuple(10 ** (k / 4) for k in range(-12, 7)))
-Result = tuple[int, float, torch.Tensor]  # the fewest steps to the goal, the lr they took, the path
+Result = tuple[int, float, torch.Tensor]  # the fewest steps to the goal, the lr that they took, the path
 
 
 def run(race: Race, name: str) -> Result:

@@ -36,7 +36,7 @@ SCHEDULES: dict[str, Callable[[Optimizer], lr_scheduler.LRScheduler]] = {
 
 
 class Run(NamedTuple):
-    rates: list[float]  # of every step
+    rates: list[float]  # of each step
     losses: list[float]  # of all training images, every EVERY steps
 
 

@@ -1,4 +1,4 @@
-"""What the gallery's scripts share: one look, and one way to be started."""
+"""Shared by the gallery's scripts: the look of pictures, and the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Window = tuple[float, float, float, float]
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#999999"
 
-# 8 inches at 150 dots: 1200 pixels, and 9 points are 12 pixels where the picture is shown 800 pixels wide.
+# 8 inches at 150 dots are 1200 pixels. Shown 800 pixels wide, 9 points are 12 pixels.
 LOOK: dict[str, Any] = {
     "figure.figsize": (8, 4.2),
     "figure.dpi": 150,
@@ -58,9 +58,9 @@ def main(
     measure: Callable[[], Measured],
     draw: Callable[[Measured], Figure],
 ) -> Measured:
-    """Measures, draws, writes the picture, says its title, and returns what was measured.
+    """Measures, draws, writes the picture, prints its title, and returns what was measured.
 
-    On one thread: sums over several are not the same on every machine, and these networks are small.
+    Runs on one thread: with several, sums differ between machines, and these networks are small.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(f"{Path(script).stem}.png"), help="the picture")

@@ -1,4 +1,4 @@
-"""``python -m fastopt``: what runs underneath, and every operation once against the reference."""
+"""``python -m fastopt`` shows what runs underneath, and compares every operation once with the reference."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _devices() -> list[str]:
 
 
 def self_test() -> bool:
-    """One step of every optimizer, every kind of dropout and BatchNorm, in every type, on the CPU and on a GPU that is
-    there: equal to the reference, to the bit."""
+    """Whether a step of every optimizer, and every kind of dropout and BatchNorm, in every type, on the CPU and on a
+    GPU if there is one, equals the reference to the bit."""
     operations: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         **{name: partial(_one_step, make) for name, make in TESTED.items()},
         **{name: partial(_dropped, function) for name, function in DROPPED.items()},
@@ -108,11 +108,11 @@ def self_test() -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m fastopt", description=__doc__)
-    parser.add_argument("--model", metavar="MODULE:FACTORY", help="tell instead what nn.convert makes of this model")
-    parser.add_argument("--input", metavar="SIZES", help='of the model, as 8,3,224,224: also use fuse="trace"')
+    parser.add_argument("--model", metavar="MODULE:FACTORY", help="show instead what nn.convert makes of this model")
+    parser.add_argument("--input", metavar="SIZES", help='input sizes, as 8,3,224,224: also use fuse="trace"')
     options = parser.parse_args(arguments)
     if options.input is not None and options.model is None:
-        parser.error("--input is of a model: give --model")
+        parser.error("--input belongs to a model: give --model")
     if options.model is not None:
         try:
             _report_model.print_report(options.model, options.input)

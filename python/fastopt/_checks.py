@@ -8,6 +8,6 @@ from torch import nn
 
 
 def check_module(what: str, value: Any) -> None:
-    """An error for parameters, state dicts, classes and whatever else is given for a model."""
+    """Refuses anything that is no module: parameters, state dicts, classes."""
     if not isinstance(value, nn.Module):
         raise TypeError(f"{what} has to be a torch.nn.Module, but got {type(value).__name__}")

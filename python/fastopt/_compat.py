@@ -1,4 +1,4 @@
-"""What differs between the versions of torch we run with."""
+"""What differs between the versions of torch that we run with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_modules
 
 
 def _increment_version() -> Callable[[list[Tensor]], None]:
-    """torch's own function, past its Python wrapper where it takes many tensors (torch 2.4: one)."""
+    """Returns torch's own function, without its Python wrapper where it takes many tensors (torch 2.4 takes one)."""
     native: Any = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)
     try:
         native([])
@@ -27,12 +27,12 @@ def _increment_version() -> Callable[[list[Tensor]], None]:
         return one_by_one
 
 
-# Tells autograd that the tensors' memory is written behind its back.
+# Tells autograd that something else writes the tensors' memory.
 increment_version = _increment_version()
 
 
 def _has_any_global_hook() -> Callable[[], Any]:
-    """Whether all modules have hooks: torch's own function, or what it does (torch 2.4 has none)."""
+    """Returns a function that tells whether there are hooks on all modules: torch's own or, for torch 2.4, ours."""
     known: Callable[[], Any] | None = getattr(torch_modules, "_has_any_global_hook", None)
     everywhere = [d for name, d in vars(torch_modules).items() if name.startswith("_global_") and isinstance(d, dict)]
     return known or (lambda: any(everywhere))
@@ -42,14 +42,14 @@ has_any_global_hook = _has_any_global_hook()
 
 
 def current_raw_stream(device: int) -> int:
-    """The stream of a CUDA device that torch uses now, past its Python object where torch has that function."""
+    """Returns the stream of a CUDA device that torch uses now, without its Python object where torch can do so."""
     quick = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     return int(torch.cuda.current_stream(device).cuda_stream if quick is None else quick(device))
 
 
-# An autograd function of one level of torch.func at a time, whose forward takes the context. torch makes its own of it
-# under transforms. ``torch.autograd.Function`` asks for ``setup_context`` there, which is for functions that know
-# nothing of levels: in Python up to torch 2.13, in C++ from 2.14 on, which nothing of ours can go past.
+# The base of autograd functions for one level of torch.func at a time, whose forward takes the context. torch derives
+# its own from it under transforms. ``torch.autograd.Function`` demands ``setup_context`` there, which is for functions
+# that know nothing of levels. Up to torch 2.13 Python demands it, from 2.14 on C++, which we cannot bypass.
 if TYPE_CHECKING:
     SingleLevelFunction = torch.autograd.Function
 else:
@@ -57,13 +57,13 @@ else:
 
 
 def accepted(cls: type, **options: Any) -> dict[str, Any]:
-    """Those of the options that this torch's class has as arguments."""
+    """Returns those of the options that are arguments of the class in this torch."""
     known = inspect.signature(cls).parameters
     return {key: value for key, value in options.items() if key in known}
 
 
 def distributed_tensor() -> Any:
-    """The module of DTensor and its placements, public from torch 2.5 on."""
+    """Returns the module of DTensor and its placements, which is public from torch 2.5 on."""
     from torch.distributed import tensor
 
     return tensor if hasattr(tensor, "DTensor") else importlib.import_module("torch.distributed._tensor")

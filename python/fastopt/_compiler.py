@@ -1,6 +1,6 @@
-"""What ``torch.compile`` is to make of functions of ours.
+"""Tells ``torch.compile`` how to treat our functions.
 
-torch.compiler's decorators import the whole compiler, which takes a second. These leave that to whoever compiles.
+torch.compiler's decorators import the whole compiler, which is slow. These leave that import to code that compiles.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _skipping() -> Callable[[Any], None] | None:
-    """Tells the interpreter to run a code object, and all that it calls, untraced; None before torch 2.7, and wherever
-    torch, whose own affair this is, has it under other names."""
+    """Returns a function that makes the interpreter run a code object, and all that it calls, untraced; None before
+    torch 2.7 and where torch has renamed these private parts."""
     try:
         frames: Any = torch._C._dynamo.eval_frame
         strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
@@ -29,16 +29,17 @@ _skip = _skipping()
 
 
 def constant(function: Function) -> Function:
-    """``torch.compiler.assume_constant_result``: called while the program is traced, and its result is part of it."""
+    """As ``torch.compiler.assume_constant_result``: calls the function while a program is traced, and makes the result
+    a part of the program."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def eager(function: Function) -> Function:
-    """``torch.compiler.disable``: a graph break, called as it is, and so is all that it calls.
+    """As ``torch.compiler.disable``: breaks the graph, and runs the function and all that it calls untraced.
 
-    Two marks instead of a wrapper, which would cost every step a microsecond: the first is for the compiler that
-    traces a caller, the second for the interpreter. It is one of the code, so nobody else's may be given.
+    It sets two marks, because a wrapper would slow down every step. The first is for the compiler that traces a caller,
+    the second for the interpreter. The second is on the code object, so the function must be ours.
     """
     if _skip is None:
         disable = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable

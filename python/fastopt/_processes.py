@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def gathered(own: Tensor, group: Any) -> Tensor:
-    """What each process of the group has, in the order of the ranks: what all make of it has the same bits."""
+    """Gathers what each process of the group has, in the order of the ranks, so that all compute the same bits."""
     everybodys = own.new_empty((dist.get_world_size(group), *own.shape))
     dist.all_gather(list(everybodys), own, group=group)
     return everybodys
@@ -22,18 +22,18 @@ def any_others() -> bool:
 
 
 def cores() -> int:
-    """That this process may run on."""
+    """Counts the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_this_machine() -> int:
-    """How many processes torchrun, or a launcher that speaks like it, has started here; 1 without one."""
+    """Returns how many processes torchrun, or a launcher like it, has started on this machine; 1 without one."""
     count = os.environ.get("LOCAL_WORLD_SIZE", "")
     return int(count) if count.isdecimal() and int(count) > 0 else 1
 
 
 def thread_note(threads: int) -> str:
-    """What is to be said about so many threads in each of them; "" where nothing is."""
+    """Returns a note on this number of threads in each process; "" where none is needed."""
     processes, have = on_this_machine(), cores()
     share = max(have // processes, 1)
     if threads == share or (processes == 1 and threads < have):

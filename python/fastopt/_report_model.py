@@ -1,4 +1,4 @@
-"""``python -m fastopt --model module:factory``: what ``convert`` makes of a model."""
+"""``python -m fastopt --model module:factory`` shows what ``convert`` makes of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .nn import convert
 
 
 def load(place: str) -> torch.nn.Module:
-    """The model that ``module:factory`` names: a class or function to call without arguments, or a module.
+    """Returns the model that ``module:factory`` names: a class or function to call without arguments, or a module.
 
     Raises:
         ValueError: it cannot be found, or is not a model.
@@ -38,7 +38,7 @@ def load(place: str) -> torch.nn.Module:
 def _needs_nothing(place: str, factory: Any) -> None:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # a builtin, which does not tell
+    except (TypeError, ValueError):  # a builtin may not tell its arguments
         return
     try:
         signature.bind()
@@ -47,7 +47,8 @@ def _needs_nothing(place: str, factory: Any) -> None:
 
 
 def print_report(place: str, shape: str | None) -> None:
-    """With ``shape``, as "8,3,224,224", also what ``fuse="trace"`` finds on a random input of it."""
+    """Prints what ``convert`` makes of a model; with ``shape``, as "8,3,224,224", also what ``fuse="trace"`` finds on a
+    random input."""
     model = load(place)
     if shape is None:
         convert(model, report=True)
@@ -59,7 +60,7 @@ def print_report(place: str, shape: str | None) -> None:
         raise ValueError(f"--input has to be sizes with commas, as 8,3,224,224, but got {shape!r}") from None
     try:
         convert(model, fuse="trace", example=example, report=True)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of the model's own forward
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # from the model's own forward
         raise ValueError(f"--input {shape}: the model cannot take it: {_first_line(error)}") from error
 
 

@@ -1,14 +1,14 @@
 """Chooses what runs underneath, once at import, and reports it.
 
-Environment variables, each an error where its value cannot be had:
+Environment variables; a value that is not available is an error:
 
 ``FASTOPT_BACKEND``  ``native`` or ``reference``; unset: native, or the reference where the extension
                      is missing, with a warning.
 ``FASTOPT_ISA``      ``baseline``, ``avx2`` or ``avx512``; unset: the widest this CPU has.
 ``FASTOPT_INTAKE``   ``exchange`` (DLPack exchange API, torch >= 2.10) or ``data_ptr``.
-``FASTOPT_TUNING``   ``name=number,...``, of what is otherwise chosen by the CPU's vendor and its last cache: ``ahead``
-                     (bytes of software prefetch, 0 for none), ``stream_forward`` and ``stream_backward`` (bytes of a
-                     BatchNorm's result from which on it goes past the caches), ``grain`` (elements per thread).
+``FASTOPT_TUNING``   ``name=number,...``; the CPU's vendor and its last cache choose what is not named: ``ahead`` (bytes
+                     of software prefetch, 0 for none), ``stream_forward`` and ``stream_backward`` (bytes of a
+                     BatchNorm's result from which on it bypasses the caches), ``grain`` (elements per thread).
                      No result depends on it.
 """
 
@@ -38,15 +38,15 @@ try:
 except ImportError as error:
     _missing = str(error)
 
-# Modules with the same functions.
+# Each backend is a module with the same functions.
 BACKENDS: dict[str, Any] = {"reference": reference}
 if not _missing:
     BACKENDS["native"] = _core
 
-# In a checkout: by the name of the package pip would take a wheel, and wheels have no kernels for CUDA.
+# To be run in a checkout. Given the name of the package, pip would take a wheel, which has no kernels for CUDA.
 INSTALL_AGAIN = "pip install --force-reinstall --no-deps ."
 
-# Exactly of these types: a subclass may hold its memory elsewhere.
+# Exactly these types: a subclass may hold its memory elsewhere.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 kernels: Any = BACKENDS.get("native", reference)
@@ -71,24 +71,24 @@ def backend() -> str:
 
 
 def refuse_freed(tensor: torch.Tensor, name: object) -> None:
-    """An error for a tensor whose memory was taken away, as trainers that shard parameters do between uses. Found where
-    the kernels have refused: a null pointer is all that they see."""
+    """Refuses a tensor whose memory was taken away, as trainers that shard parameters do between uses. It is called
+    where the kernels have refused, because they see only a null pointer."""
     if type(tensor) in PLAIN and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0:
         raise RuntimeError(f"{name} has no memory: its storage was freed (resized to 0 bytes)")
 
 
 def on_device(tensor: torch.Tensor) -> bool:
-    """Whether kernels of a GPU reach a tensor, rather than those of the CPU."""
+    """Whether kernels of a GPU, rather than those of the CPU, take a tensor."""
     return tensor.is_cuda or getattr(kernels, "emulates_cuda", False)
 
 
 def capturing() -> bool:
-    """Whether what runs on a GPU is being recorded in a graph."""
+    """Whether a CUDA graph is being captured."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def unsupported_reason(device: torch.device) -> str:
-    """What keeps the backend in use from tensors on ``device``; "" where nothing does."""
+    """Says why the backend in use cannot take tensors on ``device``; "" where it can."""
     if device.type == "cpu":
         return ""
     if device.type != "cuda":
@@ -109,12 +109,12 @@ def _libtorch() -> str:
 
 
 def _allocate(size: int, device: int) -> torch.Tensor:
-    """Bytes of a CUDA device, from torch's allocator: it knows streams, and graphs that are captured."""
+    """Takes bytes of a CUDA device from torch's allocator, which knows streams and graphs that are captured."""
     return torch.empty(size, dtype=torch.uint8, device=f"cuda:{device}")
 
 
 def _variable(name: str) -> str:
-    """An environment variable; "" where it is not set."""
+    """Returns an environment variable; "" where it is not set."""
     value = os.environ.get(name, "")
     if not value.isprintable():  # bytes that are no UTF-8 come as surrogates
         raise ValueError(f"{name}: unknown value {value!r}, which is not plain text")
@@ -122,8 +122,8 @@ def _variable(name: str) -> str:
 
 
 def _refuse_free_threads() -> None:
-    """A free-threaded CPython turns its GIL on for our extension, which does not say that it can do without it; unless
-    it was told not to."""
+    """Refuses a Python whose GIL is off. A free-threaded CPython turns it on for our extension, which does not declare
+    that it can do without it, unless the user has forbidden that."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise ImportError(
             "fastopt needs Python's GIL, which is off: leave out PYTHON_GIL=0 and -X gil=0, and it is turned on when "
@@ -171,13 +171,13 @@ def _built() -> dict[str, Any]:
 
 def _gpus() -> int | str:
     if _core.built()["cuda"] and torch.version.cuda is None:
-        return "this torch is built without CUDA; FASTOPT_CUDA=OFF builds fastopt without it as well, in half the time"
+        return "this torch is built without CUDA; FASTOPT_CUDA=OFF builds fastopt without it as well, in less time"
     count, why = _core.cuda_devices()
     return why or count
 
 
 def info() -> dict[str, Any]:
-    """What was built, what this machine has, and what is in use.
+    """Tells what was built, what this machine has, and what is in use.
 
     Returns:
         A dict of plain values, for people, logs and bug reports::
@@ -186,9 +186,9 @@ def info() -> dict[str, Any]:
             built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
                        toolkit's version and the architectures, or False; cuda_reason: what decided that,
                        and how to decide otherwise
-            detected   isa: those this CPU can run; cpu: its vendor; last_cache: bytes; cores: that this process may
-                       run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange: whether
-                       this torch has the DLPack exchange API; torch, numpy, python, machine
+            detected   isa: those that this CPU can run; cpu: its vendor; last_cache: bytes; cores: how many this
+                       process may run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange:
+                       whether this torch has the DLPack exchange API; torch, numpy, python, machine
             in_use     backend, isa, intake, threads (per step, at most); processes: how many torchrun has
                        started on this machine; tuning: what was chosen for this CPU (FASTOPT_TUNING)
             openmp     the file of the runtime shared with torch; "" where there is none, and

@@ -2,5 +2,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("fastopt")
-except PackageNotFoundError:  # run from a source tree that was never installed
+except PackageNotFoundError:  # fastopt runs from a source tree that was never installed
     __version__ = "0+unknown"

@@ -33,14 +33,14 @@ def get_total_norm(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """The norm of all tensors as one vector, as ``torch.nn.utils.get_total_norm``.
+    """Returns the norm of all tensors as one vector, as ``torch.nn.utils.get_total_norm``.
 
     Sums are float64 and of a fixed order: the result does not depend on threads or instruction set, and
     squares do not overflow. Where torch returns the norm of bfloat16 or float16 tensors in their own type,
     with 2 or 3 digits and a largest value of 65504, this is float32.
 
-    Of DTensors it is the norm of the whole, and taking it a collective operation; the result, a plain tensor, has
-    the same bits in all processes.
+    For DTensors it is the norm of the whole tensors, and the call is a collective operation; the result, a plain
+    tensor, has the same bits in all processes.
 
     Args:
         tensors: a tensor or an iterable of them; float32, float64, bfloat16, float16 or complex, any shape
@@ -83,8 +83,8 @@ def clip_grad_norm_(
     foreach: bool | None = None,
 ) -> Tensor:
     """Scales gradients in place by ``max_norm / (norm + 1e-6)`` where that is below 1, as
-    ``torch.nn.utils.clip_grad_norm_``. Every optimizer does the same on the way, without writing the gradients,
-    with ``max_grad_norm=``.
+    ``torch.nn.utils.clip_grad_norm_``. With ``max_grad_norm=`` every optimizer does the same in its step, without
+    writing the gradients.
 
     Args:
         parameters: a tensor or an iterable of them, whose ``grad`` is clipped.
@@ -97,8 +97,8 @@ def clip_grad_norm_(
     Raises:
         ValueError: ``max_norm`` is negative or NaN.
         RuntimeError: see :func:`get_total_norm`; gradients share memory, as when a parameter is given twice; or
-            FullyShardedDataParallel has cut the parameters, whose module has a clip_grad_norm_ of its own. Nothing has
-            been written then.
+            FullyShardedDataParallel has cut the parameters, for which its module has clip_grad_norm_. Nothing has been
+            written then.
     """
     max_norm = float(max_norm)
     check_range("max_norm value", max_norm)
@@ -123,7 +123,7 @@ def clip_grads_with_norm_(
 ) -> None:
     """Scales gradients in place by ``max_norm / (total_norm + 1e-6)`` where that is below 1, as
     ``torch.nn.utils.clip_grads_with_norm_``: :func:`clip_grad_norm_` with a norm that is known already, such as one
-    of :func:`get_total_norm`. A norm on a device is waited for.
+    of :func:`get_total_norm`. The call waits for a norm on a device.
 
     Args:
         parameters: a tensor or an iterable of them, whose ``grad`` is clipped.

@@ -1,4 +1,4 @@
-"""The activations behind a batch normalization, and e^x of our own, compared with torch's in float64."""
+"""The activations after a batch normalization, and our own e^x, compared with torch's in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = [name for name in ACTIVATIONS if name]
 
 
 def applied(name: str, z: torch.Tensor) -> torch.Tensor:
-    """The activation alone: normalized by a mean of 0 and a variance of 1."""
+    """The activation alone: with a mean of 0 and a variance of 1, nothing changes before it."""
     one = torch.ones(1, dtype=z.dtype)
     return F.batch_norm(z.view(-1, 1), torch.zeros_like(one), one, eps=0.0, activation=name, negative_slope=0.2).view(
         -1
@@ -52,7 +52,7 @@ def test_nan_and_infinity(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_slopes_at_kinks(name: str, dtype: torch.dtype) -> None:
-    """Those that torch has decided for."""
+    """Slopes at kinks are those that torch has chosen."""
     slopes = []
     for function in (applied, torchs):
         z = torch.tensor([-3.0, 0.0, 3.0, 6.0], dtype=dtype, requires_grad=True)
@@ -62,7 +62,7 @@ def test_slopes_at_kinks(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_slope_of_gelu_at_infinity(dtype: torch.dtype) -> None:
-    """torch has none."""
+    """The slope is defined at infinity, where torch's is NaN."""
     z = torch.tensor([float("inf")], dtype=dtype, requires_grad=True)
     assert torch.autograd.grad(applied("gelu", z).sum(), z)[0] == 1
 

@@ -1,4 +1,4 @@
-"""Statistics are right where float32 sums are not: compared with a float64 computation."""
+"""Statistics are right even where float32 sums are not: compared with a computation in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = [(256, 8, 56, 56), (256, 2, 112, 112), (32, 64, 28, 28), (64, 256, 7, 7
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Result, mean and biased variance, by way of running statistics that keep nothing."""
+    """Result, mean and biased variance. With a momentum of 1, the running statistics are those of this batch."""
     mean, var = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
     y = F.batch_norm(x, mean, var, training=True, momentum=1.0, eps=1e-12)
     n = x.numel() / x.shape[1]
@@ -40,9 +40,9 @@ def test_large_means(shape: tuple[int, ...], mean: float, channels_last: bool) -
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_neighbours_cases(channels_last: bool) -> None:
-    """Inputs after a ReLU, a constant channel, one whose beginning lies far off, a slope, one element of 1e6: none is
-    worse than 128 additions in float32."""
+def test_difficult_inputs(channels_last: bool) -> None:
+    """Inputs after a ReLU, a constant channel, an outlying first sample, a slope, one element of 1e6: no error is worse
+    than that of 128 additions in float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((64, 5, 64, 64), generator=generator).relu_()
     x[:, 1] = 0.1
@@ -61,8 +61,8 @@ def test_the_neighbours_cases(channels_last: bool) -> None:
 
 
 def flush_blocks(blocks: Tensor, channels_last: bool) -> Tensor:
-    """Blocks of 4096 numbers of a channel, (channels, blocks, 4096), so laid out that the first 256 of each are the
-    first 8 of 128 rows of a flush block: in channels-last memory each is 32 blocks of its own."""
+    """Takes blocks of 4096 numbers of a channel, (channels, blocks, 4096). Lays them out so that the first 256 of each
+    are the first 8 of 128 rows of a flush block; in channels-last memory, each becomes 32 blocks."""
     channels, count, _ = blocks.shape
     if channels_last:
         blocks = blocks.view(channels, count, 128, 32).transpose(2, 3)
@@ -72,7 +72,7 @@ def flush_blocks(blocks: Tensor, channels_last: bool) -> Tensor:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_beginnings_that_are_no_sample(channels_last: bool) -> None:
-    """What is subtracted before squares are taken is off by sqrt(15) standard deviations, which is the most it can be.
+    """The shift that is subtracted before squaring is off by sqrt(15) standard deviations, the most that is possible.
     Equal numbers are rounded alike, so that errors add up."""
     generator = torch.Generator().manual_seed(0)
     blocks = torch.rand((1024, 1, 1), generator=generator).mul_(5).exp_().expand(1024, 2, 4096).clone()
@@ -87,7 +87,7 @@ def test_beginnings_that_are_no_sample(channels_last: bool) -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("value", [0.1, 1e4, -1e10, 3e37])
 def test_constant_channels(value: float, channels_last: bool) -> None:
-    """No variance is made up, at any number of rows."""
+    """A constant channel has no variance, whatever the number of rows."""
     for shape in ((3, 2, 5, 5), (7, 64, 1, 1), (33, 40, 3, 3), (3, 40, 30, 47)):
         x = torch.full(shape, value).contiguous(memory_format=layout_of(shape, channels_last))
         y, mean, var = statistics(x)
@@ -97,7 +97,7 @@ def test_constant_channels(value: float, channels_last: bool) -> None:
 
 
 def test_offset_beyond_float32() -> None:
-    """The mean of a channel lies between two float32 numbers: results are centred all the same."""
+    """Results are centred although the mean of the channel lies between two float32 numbers."""
     x = torch.randn((50, 1, 1000), generator=torch.Generator().manual_seed(0)).mul_(1e-2).add_(1e4)
     y, _, _ = statistics(x)
     assert abs(y.double().mean()) < 1e-6

@@ -13,7 +13,7 @@ import fastopt.nn.functional as F
 from batch_norm_cases import ACTIVATIONS
 from support import assert_same_bits, some_values
 
-# torch's own way of computing several tangents at once.
+# torch's own code warns when it computes several tangents at once.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit.script:DeprecationWarning",
     "ignore::FutureWarning",
@@ -36,7 +36,7 @@ def normalize(
 
 
 def plain(x: Tensor, mean: None, var: None, weight: Any = 1, bias: Any = 0, *, training: bool) -> Tensor:
-    """Of (N, C), in operations whose derivatives are right in every order: those of torch's own batch_norm are not."""
+    """Batch normalization of (N, C) whose derivatives are right in every order, which those of torch's own are not."""
     deviation = x - x.mean(0)
     return deviation * torch.rsqrt(deviation.square().mean(0) + 1e-5) * weight + bias
 
@@ -78,7 +78,7 @@ def test_second_derivatives_of_any_layout(layout: torch.memory_format) -> None:
 
 
 def test_second_derivatives_of_some() -> None:
-    """Each belongs to the tensor it is the gradient of."""
+    """Each second derivative goes to the tensor it belongs to."""
     inputs = leaves((4, 3, 5), residual=True)
     for place in range(4):
         some = [t if i == place else t.detach() for i, t in enumerate(inputs)]
@@ -96,7 +96,7 @@ def test_one_tensor_as_input_and_residual() -> None:
 
 
 def test_gradient_penalty() -> None:
-    """As in a Wasserstein GAN: a step on the norm of the input's gradient, compared with torch's."""
+    """A step on the norm of the input's gradient, as in a Wasserstein GAN, has torch's result."""
     inputs = leaves((6, 3, 4, 4))
     results = []
     for function in (F.batch_norm, torch.nn.functional.batch_norm):
@@ -118,7 +118,7 @@ def test_third_derivatives() -> None:
     torch.testing.assert_close(second(F.batch_norm), second(plain))
 
 
-def test_forward_mode_beside_torch() -> None:
+def test_forward_mode_equals_torch() -> None:
     inputs = [tensor.detach() for tensor in leaves((6, 3, 4, 4))]
     tangents = [some_values(tensor.shape, tensor.dtype, 20 + i) for i, tensor in enumerate(inputs)]
     results = []
@@ -132,7 +132,7 @@ def test_forward_mode_beside_torch() -> None:
 
 
 def test_gradients_as_they_come() -> None:
-    """Expanded, transposed, negated, of the wrong layout: the same bits as a dense copy."""
+    """Expanded, transposed and negated gradients, and those of another layout, give the bits of a dense copy."""
     x, weight, bias = leaves((4, 6, 5, 7), dtype=torch.float32)
     y = normalize(x, weight, bias, activation="relu")
     grad = some_values((4, 6, 7, 5), torch.float32, 9).transpose(2, 3)
@@ -149,7 +149,7 @@ def test_gradients_as_they_come() -> None:
 @pytest.mark.parametrize("one", range(5), ids=["input", "weight", "bias", "residual", "grad"])
 @pytest.mark.parametrize("training", [True, False])
 def test_negated_tensors(training: bool, one: int) -> None:
-    """Dense ones, whose memory holds something else than their values."""
+    """Dense tensors that are lazily negated are read as the values they stand for."""
     results = []
     for negated in (torch.neg, torch._neg_view):
         inputs = leaves((4, 6, 5), residual=True, dtype=torch.float32)
@@ -175,7 +175,8 @@ def test_only_what_is_wanted() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(4, 6, 5), (4, 6, 5, 7)], ids=str)
 def test_only_the_gradient_of_the_residual(shape: tuple[int, ...], training: bool) -> None:
-    """In columns and planes; it is kept for the gradient of the input in float32 only."""
+    """In columns and in planes, the residual's gradient alone has the bits it has next to the input's. Only in float32
+    is it kept for the input's."""
     for dtype in (torch.float32, torch.bfloat16):
         x, weight, bias, residual = (t.to(dtype) for t in leaves(shape, residual=True))
         x, residual = x.detach().requires_grad_(), residual.detach().requires_grad_()
@@ -191,7 +192,7 @@ def test_only_the_gradient_of_the_residual(shape: tuple[int, ...], training: boo
 
 
 def test_nothing_but_the_input_is_kept() -> None:
-    """No mask, no normalized tensor: x, the parameters and two numbers per channel."""
+    """The graph keeps the input, the parameters and two numbers per channel; no mask, no normalized tensor."""
     x, weight, bias = leaves((8, 4, 32, 32), dtype=torch.float32)
     kept: list[Tensor] = []
 
@@ -220,7 +221,7 @@ def test_checkpoint() -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
 def test_second_derivatives_of_torch_func(activation: str | None, training: bool, outer: Any, inner: Any) -> None:
-    """Of one tensor, and of one after another."""
+    """Second derivatives are right with respect to one tensor, and to two different ones."""
     tensors = [some_values(shape, torch.float64, i) for i, shape in enumerate([(5, 2), (2,), (2,)])]
     mean, var = some_values((2,), torch.float64, 8), some_values((2,), torch.float64, 9).abs()
 

@@ -1,4 +1,4 @@
-"""Batch normalization: kernels equal the NumPy reference, to the bit, on every ISA and number of threads."""
+"""Batch normalization: kernels equal the NumPy reference to the bit, on every ISA, with any number of threads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_activations(activation: str | None, residual: bool, training: bool) -> 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_parameters(dtype: torch.dtype) -> None:
-    """Running statistics and gradients are rounded once."""
+    """Running statistics and gradients are rounded only once."""
 
     class Half(Problem):
         def parameter(self, seed: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_half_parameters(dtype: torch.dtype) -> None:
 
 
 def test_threads_share_few_channels() -> None:
-    """Fewer channels than threads: work is cut at chunks, and joined to the same sums."""
+    """With fewer channels than threads, work is cut at chunks, and the sums are the same."""
     for shape in ((2, 1, 300, 300), (3, 3, 210, 210)):
         assert_same_everywhere(Problem(shape, activation="relu", residual=True), threads=(1, 2, 3, 5))
 
@@ -68,13 +68,13 @@ def test_threads_share_many_rows() -> None:
 
 
 def test_parts_are_joined_in_order() -> None:
-    """In float64, where it shows: several chunks of long segments, of short ones (the last not full), and of rows."""
+    """Float64 shows the order of sums: chunks of long segments, of short ones (the last not full), and of rows."""
     for shape in ((3, 1, 300, 300), (4001, 2, 7, 7), (20_000, 24)):
         assert_same_everywhere(Problem(shape, torch.float64, activation="relu"), isas=ISAS[-1:], threads=(1, 2, 3))
 
 
 def test_every_dense_order_of_dimensions() -> None:
-    """Whatever lies inside of the channels in memory is their inner part."""
+    """Whatever lies inside the channels in memory counts as their inner part."""
     x = some_values((4, 6, 5, 9), torch.float32, 1) + 3
     for order in ((0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2), (1, 0, 2, 3), (2, 0, 1, 3)):
         back = [order.index(d) for d in range(4)]
@@ -92,7 +92,7 @@ def test_every_dense_order_of_dimensions() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 1000, 1010), (6300, 1000), (600, 3, 57, 57), (460, 240, 7, 7)], ids=str)
 def test_results_past_the_caches(shape: tuple[int, ...]) -> None:
-    """From 8 MiB on backward and 20 MiB forward; whole cache lines only."""
+    """Results are written past the caches from 8 MiB on backward and 20 MiB on forward, whole cache lines only."""
     assert_same_everywhere(Problem(shape), threads=(2,))
     assert_same_everywhere(Problem(shape, activation="relu", residual=True), ISAS[-1:], threads=(1,))
 
@@ -156,7 +156,7 @@ def test_nothing_is_written_outside(shape: tuple[int, ...], dtype: torch.dtype, 
 
 @pytest.mark.parametrize("shape", [(6, 5, 28, 28), (900, 40), (70, 24, 15)], ids=str)
 def test_parts_between_processes(shape: tuple[int, ...]) -> None:
-    """What SyncBatchNorm is made of: the same bits as the reference, and as the whole."""
+    """The parts that SyncBatchNorm consists of give the bits of the reference, and of a whole call."""
     channels = shape[1]
     problem = Problem(shape)
     x, grad, residual = (problem.values(seed) for seed in (1, 2, 3))

@@ -1,4 +1,4 @@
-"""torch's own table of module inputs, ``module_db``: those of its batch normalizations run through ours."""
+"""torch's own table of module inputs, ``module_db``: the inputs of its batch normalizations, given to ours."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_table_has_them() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("info", "index"), _rows())
 def test_inputs(info: Any, index: int, dtype: torch.dtype, training: bool) -> None:
-    """Twice each, so that the second batch meets the states the first one leaves."""
+    """Each input is used twice, so that the second batch meets the states that the first one leaves."""
     entry = _inputs(info, info.module_inputs_func, dtype, training)[index]
     built = entry.constructor_input
     ours, theirs = (
@@ -78,7 +78,7 @@ def test_inputs(info: Any, index: int, dtype: torch.dtype, training: bool) -> No
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize("info", INFOS, ids=_name)
 def test_error_inputs(info: Any, training: bool) -> None:
-    """Some are errors in training only, as in torch. Its older tables have none."""
+    """Both raise the same errors; some of them in training only. The tables of older torch have none."""
     function = info.module_error_inputs_func
     for error in _inputs(info, function, torch.float32, training) if function else ():
         entry = error.module_error_input

@@ -1,5 +1,4 @@
-"""What the function refuses, in torch's words where it has them and with nothing written; and what torch counts as a
-write."""
+"""Bad arguments are refused, in torch's words where it has them; nothing is written. Versions change as in torch."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ SHAPE = (4, 5, 3, 6)
 
 
 def refuse(changes: dict[str, Any], error: type[Exception], match: str, **options: Any) -> None:
-    """The error, and running statistics that are as before."""
+    """Expects the error, and running statistics that have not changed."""
     tensors = some_tensors(SHAPE) | changes
     kept = {name: tensors[name] for name in RUNNING if tensors[name] is not None}
     before = {name: (t._version, t.clone() if t.is_cpu else None) for name, t in kept.items()}
@@ -57,7 +56,7 @@ def test_parameters(name: str, training: bool) -> None:
 
 
 @both_modes
-def test_parameters_beside_half_inputs(training: bool) -> None:
+def test_parameters_of_half_inputs(training: bool) -> None:
     for dtype, others in ((torch.float16, [torch.bfloat16, torch.float64]), (torch.bfloat16, [torch.float16])):
         for name in PARAMETERS:
             for other in others:
@@ -128,7 +127,7 @@ EMPTY = [(0, 5), (0, 5, 3), (4, 5, 0), (0, 5, 3, 6), (4, 5, 0, 6), (0, 5, 2, 2, 
 @both_modes
 @pytest.mark.parametrize("shape", EMPTY, ids=str)
 def test_nothing_to_normalize(shape: tuple[int, ...], training: bool) -> None:
-    """No output, gradients of zero, and running statistics that stay."""
+    """Without elements, the output is empty, gradients are zero, and running statistics stay."""
     for activation in ACTIVATIONS:
         tensors = some_tensors(shape) | {"residual": torch.ones(shape)}
         ours, theirs = (
@@ -146,7 +145,7 @@ def leaves_of(tensors: Tensors) -> Tensors:
 
 
 def test_versions_of_running_statistics() -> None:
-    """They count in training, with autograd and without, dense or not; and nothing else counts."""
+    """Training changes their versions, with autograd and without, dense or not; no other tensor's version changes."""
     dense = some_tensors(SHAPE)
     strided = dense | {name: torch.ones(5, 2)[:, 0] for name in RUNNING}
     for tensors in (dense, strided, leaves_of(dense)):
@@ -167,7 +166,7 @@ def test_version_of_one_of_the_running_statistics(name: str) -> None:
 @both_modes
 @pytest.mark.parametrize("name", ["bias", "residual"])
 def test_may_be_written_before_the_backward_pass_without_an_activation(name: str, training: bool) -> None:
-    """Its values do not matter then."""
+    """Without an activation, the gradients do not depend on the values of bias and residual."""
     leaves = leaves_of(some_tensors(SHAPE) | {"residual": some_values(SHAPE, torch.float32, 8)})
     output = F.batch_norm(**leaves, training=training)
     with torch.no_grad():
@@ -193,7 +192,7 @@ def test_modified_before_the_backward_pass(name: str, training: bool) -> None:
 @pytest.mark.parametrize("name", ["input", "weight", "bias", "residual"])
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name])
 def test_modified_before_the_backward_pass_of_an_activation(activation: str, name: str, training: bool) -> None:
-    """Which is made of all of them again."""
+    """The gradient of an activation is computed from all of them again, so that they must not change."""
     leaves = leaves_of(some_tensors(SHAPE) | {"residual": some_values(SHAPE, torch.float32, 8)})
     output = F.batch_norm(**leaves, training=training, activation=activation)
     with torch.no_grad():
@@ -204,7 +203,7 @@ def test_modified_before_the_backward_pass_of_an_activation(activation: str, nam
 
 @both_modes
 def test_running_statistics_may_change_before_the_backward_pass(training: bool) -> None:
-    """Those of the forward pass are kept."""
+    """The backward pass uses the statistics of its forward pass."""
     tensors, found = some_tensors(SHAPE), []
     for change in (False, True):
         leaves = leaves_of(tensors) | {name: tensors[name].clone() for name in RUNNING}

@@ -1,4 +1,4 @@
-"""The modules compared with torch's: flags, statistics over several batches, activations, texts."""
+"""The modules compared with torch's: flags, statistics over several batches, activations, error texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ flags = pytest.mark.parametrize("options", FLAGS, ids=str)
 def follow(
     ours: Any, theirs: Any, shape: tuple[int, ...], training: bool, seed: int, dtype: Any = torch.float64
 ) -> None:
-    """A batch through both: the same output, gradients and states."""
+    """Runs a batch through both modules: output, gradients and states must agree."""
     found = []
     for module in (ours, theirs):
         module.train(training).zero_grad()
@@ -98,7 +98,7 @@ def test_cumulative_average(name: str, shape: tuple[int, ...]) -> None:
 
 @modules
 def test_flags_that_change_later(name: str) -> None:
-    """Attributes and buffers set by hand have the effect they have in torch."""
+    """Attributes and buffers set by hand have the effect that they have in torch."""
     shape = INPUTS[name][0]
     changes = [
         lambda m: setattr(m, "track_running_stats", False),
@@ -119,7 +119,7 @@ def test_flags_that_change_later(name: str) -> None:
 
 @modules
 def test_eval_with_one_of_the_running_statistics(name: str) -> None:
-    """Refused, as by torch; not those of the batch in their place."""
+    """As in torch, that is an error; the batch's statistics do not take the place of the missing one."""
     for missing in ("running_mean", "running_var"):
         for module in both(name, 5):
             setattr(module.eval(), missing, None)
@@ -153,7 +153,7 @@ def test_activation_and_residual(name: str, shape: tuple[int, ...], training: bo
 
 @modules
 def test_dimensions(name: str) -> None:
-    """The same texts, and nothing written."""
+    """Wrong dimensions raise torch's errors, and nothing is written."""
     for dims, training in itertools.product(range(7), (True, False)):
         outcomes = []
         for module in both(name, 5):
@@ -179,7 +179,7 @@ def test_other_numbers_of_channels(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"])
 def test_signature(name: str) -> None:
-    """torch's arguments in torch's order, then ours."""
+    """The signature has torch's arguments in torch's order, then ours."""
     ours, theirs = (list(inspect.signature(getattr(m, name)).parameters) for m in (fastopt.nn, torch.nn))
     assert [p for p in ours if p in theirs] == [p for p in theirs if p in ours]
     assert {p for p in ours if p not in theirs} <= {"activation", "negative_slope"}

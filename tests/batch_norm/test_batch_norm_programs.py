@@ -1,4 +1,4 @@
-"""Batch normalization where others look on: compilers, transforms, modes, subclasses."""
+"""Batch normalization under compilers, transforms, modes and subclasses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assert_rounded_alike(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-# Inductor fuses what the kernel does with what stands around it, and rounds in its own order.
+# Inductor fuses the kernel's operations with the ones around it, and rounds in another order.
 BACKENDS = {"aot_eager": assert_same_bits, "inductor": assert_rounded_alike}
 
 
@@ -56,7 +56,7 @@ BACKENDS = {"aot_eager": assert_same_bits, "inductor": assert_rounded_alike}
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_in_one_graph(backend: str, channels_last: bool) -> None:
     compiled = torch.compile(block, fullgraph=True, backend=backend)
-    for shape in ((6, 4, 5, 7), (3, 4, 9, 5)):  # the second: dynamic
+    for shape in ((6, 4, 5, 7), (3, 4, 9, 5)):  # the second makes sizes dynamic
         tensors = operands(shape)
         if channels_last:
             tensors = [
@@ -71,7 +71,7 @@ def test_compiled_in_one_graph(backend: str, channels_last: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_module(backend: str) -> None:
-    """Training steps, and evaluation: buffers and all."""
+    """Training steps and evaluation give eager mode's outputs and buffers."""
     torch.manual_seed(0)
     model = fastopt.nn.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()))
     x = some_values((5, 3, 6, 6), torch.float32, 1)
@@ -105,7 +105,7 @@ def test_traced_operators_are_correct() -> None:
 @pytest.mark.parametrize("batch", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_traced_operators_of_any_layout(layout: torch.memory_format, batch: bool) -> None:
-    """The gradient of the residual included, which is the one that came, where there is no activation."""
+    """The gradient of the residual is right too; without an activation, it is the incoming gradient itself."""
     checks = ("test_schema", "test_faketensor")
     x, weight, bias, residual = (t.detach() for t in operands())
     x = x.contiguous(memory_format=layout)
@@ -123,7 +123,7 @@ def test_export() -> None:
     model.running_mean.uniform_(-1, 1)
     x = some_values((3, 4, 5, 5), torch.float32, 1)
     exported = torch.export.export(model, (x,)).module()
-    torch.testing.assert_close(exported(x), model(x))  # by torch's operators
+    torch.testing.assert_close(exported(x), model(x))  # export uses torch's operators
     assert "fastopt" not in exported.code
 
 
@@ -141,7 +141,7 @@ def test_torch_func() -> None:
 
 
 def test_vmap() -> None:
-    """Samples are normalized one by one; running statistics are none of them, as in torch."""
+    """Samples are normalized one by one. As in torch, running statistics cannot be shared by them."""
     x, weight, bias, _ = operands()
     batch = torch.stack([x.detach(), 2 * x.detach() + 1])
     found = torch.vmap(lambda x: F.batch_norm(x, None, None, weight, bias, True))(batch)
@@ -188,7 +188,7 @@ def test_fake_tensors_and_modes() -> None:
 
 
 class Tagged(Tensor):
-    """A subclass that keeps its kind."""
+    """A subclass that is kept by operations."""
 
 
 def test_subclass() -> None:
@@ -227,7 +227,7 @@ def test_jit_trace() -> None:
 
 
 def test_autocast() -> None:
-    """The type of the input stays, as in torch."""
+    """As in torch, the output has the type of the input."""
     model = fastopt.nn.BatchNorm1d(4)
     with torch.autocast("cpu", torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
@@ -236,7 +236,7 @@ def test_autocast() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reference_backend(backend: str) -> None:
-    """The fallback takes all these ways."""
+    """The NumPy fallback works in all these programs."""
     with running("reference"):
         tensors = operands()
         expected = with_gradients(block, tensors)

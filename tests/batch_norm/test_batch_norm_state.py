@@ -1,4 +1,4 @@
-"""What is kept of a module: checkpoints in both directions, copies, and states of other types."""
+"""The state of modules: checkpoints in both directions, copies, and casts to other types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_state_dict(name: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_state_dict_of_version_1(name: str) -> None:
-    """From before batches were counted."""
+    """Checkpoints from before batches were counted can be loaded."""
     for version in (1, None, 2):
         ours, theirs = both(name, 5)
         old = theirs.state_dict()
@@ -94,7 +94,7 @@ def test_casts(name: str, shape: tuple[int, ...], cast: str) -> None:
     assert {key: t.dtype for key, t in ours.state_dict().items()} == {
         k: t.dtype for k, t in theirs.state_dict().items()
     }
-    # torch's own rounds more often: its float64 results on the same values are what is to come out.
+    # torch's own kernels round more often; ours must have the results of float64 on the same values.
     theirs.double()
     for seed, training in ((1, True), (2, False)):
         x = batch(shape, dtype, seed)
@@ -121,7 +121,7 @@ def test_half_inputs_of_float32_modules(name: str, shape: tuple[int, ...], dtype
 @pytest.mark.parametrize("intake", ["exchange", "data_ptr"])
 @pytest.mark.parametrize("kind", ["int64", "int32", "float32", "one of several", "view"])
 def test_batches_are_counted_in_any_number(kind: str, intake: str) -> None:
-    """Natively where it is torch's own kind; autograd's version changes, and nothing near it."""
+    """The counter may have any type; int64 is counted natively. Its version changes, and no memory next to it."""
     module = fastopt.nn.BatchNorm1d(3)
     numbers = torch.tensor([5, 6, 7])
     module.num_batches_tracked = {

@@ -28,7 +28,7 @@ SHAPES = [
     (2, 1, 3, 3),
     (3, 40, 4, 4),
 ]
-# Of the input, and of parameters and running statistics.
+# Types of the input, and of parameters and running statistics.
 TYPES = [
     (torch.float32, torch.float32),
     (torch.float64, torch.float64),
@@ -41,7 +41,7 @@ training_and_eval = pytest.mark.parametrize("training", [True, False], ids=["tra
 
 
 def assert_as_torch(tensors: Tensors, grad: Tensor | None = None, **options: Any) -> dict[str, Tensor]:
-    """Ours, after a comparison with torch in float64; where it is exact, there is more than zeros."""
+    """Compares ours with torch in float64, on values that are not all zero, and returns ours."""
     x = tensors["input"]
     grad = some_values(x.shape, x.dtype, 7) if grad is None else grad
     ours = run(F.batch_norm, tensors, grad, **options)
@@ -88,7 +88,7 @@ def test_channels_last(shape: tuple[int, ...], dtype: torch.dtype, training: boo
     tensors["input"] = tensors["input"].to(memory_format=layout)
     grad = some_values(shape, dtype, 7)
     for residual, g in itertools.product((None, layout), (None, layout)):
-        # Of the same layout, and of another.
+        # The layout is once the same, and once another.
         tensors["residual"] = tensors["residual"].to(memory_format=residual or torch.contiguous_format)
         g = grad.contiguous(memory_format=g or torch.contiguous_format)
         ours = assert_as_torch(tensors, g, training=training, activation="silu")
@@ -114,7 +114,7 @@ STRIDED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("strided", STRIDED.values(), ids=STRIDED)
 def test_strides(strided: Callable[..., Tensor], dtype: torch.dtype, training: bool) -> None:
-    """Of the input, the residual and the gradient, one at a time and all together."""
+    """The input, the residual and the gradient may have odd strides, one at a time and all together."""
     values = [strided(lambda *shape, seed=seed: some_values(shape, dtype, seed) + 2) for seed in (9, 10, 11)]
     given = dict(zip(("input", "residual", "grad"), values, strict=True))
     shape = given["input"].shape
@@ -127,8 +127,8 @@ def test_strides(strided: Callable[..., Tensor], dtype: torch.dtype, training: b
 
 
 @training_and_eval
-def test_gradient_without_memory_of_its_own(training: bool) -> None:
-    """sum() hands back an expanded scalar."""
+def test_expanded_gradient(training: bool) -> None:
+    """The gradient of sum() is an expanded scalar."""
     for shape in SHAPES:
         tensors = some_tensors(shape) | {"residual": some_values(shape, torch.float32, 8)}
         scalar = torch.tensor(1.5).expand(shape)
@@ -163,7 +163,7 @@ def test_what_is_left_out(weight: bool, bias: bool, given: list[str]) -> None:
 
 @pytest.mark.parametrize("name", RUNNING)
 def test_one_of_the_running_statistics(name: str) -> None:
-    """torch refuses it."""
+    """One running statistic alone, which torch does not take, is updated as next to the other."""
     tensors = some_tensors((6, 5, 7))
     one = tensors | {other: None for other in RUNNING if other != name}
     grad = some_values((6, 5, 7), torch.float32, 7)
@@ -235,7 +235,7 @@ def test_residual_that_is_the_input(activation: str | None, training: bool) -> N
 
 
 def test_empty_batch_leaves_no_garbage() -> None:
-    """Also where fresh memory holds NaN."""
+    """Gradients of an empty batch are zero, even if fresh memory holds NaN."""
     x = torch.empty(0, 3, 4, 4, requires_grad=True)
     weight, bias = (torch.ones(3, requires_grad=True) for _ in range(2))
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
@@ -247,7 +247,7 @@ def test_empty_batch_leaves_no_garbage() -> None:
 
 
 def test_negated_views() -> None:
-    """Each argument, running statistics and what is written to them included."""
+    """Each argument may be lazily negated, also running statistics that are written."""
     tensors = [some_values(s, torch.float32, i) for i, s in enumerate([(6, 4), (4,), (4,), (4,), (4,)])]
     tensors[2].abs_()
     for training in (False, True):
@@ -262,7 +262,7 @@ def test_negated_views() -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_large_values(channels_last: bool) -> None:
-    """Sums of them overflow, their deviations do not."""
+    """The sums of these values overflow, their deviations do not."""
     x = torch.full((2, 2, 32, 32), 3e37) + some_values((2, 2, 32, 32), torch.float32, 1) * 1e15
     y = F.batch_norm(x.contiguous(memory_format=layout_of(x.shape, channels_last)), None, None, training=True)
     assert y.isfinite().all()

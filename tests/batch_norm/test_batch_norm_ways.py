@@ -1,4 +1,4 @@
-"""What batch normalization refuses by every way in: gradients of running statistics, float32 next to float64."""
+"""Batch normalization refuses the same by every way in: gradients of running statistics, float32 next to float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastopt.nn.functional as F
 from torch_norms import RUNNING, some_tensors
 
-# torch's own way of computing tangents.
+# torch's own computation of tangents warns.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning", "ignore::FutureWarning")
 SHAPE = (4, 5, 3, 6)
 both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
@@ -24,7 +24,7 @@ both_modes = pytest.mark.parametrize("training", [True, False], ids=["training",
 @both_modes
 @pytest.mark.parametrize("name", RUNNING)
 def test_running_statistics_have_no_gradients(name: str, training: bool) -> None:
-    """As in torch: an error, by every way in."""
+    """As in torch, that is an error by every way in."""
     tensors = some_tensors(SHAPE)
 
     def normalize(function: Any, changed: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def test_running_statistics_have_no_tangents(name: str) -> None:
             )
     with forward_ad.dual_level():
         alone = {name: forward_ad.make_dual(tensors[name], torch.ones_like(tensors[name]))}
-        with pytest.raises(RuntimeError, match=f"but {name} has"):  # torch drops it
+        with pytest.raises(RuntimeError, match=f"but {name} has"):  # torch ignores it
             F.batch_norm(**(tensors | alone), training=False)
 
 
@@ -82,9 +82,9 @@ def ways_in() -> dict[str, Any]:
 @pytest.mark.parametrize("way", ways_in())
 @pytest.mark.parametrize("names", [RUNNING, ["weight", "bias"], ["weight"]], ids="-".join)
 def test_float64_takes_no_float32(names: list[str], way: str, training: bool) -> None:
-    """One answer, torch's, with and without somebody who looks on. Nothing is written."""
+    """Every way in raises our error, where torch raises one too, and nothing is written."""
     if way == "vmap" and training:
-        return  # running statistics cannot be written there in any type
+        return  # vmap cannot write running statistics of any type
     tensors = {name: tensor.double() for name, tensor in some_tensors(SHAPE).items()}
     tensors |= {name: tensors[name].float() for name in names}
     before = {name: tensors[name].clone() for name in RUNNING}

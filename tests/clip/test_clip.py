@@ -1,4 +1,4 @@
-"""Gradient clipping by torch's functions; inside a step: test_clip_step.py."""
+"""Gradient clipping by torch's functions. Clipping inside a step: test_clip_step.py."""
 
 import math
 
@@ -25,7 +25,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 
 
 def _torchs_norm(tensors: list[torch.Tensor], norm_type: float) -> torch.Tensor:
-    """``torch.nn.utils.get_total_norm``, which older torch lacks."""
+    """The norm by ``torch.nn.utils.get_total_norm``, which older torch lacks."""
     return vector_norm(torch.stack([vector_norm(t, norm_type) for t in tensors]), norm_type)
 
 
@@ -48,7 +48,7 @@ def test_norm_and_gradients_are_torchs(norm_type: float, dtype: torch.dtype, bac
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
 def test_norms_have_the_same_bits_everywhere(norm_type: float, dtype: torch.dtype) -> None:
-    """On every ISA, with any number of threads, through either intake, and in the reference."""
+    """A norm is the same on every ISA, with any number of threads, through either intake, and in the reference."""
     tensors = [some_values(n, dtype, seed=n, low=1e-4, high=1e2) for n in (*SIZES, 16384, 16385, 300_001)]
     tensors = [t for t in tensors if t.numel()]
     with running("reference"):
@@ -75,7 +75,7 @@ def test_norms_of_special_values(special: float, norm_type: float) -> None:
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_norms_of_half_types_do_not_overflow(dtype: torch.dtype) -> None:
-    """torch's float16 norm is infinite here, and its clipped gradients zero."""
+    """Our norms stay finite where torch's float16 norm is infinite and its clipped gradients are zero."""
     param = torch.zeros(10_000, dtype=dtype, requires_grad=True)
     param.grad = torch.full((10_000,), 1000.0, dtype=dtype)
     norm = fastopt.clip_grad_norm_(param, 1000.0)
@@ -188,7 +188,7 @@ def test_bad_arguments(call, error: type, message: str) -> None:
 
 @pytest.mark.skipif(not hasattr(torch.nn.utils, "clip_grads_with_norm_"), reason="this torch has not all of them")
 def test_sparse_gradients_as_errors_md_tells_of_torch() -> None:
-    """Three of its functions fail, one scales."""
+    """Three of torch's functions fail on sparse gradients, and one scales them, as errors.md says."""
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1])).sum().backward()
     grad = embedding.weight.grad

@@ -1,4 +1,4 @@
-"""Gradient clipping inside a step: as by the functions of test_clip.py before it."""
+"""Gradient clipping inside a step equals the functions of test_clip.py, called before the step."""
 
 import math
 
@@ -24,7 +24,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 @BACKENDS
 @CASES
 def test_a_step_that_clips_is_clipping_and_a_step(case: Case, backend: str) -> None:
-    """To the bit: the norm that decides is rounded nowhere in between."""
+    """The two are equal to the bit, as the norm is not rounded before it is used."""
     for options, clip in (
         ({"max_grad_norm": 0.5}, lambda p: fastopt.clip_grad_norm_(p, 0.5)),
         ({"max_grad_norm": 1e6}, lambda p: None),
@@ -56,7 +56,7 @@ def test_a_step_that_clips_is_clipping_and_a_step(case: Case, backend: str) -> N
 
 @BACKENDS
 def test_clipping_in_a_scaled_step(backend: str) -> None:
-    """The norm is that of the unscaled gradients, which are written back unclipped."""
+    """The norm is that of the unscaled gradients. They are written back unscaled and unclipped."""
     ours, plain = params_with_grads(), params_with_grads()
     one = fastopt.AdamW(ours, max_grad_norm=0.5)
     other = fastopt.AdamW(plain)
@@ -75,7 +75,7 @@ def test_clipping_in_a_scaled_step(backend: str) -> None:
 
 @BACKENDS
 def test_groups_that_clip_share_one_norm(backend: str) -> None:
-    """Groups without max_grad_norm take no part; others may have their own limits."""
+    """Groups without max_grad_norm do not count in the norm; the others may have different limits."""
     params = [torch.zeros(4, requires_grad=True) for _ in range(3)]
     for i, param in enumerate(params):
         param.grad = torch.full((4,), 10.0 ** (i + 1))
@@ -97,7 +97,7 @@ def test_groups_that_clip_share_one_norm(backend: str) -> None:
 
 
 def test_the_order_of_a_sum_is_that_of_the_parameters() -> None:
-    """Not that in which they are prepared, at their first gradient. To the last bit of float64."""
+    """Parameters are added in their own order, not in the order of their first gradients. Float64 would show it."""
 
     def norms() -> list[float]:
         params = [torch.zeros(3 + i % 5, dtype=torch.float64, requires_grad=True) for i in range(80)]
@@ -159,7 +159,7 @@ def test_the_norm_is_that_of_the_last_step() -> None:
 
 
 def test_the_norm_is_seen_through_a_wrapper() -> None:
-    """Lightning's wrappers are subclasses of what they wrap, and hand on what they do not have themselves."""
+    """Lightning's wrappers are subclasses of what they wrap, and pass on attributes that they do not have."""
 
     class Wrapper:
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -179,7 +179,7 @@ def test_the_norm_is_seen_through_a_wrapper() -> None:
 
 
 def test_an_error_after_the_norm_leaves_everything() -> None:
-    """Shared memory is found before anything is measured or written."""
+    """Overlapping memory is found before anything is measured or written."""
     params = [torch.ones(3, requires_grad=True) for _ in range(2)]
     optimizer = fastopt.Adam(params, max_grad_norm=1.0)
     params[0].grad, params[1].grad = torch.ones(3), params[0].detach()

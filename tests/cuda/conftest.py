@@ -1,4 +1,4 @@
-"""Set-up of the tests on a GPU or its emulation."""
+"""Fixtures of the tests on a GPU or its emulator."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from gpu import emulator
 
 @pytest.fixture(autouse=True)
 def one_emulator_a_test() -> Iterator[None]:
-    """What a test has set of the emulator is over with it."""
+    """Resets the emulator after each test."""
     yield
     if emulator is not None:
         emulator.reset()
 
 
-# The order in which blocks and threads run: on a GPU it is what it is.
+# Orders in which blocks and threads run: the emulator's can be chosen, a GPU's cannot.
 ORDERS = ["forward", "reverse", "shuffled"] if emulator is not None else ["hardware"]
 
 

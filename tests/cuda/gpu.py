@@ -1,8 +1,8 @@
-"""A GPU where there is one, otherwise its emulation: what the tests of this folder run on.
+"""The device of the tests in this folder: a GPU if there is one, otherwise its emulator.
 
-The emulated module has the engine and the very same kernels, compiled by g++ with AddressSanitizer; in it the CPU's
-memory counts as that of the first device. A test moves its tensors with ``.to(DEVICE)``, runs what it tests in
-``with gpu():``, and compares with the reference on the CPU.
+The emulated module has the same engine and kernels, compiled by g++ with AddressSanitizer; the CPU's memory counts as
+the memory of the first device. A test moves its tensors with ``.to(DEVICE)``, runs its subject in ``with gpu():``, and
+compares with the reference on the CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if REAL:
     emulator = None
 else:
     from emulator.emulator import Emulator
-    from fastopt import _emulated  # where this fails: make test builds it, and starts python with libasan.so
+    from fastopt import _emulated  # if this fails: make test builds it, and starts python with libasan.so
 
     _emulated.set_torch(torch, increment_version, lambda n, _: torch.empty(n, dtype=torch.uint8), lambda _: 0)
     _runtime.BACKENDS["emulated"] = _emulated
@@ -41,7 +41,7 @@ def gpu() -> Iterator[None]:
 
 
 def assert_same(ours, params, reference, expected) -> None:
-    """Parameters and all states; the reference is on the CPU."""
+    """Compares parameters and all states with the reference's, which are on the CPU."""
     for i, (a, b) in enumerate(zip(params, expected, strict=True)):
         assert_same_bits(a.cpu(), b, f"parameter {i}")
         one, other = state_tensors(ours, a), state_tensors(reference, b)
@@ -54,7 +54,7 @@ Trained = tuple[torch.optim.Optimizer, list[torch.Tensor]]
 
 
 def assert_equals_reference(run: Callable[[torch.device | str], Trained]) -> Trained:
-    """Trains on the device and on the reference: the same parameters and states, to the bit."""
+    """Trains on the device and on the reference, and expects the same parameters and states, to the bit."""
     with running("reference"):
         reference, expected = run("cpu")
     with gpu():

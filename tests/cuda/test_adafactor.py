@@ -1,4 +1,4 @@
-"""Adafactor on a device equals the NumPy reference to the bit, wherever sums are cut: bands, tiles, chunks, lanes."""
+"""Adafactor on a device equals the NumPy reference to the bit, wherever bands, tiles, chunks and lanes cut its sums."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from support import DTYPES, HALF, Guarded, assert_same_bits, running, some_value
 
 Shape = tuple[int, ...]
 SHAPES: dict[str, list[Shape]] = {
-    # A band has 8 rows, a tile 64; a lane every 32nd column, a tile 256.
+    # A band has 8 rows, a tile 64. A lane takes every 32nd column; a tile has 256 columns.
     "tiles": list(itertools.product([1, 7, 8, 9, 63, 64, 65], [1, 2, 31, 32, 33, 255, 256, 257])),
     "stacks": [(5, 3, 3), (2, 3, 65, 33), (70, 1, 1), (300, 2, 1), (9, 1, 40), (3, 20, 5), (2, 130, 300)],
-    # More parts than lanes, and more rows, tiles and elements than a chunk.
+    # These have more parts than lanes, and more rows, tiles and elements than a chunk.
     "long": [(513, 130), (2, 8300), (4100, 3), (140_000, 1), (4200, 2, 2)],
     "vectors": [(), (1,), (31,), (257,), (4095,), (4096,), (4097,), (32769,), (140_000,)],
     "empty": [(0,), (0, 5), (5, 0), (0, 3, 3), (3, 0, 4), (2,), (2, 2)],
@@ -38,7 +38,7 @@ def _name(value: Any) -> str:
 
 
 def _params(shapes: list[Shape], dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarded], list[Tensor]]:
-    """At every misalignment, between guards."""
+    """Parameters at every misalignment, between guards."""
     guards = [Guarded(math.prod(shape), dtype, i % 16, device) for i, shape in enumerate(shapes)]
     for i, guard in enumerate(guards):
         guard.inside.copy_(some_values(guard.inside.shape, dtype, seed=i))
@@ -46,7 +46,7 @@ def _params(shapes: list[Shape], dtype: torch.dtype, device: torch.device | str)
 
 
 def _grads(params: list[Tensor], step: int, factor: float = 1.0) -> Iterator[Tensor]:
-    """Contiguous, and not aligned in every second step."""
+    """Contiguous gradients, misaligned in every second step."""
     for i, param in enumerate(params):
         low = 1e-3 if param.dtype == torch.float16 else 1e-6
         values = some_values(param.shape, param.dtype, 100 * step + i, low, 1.0) * factor
@@ -83,7 +83,7 @@ def _compare(shapes: list[Shape], dtype: torch.dtype, **kwargs: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=_name)
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_equals_reference(shapes: str, dtype: torch.dtype) -> None:
-    """All shapes of a kind in one step."""
+    """All shapes of a kind are updated in one step."""
     _compare(SHAPES[shapes], dtype)
 
 
@@ -106,12 +106,12 @@ def test_wide_states(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kwargs", [{}, *OPTIONS], ids=_name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=_name)
 def test_unscaling(dtype: torch.dtype, kwargs: dict[str, Any]) -> None:
-    """Half gradients go on unrounded, and are written back rounded: once, by the last pass."""
+    """Unscaled gradients of half types are used unrounded. They are written back rounded, once, by the last pass."""
     _compare(SOME, dtype, grad_scale=3.0, **kwargs)
 
 
 def test_many_parameters() -> None:
-    """More than a launch takes."""
+    """More parameters than one launch takes."""
     _compare([(1, 1)] * 500 + [(1,)] * 700, torch.float32, steps=1)
 
 
@@ -136,7 +136,7 @@ def test_special_gradients(value: float, everywhere: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=_name)
 def test_an_inf_that_only_the_device_knows_stops_everything(dtype: torch.dtype) -> None:
-    """Nothing is written: no parameter, state, gradient or count."""
+    """Nothing is written if the device finds an inf: no parameter, state, gradient or count."""
     with gpu():
         _, params = _params(SOME, dtype, DEVICE)
         optimizer = fastopt.Adafactor([{"params": params, "capturable": True}], lr=0.05)
@@ -162,7 +162,7 @@ def test_counters_of_empty_parameters_count() -> None:
 
 @pytest.mark.skipif(emulator is None, reason="the emulator counts launches")
 def test_launches() -> None:
-    """As many for one parameter as for many; none for empty ones."""
+    """Many parameters need as many launches as one; empty ones need none."""
 
     def launches(shapes: list[Shape]) -> int:
         assert emulator is not None

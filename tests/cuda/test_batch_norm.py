@@ -54,7 +54,7 @@ def test_half_parameters(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 1, 300, 300), (4001, 2, 7, 7), (20_000, 24), (70_000, 3)], ids=str)
 def test_several_chunks(shape: tuple[int, ...], order: str) -> None:
-    """Of long segments, of short ones (the last not full), and of rows; in float64 their order shows."""
+    """Float64 shows the order of chunks: of long segments, of short ones (the last not full), and of rows."""
     assert_same(Problem(shape, torch.float64, activation="relu", residual=True))
 
 
@@ -92,7 +92,7 @@ def test_special_values(shape: tuple[int, ...], activation: str | None) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 3, 20, 20), (3000, 5)], ids=str)
 def test_means_and_constants(shape: tuple[int, ...]) -> None:
-    """Channels that are constant, and noise around a mean that float32 hardly holds."""
+    """Constant channels, and noise around a mean at which float32 has hardly any digits left."""
 
     class Shifted(Problem):
         def values(self, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_means_and_constants(shape: tuple[int, ...]) -> None:
 
 
 def test_what_is_wanted() -> None:
-    """Each set of gradients has the bits that all of them have."""
+    """Whichever gradients are asked for have the bits that they have when all are."""
     problem = Problem((6, 5, 28, 28), torch.float32, activation="silu", residual=True)
     with running("reference"):
         expected = problem.run()
@@ -125,7 +125,7 @@ def test_what_is_wanted() -> None:
 
 @pytest.mark.parametrize("momentum", [None, 0.3])
 def test_modules(momentum: float | None) -> None:
-    """Two steps in training, one in evaluation."""
+    """Two steps in training and one in evaluation."""
     results = []
     for backend, device in (("reference", "cpu"), (BACKEND, DEVICE)):
         with running(backend):
@@ -148,7 +148,7 @@ def test_empty_batches(shape: tuple[int, ...], training: bool) -> None:
 @pytest.mark.parametrize("misalign", [0, 1, 3])
 @pytest.mark.parametrize("shape", [(3, 4, 7, 7), (70, 5), (3, 2, 1030), (1, 2)], ids=str)
 def test_nothing_is_written_outside(shape: tuple[int, ...], dtype: torch.dtype, misalign: int) -> None:
-    """Whatever the alignment of any operand; and the values are right."""
+    """Nothing is written outside, and results are right, however the operands are aligned."""
     problem, size, channels = Problem(shape, dtype), torch.Size(shape).numel(), shape[1]
     parameter = problem.parameter(1).dtype
 
@@ -184,7 +184,7 @@ def test_nothing_is_written_outside(shape: tuple[int, ...], dtype: torch.dtype, 
 
 @pytest.mark.parametrize("shape", [(6, 5, 28, 28), (900, 40), (70, 24, 15)], ids=str)
 def test_parts_between_processes(shape: tuple[int, ...]) -> None:
-    """What SyncBatchNorm is made of: four processes, one of them without elements; only the device knows counts."""
+    """The parts that SyncBatchNorm consists of: four processes, one without elements; counts are on the device."""
     channels, problem = shape[1], Problem(shape)
     how = ("relu", 0.0, 2)
     parts = [0, shape[0] // 3, shape[0] // 3, shape[0] // 2, shape[0]]
@@ -221,8 +221,8 @@ def test_parts_between_processes(shape: tuple[int, ...]) -> None:
         assert_same_bits(b, c, str(k))
 
 
-def test_nobody_has_anything() -> None:
-    """Empty batches in all processes: nothing becomes of the running statistics."""
+def test_empty_batches_in_all_processes() -> None:
+    """If all processes have empty batches, the running statistics stay."""
     mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
     gathered = torch.zeros(2, 7, dtype=torch.float64, device=DEVICE)
     statistics = torch.full((3, 3), 7.0, dtype=torch.float64, device=DEVICE)
@@ -270,7 +270,7 @@ def test_captured_in_a_graph(shape: tuple[int, ...]) -> None:
 @pytest.mark.skipif(emulator is None, reason="a GPU does not count its launches")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_launches(channels_last: bool) -> None:
-    """Three forward, three backward, two in evaluation."""
+    """Three launches forward, three backward, and two each in evaluation."""
     problem = Problem((4, 6, 20, 20), torch.float32, channels_last)
     x = problem.values(1).requires_grad_()
     for training, forward, backward in ((True, 3, 3), (False, 2, 2)):
@@ -300,7 +300,7 @@ def test_a_failed_launch_is_an_error(after: int) -> None:
 @pytest.mark.skipif(emulator is None, reason="a GPU is not broken for a test")
 @pytest.mark.parametrize("shape", [(40, 3, 56, 56), (2000, 32)], ids=str)
 def test_the_barriers_are_needed(shape: tuple[int, ...]) -> None:
-    """Without them, warps that have not yet left their sums are joined."""
+    """Without barriers, sums are joined before all warps have written theirs."""
     x = some_values(shape, torch.float32, 1)
     with gpu():
         expected = F.batch_norm(x, None, None, training=True)

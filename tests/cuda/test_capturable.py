@@ -38,7 +38,7 @@ def _train(case: Case, steps: int, **options: Any) -> tuple[torch.optim.Optimize
 
 
 def _assert_alike(ours: Any, params: Any, theirs: Any, expected: Any) -> None:
-    """To the bit, where the device's pow is the host's."""
+    """Compares to the bit, if the device's pow is the host's."""
     if not REAL:
         return assert_same(ours, params, theirs, expected)
     for param, other in zip(params, expected, strict=True):
@@ -49,7 +49,7 @@ def _assert_alike(ours: Any, params: Any, theirs: Any, expected: Any) -> None:
 @CASES
 @pytest.mark.parametrize("more", [{}, {"max_grad_norm": 0.5}, {"maximize": True}], ids=str)
 def test_equals_counting_on_the_cpu(case: Case, more: dict[str, Any]) -> None:
-    """Past RAdam's first steps, which are not rectified."""
+    """Enough steps to pass RAdam's first ones, which are not rectified."""
     with gpu():
         ours, params = _train(case, 12, capturable=True, **more)
         theirs, expected = _train(case, 12, **more)
@@ -63,7 +63,7 @@ def test_equals_counting_on_the_cpu(case: Case, more: dict[str, Any]) -> None:
 
 @CASES
 def test_a_learning_rate_on_the_device(case: Case) -> None:
-    """A tensor that changes between steps; who waits for it is not asked."""
+    """The learning rate may be a device tensor that changes between steps."""
     with gpu():
         params, others = _params(), _params()
         rate = torch.tensor(0.1, device=DEVICE)
@@ -81,7 +81,7 @@ def test_a_learning_rate_on_the_device(case: Case) -> None:
 
 @CASES
 def test_grad_scaler(case: Case) -> None:
-    """The device divides by the scale, and does nothing where an inf was found: no update, no count."""
+    """The device divides by the scale. If an inf was found, it updates and counts nothing."""
     with gpu():
         params, others = _params(), _params()
         ours, theirs = case.make(params, capturable=True), case.make(others, capturable=True)
@@ -126,7 +126,7 @@ def test_a_real_grad_scaler_with_clipping() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CAPTURABLE if case.from_torch], ids=ids)
 def test_states_of_torchs_optimizer(case: Case) -> None:
-    """Saved by torch without capturable, with the count on the CPU: it moves to the device, and goes on."""
+    """torch's checkpoint, without capturable, has its count on the CPU. Ours moves it to the device and continues."""
     with gpu():
         params, others = _params(), _params()
         theirs = case.make_theirs(others)
@@ -172,13 +172,13 @@ def test_a_capture_needs_states_and_counts_on_the_device(monkeypatch: pytest.Mon
             fastopt.Adam(params).step()
         with pytest.raises(RuntimeError, match="Lookahead counts its steps on the CPU"):
             fastopt.Lookahead(fastopt.SGD(params, lr=0.1)).step()
-        fastopt.SGD(params, lr=0.1).step()  # counts nothing
+        fastopt.SGD(params, lr=0.1).step()  # SGD counts nothing
 
 
 @ON_A_GPU
 @CASES
 def test_a_graph_of_a_step_repeats_it(case: Case) -> None:
-    """100 replays equal 100 steps, to the bit; with clipping and a learning rate that changes."""
+    """100 replays equal 100 steps, to the bit, with clipping and a changing learning rate."""
     params, others = _params(), _params()
     rates = [torch.tensor(0.1, device=DEVICE) for _ in range(2)]
     options: dict[str, Any] = dict(capturable=True, max_grad_norm=1.0)
@@ -209,8 +209,8 @@ def test_a_graph_of_a_step_repeats_it(case: Case) -> None:
 
 @ON_A_GPU
 @CASES
-def test_nobody_waits_for_the_device(case: Case) -> None:
-    """Neither a step, nor GradScaler, nor clipping."""
+def test_the_host_does_not_wait(case: Case) -> None:
+    """A step with GradScaler's tensors and clipping does not make the host wait."""
     optimizer, params = _train(case, 1, capturable=True, max_grad_norm=1.0)
     _set_grads(params, 1)
     optimizer.grad_scale, optimizer.found_inf = (torch.tensor(float(x), device=DEVICE) for x in (2, 0))

@@ -1,4 +1,4 @@
-"""Norms and clipping on a device: the CPU's bits, and nobody waits."""
+"""Norms and clipping on a device have the CPU's bits, and the host does not wait for them."""
 
 import math
 
@@ -9,7 +9,7 @@ import fastopt
 from gpu import DEVICE, REAL, Trained, assert_equals_reference, emulator, gpu
 from support import DTYPES, assert_same_bits, running, some_values
 
-# Around a lane, a chunk, a warp's and a block's share.
+# Sizes around a lane, a chunk, and the shares of a warp and of a block.
 SIZES = [0, 1, 31, 32, 33, 255, 257, 4095, 4096, 4097, 32_768, 32_769, 70_001]
 NORMS = [2.0, 1.0, 0.0, 3.0, 0.5, -1.0, math.inf, -math.inf]
 
@@ -35,7 +35,7 @@ def test_norms_equal_the_references(dtype: torch.dtype, norm_type: float, order:
 
 @pytest.mark.parametrize("chunks", [1, 31, 33, 4096, 4097])
 def test_many_chunks(chunks: int) -> None:
-    """The results of chunks go through lanes again, staged in shared memory; here a chunk is a tensor."""
+    """The sums of chunks go through lanes again, staged in shared memory. Here each tensor is one chunk."""
     tensors = [some_values(1, torch.float32, seed=i) for i in range(chunks)]
     with running("reference"):
         expected = fastopt.get_total_norm(tensors)
@@ -94,7 +94,7 @@ def test_a_norm_that_is_not_finite_is_an_error_where_asked_for() -> None:
 
 
 def test_max_grad_norm_equals_the_reference(order: str) -> None:
-    """In groups of several types, one of which is not clipped."""
+    """Groups of several types, one of which is not clipped."""
 
     def run(device: torch.device | str) -> Trained:
         params = [g.requires_grad_() for dtype in DTYPES for g in _grads(dtype, device)[-4:]]
@@ -114,7 +114,7 @@ def test_max_grad_norm_equals_the_reference(order: str) -> None:
 
 @pytest.mark.skipif(emulator is None, reason="a GPU is not broken for a test")
 def test_without_barriers_norms_are_wrong() -> None:
-    """The deliberately broken kernel: one warp adds up what the others have not fetched yet."""
+    """Without barriers, a warp adds up values that others have not loaded yet."""
     tensors = [some_values(4096, torch.float32, seed=i).to(DEVICE) for i in range(40)]
     with gpu():
         right = fastopt.get_total_norm(tensors)
@@ -127,7 +127,7 @@ def test_without_barriers_norms_are_wrong() -> None:
 
 
 @pytest.mark.skipif(not REAL, reason="needs a GPU")
-def test_nobody_waits_for_a_norm() -> None:
+def test_the_host_does_not_wait_for_a_norm() -> None:
     params = [torch.zeros(100, device=DEVICE, requires_grad=True) for _ in range(3)]
     for param in params:
         param.grad = torch.ones_like(param)

@@ -1,4 +1,4 @@
-"""Several devices, none, and builds without kernels for them."""
+"""Several devices, none, and builds without CUDA kernels."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ EMULATED = pytest.mark.skipif(emulator is None, reason="drivers come and go in t
 
 @EMULATED
 def test_without_a_driver() -> None:
-    """The module says so; that it can be imported is seen wherever there is none."""
+    """The module says that there is no driver. Other machines show that it can be imported without one."""
     from fastopt import _emulated
 
     assert _emulated.cuda_devices() == (1, "")
@@ -37,7 +37,7 @@ def test_builds_say_what_they_have() -> None:
     assert detected == torch.cuda.device_count() if REAL else isinstance(detected, str)
 
 
-def test_who_cannot_take_a_device_says_why() -> None:
+def test_a_backend_without_kernels_says_why() -> None:
     cuda, other = torch.device("cuda"), torch.device("meta")
     assert _runtime.unsupported_reason(torch.device("cpu")) == ""
     assert _runtime.unsupported_reason(other) == "fastopt has kernels for the CPU and for CUDA"
@@ -50,7 +50,7 @@ def test_who_cannot_take_a_device_says_why() -> None:
 
 def test_a_parameter_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runtime, "unsupported_reason", lambda device: "there is a reason")
-    param = torch.ones(3, 2, device=DEVICE)[:, 0].requires_grad_()  # strided: the engine leaves it to be prepared
+    param = torch.ones(3, 2, device=DEVICE)[:, 0].requires_grad_()  # strided, so that the slow path takes it
     param.grad = torch.ones_like(param)
     with gpu(), pytest.raises(RuntimeError, match=r"parameter 0 of group 0 .* is on device '.*'; there is a reason"):
         fastopt.Adam([param]).step()
@@ -72,7 +72,7 @@ def test_a_state_on_another_device_is_an_error() -> None:
 
 @NEEDS_A_GPU
 def test_parameters_on_both() -> None:
-    """The norm is that of all of them, joined on the host in the parameters' order: the CPU's bits."""
+    """The norm is that of all parameters, joined on the host in their order: it has the CPU's bits."""
 
     def run(devices: list[torch.device | str]) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
         params = [some_values(5000 + i, torch.float32, i).to(d).requires_grad_() for i, d in enumerate(devices)]
@@ -102,7 +102,7 @@ def test_a_norm_of_both_cannot_be_captured() -> None:
 
 @NEEDS_A_GPU
 def test_the_callers_stream() -> None:
-    """Work queued before on the same stream is seen, without anybody waiting on the host."""
+    """A step runs after the work that the caller's stream already has."""
     stream = torch.cuda.Stream()
     param = torch.zeros(1 << 22, device=DEVICE, requires_grad=True)
     optimizer = fastopt.SGD([param], lr=1.0)

@@ -1,4 +1,4 @@
-"""The dropout family on a device: the bits of the NumPy reference, for every rule, type, layout, size and alignment."""
+"""The dropout family on a device has the reference's bits, for every rule, type, layout, size and alignment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastopt.reference.dropout import CERTAIN
 from gpu import DEVICE, emulator, gpu
 from support import DTYPES, SIZES, Guarded, assert_same_bits, running, some_values
 
-# Around a thread's 8 and 16 elements, a warp's 256 and 512 and a block's 2048 and 4096.
+# A thread takes 8 or 16 elements, a warp 256 or 512, a block 2048 or 4096.
 BOUNDARIES = [8, 16, 32, 256, 512, 2048, 4096]
 NEAR = sorted({*SIZES, *(n + off for n in BOUNDARIES for off in (-7, -1, 0, 1, 7)), 12_345})
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILY, ids=str)
@@ -27,14 +27,14 @@ EVERY_TYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def there(tensor: Tensor) -> Tensor:
-    """On the device, in memory laid out the same way."""
+    """Moves a tensor to the device, keeping its layout in memory."""
     if tensor.device == DEVICE:
         return tensor.clone()
     return torch.empty_like(tensor, device=DEVICE).copy_(tensor)
 
 
 def on_both(call: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Any]:
-    """What `call` gives on the device, and what it gives on the reference."""
+    """The results of `call` on the device, and on the reference."""
     with running("reference"):
         expected = call(*inputs)
     with gpu():
@@ -64,7 +64,7 @@ def test_backward(family: Family, dtype: torch.dtype, order: str) -> None:
 
 @pytest.mark.parametrize("family", [family for family in FAMILY if family.complex], ids=str)
 def test_complex(family: Family) -> None:
-    """One flag for both parts; so have lazily conjugated and negated tensors."""
+    """Real and imaginary part share one flag; lazily conjugated and negated tensors are read as their values."""
     inputs = [torch.complex(x, x + 1) for x in family.inputs(torch.float32)]
     assert_same(family, *inputs)
     assert_same(lambda x, *rest: family(x.conj(), *rest), *inputs)
@@ -79,7 +79,7 @@ def guarded(values: Tensor, misalign: int) -> Guarded:
 
 @EVERY_TYPE
 def test_sizes_and_alignments(dtype: torch.dtype) -> None:
-    """In place, between guards; a residual that is aligned otherwise."""
+    """Dropout works in place between guards, and with a residual of another alignment."""
     for i, n in enumerate(NEAR):
         x, residual = some_values(n, dtype, 1), some_values(n, dtype, 2)
         with running("reference"):
@@ -101,7 +101,7 @@ def test_sizes_and_alignments(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["dropout", "channels", "dropout_add"])
 def test_formats(shape: tuple[int, ...], name: str) -> None:
-    """The mask belongs to the elements, wherever they lie."""
+    """The mask belongs to the elements, wherever they lie in memory."""
     functions: dict[str, Callable[..., Tensor]] = {
         "dropout": lambda x: F.dropout(x, 0.4, seed=11),
         "channels": lambda x: F.feature_alpha_dropout(x, 0.4, True, seed=11),
@@ -116,7 +116,7 @@ def test_formats(shape: tuple[int, ...], name: str) -> None:
 @EVERY_TYPE
 @pytest.mark.parametrize("shape", [(64, 8), (64, 16), (9, 24), (2, 3, 40), (100, 1), (3, 5, 2, 8), (1, 64), (17, 9, 7)])
 def test_across_memory(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Transposed: tiles of 8 elements along the mask, whole ones and others, in vectors and not; between guards."""
+    """Transposed tensors, between guards: tiles of 8 elements along the mask, full and partial, in vectors and not."""
     n = torch.Size(shape).numel()
     values = some_values(n, dtype, 5)
     turned = lambda flat: flat.view(shape).movedim(-1, 0)  # noqa: E731
@@ -163,7 +163,7 @@ def test_in_place(family: Family) -> None:
 @EVERY_TYPE
 @EVERY_FAMILY
 def test_special_values(family: Family, dtype: torch.dtype) -> None:
-    """Zeros of both signs, subnormal numbers, the largest, inf and NaN. What is dropped leaves no trace."""
+    """Zeros of both signs, subnormals, the largest numbers, inf and NaN. Any element that is dropped becomes 0."""
     info = torch.finfo(dtype)
     values = [0.0, -0.0, info.smallest_normal / 2, -info.smallest_normal, 1.0, info.max, info.min, torch.inf]
     special = torch.tensor([*values, -torch.inf, torch.nan], dtype=dtype)
@@ -179,7 +179,7 @@ def test_special_values(family: Family, dtype: torch.dtype) -> None:
         assert not torch.signbit(dropped[~kept]).any()
 
 
-# Where other bits decide than with the thresholds beside.
+# Neighbouring thresholds are decided by different bits.
 EDGES = [0, 1, 2**16, 2**32 - 1, 2**32, 2**32 + 1, 2**47, CERTAIN - 2**32, CERTAIN - 1, CERTAIN]
 
 
@@ -199,7 +199,7 @@ def test_thresholds(threshold: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])
 @pytest.mark.parametrize("rule", _core.dropouts())
 def test_a_seed_that_only_the_device_knows(rule: str, seed: int) -> None:
-    """A 0-dim tensor of the same 64 bits, which are signed there."""
+    """The seed may be a 0-dim tensor of the same 64 bits, read as signed."""
     kernel, threshold, scalars = constants(rule, 0.4)
     _, has_residual, has_bias = _core.dropouts()[rule]
     x = some_values((5, 70), torch.float32, 1)
@@ -227,7 +227,7 @@ SUM_SHAPES = [
 @EVERY_TYPE
 @pytest.mark.parametrize("shape", SUM_SHAPES, ids=str)
 def test_bias_gradient_at_the_edges_of_its_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """The gradients of input and bias, aligned and not; and the second alone."""
+    """The gradients of input and bias, aligned and not; and the bias's alone."""
     n = torch.Size(shape).numel()
     values = some_values(n, dtype, 1)
     rest = (7, 8, 3 << 46, 4.0, 1)
@@ -261,7 +261,7 @@ def test_bias_gradient_in_any_order(order: str) -> None:
 
 @EMULATED
 def test_launches() -> None:
-    """One for a call, two where a bias's gradient is summed, none for nothing."""
+    """One launch for a call, two if a bias's gradient is summed, none for an empty tensor."""
     x, bias, empty = torch.ones(300, 40), torch.ones(40), torch.ones(0, 40)
     counts = {
         "dropout": (1, lambda: F.dropout(x, 0.5)),

@@ -1,4 +1,4 @@
-"""Dropout of CUDA tensors inside larger programs: operators, torch.func, torch.compile, streams, several devices."""
+"""Dropout of CUDA tensors in larger programs: operators, torch.func, torch.compile, streams, several devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import DTYPES, assert_same_bits, running, some_values
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILY, ids=str)
 ON_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU")
 
-# What inductor says of itself.
+# Inductor raises these warnings about itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
@@ -27,13 +27,13 @@ def on_device(family: Family, dtype: torch.dtype = torch.float32) -> list[Tensor
 
 
 class Sub(torch.Tensor):
-    """A subclass that changes nothing: whose tensors go through the dispatcher."""
+    """A subclass that changes nothing; its tensors go through the dispatcher."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @EVERY_FAMILY
 def test_operators(family: Family, dtype: torch.dtype) -> None:
-    """The bits of the shorter way, forward and backward, with seeds of 64 bits."""
+    """Operators have the bits of direct calls, forward and backward, with seeds of 64 bits."""
     inputs, direction = on_device(family, dtype), some_values(family.shape, dtype, 99).to(DEVICE)
     with gpu():
         for seed in (5, 2**64 - 1):
@@ -74,7 +74,7 @@ def test_double_backward_and_forward_mode() -> None:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 @EVERY_FAMILY
 def test_compiled(family: Family, backend: str) -> None:
-    """With a seed, the bits of eager mode. Without, drawn by the device's generator, anew each time."""
+    """With a seed, compiled functions have eager mode's bits. Without one, the device's generator draws each time."""
     inputs = [x.requires_grad_() for x in on_device(family)]
     direction = some_values(family.shape, torch.float32, 9).to(DEVICE)
     torch._dynamo.reset()
@@ -96,7 +96,7 @@ def test_compiled(family: Family, backend: str) -> None:
 @ON_A_GPU
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_compiled_with_graphs(mode: str) -> None:
-    """Inductor's own CUDA graphs: each step another mask, the same one forward and backward; dropouts stay apart."""
+    """With inductor's CUDA graphs, each step has another mask, the same forward and backward; two dropouts differ."""
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: F.dropout(x, 0.5) + 4 * F.dropout(x, 0.5), fullgraph=True, mode=mode)
     x = torch.ones(4000, device=DEVICE, requires_grad=True)
@@ -114,7 +114,7 @@ def test_compiled_with_graphs(mode: str) -> None:
 
 @ON_A_GPU
 def test_opcheck() -> None:
-    """torch's own checks of schemas, fakes and gradients, with seeds on either device."""
+    """torch's own checks of schemas, fakes and gradients pass, with seeds on either device."""
     x = some_values((4, 5), torch.float64, 1).to(DEVICE).requires_grad_()
     residual, bias = x.detach() * 2, x.detach()[0].clone().requires_grad_()
     for seed in (torch.tensor(5), torch.tensor(5, device=DEVICE)):
@@ -126,8 +126,8 @@ def test_opcheck() -> None:
 
 @ON_A_GPU
 @EVERY_FAMILY
-def test_nobody_waits_for_the_device(family: Family) -> None:
-    """Forward, backward, with seeds drawn, given, or known to the device only."""
+def test_the_host_does_not_wait(family: Family) -> None:
+    """The host does not wait, forward or backward, whether seeds are drawn, given, or only on the device."""
     inputs = [x.requires_grad_() for x in on_device(family)]
     direction = some_values(family.shape, torch.float32, 9).to(DEVICE)
     subs = [x.detach().as_subclass(Sub) for x in inputs]
@@ -145,12 +145,12 @@ def test_nobody_waits_for_the_device(family: Family) -> None:
 
 @ON_A_GPU
 def test_the_callers_stream() -> None:
-    """What is launched waits for what the stream has to do before, and for nothing else."""
+    """A launch waits for the work that its stream already has, and for nothing else."""
     x = torch.zeros(1 << 22, device=DEVICE)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        y = F.dropout(x, 0.5, seed=1)  # so that the kernel is loaded, and memory taken
+        y = F.dropout(x, 0.5, seed=1)  # loads the kernel and allocates memory
         stream.synchronize()
         torch.cuda._sleep(50_000_000)
         x.fill_(1)
@@ -163,7 +163,7 @@ def test_the_callers_stream() -> None:
 @ON_A_GPU
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_second_device() -> None:
-    """While the first is current."""
+    """Tensors of the second device work while the first is current."""
     x = torch.ones(5000)
     second = x.to("cuda:1")
     assert_same_bits(F.dropout(second, 0.5, seed=1).cpu(), F.dropout(x, 0.5, seed=1))
@@ -196,7 +196,7 @@ def test_backends_without_kernels() -> None:
 
 @ON_A_GPU
 def test_large() -> None:
-    """More elements than 32 bits can count, in 16-byte accesses and not, along memory and across."""
+    """More elements than 32 bits can count, with 16-byte accesses and without, along memory and across it."""
     n = 2**32 + 4096 + 3
     x = torch.ones(n, dtype=torch.float16, device=DEVICE)
     kept = F.dropout_mask(n, 0.25, seed=1, device=DEVICE)
@@ -229,7 +229,7 @@ def test_tensors_without_memory() -> None:
 
 
 def test_what_has_no_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device that this build does not reach."""
+    """A device that this build has no kernels for raises an error."""
     refused: Callable[[torch.device], str] = lambda device: "no kernels"  # noqa: E731
     monkeypatch.setattr(_runtime, "unsupported_reason", refused)
     with pytest.raises(RuntimeError, match="dropout_mask: cannot make a mask on device 'cpu'; no kernels"):

@@ -1,4 +1,4 @@
-"""Where the masks of CUDA tensors come from: a number of the CPU's generator, or one that only the device knows."""
+"""The source of CUDA tensors' masks: a number from the CPU's generator, or one that only the device knows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def on_device(family: Family) -> list[Tensor]:
 
 @EVERY_FAMILY
 def test_the_cpus_generator_governs(family: Family) -> None:
-    """The masks of CPU tensors."""
+    """With the same generator, CUDA tensors get the masks of CPU tensors."""
     inputs = family.inputs(torch.float32)
     torch.manual_seed(1)
     expected = [family(*inputs, seed=None) for _ in range(2)]
@@ -41,7 +41,7 @@ def test_the_cpus_generator_governs(family: Family) -> None:
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
-    """As if a graph were captured; the calls of this time."""
+    """Pretends that a graph is being captured; yields the calls made meanwhile."""
     calls: list[Call] = []
 
     class Noted(Call):
@@ -57,7 +57,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
 
 @EVERY_FAMILY
 def test_a_graph_draws_on_the_device(family: Family, captured: list[Call]) -> None:
-    """Each call for itself; the backward pass has the mask of its forward pass."""
+    """Each call draws its own seed, and the backward pass has the mask of its forward pass."""
     leaves = [x.requires_grad_() for x in on_device(family)]
     for _ in range(2):
         y = family(*leaves, seed=None)
@@ -102,7 +102,7 @@ def test_a_graph_of_a_module(captured: list[Call]) -> None:
 
 
 def test_refused_seeds() -> None:
-    """A tensor is for the device; the kernels of the CPU have numbers."""
+    """A seed that is a tensor is for CUDA; the CPU's kernels take numbers."""
     x = torch.ones(8)
     with pytest.raises(TypeError, match="a seed that is a tensor has to be on the CUDA device of the input"):
         Call("dropout", 0.5, 1, torch.tensor(3), 0).run(x)
@@ -117,7 +117,7 @@ def replays(graph: torch.cuda.CUDAGraph, result: Tensor, count: int) -> list[Ten
 
 
 def capture(run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """After a warm-up on another stream."""
+    """Captures after a warm-up on another stream."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -173,7 +173,7 @@ def test_a_seed_is_frozen_where_it_is_given() -> None:
 
 @ON_A_GPU
 def test_a_captured_training_step() -> None:
-    """Forward and backward pass in one graph: at each replay another mask, and the same one in both."""
+    """Forward and backward pass are in one graph: each replay has another mask, and both passes share it."""
     x = torch.ones(3000, device=DEVICE, requires_grad=True)
 
     def step() -> Tensor:

@@ -1,4 +1,4 @@
-"""Masks made on a device are the specified ones, and so are the random bits below them."""
+"""Masks made on a device are the specified ones, and so are the random bits that they come from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_philox_known_answers(known: dict[str, list[str]]) -> None:
 @example(1, 2**60 - 50, 2**64 - 1, 99)
 @example(1, 2**63 - 50, 2, 99)
 def test_philox_equals_reference(key: int, first: int, counter_high: int, count: int) -> None:
-    """Also where the counter's low word overflows: elements far beyond what a test has memory for."""
+    """The counter's low word may overflow; this stands for elements far beyond a test's memory."""
     expected = philox(key, counters(first, count), counter_high)
     np.testing.assert_array_equal(device_philox(key, first, counter_high, count), expected)
 
@@ -65,7 +65,7 @@ def write(memory: Tensor, n: int, packed: bool, p: float, seed: int | Tensor) ->
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("p", [0.0, 1e-3, 1 / 3, 1.0])
 def test_nothing_outside_is_written(p: float, packed: bool, order: str) -> None:
-    """Bytes around a mask, aligned and not, keep what is in them."""
+    """The bytes around a mask, aligned or not, keep their values."""
     guard, around = 0xA5, 80
     longest = flags(np.arange(max(NEAR_BOUNDARIES), dtype=np.uint64), 7, 0, threshold(p))
     for i, n in enumerate([1, 7, 8, 9, *NEAR_BOUNDARIES[:20]]):
@@ -94,7 +94,7 @@ def test_any_mask_equals_reference(n: int, p: float, seed: int, offset: int) -> 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 5000), st.integers(1, 40), WORDS, WORDS)
 def test_ties(element: int, after: int, seed: int, offset: int) -> None:
-    """With the probability made so that it is a tie, any element is kept at its 32 bits and dropped one step on."""
+    """The probability is chosen to make the element a tie: 32 more bits keep it, and drop it one step further."""
     word = int(philox(seed, counters(element // 8, 1), offset)[0, element % 8 // 2])
     first = word >> 16 if element % 2 else word & 0xFFFF
     other = int(philox(seed, counters(element + 2**63, 1), offset)[0, 0])

@@ -22,7 +22,7 @@ def _train(case: Case, params: list[torch.Tensor], low: float, high: float, misa
 
 
 def _guarded(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarded], list[torch.Tensor]]:
-    """Parameters of every size, at every misalignment, each between guards."""
+    """Parameters of every size at every misalignment, each between guards."""
     guards = [Guarded(size, dtype, misalign=i % 16, device=device) for i, size in enumerate(SIZES)]
     for i, guard in enumerate(guards):
         guard.inside.copy_(some_values(guard.inside.shape, dtype, seed=i))
@@ -32,7 +32,7 @@ def _guarded(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guard
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", ALL_CASES, ids=ids)
 def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
-    """Gradients from 1e-8 to 1e2, all sizes in one step, aligned and misaligned storage."""
+    """Gradients range from 1e-8 to 1e2. All sizes are in one step, aligned and misaligned."""
     low, high = (1e-4, 1e2) if dtype == torch.float16 else (1e-8, 1e2)
     with running("reference"):
         _, expected = _guarded(dtype, "cpu")
@@ -49,7 +49,7 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> None:
-    """Many blocks of one tensor, with a tail, in any order; every element changes."""
+    """A tensor of many blocks with a tail, in any order; every element changes."""
     sizes = (50_003, 16_384)
     start = [some_values(n, dtype, seed=n) for n in sizes]
 
@@ -69,7 +69,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> N
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_special_values(case: Case, dtype: torch.dtype) -> None:
-    """Zeros of both signs, subnormal numbers, the largest, inf and NaN as parameter and gradient."""
+    """Zeros of both signs, subnormals, the largest numbers, inf and NaN, as parameter and as gradient."""
     info = torch.finfo(dtype)
     values = [0.0, -0.0, info.smallest_normal, -info.smallest_normal / 2, 1.0, -1.0, info.max, info.min, 1e-4]
     special = torch.tensor([*values, torch.inf, -torch.inf, torch.nan], dtype=dtype)
@@ -89,7 +89,7 @@ def test_special_values(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("mixed", [False, True], ids=["all states", "one state"])
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_float32_states_of_half_parameters(dtype: torch.dtype, mixed: bool) -> None:
-    """Wide states have a kernel of their own; where only some are wide, the one for any types takes them."""
+    """Wide states have a separate kernel; if only some are wide, the kernel for any types takes them."""
 
     def run(device: torch.device | str) -> Trained:
         params = [some_values(1025, dtype, seed=0).to(device).requires_grad_()]
@@ -106,7 +106,7 @@ def test_float32_states_of_half_parameters(dtype: torch.dtype, mixed: bool) -> N
 
 
 def test_a_rule_a_type_and_a_device_at_once() -> None:
-    """Groups of several rules and types in one step; empty, complex and 0-dim parameters among them."""
+    """One step may have groups of several rules and types, with empty, complex and 0-dim parameters."""
 
     def values(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if dtype.is_complex:
@@ -130,7 +130,7 @@ def test_a_rule_a_type_and_a_device_at_once() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_strides(dtype: torch.dtype) -> None:
-    """Channels-last is dense; a slice goes through a copy and back; a transposed gradient is made to match."""
+    """Channels-last is dense, a slice is copied and written back, and a transposed gradient is laid out anew."""
 
     def run(device: torch.device | str) -> Trained:
         image = some_values((2, 3, 4, 5), dtype, seed=1).to(device).to(memory_format=torch.channels_last)
@@ -157,7 +157,7 @@ def _many(count: int, size: int) -> Trained:
 
 @pytest.mark.skipif(emulator is None, reason="a GPU does not count its launches")
 def test_a_thousand_tensors_in_few_launches() -> None:
-    """One for the scalars, and one for several hundred tensors each."""
+    """One launch for the scalars, and one per several hundred tensors."""
     with gpu():
         optimizer, _ = _many(1000, 100)
         optimizer.step()

@@ -1,6 +1,6 @@
 """A scaled rule on a device equals the NumPy reference to the bit, wherever its sums are cut.
 
-tests/cuda/test_adafactor.py has one of one state, here are LAMB's two.
+LAMB has two states; tests/cuda/test_adafactor.py tests a rule with one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZES = [0, 1, 31, 33, 255, 257, 4095, 4096, 4097, 8193, 32769, 140_000]
 
 
 def _params(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarded], list[Tensor]]:
-    """At every misalignment, between guards."""
+    """Parameters at every misalignment, between guards."""
     guards = [Guarded(n, dtype, i % 16, device) for i, n in enumerate(SIZES)]
     for i, guard in enumerate(guards):
         guard.inside.copy_(some_values(guard.inside.shape, dtype, seed=i))
@@ -71,7 +71,7 @@ def test_wide_states(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("mixed", ["exp_avg", "exp_avg_sq"])
 def test_states_of_several_types(mixed: str) -> None:
-    """One in float32, the other in the parameter's type."""
+    """One state is float32, the other has the parameter's type."""
 
     def run(device: torch.device | str) -> tuple[fastopt.LAMB, list[Tensor]]:
         _, params = _params(torch.bfloat16, device)
@@ -90,8 +90,7 @@ def test_states_of_several_types(mixed: str) -> None:
 
 @pytest.mark.skipif(REAL, reason="a process group of the CPU's")
 def test_shards_of_a_step_that_the_device_counts() -> None:
-    """A parameter that is put together after the others still knows what is on the device: the learning rate, and
-    GradScaler's scale and verdict."""
+    """A shard that is updated after the others still gets the device's learning rate and GradScaler's tensors."""
     distributed_tensor = pytest.importorskip("torch.distributed.tensor")
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     try:

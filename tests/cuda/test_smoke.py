@@ -1,4 +1,4 @@
-"""What compute-sanitizer watches on a GPU (scripts/gpu_smoke.py) runs, and reaches the kernels."""
+"""scripts/gpu_smoke.py, which compute-sanitizer watches on a GPU, runs and reaches the kernels."""
 
 from __future__ import annotations
 

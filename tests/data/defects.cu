@@ -1,4 +1,4 @@
-// What tests/ptx.py has to find: a kernel for each defect, and a sound one, that flags of the compiler can spoil.
+// Defects that tests/ptx.py has to find, one per kernel, and a sound kernel that compiler flags can spoil.
 #include <cuda_fp16.h>
 
 namespace {

@@ -1,8 +1,8 @@
-"""Scenarios that several processes (gloo, on the CPU) go through together, and the test that starts them.
+"""Scenarios that several processes (gloo, on the CPU) run together, and the test that starts them.
 
 A module of scenarios ends with ``work(SCENARIOS)`` and is started once per process: ``python module.py RANK PROCESSES
-FOLDER``. Each scenario has a process group of its own, so that one that fails takes no other with it. A process leaves
-``{scenario: ""}``, or what went wrong, in the folder.
+FOLDER``. Each scenario has a separate process group, so that its failure does not affect the others. A process writes
+``{scenario: ""}``, or what went wrong, to the folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch.distributed.optim scripts functions as it is imported.
+# torch.distributed.optim scripts functions when it is imported.
 TORCHS_OWN = ["-W", "ignore::DeprecationWarning:torch.jit._script"]
 
 
 class Scenarios(dict[str, Callable[[], None]]):
-    """By name; also a decorator."""
+    """Scenarios by name; calling it as a decorator adds one."""
 
     def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         self[function.__name__] = function
@@ -42,7 +42,7 @@ def everyones(tensor: Tensor) -> list[Tensor]:
 
 
 def refused(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
-    """pytest.raises, where there is no pytest."""
+    """pytest.raises for processes that do not import pytest."""
     try:
         call()
     except error as seen:
@@ -52,7 +52,7 @@ def refused(error: type[Exception], text: str, call: Callable[[], Any]) -> None:
 
 
 def work(scenarios: Scenarios) -> None:
-    """What one of the processes does."""
+    """Runs all scenarios in one of the processes."""
     rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     results = {}
@@ -60,7 +60,7 @@ def work(scenarios: Scenarios) -> None:
         options = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=60)}
         try:
             dist.init_process_group("gloo", init_method=f"file://{folder / name}", **options)
-            dist.barrier()  # one that leaves at once would cut connections that others are still making
+            dist.barrier()  # leaving early would cut connections that others are still making
             with warnings.catch_warnings():
                 run()
             results[name] = ""
@@ -71,12 +71,12 @@ def work(scenarios: Scenarios) -> None:
                 dist.destroy_process_group()
     (folder / f"{rank}.json").write_text(json.dumps(results))
     sys.stdout.flush()
-    # DTensor's caches keep process groups, and a thread of gloo's that lets go of a Python tensor at exit aborts.
+    # DTensor's caches keep process groups, and a gloo thread that releases a Python tensor at exit aborts.
     os._exit(0)
 
 
 def outcomes(script: str, world_size: int, folder: Path) -> list[dict[str, str]]:
-    """What went wrong in each scenario of a module, of all processes."""
+    """The failures of all scenarios of a module, by process."""
     python = [sys.executable, "-W", "error", *TORCHS_OWN]
     commands = [[*python, script, str(rank), str(world_size), str(folder)] for rank in range(world_size)]
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]

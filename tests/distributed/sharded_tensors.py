@@ -1,4 +1,4 @@
-"""DTensors compared with the whole tensors on one process: steps of every optimizer, norms, clipping, errors."""
+"""DTensors compared with whole tensors on one process: steps of every optimizer, norms, clipping, errors."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from support import assert_same_bits, some_values, step_on_some_grads
 
 SCENARIOS = Scenarios()
 
-SHAPES = [(6, 5), (13,), (3, 4, 2), (1,), (130, 70)]  # some processes have nothing of the small ones
+SHAPES = [(6, 5), (13,), (3, 4, 2), (1,), (130, 70)]  # of small tensors, some processes have no element
 
 
 def meshes() -> Iterator[tuple[Any, list[Any]]]:
-    """Meshes of all processes, each with ways to place a tensor on it."""
+    """Meshes of all processes, and for each the placements of a tensor on it."""
     size = dist.get_world_size()
     yield init_device_mesh("cpu", (size,)), [Shard(0)]
     yield init_device_mesh("cpu", (size,)), [Replicate()]
@@ -55,7 +55,7 @@ def some_params(dtype: torch.dtype = torch.float32, grads: int | None = None) ->
 
 @SCENARIOS
 def steps_have_the_bits_of_one_process() -> None:
-    """Every optimizer, Adafactor's sums over the whole included; states are placed as their parameters are."""
+    """Every optimizer has the bits of one process, Adafactor included; states are placed like their parameters."""
     makers = [lambda p, row=row: row.ours(p, lr=row.lr, **row.base, **row.plain) for row in ROWS]
     makers.append(lambda p: fastopt.Lookahead(fastopt.AdamW(p, lr=0.1), k=2))
     makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, l1=1e-2, max_grad_value=0.9))
@@ -82,7 +82,7 @@ def steps_have_the_bits_of_one_process() -> None:
 
 @SCENARIOS
 def one_parameter_is_whole_at_a_time() -> None:
-    """With Adafactor: itself, its gradient, and a vector's state."""
+    """At any time, Adafactor's step has at most one parameter put together, with its gradient and a vector's state."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     params = distributed(some_params(grads=1), mesh, [Shard(0)])
     wholes: list[weakref.ref[Tensor]] = []
@@ -133,7 +133,7 @@ def terms_of_a_plain_parameters_gradient() -> None:
 
 @SCENARIOS
 def norms_are_of_the_whole() -> None:
-    """And the same bits in all processes; plain tensors among them count once."""
+    """Norms are those of the whole, with the same bits in all processes; plain tensors in the list count once."""
     for norm_type in (2.0, 1.0, math.inf, -math.inf, 3.0, 0.5, -1.5, 0.0):
         for dtype in (torch.float32, torch.float16, torch.complex64):
             for mesh, placements in meshes():
@@ -173,7 +173,7 @@ def clipping_is_that_of_the_whole() -> None:
 
 @SCENARIOS
 def clipping_inside_the_step() -> None:
-    """As clip_grad_norm_ before it, to the bit; a group without the option does not count."""
+    """max_grad_norm equals clip_grad_norm_ before the step, to the bit; groups without the option do not count."""
     for mesh, placements in meshes():
         for make in (fastopt.AdamW, fastopt.SGD, fastopt.Adafactor):
             inside, before = (distributed(some_params(grads=1), mesh, placements) for _ in range(2))
@@ -192,7 +192,7 @@ def clipping_inside_the_step() -> None:
 
 @SCENARIOS
 def some_have_no_gradient() -> None:
-    """They take part in the norm, in the order of the parameters."""
+    """A process without a gradient takes part in the norm, in the order of the parameters."""
     if dist.get_world_size() == 4:
         mesh = init_device_mesh("cpu", (2, 2))
         ways = [[Shard(0), Replicate()], [Shard(0), Shard(0)], [Shard(0), Replicate()]]
@@ -223,8 +223,8 @@ def a_norm_that_fails_starts_no_states() -> None:
 
 
 @SCENARIOS
-def sparse_gradients_beside_parts() -> None:
-    """Their rows count in the norm, as they do without DTensors."""
+def sparse_gradients_next_to_shards() -> None:
+    """The rows of sparse gradients count in the norm, as they do without DTensors."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for make in (fastopt.Adagrad, lambda p, **o: fastopt.SGD(p, momentum=0.9, **o)):
         whole, table = some_params(grads=1)[:1], torch.ones(5, 3).requires_grad_()
@@ -241,7 +241,7 @@ def sparse_gradients_beside_parts() -> None:
 
 @SCENARIOS
 def loss_scales() -> None:
-    """An inf in one process's part stops all; the norm is that of unscaled gradients, which are unscaled afterwards."""
+    """An inf in one process's part stops all. The norm is that of unscaled gradients, which are written back."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     makers = [lambda p: fastopt.AdamW(p, lr=0.1, max_grad_norm=0.5), lambda p: fastopt.Adafactor(p, max_grad_norm=0.5)]
     for make, inf, fused, given in itertools.product(makers, (False, True), (False, True), (Shard(0), Replicate())):
@@ -258,7 +258,7 @@ def loss_scales() -> None:
         for optimizer in optimizers:
             optimizer.param_groups[0]["fused"] = fused
             scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-            scaler.scale(torch.zeros(()))  # makes its tensors
+            scaler.scale(torch.zeros(()))  # creates its tensors
             scaler.step(optimizer)
             scaler.update()
             assert scaler.get_scale() == (512.0 if inf else 1024.0)
@@ -286,7 +286,7 @@ def what_cannot_be_done() -> None:
 
 @SCENARIOS
 def wrong_states_of_a_part() -> None:
-    """Refused before anything is put together, and before the first of two is written."""
+    """Wrong states are an error before any communication, and before the first parameter is written."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     first, part = distributed(some_params(grads=1)[:2], mesh, [Shard(0)])
     optimizer = fastopt.Adafactor([first, part])

@@ -1,4 +1,4 @@
-"""SyncBatchNorm in several processes, compared with one process on the joined batch: scenarios for sync_worker."""
+"""Scenarios for sync_worker: SyncBatchNorm in several processes, compared with one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCENARIOS = Scenarios()
 
 @contextlib.contextmanager
 def communication() -> Iterator[Counter[str]]:
-    """Counts the collective operations."""
+    """Counts collective operations."""
     seen: Counter[str] = Counter()
 
     def counted(name: str) -> Callable[..., Any]:
@@ -56,13 +56,13 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def share(whole: Tensor, sizes: Sequence[int]) -> Tensor:
-    """This process's part of a batch, laid out as the whole is."""
+    """This process's part of a batch, in the layout of the whole."""
     part = whole.detach().split(list(sizes))[dist.get_rank()]
     return torch.empty_like(part).copy_(part).requires_grad_(whole.requires_grad)
 
 
 def equals_joined(
-    shape: tuple[int, ...] = (4, 5, 5),  # without the batch
+    shape: tuple[int, ...] = (4, 5, 5),  # without the batch dimension
     sizes: Sequence[int] = (5, 2),
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
@@ -71,7 +71,7 @@ def equals_joined(
     reference: type[torch.nn.Module] | None = None,
     **options: Any,
 ) -> None:
-    """Three training steps and evaluation, compared with one module that sees the batches of both."""
+    """Compares three training steps and an evaluation with one module that sees the joined batch."""
     whole_shape = (sum(sizes), *shape)
     options["dtype"] = parameters or dtype
     joined = (reference or PLAIN[len(whole_shape)])(shape[0], **options)
@@ -104,12 +104,12 @@ def equals_joined(
             for theirs in everyones(buffer):
                 assert_close(theirs, buffer, rtol=0, atol=0, msg=name)
     for mine, theirs in zip(ours.parameters(), joined.parameters(), strict=True):
-        tolerance = TOLERANCES[dtype]  # sums of as many terms
+        tolerance = TOLERANCES[dtype]  # for sums of equally many terms
         assert_close(total(mine.grad), theirs.grad, rtol=tolerance["rtol"], atol=20 * tolerance["atol"])
     x = some_values(whole_shape, dtype, 99)
     ours.eval(), joined.eval()
     with communication() as seen:
-        if not dist.get_rank():  # alone
+        if not dist.get_rank():  # in evaluation, a process alone
             close(ours(x), joined(x))
     assert not seen
 
@@ -151,7 +151,7 @@ def penalty(model: torch.nn.Module, x: Tensor, grad: Tensor) -> Tensor:
 
 
 def penalty_equals_joined(sizes: Sequence[int], activation: str | None, depth: int = 1) -> None:
-    """Gradients of what is made of gradients."""
+    """Second derivatives are those of the joined batch."""
     follows = {None: torch.nn.Identity, "silu": torch.nn.SiLU}[activation]
     parts = [torch.nn.Sequential(torch.nn.BatchNorm2d(3).double(), follows()) for _ in range(depth)]
     joined = torch.nn.Sequential(*parts)

@@ -1,4 +1,4 @@
-"""What test_sync_batch_norm runs in two processes, beside what sync_joined has."""
+"""Scenarios that test_sync_batch_norm runs in two processes, in addition to those of sync_joined."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def distributed_data_parallel() -> None:
 
 @SCENARIOS
 def subgroups() -> None:
-    """A process group of one is plain BatchNorm; one of both, of reversed order even, is not."""
+    """In a process group of one it is plain BatchNorm; in a group of both, whatever their order, it is not."""
     groups = [dist.new_group([rank]) for rank in range(PROCESSES)]
     alone, plain = (norm(3, dtype=torch.float64) for norm in (nn.SyncBatchNorm, nn.BatchNorm2d))
     alone.process_group = groups[dist.get_rank()]
@@ -63,14 +63,14 @@ def subgroups() -> None:
 
 @SCENARIOS
 def not_a_member() -> None:
-    """As torch: a process outside of the group is on its own."""
+    """As in torch, a process outside the group normalizes its own batch."""
     first = dist.new_group([0])
     module = nn.SyncBatchNorm(3, dtype=torch.float64, process_group=first)
     assert_same_bits(module(batch((4, 3), 1)), nn.BatchNorm1d(3).double()(batch((4, 3), 1)))
 
 
 @SCENARIOS
-def nobody_has_a_sample() -> None:
+def no_process_has_a_sample() -> None:
     module = nn.SyncBatchNorm(3)
     x = torch.zeros(0, 3, 2, 2, requires_grad=True)
     y = module(x)
@@ -83,7 +83,7 @@ def nobody_has_a_sample() -> None:
 
 @SCENARIOS
 def a_single_value_in_all() -> None:
-    """Both processes see the error, with nothing written and none waiting for the other."""
+    """Both processes raise the error, write nothing, and do not wait for each other."""
     module = nn.SyncBatchNorm(3)
     x = torch.ones(1 - dist.get_rank(), 3)
     refused(ValueError, "Expected more than 1 value per channel", lambda: module(x))
@@ -92,7 +92,7 @@ def a_single_value_in_all() -> None:
 
 @SCENARIOS
 def errors_and_writes() -> None:
-    """Wrong arguments are refused in all processes, before they communicate; running statistics count their writes."""
+    """Wrong arguments are errors in all processes before any communication; versions of running statistics change."""
     x = some_values((4, 3), torch.float32, dist.get_rank())
     for error, module, text in (
         (RuntimeError, nn.SyncBatchNorm(5), "running_mean should contain 3 elements not 5"),
@@ -108,7 +108,7 @@ def errors_and_writes() -> None:
 
 @SCENARIOS
 def frozen_inputs_and_parameters() -> None:
-    """Without a gradient of the input there is nothing to communicate backward."""
+    """Without a gradient of the input there is no communication backward."""
     module, x = nn.SyncBatchNorm(3), some_values((4, 3), torch.float32, dist.get_rank())
     y = module(x)
     with communication() as seen:
@@ -129,7 +129,7 @@ def frozen_inputs_and_parameters() -> None:
 
 @SCENARIOS
 def other_layouts() -> None:
-    """Slices and permuted tensors, and gradients that are not laid out as the input."""
+    """Inputs may be slices or permuted, and gradients may have another layout than the input."""
     whole = batch((6, 4, 5, 8), 1)
     joined, ours = nn.BatchNorm2d(4).double(), nn.SyncBatchNorm(4).double()
     rows = (slice(0, 4), slice(4, 6))[dist.get_rank()]
@@ -146,9 +146,9 @@ def other_layouts() -> None:
 
 @SCENARIOS
 def compiled() -> None:
-    """The graph breaks around the module, and nobody looks into it; in evaluation it does not break."""
+    """In training the graph breaks around the module, which is not traced; in evaluation it does not break."""
     torch._dynamo.reset()
-    warnings.simplefilter("ignore")  # of torch's own, at graph breaks
+    warnings.simplefilter("ignore")  # torch warns of its own code at graph breaks
     warnings.filterwarnings("error", "Dynamo does not know how to trace the builtin .fastopt")
     model = nn.SyncBatchNorm.convert_sync_batchnorm(net(torch.nn.BatchNorm2d))
     eager = copy.deepcopy(model)

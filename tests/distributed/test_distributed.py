@@ -1,4 +1,4 @@
-"""2 and 4 processes do what one does on the whole: sharded tensors, DDP, FSDP2, ZeRO, checkpoints."""
+"""2 and 4 processes compute what one computes on the whole: sharded tensors, DDP, FSDP2, ZeRO, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("module", ["sharded_tensors", "training"])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_as_one_process(tmp_path: Path, processes: int, module: str) -> None:
-    """All scenarios of a module in one go: starting the processes takes longer than most of them."""
+    """One test runs all scenarios of a module, as starting the processes takes longer than most of them."""
     script = Path(__file__).with_name(f"{module}.py")
     wrong = [
         f"{name}, process {rank}:\n{text}"

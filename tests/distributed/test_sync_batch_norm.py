@@ -1,4 +1,4 @@
-"""SyncBatchNorm: two processes with unequal batches do what one does with the joined batch (sync_worker)."""
+"""SyncBatchNorm: two processes with unequal batches compute what one does with the joined batch (sync_worker)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_two_processes(results: list[dict[str, str]], scenario: str) -> None:
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 5), (2, 3, 2, 2, 2)])
 @pytest.mark.parametrize("training", [True, False])
 def test_alone_it_is_plain_batch_norm(shape: tuple[int, ...], training: bool) -> None:
-    """Without a process group."""
+    """It equals plain BatchNorm if there is no process group."""
     plain = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[len(shape) - 2]
     ours, expected = (module(3, activation="gelu").train(training) for module in (nn.SyncBatchNorm, plain))
     x, residual = some_values(shape, torch.float32, 1), some_values(shape, torch.float32, 2)
@@ -129,7 +129,7 @@ def test_convert_sync_batchnorm_of_a_norm_itself() -> None:
 
 @pytest.mark.parametrize("kind", ["BatchNorm2d", "SyncBatchNorm"])
 def test_convert_sync_batchnorm_of_converted_models(kind: str) -> None:
-    """The activation that convert has fused stays, and revert takes it out again."""
+    """The activation that convert has fused stays fused, and revert separates it again."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), getattr(torch.nn, kind)(4), torch.nn.ReLU()).eval()
     x = some_values((2, 3, 5, 5), torch.float32, 1)
     expected = model(x)

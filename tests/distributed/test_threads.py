@@ -1,4 +1,4 @@
-"""How many threads each process has, and what is said about it; the example, under torchrun."""
+"""The number of threads that each process has, and the note about it; the example under torchrun."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run(command: list[str], **variables: str) -> str:
     ("processes", "cores", "threads", "said"),
     [
         (1, 8, 8, None),
-        (1, 8, 2, None),  # somebody's choice
+        (1, 8, 2, None),  # as the user chose
         (1, 2, 4, "threads of each: 4, cores: 2; torch.set_num_threads(2)"),
         (2, 8, 4, None),
         (2, 8, 1, "threads of each: 1 (OMP_NUM_THREADS=1, as torchrun sets it), cores: 8; torch.set_num_threads(4)"),
         (2, 8, 8, "processes on this machine: 2, threads of each: 8, cores: 8; torch.set_num_threads(4)"),
-        (4, 2, 1, None),  # less than one thread cannot be had
+        (4, 2, 1, None),  # there is no less than one thread
         (3, 8, 2, None),
     ],
 )
@@ -60,7 +60,7 @@ def test_threads_are_the_processs_share(
     assert fastopt.info()["in_use"]["processes"] == processes
 
 
-def test_a_choice_of_ones_own_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_choice_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_processes, "cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -83,7 +83,7 @@ def test_torchruns_one_thread_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard and DTensor are public from torch 2.6 on")
 def test_example(tmp_path: Path) -> None:
-    """Sharded or not, interrupted or not: the same epochs."""
+    """Sharded or not, interrupted or not, the example prints the same epochs."""
 
     def epochs(*arguments: str) -> list[str]:
         output = run([*TORCHRUN, str(EXAMPLE), *arguments])

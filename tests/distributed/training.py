@@ -1,5 +1,5 @@
 """Networks trained by several processes, each on its share of the batch, compared with one process on the whole: DDP,
-FSDP2, ZeRO, and checkpoints that other numbers of processes go on from."""
+FSDP2, ZeRO, and checkpoints that are resumed by other numbers of processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lookahead(params: Iterable[Tensor]) -> torch.optim.Optimizer:
 
 
 def net() -> nn.Sequential:
-    """Widths that no number of processes divides."""
+    """A network whose widths no number of processes divides."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(7, 13), nn.Tanh(), nn.Linear(13, 5), nn.LayerNorm(5), nn.Linear(5, 1)]
@@ -106,7 +106,7 @@ def on_one_process(make: Make, steps: Iterable[int]) -> tuple[nn.Module, torch.o
 
 
 def every_optimizer(distributed: Callable[[], nn.Module]) -> None:
-    """The norm that clips is that of the whole."""
+    """Every optimizer clips by the norm of the whole."""
     for make in (*MAKERS.values(), lookahead):
         expected, optimizer = on_one_process(make, range(4))
         model = distributed()
@@ -131,7 +131,7 @@ def fully_sharded() -> None:
 
 @SCENARIOS
 def synchronized_batch_norm() -> None:
-    """A converted model under DDP: statistics of the joined batch."""
+    """A converted model under DDP has the statistics of the joined batch."""
     models = []
     for _ in range(2):
         layers = list(net())
@@ -155,10 +155,10 @@ def hybrid_sharded() -> None:
 
 @SCENARIOS
 def sharded_and_tensor_parallel() -> None:
-    """Parameters cut along both dimensions of a mesh, one inside the other (``_StridedShard``)."""
+    """Parameters may be cut along both dimensions of a mesh, one inside the other (``_StridedShard``)."""
     if dist.get_world_size() < 4:
         return
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # torch's two ways beside each other
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # torch's own: the two are combined
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     for name in ("AdamW", "SGD", "Adafactor"):
         torch.manual_seed(0)
@@ -192,7 +192,7 @@ def zero_redundancy() -> None:
 
 @SCENARIOS
 def zero_redundancy_does_not_clip() -> None:
-    """However the option gets there; what is no part of a ZeroRedundancyOptimizer clips."""
+    """max_grad_norm is an error in a ZeroRedundancyOptimizer, however it is set. Optimizers outside of it clip."""
 
     class Own(ZeroRedundancyOptimizer):
         def another(self) -> torch.optim.Optimizer:
@@ -219,7 +219,7 @@ def zero_redundancy_does_not_clip() -> None:
 
 @SCENARIOS
 def looking_for_zero_redundancy_keeps_nothing() -> None:
-    """What the callers of a constructor let go of, goes."""
+    """Looking for the ZeroRedundancyOptimizer among the callers does not keep their objects alive."""
 
     def calls() -> bool:
         checkpoint = torch.ones(1)
@@ -256,7 +256,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 
 def go_on(make: Make, size: int, steps: Iterable[int], load: Path | None, save: Path | None) -> nn.Module | None:
     """Trains on the first ``size`` processes, from one checkpoint to another."""
-    mesh = DeviceMesh("cpu", list(range(size)))  # which all processes make
+    mesh = DeviceMesh("cpu", list(range(size)))  # all processes have to create it
     if dist.get_rank() >= size:
         return None
     group = mesh.get_group()
@@ -274,7 +274,7 @@ def go_on(make: Make, size: int, steps: Iterable[int], load: Path | None, save: 
 
 @SCENARIOS
 def checkpoints() -> None:
-    """Saved by some processes, taken up by as many, fewer, and more: the run goes on as if it had not stopped."""
+    """A checkpoint of some processes can be resumed by as many, fewer and more, as if training had not stopped."""
     size = dist.get_world_size()
     names = ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD")
     makers = {**{name: MAKERS[name] for name in names}, "Lookahead": lookahead}
@@ -291,7 +291,7 @@ def checkpoints() -> None:
 
 @SCENARIOS
 def whole_state_dicts() -> None:
-    """Gathered on one process, and from there to all, as for a checkpoint in one file."""
+    """A whole state dict is gathered on one process and sent from there to all, as for a checkpoint in one file."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True)
     for name in ("AdamW", "Adafactor"):
         expected, optimizer = on_one_process(MAKERS[name], range(3))

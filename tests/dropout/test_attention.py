@@ -1,4 +1,4 @@
-"""Attention whose weights are dropped by our kernel: torch's function, and the formula with our mask."""
+"""Attention whose weights our kernel drops, compared with torch's function, and with the formula and our mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as T
 import fastopt.nn.functional as F
 from support import DTYPES, assert_same_bits, some_values
 
-# What inductor says of itself.
+# Inductor raises these warnings about itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::FutureWarning")
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -32,7 +32,7 @@ def some_inputs(dtype: torch.dtype = torch.float32, heads: int = 4) -> list[Tens
 
 
 def formula(query: Tensor, key: Tensor, value: Tensor, kept: Tensor, p: float, **case: Any) -> Tensor:
-    """In the type of the inputs."""
+    """The formula, computed in the type of the inputs."""
     scale = case.get("scale") or 1 / math.sqrt(query.shape[-1])
     scores = query @ key.mT * scale
     mask = case.get("attn_mask")

@@ -1,4 +1,4 @@
-"""DropConnect around modules of any kind."""
+"""DropConnect around any module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of every order and in both directions, in place, and what is kept for them."""
+"""Gradients of every order, backward and forward, in place; and what the graph keeps for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dropout_cases import FAMILY, IN_PLACE, ONE_TENSOR, Family
 from fastopt import nn
 from support import assert_same_bits, running, some_values
 
-# What gradcheck imports for forward mode, and what older torch does itself.
+# Gradcheck imports deprecated code for forward mode, and older torch uses some itself.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit.script:DeprecationWarning",
     "ignore:.*torch._vmap_internals:FutureWarning",
@@ -57,13 +57,13 @@ def test_gradients_in_place(family: Family) -> None:
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_reverse_over_forward(family: Family, inplace: bool) -> None:
-    """The gradient of a tangent that depends on the input itself."""
+    """A tangent that depends on the input itself has the right gradient."""
     how = {"inplace": True} if inplace and family in IN_PLACE else {}
     inputs = doubles(family)
 
     def tangents(*inputs: Tensor) -> Tensor:
         with forward_ad.dual_level():
-            duals = [forward_ad.make_dual(x * 1, x * x) * 1 for x in inputs]  # no views, which go another way
+            duals = [forward_ad.make_dual(x * 1, x * x) * 1 for x in inputs]  # not views, which take another path
             y = family(*duals, **how)
             return forward_ad.unpack_dual(y * y).tangent
 
@@ -104,8 +104,8 @@ def test_nothing_but_numbers_is_kept() -> None:
         assert not kept
 
 
-def test_gradient_without_memory_of_its_own() -> None:
-    """sum() hands back an expanded scalar."""
+def test_expanded_gradient() -> None:
+    """The gradient of sum() is an expanded scalar."""
     for family in FAMILY:
         x, *rest = family.inputs(torch.float32)
         x.requires_grad_()
@@ -124,7 +124,7 @@ def test_in_place(family: Family) -> None:
     assert y._version > version
     z = x.clone().requires_grad_()
     w = z * 1
-    saved = w * w  # its gradient needs w as it was
+    saved = w * w  # its gradient needs w's old values
     family(w, inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         saved.sum().backward()
@@ -132,7 +132,7 @@ def test_in_place(family: Family) -> None:
 
 @pytest.mark.parametrize("family", IN_PLACE, ids=str)
 def test_in_place_on_a_view(family: Family) -> None:
-    """Its base learns of it."""
+    """A view's base gets the new values and the right gradient."""
     x = family.inputs(torch.float32)[0]
     grads = []
     for inplace in (True, False):
@@ -149,7 +149,7 @@ def test_in_place_on_a_view(family: Family) -> None:
 
 @pytest.mark.parametrize("family", IN_PLACE, ids=str)
 def test_in_place_where_torch_refuses(family: Family) -> None:
-    """Nothing is written."""
+    """Where torch refuses to work in place, so do we, and nothing is written."""
     x = family.inputs(torch.float32)[0].requires_grad_()
     before = x.detach().clone()
     for refused in (x, x[:2], x.split(1)[0], (x * 1).split(1)[0]):
@@ -191,7 +191,7 @@ def test_modes(family: Family) -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoint_restores_the_mask(reentrant: bool) -> None:
-    """As with torch's dropout, the generator's state decides."""
+    """As with torch's dropout, the repetition restores the generator's state, and with it the mask."""
     layers = torch.nn.Sequential(torch.nn.Linear(9, 9), nn.Dropout(0.4), torch.nn.Linear(9, 9), nn.AlphaDropout(0.2))
     x = some_values((5, 9), torch.float32, 1).requires_grad_()
     found = []
@@ -199,7 +199,7 @@ def test_checkpoint_restores_the_mask(reentrant: bool) -> None:
         torch.manual_seed(3)
         layers.zero_grad()
         y = torch.utils.checkpoint.checkpoint(layers, x, use_reentrant=reentrant) if recompute else layers(x)
-        torch.rand(7)  # somebody else draws in between
+        torch.rand(7)  # something else draws in between
         y.square().sum().backward()
         found.append([y, *(p.grad.clone() for p in layers.parameters())])
     for plain, recomputed in zip(*found, strict=True):
@@ -208,7 +208,7 @@ def test_checkpoint_restores_the_mask(reentrant: bool) -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoint_without_the_generators_state(reentrant: bool) -> None:
-    """With a seed of one's own there is nothing to restore."""
+    """With a given seed, there is nothing to restore."""
     w = some_values((9, 9), torch.float32, 1).requires_grad_()
     x = some_values((5, 9), torch.float32, 2).requires_grad_()
 
@@ -223,7 +223,7 @@ def test_checkpoint_without_the_generators_state(reentrant: bool) -> None:
             else block(x)
         )
         found.append([y, *torch.autograd.grad(y.square().sum(), (x, w))]) if not reentrant else None
-        if reentrant:  # which knows .backward() only
+        if reentrant:  # which supports only .backward()
             x.grad = w.grad = None
             y.square().sum().backward()
             found.append([y, x.grad.clone(), w.grad.clone()])

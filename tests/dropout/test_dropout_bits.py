@@ -1,4 +1,4 @@
-"""The same bits from every ISA, thread count, memory format and the reference; and nothing outside is written."""
+"""Every ISA, thread count and memory format has the reference's bits, and nothing outside is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROBABILITIES = [1e-6, 0.1, 1 / 3, 0.5, 0.999, 1.0]
 
 
 def everywhere(call: Any) -> list[Tensor]:
-    """What `call` gives on the reference, and on each ISA with one thread and with two."""
+    """The results of `call` on the reference, and on each ISA with one thread and with two."""
     found = []
     for way in [{"backend": "reference"}, *({"isa": isa, "threads": n} for isa in ISAS for n in (1, 2))]:
         with running(**way):
@@ -75,7 +75,7 @@ def test_bias_gradient_at_the_edges_of_its_blocks(shape: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rule", ["dropout", "channels"])
 def test_formats(shape: tuple[int, ...], rule: str) -> None:
-    """The mask belongs to the elements, wherever they lie."""
+    """The mask belongs to the elements, wherever they lie in memory."""
     x = some_values(shape, torch.float32, 3)
     function = F.dropout if rule == "dropout" else F.feature_alpha_dropout
     expected = function(x, 0.4, True, seed=11)
@@ -110,7 +110,7 @@ def test_every_operand_in_another_format(family: Family) -> None:
 
 @pytest.mark.parametrize("family", [f for f in FAMILY if f.complex], ids=str)
 def test_complex(family: Family) -> None:
-    """One flag for both parts; lazily conjugated and negated tensors count as what they stand for."""
+    """Real and imaginary part share one flag; lazily conjugated and negated tensors are read as their values."""
     inputs = [torch.complex(x, x + 1) for x in family.inputs(torch.float32)]
     result = assert_same_everywhere(lambda: family(*inputs))
     if not family.residual:
@@ -123,7 +123,7 @@ def test_complex(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_lazily_negated(family: Family) -> None:
-    """Dense tensors whose memory holds the opposite of their values."""
+    """Memory of these dense tensors holds the opposite of their values."""
     inputs = family.inputs(torch.float32)
     for k, x in enumerate(inputs):
         changed = [*inputs[:k], torch._neg_view(x), *inputs[k + 1 :]]
@@ -141,7 +141,7 @@ def test_lazily_negated(family: Family) -> None:
 @given(calls(), st.sampled_from(ISAS), st.sampled_from([1, 2]))
 @settings(max_examples=300, deadline=None)
 def test_any_layout_and_mask(call: KernelCall, isa: str, threads: int) -> None:
-    """Kernel and reference on dense tensors of any order of dimensions, with masks of any number of them."""
+    """Kernel and reference agree on dense tensors with dimensions in any order, and masks with any number of them."""
     with running(isa=isa, threads=threads):
         ours = call.run(_core, threads)
     assert_same_bits(ours, call.run(reference))
@@ -164,7 +164,7 @@ def test_nothing_outside_is_written(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("n", [1 << 20, (32 << 18) + 1])
 def test_large(n: int) -> None:
-    """Also above the size from which on large pages are asked for."""
+    """Sizes on both sides of the one from which on large pages are used."""
     x = torch.ones(n)
     with running(threads=2):
         y = F.dropout(x, 0.25, seed=1)
@@ -174,7 +174,7 @@ def test_large(n: int) -> None:
 
 
 def test_special_values() -> None:
-    """What is dropped is 0, whatever it was; what is kept is only scaled."""
+    """A dropped element becomes 0, whatever it was; a kept one is only scaled."""
     x = torch.tensor([float("inf"), float("-inf"), float("nan"), -0.0, 1e-45, 3e38] * 50)
     for result in everywhere(lambda: F.dropout(x, 0.5, seed=2)):
         kept = F.dropout_mask(x.shape, 0.5, seed=2)

@@ -1,4 +1,4 @@
-"""The mask is the function of seed, offset and element that docs/dropout_mask.md describes, on every backend."""
+"""On every backend, the mask is the function of seed, offset and element that docs/dropout_mask.md describes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVERYWHERE = [{"backend": "reference"}, *({"isa": isa, "threads": n} for isa in 
 
 
 def native_philox(key: int, first: int, counter_high: int, count: int) -> np.ndarray[Any, Any]:
-    """As the reference's, for `count` counters from `first` on."""
+    """Random bits in the reference's order, for `count` counters from `first` on."""
     blocks = torch.empty((count, 4), dtype=torch.int32)
     _core.philox_blocks(blocks, key, first, counter_high)
     return blocks.numpy().view(np.uint32)
@@ -47,7 +47,7 @@ def test_philox_known_answers(known: dict[str, list[str]]) -> None:
 @example(1, 2**32 - 50, 2, 99)
 @example(1, 2**63, 2, 99)
 def test_philox_equals_reference(key: int, first: int, counter_high: int, count: int) -> None:
-    """In every lane, also where the counter's low word overflows."""
+    """Every lane is right, also if the counter's low word overflows."""
     expected = philox(key, counters(first, count), counter_high)
     for isa in ISAS:
         with running(isa=isa):
@@ -83,7 +83,7 @@ def test_threshold_is_the_nearest(p: float) -> None:
 
 
 SHAPES = st.lists(st.integers(0, 40), max_size=3).map(tuple)
-LONG = st.integers(1, 2**17).map(lambda n: (n,))  # where threads share the work
+LONG = st.integers(1, 2**17).map(lambda n: (n,))  # sizes at which threads share the work
 
 
 @settings(max_examples=150, deadline=None)
@@ -104,7 +104,7 @@ def test_any_mask_equals_reference(shape: tuple[int, ...], p: float, seed: int, 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 5000), st.integers(1, 40), WORDS, WORDS)
 def test_ties(element: int, after: int, seed: int, offset: int) -> None:
-    """With the probability made so that it is a tie, any element is kept at its 32 bits and dropped one step on."""
+    """The probability is chosen to make the element a tie: 32 more bits keep it, and drop it one step further."""
     word = int(philox(seed, counters(element // 8, 1), offset)[0, element % 8 // 2])
     first = word >> 16 if element % 2 else word & 0xFFFF
     other = int(philox(seed, counters(element + 2**63, 1), offset)[0, 0])
@@ -119,7 +119,7 @@ LARGE = 3 * 2**19 + 2**14 + 13
 
 
 def pieces() -> Iterator[tuple[int, int]]:
-    """Of uneven sizes, cut inside of blocks and bytes."""
+    """Pieces of uneven sizes, cut inside blocks and bytes."""
     begin, size = 0, 1
     while begin < LARGE:
         yield begin, min(begin + size, LARGE)
@@ -147,7 +147,7 @@ def test_large_masks_equal_their_pieces(p: float, isa: str) -> None:
 
 @EVERY_ISA
 def test_a_mask_begins_as_the_shorter_one(isa: str) -> None:
-    """Whatever remains behind the last whole vector, byte or block."""
+    """A shorter mask equals the beginning of a longer one, whatever remains after its last vector, byte or block."""
     with running(isa=isa):
         longest = F.dropout_mask(2100, 0.4, seed=3)
         for n in range(2100):
@@ -158,7 +158,7 @@ def test_a_mask_begins_as_the_shorter_one(isa: str) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
 def test_nothing_outside_is_written(p: float, packed: bool, isa: str) -> None:
-    """Bytes around a mask, aligned and not, keep what is in them."""
+    """The bytes around a mask, aligned or not, keep their values."""
     guard, around = 0xA5, 80
     for i, n in enumerate(NEAR_BOUNDARIES):
         kept = large_mask(p, 7, 0)[:n]

@@ -1,4 +1,4 @@
-"""Dropout inside larger programs: torch.compile, export, tracing, torch.func, subclasses, other devices."""
+"""Dropout in larger programs: torch.compile, export, tracing, torch.func, subclasses, other devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dropout_cases import FAMILY, IN_PLACE, Family
 from fastopt import nn
 from support import DTYPES, assert_same_bits, some_values
 
-# What inductor, gradcheck and the tracer say of themselves.
+# Inductor, gradcheck and the tracer raise these warnings about themselves.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning",
     "ignore::FutureWarning",
@@ -38,7 +38,7 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> lis
 
 
 def assert_compiles(function: Callable[..., Tensor], inputs: list[Tensor], backend: str) -> None:
-    """One graph, and the bits of eager mode: the same draws, the same masks."""
+    """The function compiles into one graph, with eager mode's draws, masks and bits."""
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend=backend)
     for ours, eager in zip(with_gradients(compiled, inputs), with_gradients(function, inputs), strict=True):
@@ -57,7 +57,7 @@ def test_compiled(family: Family, backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_calls_stay_apart(backend: str) -> None:
-    """No compiler takes two draws for one, though they look the same."""
+    """No compiler merges two draws, although they look the same."""
     x = some_values(200, torch.float32, 1)
     assert_compiles(lambda x: F.dropout(x, 0.5) * F.dropout(x, 0.5) * F.dropout(x, 0.5), [x], backend)
 
@@ -69,7 +69,7 @@ def test_compiled_in_place(family: Family, backend: str) -> None:
 
 
 def test_compiled_again_and_again() -> None:
-    """Each call draws anew, other sizes too."""
+    """Each call draws another mask, at other sizes as well."""
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: F.dropout(x, 0.5), fullgraph=True)
     torch.manual_seed(1)
@@ -92,9 +92,9 @@ def test_compiled_model_with_checkpoint() -> None:
         torch.testing.assert_close(ours, eager)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch 2.14's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # by torch 2.14
 def test_operators() -> None:
-    """torch's own checks of schemas, fakes and gradients."""
+    """torch's own checks of schemas, fakes and gradients pass."""
     x = some_values((4, 5), torch.float64, 1).requires_grad_()
     bias, residual = some_values(5, torch.float64, 2).requires_grad_(), some_values((4, 5), torch.float64, 3)
     seed = torch.tensor(5)
@@ -125,7 +125,7 @@ def test_exported_and_traced() -> None:
 
 
 def test_jit_traced() -> None:
-    """A mask that is drawn would be frozen, or not, as that compiler pleases; one with a seed may."""
+    """A drawn mask is an error, as jit.trace would freeze it; a mask with a given seed is traced."""
     x = some_values((5, 9), torch.float32, 1)
     with pytest.raises(RuntimeError, match=r"torch\.jit\.trace would freeze the mask"):
         torch.jit.trace(nn.Dropout(0.5), (x,))
@@ -137,7 +137,7 @@ def test_jit_traced() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_func(family: Family, dtype: torch.dtype) -> None:
-    """The bits of eager mode, both directions."""
+    """torch.func has eager mode's bits, forward and backward."""
     inputs = family.inputs(dtype, family.shape[:1] + (4,) * (len(family.shape) - 1))
     expected = family.gradients(*inputs)
     direction = some_values(inputs[-1].shape, dtype, 99)
@@ -163,13 +163,13 @@ def test_func_twice(inner: Callable[..., Any], outer: Callable[..., Any]) -> Non
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_vmap_with_a_seed(family: Family) -> None:
-    """A seed means the same mask for every sample, and each has the bits it has alone."""
+    """With a seed, all samples have the same mask, and each has the bits that it has alone."""
     for dtype in (torch.float32, torch.bfloat16):
         samples = [torch.stack([x, x * 2, x + 1]) for x in family.inputs(dtype)]
         for i, result in enumerate(torch.vmap(family)(*samples)):
             assert_same_bits(result, family(*[x[i] for x in samples]))
         first, *rest = samples
-        for k in range(len(rest)):  # one operand is the same for all samples
+        for k in range(len(rest)):  # one operand is shared by all samples
             some = [x if i != k else x[0] for i, x in enumerate(rest)]
             dims = [0 if i != k else None for i in range(len(rest))]
             for i, result in enumerate(torch.vmap(family, in_dims=(0, *dims))(first, *some)):
@@ -180,7 +180,7 @@ def test_vmap_with_a_seed(family: Family) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_vmap_with_drawn_masks(compiled: bool) -> None:
-    """Also where what is dropped from is the same for every sample."""
+    """Each sample draws another mask, also if all share the input."""
     x, constant = torch.ones(3, 50), torch.ones(50)
     draws = {
         "batched": lambda x: F.dropout(x, 0.5),
@@ -223,7 +223,7 @@ def test_compiled_transforms(backend: str) -> None:
         assert_same_bits(found, transformed(x))
 
 
-def test_forward_mode_where_somebody_looks_on() -> None:
+def test_forward_mode_in_a_dispatch_mode() -> None:
     x = torch.ones(20)
     with forward_ad.dual_level():
         expected = forward_ad.unpack_dual(F.dropout(forward_ad.make_dual(x, x), 0.5, seed=1)).tangent
@@ -248,7 +248,7 @@ def test_subclass() -> None:
 
 
 def test_overridden() -> None:
-    """Objects with __torch_function__ see the call."""
+    """Objects with __torch_function__ see the call and its arguments."""
 
     class Seen:
         @classmethod
@@ -286,7 +286,7 @@ def test_nothing_is_drawn_for_an_empty_tensor() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_nothing_is_kept_where_somebody_looks_on() -> None:
+def test_no_operand_of_a_subclass_is_kept() -> None:
     x, residual = (torch.ones(5, requires_grad=True).as_subclass(Sub) for _ in range(2))
     kept = weakref.ref(residual)
     y = F.dropout_add(x, residual * 1, 0.5)

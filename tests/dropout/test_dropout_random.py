@@ -1,4 +1,4 @@
-"""Where masks come from: torch's generator, one's own, or a seed."""
+"""The source of masks: torch's generator, a given generator, or a seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_manual_seed_governs(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 def test_own_generator(family: Family) -> None:
-    """Leaves torch's alone, and gives what torch's would with the same seed."""
+    """A given generator draws what torch's would with the same seed, and torch's stays as it is."""
     state = torch.get_rng_state()
     ours = [drawn(family, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert_same_bits(*ours)
@@ -142,7 +142,7 @@ def test_refused_masks() -> None:
 
 
 def test_many_python_threads() -> None:
-    """Each draws for itself, and every draw is another one."""
+    """Each thread draws masks that no other draw has."""
     torch.manual_seed(1)
     found: list[Tensor] = []
 
@@ -158,7 +158,7 @@ def test_many_python_threads() -> None:
 
 
 def test_drawn_in_inference_mode_first() -> None:
-    """The thread's own tensor is made at the first draw, and must also serve afterwards."""
+    """The thread's own tensor, made at the first draw, still works after inference mode."""
     outcome = []
 
     def work() -> None:

@@ -1,8 +1,8 @@
-"""Masks behave as independent draws with the probability asked for, and the family keeps the moments it promises.
+"""Masks behave like independent draws with the given probability, and the family keeps the moments that it promises.
 
-All seeds are fixed, so a run tells nothing that the one before did not. Bounds are set as if they were not: a z of a
-correct mask is beyond 5 once in 1.7 million draws, beyond 6 once in 500 million. A chi-square is turned into a z, of
-which both ends are bad: too even is not random either.
+All seeds are fixed, so that every run gives the same result. The bounds are set as if it could differ: the z of a
+correct mask is above 5 once in 1.7 million draws, above 6 once in 500 million. A chi-square is turned into a z that
+must not be far from 0 on either side: counts that are too even are not random either.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 Array = np.ndarray[Any, Any]
 
 PROBABILITIES = [1e-3, 0.05, 0.1, 0.25, 0.5, 0.9, 0.999]
-COMMON = [0.05, 0.25, 0.5, 0.9]  # where 2**20 draws are enough for sums that are nearly normal
+COMMON = [0.05, 0.25, 0.5, 0.9]  # 2**20 draws are enough for sums that are nearly normal
 MILLION = 2**20
 
 
@@ -41,24 +41,23 @@ def kept(shape: int | tuple[int, ...], p: float, seed: int = 1, offset: int = 0)
 
 
 def variance(p: float) -> float:
-    """Of one flag."""
+    """The variance of one flag."""
     return p * (1 - p)
 
 
 def z_of_chi_square(chi_square: float, freedom: int) -> float:
-    """A normal number that is as unlikely (Wilson and Hilferty, 1931)."""
+    """A normal number of the same likelihood (Wilson and Hilferty, 1931)."""
     spread = 2 / (9 * freedom)
     return ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
 def z_of_counts(counts: Array, draws: int, p: float) -> float:
-    """Of how often each of many events of probability 1 - p has happened in `draws` draws."""
+    """The z of counts: how often each of many events of probability 1 - p has occurred in `draws` draws."""
     return z_of_chi_square(float(((counts - draws * (1 - p)) ** 2).sum() / (draws * variance(p))), counts.size)
 
 
 def z_of_correlation(first: Array, second: Array, p: float) -> float:
-    """Of two masks of equal shape, p known. Its square is the part of the chi-square of their 2x2 table that tells of
-    dependence."""
+    """The z of two masks' correlation, p known. Its square is the part of a 2x2 table's chi-square for dependence."""
     both = np.count_nonzero(first & second)
     either = np.count_nonzero(first) + np.count_nonzero(second)
     covariance = both - (1 - p) * either + first.size * (1 - p) ** 2
@@ -67,7 +66,7 @@ def z_of_correlation(first: Array, second: Array, p: float) -> float:
 
 @pytest.mark.parametrize("p", PROBABILITIES)
 def test_rate_at_every_position(p: float) -> None:
-    """1e8 draws; in all, and by their position modulo 256, which a bad lane of a vector would show in."""
+    """1e8 draws have the right rate, in total and by position modulo 256, which would show a bad lane of a vector."""
     size, masks, positions = 2**22, 24, 256
     counts = np.zeros(positions, np.int64)
     for offset in range(masks):
@@ -78,7 +77,7 @@ def test_rate_at_every_position(p: float) -> None:
 
 
 def test_rate_of_a_probability_that_only_ties_decide() -> None:
-    """Of 2**27 elements one in a million is dropped: 134."""
+    """One in a million of 2**27 elements is dropped: 134."""
     p, n = 1e-6, 2**27
     packed = F.dropout_mask(n, p, seed=4, packed=True).numpy()
     dropped = int(np.unpackbits(~packed[packed != 0xFF]).sum())
@@ -90,7 +89,7 @@ LAGS = [*range(1, 65), 127, 128, 129, *(2**k for k in range(8, 20))]
 
 @pytest.mark.parametrize("p", PROBABILITIES)
 def test_elements_do_not_depend_on_earlier_ones(p: float) -> None:
-    """Of the rarest, pairs are so few (17) that a z beyond 5 is one in 100 000."""
+    """Flags are not correlated at any lag. At the rarest p, pairs are so few (17) that z exceeds 5 once in 100 000."""
     mask = kept(2**24 if min(p, 1 - p) < 0.01 else 2**22, p, seed=5)
     for lag in LAGS:
         assert abs(z_of_correlation(mask[lag:], mask[:-lag], p)) < 5, lag
@@ -99,19 +98,19 @@ def test_elements_do_not_depend_on_earlier_ones(p: float) -> None:
 @pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
 def test_rows_and_columns_are_independent(p: float, axis: int) -> None:
-    """Each has the rate, and no two of 256 are correlated."""
+    """Each row or column has the right rate, and no two of 256 are correlated."""
     lines, length = 256, 2**15
     mask = kept((length, lines) if axis else (lines, length), p, seed=6)
     flags = (mask.T if axis else mask).astype(np.float32)
     assert abs(z_of_counts(flags.sum(axis=1), length, p)) < 5
     centred = flags - np.float32(1 - p)
     z = (centred @ centred.T)[np.triu_indices(lines, 1)] / (variance(p) * math.sqrt(length))
-    assert np.abs(z).max() < 6  # of 32640
+    assert np.abs(z).max() < 6  # the largest of 32640
     assert abs(z_of_chi_square(float((z.astype(np.float64) ** 2).sum()), z.size)) < 5
 
 
 def neighbours(word: int) -> list[int]:
-    """The words that follow, and those that differ in one bit."""
+    """The words that follow this one, and the ones that differ in one bit."""
     return [*range(word + 1, word + 17), *(word ^ 1 << bit for bit in range(64))]
 
 
@@ -125,7 +124,7 @@ def test_masks_of_neighbouring_seeds_and_offsets_are_independent(p: float) -> No
 
 
 def test_an_element_has_its_rate_over_many_seeds() -> None:
-    """The other way round: few elements, a new mask each time."""
+    """A few elements have the right rate over many masks."""
     n, masks, p = 96, 20_000, 0.3
     counts = np.zeros(n, np.int64)
     for seed in range(masks):
@@ -134,8 +133,8 @@ def test_an_element_has_its_rate_over_many_seeds() -> None:
 
 
 def test_no_two_of_many_calls_share_a_mask() -> None:
-    """Seeds that torch's generator draws have 63 bits: two of 2e5 are the same once in 460 million runs. Had they 32,
-    99 runs of 100 would meet such a pair."""
+    """Seeds drawn from torch's generator have 63 bits: two of 2e5 coincide once in 460 million runs. With 32 bits, 99
+    of 100 runs would have such a pair."""
     torch.manual_seed(0)
     ones, calls = torch.ones(256), 200_000
     masks = {np.packbits(F.dropout(ones).numpy() != 0).tobytes() for _ in range(calls)}
@@ -148,7 +147,7 @@ def normal(dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_expectation_is_the_input(dtype: torch.dtype) -> None:
-    """Allowed on top is the rounding of the result: bfloat16 has nothing between 1 and 1.008 to scale a 1 to."""
+    """The bound includes the rounding of the result: bfloat16 has no number between 1 and 1.008."""
     x = normal(dtype).abs()
     power, rounding = x.double().square().mean().item(), torch.finfo(dtype).eps / 2
     for p in PROBABILITIES:
@@ -158,7 +157,7 @@ def test_expectation_is_the_input(dtype: torch.dtype) -> None:
 
 
 def test_scale_is_that_of_the_probability_drawn() -> None:
-    """Of a p that is not a multiple of 2**-48: what is kept times the rate that is drawn is the input."""
+    """Kept elements are scaled by the rate that is drawn, if p is not a multiple of 2**-48."""
     for p in [1e-14, 1e-6, 1 / 3, 1 - 1e-14]:
         drawn = threshold(p) / 2**48
         y = F.dropout(torch.ones(2**16, dtype=torch.float64), p, seed=0)
@@ -167,7 +166,7 @@ def test_scale_is_that_of_the_probability_drawn() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_alpha_dropout_keeps_mean_and_variance(dtype: torch.dtype) -> None:
-    """All dropped elements are one number: its rounding to a half type, and only that, is allowed on top."""
+    """All dropped elements are the same number; the bound includes its rounding to a half type, and nothing else."""
     x, rounding = normal(dtype), torch.finfo(dtype).eps / 2
     for p in PROBABILITIES:
         y = F.alpha_dropout(x, p, training=True, seed=10).double()

@@ -1,4 +1,4 @@
-"""Where torch has the function: the same signature, errors, warnings, edge cases and moments."""
+"""Functions that torch has as well: signatures, errors, warnings, edge cases and moments are torch's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_refused_and_doubtful_dimensions(name: str, dims: int) -> None:
 
 
 def mask_dims(y: torch.Tensor) -> int:
-    """How many leading dimensions it takes to tell the elements of `y` apart."""
+    """The number of leading dimensions along which elements of `y` differ."""
     for dims in range(y.dim()):
         shared = y.flatten(dims)
         if torch.equal(shared, shared[..., :1].expand_as(shared)):
@@ -96,7 +96,7 @@ def test_without_effect_the_input_comes_back(name: str, inplace: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SHARED)
 def test_the_two_values_of_an_element(name: str, dtype: torch.dtype) -> None:
-    """Kept or dropped, an element becomes what torch makes of it."""
+    """A kept element has torch's value, and so does a dropped one."""
     family = OF[name]
     x = some_values(family.shape, dtype, 1)
     ours, theirs = both(name)
@@ -106,7 +106,7 @@ def test_the_two_values_of_an_element(name: str, dtype: torch.dtype) -> None:
         for function in (ours, theirs):
             draws = torch.stack([function(x, p, True) for _ in range(512)]).double()
             seen.append(torch.stack([draws.min(0).values, draws.max(0).values]))
-        # torch rounds after each of its operations; and ours draws a probability of 48 bits.
+        # torch rounds after each of its operations, and our probabilities have 48 bits.
         close = 8 * torch.finfo(dtype).eps + 2**-47
         torch.testing.assert_close(seen[0], seen[1], rtol=close, atol=close)
 
@@ -150,7 +150,7 @@ def test_refused_devices() -> None:
 
 
 def test_zeros_without_memory() -> None:
-    """torch's own trick for gradients that are zero: taken or refused, never read."""
+    """torch's zero tensors without memory, used as gradients, are taken or refused, but never read."""
     for family in FAMILY:
         inputs = [torch._efficientzerotensor(x.shape) for x in family.inputs(torch.float32)]
         if family.bias:
@@ -204,10 +204,10 @@ def test_modules(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_nested_tensors(layout: torch.layout) -> None:
-    """A sentence that says what to do, and that is right."""
+    """The error says what to do, and that works."""
     nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=layout)
     for name in SHARED:
-        if name not in ("dropout1d", "dropout2d", "dropout3d"):  # which look at the dimensions first
+        if name not in ("dropout1d", "dropout2d", "dropout3d"):  # these check dimensions first
             with pytest.raises(RuntimeError, match=r"input is a nested tensor.*nested_tensor_from_jagged"):
                 getattr(F, name)(nested, 0.5, True)
     for name, given in (("input", (nested, nested)), ("residual", (torch.ones(2, 3), nested))):

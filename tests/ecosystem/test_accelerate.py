@@ -23,7 +23,7 @@ Make = Callable[[Any], Optimizer]
 
 
 class Training:
-    """Our modules in a network, its optimizer and its schedule, prepared; batches of 4."""
+    """A network of our modules, its optimizer and its schedule, prepared; batches of 4."""
 
     def __init__(self, make: Make, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         torch.manual_seed(0)
@@ -58,18 +58,18 @@ class Training:
 
 @pytest.mark.parametrize("case", PLAIN_TORCH_CASES, ids=ids)
 def test_follows_torch(case: Case, numbers_in: Any) -> None:
-    """Accumulated and clipped gradients under a schedule, in double precision."""
+    """Gradients are accumulated and clipped, under a schedule, in double precision."""
     numbers_in(torch.float64)
     ours, theirs = (Training(make, torch.float64).go(range(4), max_norm=0.5) for make in (case.make, case.make_theirs))
     torch.testing.assert_close(ours.model.state_dict(), theirs.model.state_dict(), rtol=1e-8, atol=1e-10)
     assert ours.rates == theirs.rates
-    assert len(set(ours.rates)) == 5  # 12 steps, halved after every third
+    assert len(set(ours.rates)) == 5  # 12 steps, the rate is halved after every third
 
 
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_resumes_to_the_bit(case: Case, mixed_precision: str, tmp_path: Path) -> None:
-    """save_state and load_state: network, states, schedule."""
+    """save_state and load_state restore network, states and schedule."""
 
     def make(params: Any) -> Optimizer:
         return case.make(params, max_grad_norm=0.5, state_dtype=torch.float32)
@@ -89,7 +89,7 @@ def test_resumes_to_the_bit(case: Case, mixed_precision: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("inner", [fastopt.AdamW, torch.optim.AdamW], ids=["ours", "torch's"])
 def test_lookahead(inner: Any, tmp_path: Path) -> None:
-    """The checkpoint is between two updates of the slow weights."""
+    """The checkpoint lies between two updates of the slow weights."""
     whole, first, second = (Training(lambda p: fastopt.Lookahead(inner(p, lr=0.05), k=4)) for _ in range(3))
     whole.go(range(4))
     first.go(range(2)).accelerator.save_state(tmp_path)
@@ -109,7 +109,7 @@ def test_bf16_learns_as_with_torch() -> None:
 
 
 def test_the_wrapper() -> None:
-    """prepare wraps the optimizer, and loads its own state into it; ours is inside, and a second prepare leaves it."""
+    """prepare wraps our optimizer and loads its own state into it; a second prepare changes nothing."""
     training = Training(lambda p: fastopt.AdamW(p, lr=0.05, max_grad_norm=0.5))
     assert isinstance(training.optimizer, AcceleratedOptimizer)
     assert type(training.optimizer.optimizer) is fastopt.AdamW
@@ -126,7 +126,7 @@ def test_the_wrapper() -> None:
 
 
 def test_max_grad_norm_clips_what_was_accumulated() -> None:
-    """As clip_grad_norm_ where gradients are synchronized."""
+    """max_grad_norm equals clip_grad_norm_, called when gradients are synchronized."""
     inside = Training(lambda p: fastopt.AdamW(p, lr=0.05, max_grad_norm=0.1), torch.float64).go(range(3))
     outside = Training(lambda p: fastopt.AdamW(p, lr=0.05), torch.float64).go(range(3), max_norm=0.1)
     torch.testing.assert_close(inside.model.state_dict(), outside.model.state_dict(), rtol=1e-10, atol=1e-12)
@@ -135,8 +135,8 @@ def test_max_grad_norm_clips_what_was_accumulated() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("overflow", [False, True], ids=["good", "overflow"])
 def test_grad_scaler(overflow: bool, fused: bool) -> None:
-    """Accelerate has none on the CPU: handed to its wrapper. A step that overflows does nothing; as with torch's fused
-    optimizers, Accelerate takes it for a step where the optimizer itself is what skips it."""
+    """Accelerate has no scaler on the CPU: its wrapper gets one here. A step that overflows changes nothing. If the
+    optimizer itself skips it, as torch's fused ones do, Accelerate counts it as a step."""
     accelerate.Accelerator(cpu=True)
     param, expected = (torch.ones(3, requires_grad=True) for _ in range(2))
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)

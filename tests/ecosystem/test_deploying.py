@@ -1,4 +1,4 @@
-"""Converted models in evaluation, in the hands of exporters, tracers and quantization (docs/deploying.md)."""
+"""Converted models in evaluation, given to exporters, tracers and quantization (docs/deploying.md)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_works(name: str, fuse: Any, tmp_path: Path) -> None:
 
 
 def test_fx_keeps_modules_as_calls() -> None:
-    """With the training flag and p of the model at hand."""
+    """The traced program uses the model's training flags and p."""
     _, ours = models(True)
     program = torch.fx.symbolic_trace(ours.train())
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_module"]

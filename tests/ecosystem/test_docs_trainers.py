@@ -1,4 +1,4 @@
-"""The blocks of docs/trainers.md, in order, in one namespace. Other pages: tests/tooling/test_docs.py."""
+"""Runs the blocks of docs/trainers.md, in order, in one namespace. Other pages: tests/tooling/test_docs.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of trainers, as a user starts them."""
+"""The examples for trainers, started as a user starts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_lightning() -> None:
 
 
 def test_accelerate(tmp_path: Path) -> None:
-    """Stopped and started again, it ends where it ends without a pause."""
+    """Interrupted and started again, it ends with the same result as without a pause."""
 
     def run(folder: str, *options: str) -> float:
         return main_of("train_accelerate")(["--epochs", "4", "--folder", str(tmp_path / folder), *options])

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ecosystem
 
 
 def test_clips_saves_and_resumes(tmp_path: Path) -> None:
-    """Fabric's wrapper passes for our class; it clips, saves and resumes to the bit."""
+    """Fabric's wrapper is an instance of our class; it clips, saves, and resumes to the bit."""
     fabric = lightning.Fabric(accelerator="cpu", precision="bf16-mixed")
 
     def setup() -> dict[str, Any]:

@@ -24,7 +24,7 @@ Make = Callable[[Any], Optimizer]
 
 
 class Regression(lightning.LightningModule):
-    """Our modules in a network; the optimizer is what ``make`` makes, under a schedule."""
+    """A network of our modules; ``make`` makes its optimizer, under a schedule."""
 
     interval = "step"
 
@@ -45,14 +45,14 @@ class Regression(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.interval}}
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        torch.manual_seed(self.trainer.current_epoch * 100 + index)  # the masks of a resumed run
+        torch.manual_seed(self.trainer.current_epoch * 100 + index)  # a resumed run must draw the same masks
         loss = (self(batch[0]) - 1).square().mean()
         self.losses.append(loss.item())
         return loss
 
 
 def fit(model: lightning.LightningModule, root: Path, resume: Path | None = None, **options: Any) -> lightning.Trainer:
-    """24 samples in batches of 4, without anything that prints or logs."""
+    """Trains on 24 samples in batches of 4, without printing or logging."""
     trainer = lightning.Trainer(
         accelerator="cpu",
         default_root_dir=root,
@@ -69,7 +69,7 @@ def fit(model: lightning.LightningModule, root: Path, resume: Path | None = None
 
 @pytest.mark.parametrize("case", PLAIN_TORCH_CASES, ids=ids)
 def test_follows_torch(case: Case, tmp_path: Path, numbers_in: Any) -> None:
-    """With accumulated and clipped gradients under a schedule, in double precision."""
+    """Gradients are accumulated and clipped, under a schedule, in double precision."""
     numbers_in(torch.float64)
     models = [Regression(make) for make in (case.make, case.make_theirs)]
     options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "precision": "64-true"}
@@ -81,7 +81,7 @@ def test_follows_torch(case: Case, tmp_path: Path, numbers_in: Any) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_resumes_to_the_bit(case: Case, precision: str, tmp_path: Path) -> None:
-    """Four epochs, or two, a checkpoint and two more: weights, statistics and states."""
+    """Four epochs equal two, a checkpoint and two more: weights, statistics and states."""
     options = {"precision": precision, "accumulate_grad_batches": 2}
 
     def make(params: Any) -> Optimizer:
@@ -99,7 +99,7 @@ def test_resumes_to_the_bit(case: Case, precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_learns_in_low_precision(precision: str, tmp_path: Path) -> None:
-    """The loss falls as torch's does."""
+    """The loss falls as it does with torch."""
     losses = []
     for optimizers in (fastopt, torch.optim):
         model = Regression(lambda params, o=optimizers: o.AdamW(params, lr=0.05))
@@ -110,13 +110,13 @@ def test_learns_in_low_precision(precision: str, tmp_path: Path) -> None:
 
 
 def scaled(scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """float16 with a GradScaler, which Lightning has on the CPU when it is handed over."""
+    """float16 with a GradScaler; on the CPU, Lightning needs to be given one."""
     return {"plugins": MixedPrecision("16-mixed", "cpu", scaler)}
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_grad_scaler(fused: bool, tmp_path: Path) -> None:
-    """A batch that overflows does nothing at all; the others are updated by unscaled, clipped gradients."""
+    """A batch that overflows changes nothing; the others update with unscaled, clipped gradients."""
 
     class Overflowing(Regression):
         def training_step(self, batch: list[Tensor], index: int) -> Tensor:
@@ -137,7 +137,7 @@ def test_grad_scaler(fused: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 def test_lightnings_clipping_in_mixed_precision(precision: str, tmp_path: Path) -> None:
-    """As with torch's optimizers: Lightning clips, but for those that take the scale over, the fused ones."""
+    """As with torch's optimizers, Lightning clips, except with fused ones, which unscale gradients themselves."""
     finals = []
     for optimizers in (fastopt, torch.optim):
         options = (
@@ -153,7 +153,7 @@ def test_lightnings_clipping_in_mixed_precision(precision: str, tmp_path: Path) 
 
 
 def test_max_grad_norm_is_gradient_clip_val(tmp_path: Path) -> None:
-    """And the norm is at hand through Lightning's wrapper."""
+    """The two clip alike, and the norm can be read through Lightning's wrapper."""
 
     class Watched(Regression):
         def on_train_batch_end(self, *args: Any) -> None:
@@ -171,7 +171,7 @@ def test_max_grad_norm_is_gradient_clip_val(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", [fastopt.AdamW, torch.optim.AdamW], ids=["ours", "torch's"])
 def test_lookahead(inner: Any, tmp_path: Path) -> None:
-    """Slow weights and their count resume as well: the checkpoint is between two of their updates."""
+    """Slow weights and their count resume too: the checkpoint lies between two updates of them."""
     whole, first, second = (Regression(lambda p: fastopt.Lookahead(inner(p, lr=0.05), k=5)) for _ in range(3))
     fit(whole, tmp_path, max_epochs=4)
     fit(first, tmp_path).save_checkpoint(tmp_path / "half.ckpt")
@@ -181,7 +181,7 @@ def test_lookahead(inner: Any, tmp_path: Path) -> None:
 
 
 class Duel(Regression):
-    """Manual optimization: two optimizers, each for its own part, in turns."""
+    """Manual optimization with two optimizers in turns, each for one part."""
 
     def __init__(self, optimizers: Any) -> None:
         super().__init__(optimizers.AdamW)
@@ -219,12 +219,12 @@ AVERAGING = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Swapping scheduler `ExponentialLR` for `SWALR`")  # as it should
+@pytest.mark.filterwarnings("ignore:Swapping scheduler `ExponentialLR` for `SWALR`")  # intended here
 @pytest.mark.parametrize("name", AVERAGING)
 def test_averaging_callbacks(name: str, tmp_path: Path) -> None:
     models = [Regression(lambda params, o=o: o.AdamW(params, lr=0.05)) for o in (fastopt, torch.optim, fastopt)]
     for model, averaging in zip(models, (True, True, False), strict=True):
-        model.interval = "epoch"  # Lightning's SWA takes no other
+        model.interval = "epoch"  # the only interval that Lightning's SWA supports
         fit(model, tmp_path, max_epochs=4, callbacks=[AVERAGING[name]()] if averaging else [])
     ours, theirs, last = (model.head[1].weight for model in models)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -232,7 +232,7 @@ def test_averaging_callbacks(name: str, tmp_path: Path) -> None:
 
 
 def test_finetuning_callback(tmp_path: Path) -> None:
-    """A frozen backbone joins in as a group of its own."""
+    """A frozen backbone joins the training in a group by itself."""
     models = [Regression(lambda params, o=o: o.AdamW(params, lr=0.05)) for o in (fastopt, torch.optim)]
     for model in models:
         callback = callbacks.BackboneFinetuning(unfreeze_backbone_at_epoch=2, train_bn=False)
@@ -242,7 +242,7 @@ def test_finetuning_callback(tmp_path: Path) -> None:
 
 
 def test_switch_in_a_callback(tmp_path: Path) -> None:
-    """From AdamW to SGD between two epochs: Lightning, its wrapper and the schedule go on with the same object."""
+    """Between two epochs, AdamW becomes SGD; Lightning, its wrapper and the schedule keep using the same object."""
 
     class Switching(callbacks.Callback):
         def on_train_epoch_start(self, trainer: lightning.Trainer, model: lightning.LightningModule) -> None:

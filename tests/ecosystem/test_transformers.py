@@ -1,4 +1,4 @@
-"""fastopt under the Hugging Face Trainer: small models of random weights."""
+"""fastopt under the Hugging Face Trainer: small models with random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 8
 
 
 def gpt2() -> nn.Module:
-    """Two blocks; the output weights are the embedding's."""
+    """Two blocks; the output weights are the embedding."""
     config = transformers.GPT2Config(
         vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
@@ -52,8 +52,8 @@ def trainer(
     given: tuple[Any, Any] | None = None,
     **arguments: Any,
 ) -> transformers.Trainer:
-    """8 steps of 2 batches of 2; the optimizer is what ``make`` makes, or what the Trainer makes of ``given``."""
-    transformers.set_seed(0)  # of masks as well: to be trained before the next one is made
+    """8 steps of 2 batches of 2. The optimizer comes from ``make``, or the Trainer makes it from ``given``."""
+    transformers.set_seed(0)  # decides masks as well: train a model before making the next
     network = model()
     training = transformers.TrainingArguments(
         output_dir=str(root),
@@ -74,13 +74,14 @@ def trainer(
 
 
 def inner(trained: transformers.Trainer) -> Optimizer:
-    """The optimizer in Accelerate's wrapper."""
+    """The optimizer inside Accelerate's wrapper."""
     return trained.optimizer.optimizer
 
 
 @torch.no_grad()
 def logits(run: transformers.Trainer) -> torch.Tensor:
-    """What the model has learnt; some biases of attention have no effect, and gradients of rounding errors only."""
+    """The model's outputs. Weights are not compared: some biases of attention have only rounding errors for
+    gradients."""
     tokens = torch.stack([sample["input_ids"] for sample in samples(labelled=False)])
     return run.model.eval()(tokens).logits
 
@@ -88,7 +89,7 @@ def logits(run: transformers.Trainer) -> torch.Tensor:
 @pytest.mark.parametrize("model", [gpt2, bert])
 @pytest.mark.parametrize("case", PLAIN_TORCH_CASES, ids=ids)
 def test_follows_torch(case: Case, model: Any, tmp_path: Path, numbers_in: Any) -> None:
-    """Accumulated and clipped gradients under a schedule, in double precision."""
+    """Gradients are accumulated and clipped, under a schedule, in double precision."""
     numbers_in(torch.float64)
     results = []
     for make in (case.make, case.make_theirs):
@@ -101,7 +102,7 @@ def test_follows_torch(case: Case, model: Any, tmp_path: Path, numbers_in: Any) 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_resumes_to_the_bit(case: Case, tmp_path: Path) -> None:
-    """From the checkpoint in the middle, with our dropout: its masks resume with torch's generator."""
+    """Training resumes from the checkpoint in the middle; the masks of our dropout resume with torch's generator."""
 
     def run() -> transformers.Trainer:
         def model() -> nn.Module:
@@ -123,7 +124,7 @@ def test_resumes_to_the_bit(case: Case, tmp_path: Path) -> None:
 
 
 def test_the_class_and_its_arguments(tmp_path: Path, numbers_in: Any) -> None:
-    """The Trainer makes our optimizer from its own groups, with and without decay."""
+    """The Trainer makes our optimizer from its own groups, with decay and without."""
     numbers_in(torch.float64)
     results = []
     for cls in (fastopt.AdamW, torch.optim.AdamW):
@@ -136,7 +137,7 @@ def test_the_class_and_its_arguments(tmp_path: Path, numbers_in: Any) -> None:
 
 
 def test_a_trainer_that_makes_its_optimizer(tmp_path: Path) -> None:
-    """create_optimizer overridden, with what the Trainer does not know of."""
+    """A Trainer may override create_optimizer, and use options that the Trainer does not know."""
 
     class Ours(transformers.Trainer):
         def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:

@@ -1,4 +1,4 @@
-"""convert on models that people have: how much it reaches, and that nothing else changes."""
+"""convert on published models: how many pairs it fuses, and that results stay the same."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _ACTS = {"relu", "relu_", "silu", "relu6", "hardswish", "gelu", "leaky_relu"}
 
 
 class _Whole(fx.Tracer):
-    """Norms and activations are calls, everything else is looked into: another way to find pairs than convert's."""
+    """Treats norms as calls and traces everything else: finds pairs in another way than convert."""
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _NORMS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def pairs_there_are(model: torch.nn.Module) -> tuple[int, set[str]]:
-    """The number of activations that kernels have whose input is a norm, or a sum with one; and the norms. Of two norms
-    that are added, one can be run with the activation."""
+    """Counts the activations that our kernels support whose input is a norm or a sum with one, and collects these
+    norms. If two norms are added, one can be fused."""
     graph = _Whole().trace(model)
     parts = dict(model.named_modules())
     found: set[str] = set()
@@ -71,7 +71,7 @@ def pairs_there_are(model: torch.nn.Module) -> tuple[int, set[str]]:
 
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_pairs_fused(package: str, name: str) -> None:
-    """With fuse="trace" at least 0.9 of what there is, but for two that are named."""
+    """fuse="trace" fuses at least 0.9 of the pairs, except in two models that are named."""
     theirs = zoo.made(package, name).train()
     try:
         there, norms = pairs_there_are(copy.deepcopy(theirs))
@@ -98,7 +98,7 @@ def test_outputs_and_gradients(package: str, name: str) -> None:
             x = zoo.images().double().requires_grad_()
             torch.manual_seed(3)
             model.train(training)
-            for part in model.modules():  # masks differ: torch's are drawn otherwise
+            for part in model.modules():  # masks differ, as torch's are drawn in another way
                 if "Drop" in type(part).__name__:
                     part.eval()
             y = model(x)

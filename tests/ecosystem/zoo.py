@@ -1,4 +1,4 @@
-"""Models of other packages, small inputs."""
+"""Models of other packages, and small inputs for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-try:  # a CPU build of torchvision is not everywhere to be had; its models need none of its operators
+try:  # not every platform has a CPU build of torchvision; these models need none of its operators
     import torchvision
 except (ImportError, RuntimeError):
     sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
@@ -26,13 +26,13 @@ TIMM = [
     *["resnet18", "hrnet_w18_small", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002", "densenet121"],
     *["skresnet18", "res2net50_14w_8s", "xception41", "ghostnet_050", "dla34"],
 ]
-# Of the pairs there are, the share that has to be run as one. dla34's blocks take optional tensors, which torch.fx
-# traces as given; in xception41 one module ends in a norm, and the next begins with its activation.
+# The share of pairs that must be fused. dla34's blocks take optional tensors, which torch.fx traces as given; in
+# xception41, a module ends in a norm and the next begins with its activation.
 FUSED = {"dla34": 0.6, "xception41": 0.25}
 
 
 def made(package: str, name: str) -> torch.nn.Module:
-    """With weights and statistics that are not the same everywhere."""
+    """A model whose weights and statistics vary from channel to channel."""
     torch.manual_seed(0)
     if package == "timm":
         model: Any = timm.create_model(name, pretrained=False)

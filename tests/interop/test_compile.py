@@ -1,4 +1,4 @@
-"""Compiled models with our modules in them: the results of eager mode, in one graph."""
+"""Compiled models with our modules have eager mode's results, in one graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fastopt
 import fastopt.nn as fnn
 from support import TORCH, assert_same_bits, some_values
 
-# What inductor and the exporter say of themselves.
+# Inductor and the exporter raise these warnings about themselves.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 class Net(nn.Module):
-    """What fastopt has for networks: converted, fused, added to, dropped by channel, by weight and by element."""
+    """All of our modules for networks: converted, fused, with addition; dropout of channels, weights and elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def images(batch: int) -> Tensor:
 
 
 class Results(NamedTuple):
-    """Of a training step with a seed of its own, and of an evaluation after it."""
+    """The results of a training step with a given seed, and of an evaluation after it."""
 
     outputs: list[Tensor]  # and running statistics
     gradients: list[Tensor]
@@ -94,7 +94,7 @@ class Compiled(NamedTuple):
 
 
 def compiled(backend: str, **options: Any) -> Compiled:
-    """The model and its twin, and how many graphs there are by now."""
+    """The compiled model, its eager twin, and a count of the graphs since then."""
     counters = torch._dynamo.utils.counters["stats"]
     before = counters["unique_graphs"]
     model = net()
@@ -117,9 +117,9 @@ def pair(backend: str) -> Iterator[Compiled]:
 
 @pytest.mark.parametrize("batch", [5, 3, 8])
 def test_model(pair: Compiled, backend: str, batch: int) -> None:
-    """Whatever the batch size: to the bit, but for inductor's own code: batch norms, convolutions, sums."""
+    """At any batch size, results are equal to the bit, except for inductor's own batch norms, convolutions and sums."""
     assert_same(results(pair.model, batch), results(pair.eager, batch), exactly=backend == "aot_eager")
-    assert pair.graphs() <= 4  # training and evaluation: of the first size, and of any
+    assert pair.graphs() <= 4  # in training and in evaluation: one for the first size, one for any
 
 
 def test_model_of_any_batch_size() -> None:
@@ -138,7 +138,7 @@ def test_compiled_in_place() -> None:
 
 
 def test_converted_after_it_was_compiled() -> None:
-    """Its modules are looked at again."""
+    """Its modules are examined again."""
     torch._dynamo.reset()
     model = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()), backend="aot_eager")
     x = some_values((5, 4), torch.float32, 1)
@@ -151,7 +151,7 @@ def test_converted_after_it_was_compiled() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_of_a_compiled_model(copied: Callable[[Any], Any]) -> None:
-    """They have parameters of their own, compile anew, and take each other's state."""
+    """Copies have separate parameters, compile separately, and can load each other's state."""
     torch._dynamo.reset()
     pair = compiled("aot_eager")
     results(pair.model, 3)
@@ -167,7 +167,7 @@ def test_copies_of_a_compiled_model(copied: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_exported(training: bool, strict: bool) -> None:
-    """For any batch size, and from a file."""
+    """An exported model works for any batch size, and from a file."""
     model = net().train(training)
     sizes = {"x": {0: torch.export.Dim("batch", min=2)}}
     exported = torch.export.export(model, (images(5),), dynamic_shapes=sizes, strict=strict)
@@ -187,7 +187,7 @@ def test_exported(training: bool, strict: bool) -> None:
 
 
 def test_reduce_overhead() -> None:
-    """A mode for GPUs; on the CPU the same as the default."""
+    """This mode is for GPUs; on the CPU it equals the default."""
     torch._dynamo.reset()
     model = nn.Sequential(nn.Linear(8, 4), fnn.BatchNorm1d(4, activation="relu"), fnn.Dropout(0.5))
     twin = copy.deepcopy(model)
@@ -204,7 +204,7 @@ def test_reduce_overhead() -> None:
 
 
 def test_compiled_backward() -> None:
-    """Compiled autograd: the backward pass is a graph of its own."""
+    """With compiled autograd, the backward pass is a graph by itself."""
     torch._dynamo.reset()
     own, twin = net(), net()
     optimizers = [fastopt.AdamW(model.parameters(), lr=0.01) for model in (own, twin)]

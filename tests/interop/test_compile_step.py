@@ -1,4 +1,4 @@
-"""Optimizers and clipping where a program is compiled: one graph break, and no recompilation."""
+"""Optimizers and clipping in a compiled program: one graph break, and no recompilation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import fastopt
 from optimizer_cases import PLAIN_CASES, Case, ids
 from support import TORCH, assert_same_bits, assert_same_step, some_params, some_values, step_on_some_grads
 
-# What the compiler says of itself.
+# The compiler raises these warnings about itself.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
     "ignore:.*torch.jit:DeprecationWarning",
@@ -23,7 +23,7 @@ CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 
 
 def change_lr(optimizer: torch.optim.Optimizer, scheduler: Any, step: int) -> None:
-    """By a number, by a tensor, by a scheduler."""
+    """Changes it by a number, by a tensor, by a scheduler."""
     (group,) = optimizer.param_groups
     if step % 3 == 2:
         scheduler.step()
@@ -67,7 +67,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor
 
 
 def assert_same_training(case: Case, compiled: Callable[..., Tensor], wrap: Callable[[Any], Any]) -> None:
-    """Steps at changing learning rates; after the first, a recompilation is an error."""
+    """Takes steps at changing learning rates; after the first, a recompilation is an error."""
     pairs = [(net, wrap(case.make(net.parameters()))) for net in (model(), model())]
     schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for _, optimizer in pairs]
     for step in range(5):
@@ -122,7 +122,7 @@ def test_step_in_what_is_compiled(case: Case, wrap: Callable[[Any], Any]) -> Non
 
 
 def test_step_is_one_break_more() -> None:
-    """Beside those of ``backward()`` and ``zero_grad()``, which are torch's: nothing below it is traced."""
+    """A step adds one break to those of ``backward()`` and ``zero_grad()``, which are torch's; it is not traced."""
 
     def without_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
         loss = backward(net, x)
@@ -141,7 +141,7 @@ def test_step_is_one_break_more() -> None:
 
 
 def test_closure_in_what_is_compiled() -> None:
-    """It is run as it is; a model that is compiled in it stays so."""
+    """The closure runs as it is; a model compiled in it stays compiled."""
     counter = CompileCounter()
     own = torch.compile(model(), fullgraph=True, backend=counter)
 
@@ -164,7 +164,7 @@ def test_closure_in_what_is_compiled() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("wrap", [as_it_is, with_lookahead])
 def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any], fused: bool) -> None:
-    """What a training step with AMP logs, the norm of the gradients, is another number each time."""
+    """Training steps with AMP log the norm of the gradients, which is different each time."""
 
     def train_once(net: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler, x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -191,7 +191,7 @@ def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any], fused: 
 
 @CASES
 def test_compiled_step(case: Case) -> None:
-    """What is asked for at times: there is nothing to compile in it."""
+    """A step may be compiled, although there is nothing in it to compile."""
     ours, theirs = some_params(), some_params()
     one, other = case.make(ours), case.make(theirs)
     counter = CompileCounter()
@@ -212,7 +212,7 @@ def clipped(net: nn.Module, x: Tensor, given: Callable[[Any], Any]) -> tuple[Ten
 
 @pytest.mark.parametrize("given", [list, iter])
 def test_clipping_in_what_is_compiled(given: Callable[[Any], Any]) -> None:
-    """The compiler cannot carry an iterator across a break, and leaves its function alone: right, too."""
+    """With an iterator, the compiler leaves the function uncompiled, which is right as well."""
     compiled = torch.compile(clipped, backend="eager")
     nets = model(), model()
     for step in range(3):

@@ -1,4 +1,4 @@
-"""From torch and back, and from one optimizer to another."""
+"""Conversion from torch and back, and from one optimizer to another."""
 
 import copy
 
@@ -16,7 +16,7 @@ TORCH = pytest.mark.parametrize("case", PLAIN_TORCH_CASES, ids=ids)
 
 @TORCH
 def test_from_torch_goes_on(case: Case, numbers_in) -> None:
-    """Three steps there, three here, as six there; groups with options of their own."""
+    """Three steps in torch and three in ours equal six in torch; groups have different options."""
     numbers_in(torch.float64)
 
     def groups(params: list[torch.Tensor]) -> list[dict]:
@@ -104,7 +104,7 @@ def test_what_cannot_be_converted() -> None:
 
 
 def test_initial_sums_of_adagrad_are_those_of_the_group() -> None:
-    """At construction, for groups that come later, and on the way to torch."""
+    """That holds at construction, for groups added later, and on the way to torch."""
     params = [torch.ones(3, requires_grad=True) for _ in range(3)]
     ours = fastopt.Adagrad(
         [{"params": params[0]}, {"params": params[1], "initial_accumulator_value": 2.0}], initial_accumulator_value=0.5
@@ -129,7 +129,7 @@ def test_switch_is_a_fresh_optimizer_from_there_on(case: Case, row) -> None:
         for a, b in zip(params, expected, strict=True):
             b.copy_(a)
     if "weight_decay" in optimizer.defaults and row.ours is fastopt.Rprop:
-        optimizer.param_groups[0]["weight_decay"] = 0  # it has none
+        optimizer.param_groups[0]["weight_decay"] = 0  # it has no such option
     switched = fastopt.switch(optimizer, row.ours, lr=row.lr, **row.plain)
     assert switched is optimizer
     assert type(switched) is row.ours

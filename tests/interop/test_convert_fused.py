@@ -1,4 +1,4 @@
-"""convert's fusion: a Sequential runs a norm and the activation after it as one. Used otherwise, each is itself."""
+"""convert fuses a norm and the activation after it in a Sequential. Used in another way, each runs by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def types(model: T.Module) -> list[type]:
 
 
 class Own(T.Sequential):
-    """Runs as torch's does, but is made in another way."""
+    """Runs as torch's Sequential does, but its constructor takes other arguments."""
 
     def __init__(self, width: int, activation: T.Module) -> None:
         super().__init__(OrderedDict(norm=T.BatchNorm2d(width), act=activation))
@@ -50,7 +50,7 @@ ACTIVATIONS: dict[str, Callable[[], T.Module]] = {
 @pytest.mark.parametrize("before", [T, nn], ids=["torch", "fastopt"])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_fused(norm: str, before: Any, name: str) -> None:
-    """In one call; nothing is left of it after revert."""
+    """The pair runs in one call, and revert restores everything."""
     model = T.Sequential(getattr(before, norm)(3), ACTIVATIONS[name](), T.ReLU())
     keys, x = set(vars(model[0])), some_values(SHAPES.get(norm, (4, 3, 5, 5)), torch.float64, 1)
     expected = copy.deepcopy(model.double())(x)
@@ -94,7 +94,7 @@ def test_not_fused(name: str) -> None:
     assert_close(model(x.clone()), expected)
 
 
-def test_a_sequential_with_a_forward_of_its_own_is_left_alone() -> None:
+def test_a_sequential_that_overrides_forward_is_left_alone() -> None:
     class Negated(T.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return -super().forward(x)
@@ -103,7 +103,7 @@ def test_a_sequential_with_a_forward_of_its_own_is_left_alone() -> None:
     assert type(model) is Negated
 
 
-# Ways to take a converted model apart, or to use its parts elsewhere. Each does the same to a copy of torch's.
+# Ways to take a converted model apart, or to use its parts elsewhere. Each is also applied to a copy of torch's model.
 
 
 def body() -> T.Sequential:
@@ -121,7 +121,7 @@ def nested() -> T.Sequential:
 
 
 def done(act: Callable[[Any], object]) -> Callable[[Any, Tensor], Tensor]:
-    """A way that changes the model and runs it."""
+    """Makes a way that changes the model and then runs it."""
 
     def use(model: Any, x: Tensor) -> Tensor:
         act(model)
@@ -212,7 +212,7 @@ def again(model: T.Module) -> T.Module:
 
 
 def assert_alike(use: Callable[[Any, Tensor], Tensor], theirs: T.Module, ours: T.Module) -> None:
-    """Results, gradients, and buffers."""
+    """Compares results, gradients and buffers."""
     results = []
     for model in (theirs, ours):
         x = some_values((4, 3, 8, 8), torch.float64, 3).requires_grad_()
@@ -226,7 +226,7 @@ def assert_alike(use: Callable[[Any, Tensor], Tensor], theirs: T.Module, ours: T
 @pytest.mark.parametrize("name", SURGERY)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_surgery(name: str, when: str) -> None:
-    """On a model that has run, and on one that has not."""
+    """Surgery works on a model that has run, and on one that has not."""
     theirs = body().double()
     ours = nn.convert(copy.deepcopy(theirs))
     if when == "after":
@@ -261,7 +261,7 @@ def test_surgery_on_nested_ones(name: str) -> None:
 
 
 def test_class_of_an_activation_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As guided backpropagation does it."""
+    """Patching works as guided backpropagation does it."""
     theirs = body().double()
     ours = nn.convert(copy.deepcopy(theirs))
     monkeypatch.setattr(T.ReLU, "forward", lambda self, x: x.clamp(0, 0.5))
@@ -282,7 +282,7 @@ def test_hooks_on_all_modules_see_each(global_hook: list[str]) -> None:
 
 
 def test_no_cycles() -> None:
-    """A model and its parts go as soon as nobody has them; a part keeps and pickles nothing else."""
+    """A model and its parts are freed when the last reference goes; a part keeps and pickles nothing else."""
     gc.collect()
     gc.disable()
     try:
@@ -313,7 +313,7 @@ def test_pickled_subclass_has_its_class_after_revert() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_tail_of_a_nested_sequential(training: bool) -> None:
-    """The outer one's activation is the inner norm's, in the same bits as by hand."""
+    """The outer activation is fused with the inner norm, and has the bits of a direct call."""
     ours = nn.convert(nested()).train(training)
     by_hand = copy.deepcopy(ours)
     x = some_values((4, 3, 8, 8), torch.float32, 1)

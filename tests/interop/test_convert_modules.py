@@ -1,4 +1,4 @@
-"""convert and revert: torch's modules become ours and torch's again, as the objects they are."""
+"""convert and revert: torch's modules become ours, and torch's again, and stay the same objects."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def types(model: torch.nn.Module) -> list[type]:
 
 
 def described(model: torch.nn.Module) -> list[object]:
-    """What no conversion may change: modules, parameters, buffers by identity, and names."""
+    """The things that conversion must not change: modules, parameters and buffers by identity, and names."""
     members = [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]
     return [*((name, id(member)) for name, member in members), *model.state_dict(), model.training]
 
 
 class Block(torch.nn.Module):
-    """A ResNet's."""
+    """A block of a ResNet."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -72,21 +72,21 @@ def test_every_torch_module_with_a_twin_is_known() -> None:
     assert {torchs.__name__ for torchs in OURS} == twins
     assert twins == {*ARGUMENTS, *(f"LazyBatchNorm{d}d" for d in (1, 2, 3))}
     assert all(ours is getattr(nn, torchs.__name__) for torchs, ours in OURS.items())
-    # DistributedDataParallel refuses what is a torch.nn.SyncBatchNorm, on the CPU.
+    # DistributedDataParallel refuses a torch.nn.SyncBatchNorm on the CPU.
     assert all(issubclass(ours, torchs) or ours is nn.SyncBatchNorm for torchs, ours in OURS.items())
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("training", [True, False])
 def test_one_module(name: str, training: bool) -> None:
-    """A model may be the module itself. In evaluation, and for BatchNorm in training, it gives what it gave."""
+    """A model may be a single module. In evaluation, and for BatchNorm also in training, its results stay the same."""
     module = getattr(torch.nn, name)(*ARGUMENTS[name]).train(training)
     calls: list[str] = []
     module.register_forward_hook(lambda *_: calls.append("forward"))
     module.some_attribute = 3
     before, text, x = described(module), repr(module), some_values(SHAPES.get(name, (4, 3, 5, 5)), torch.float32, 1)
     torchs = copy.deepcopy(module)
-    for _ in range(2):  # twice changes nothing more
+    for _ in range(2):  # the second time changes nothing more
         assert nn.convert(module) is module
         assert types(module) == [getattr(nn, name)]
         assert described(module) == before
@@ -105,7 +105,7 @@ def test_one_module(name: str, training: bool) -> None:
 
 @pytest.mark.parametrize("fuse", [True, False])
 def test_a_residual_block(fuse: bool) -> None:
-    """Outputs, gradients, running statistics, evaluation; there and back again."""
+    """Outputs, gradients, running statistics and evaluation stay the same, after convert and after revert."""
     theirs = Block().double()
     model = copy.deepcopy(theirs)
     before, text, kinds = described(model), repr(model), types(model)
@@ -139,7 +139,7 @@ def test_a_residual_block(fuse: bool) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("there", ["before", "after"])
 def test_lazy(dims: int, there: str) -> None:
-    """Converted before or after the first input, which makes it a BatchNorm of ours."""
+    """It may be converted before or after the first input, which makes it a BatchNorm of ours."""
     name = f"LazyBatchNorm{dims}d"
     x = some_values(SHAPES.get(f"BatchNorm{dims}d", (4, 3, 5, 5)), torch.float32, 1)
     theirs, ours = (torch.nn.Sequential(getattr(torch.nn, name)(1e-3, 0.2), torch.nn.ReLU()) for _ in range(2))
@@ -226,7 +226,7 @@ def test_autocast_and_half() -> None:
 
 @pytest.mark.filterwarnings("ignore:At pre-dispatch tracing:UserWarning")
 def test_exported_and_traced() -> None:
-    """torch.fx takes torch's modules as they are; a tracer has to be told of ours."""
+    """torch.fx traces torch's modules as leaves; for ours, a tracer needs to be told."""
 
     class Tracer(torch.fx.Tracer):
         def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
@@ -271,7 +271,7 @@ def test_wrong_options_change_nothing(options: dict[str, object], says: str) -> 
 
 @pytest.mark.skipif(not HAS_FUNCTIONAL_MODE, reason="this torch does not tell what is run again")
 def test_functional() -> None:
-    """Calls of F.dropout inside a model are ours while it trains; undone by revert, kept by another convert."""
+    """In training, calls of F.dropout inside a model are ours. revert undoes that, another convert does not."""
 
     class Calls(torch.nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What convert says of a model."""
+"""The report of convert about a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_before_convert_all_are_left() -> None:
 
 
 def test_it_tells_what_is_true_now() -> None:
-    """Not what was, when convert ran."""
+    """The report shows the present state, not the state when convert ran."""
     converted = nn.convert(model())
     converted[0][2].register_forward_hook(lambda *_: None)
     row = nn.report(converted).rows[0]
@@ -60,7 +60,7 @@ def test_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_lazy_norm_is_told_as_lazy() -> None:
-    """Its hook is torch's, which makes it a BatchNorm when it gets its first input."""
+    """Its hook is torch's, which makes it a BatchNorm at its first input."""
     converted = nn.convert(T.Sequential(T.LazyBatchNorm1d(), T.ReLU()))
     assert nn.report(converted).rows[0].note.startswith("lazy: ")
     converted(torch.randn(4, 3))

@@ -1,4 +1,4 @@
-"""fuse="trace": norm, addition and activation as one, where torch.fx sees them and an example agrees."""
+"""fuse="trace": norm, addition and activation run as one, if torch.fx finds them and an example confirms it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_surgery(name: str) -> None:
 
 
 class Block(T.Module):
-    """What pickle can find."""
+    """A class that pickle can find."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,14 +168,14 @@ def test_copies(again: Callable[[T.Module], T.Module]) -> None:
 
 
 def test_an_option_that_forward_asked_for_is_not_frozen() -> None:
-    """timm's models ask whether to drop."""
+    """timm's models ask an option whether to drop."""
     _, ours = pair_of(Block())
     ours.p = 1.0
     assert not ours(values()).any()
 
 
 class Configured(Block):
-    """By numbers and flags of every kind that a module may keep, in ``options``."""
+    """Configured by numbers and flags of every kind that a module may keep, in ``options``."""
 
     def __init__(self, options: Any) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ def test_options_in_lists_and_dicts_are_not_frozen(kind: str) -> None:
 
 
 class Asks(T.Module):
-    """A forward that torch.fx cannot trace, or traces wrongly."""
+    """A module whose forward torch.fx cannot trace, or traces wrongly."""
 
     def __init__(self, how: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The mode in which torch's functional calls are ours: what it takes, what it leaves, and when."""
+"""The mode in which torch's functional calls are ours: which calls it takes, which it leaves, and when."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastopt.nn import functional_mode
 from fastopt.nn.functional_mode import unwrap_forward, wrap_forward
 from support import HAS_FUNCTIONAL_MODE, assert_same_bits, some_values
 
-# What inductor says of itself.
+# Inductor raises these warnings about itself.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.skipif(not HAS_FUNCTIONAL_MODE, reason="this torch does not tell what is run again"),
@@ -40,14 +40,13 @@ FAMILY = {
 
 
 class Net(nn.Module):
-    """Drops by a call."""
+    """A model that calls F.dropout."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(20, 20)
 
     def forward(self, input: Tensor, p: float = 0.3, fail: bool = False) -> Tensor:
-        """Its own."""
         if fail:
             raise KeyError("fail")
         return T.dropout(self.layer(input), p, self.training)
@@ -154,13 +153,13 @@ LEFT: dict[str, Callable[[], Any]] = {
 
 
 class Marked(Tensor):
-    """Somebody's."""
+    """A subclass that is not ours."""
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # nested tensors are a prototype
 @pytest.mark.parametrize("name", LEFT)
 def test_left_to_torch(name: str) -> None:
-    """Results, and errors in torch's words."""
+    """These calls have torch's results, and its errors."""
     found = []
     for way in (seeded, in_mode):
         try:
@@ -179,12 +178,12 @@ def test_left_to_torch(name: str) -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("where", ["forward", "forward and backward", "in the block"])
 def test_checkpoints_drop_the_same_again(where: str, reentrant: bool, early_stop: bool) -> None:
-    """The repetition comes in the backward pass, with the mode on or off."""
+    """The forward pass is repeated in the backward pass, with the mode on or off."""
     first, second = nn.Linear(20, 20), nn.Linear(20, 20)
     leaves = [some_values((8, 20), torch.float32, 1).requires_grad_(), *first.parameters(), *second.parameters()]
 
     def gradients(y: Tensor) -> list[Tensor]:
-        torch.autograd.backward(y.square().sum())  # the mode is off in y.backward(), a function of torch's
+        torch.autograd.backward(y.square().sum())  # y.backward() is a function of torch's, in which the mode is off
         found = [y.detach()] + [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
         for leaf in leaves:
             leaf.grad = None
@@ -248,7 +247,7 @@ def drop_twice(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compiled(backend: str) -> None:
-    """Entered inside, around, and by a wrapped model."""
+    """The mode may be entered inside a compiled function, around it, and by a wrapped model."""
     torch._dynamo.reset()
     x = some_values((6, 20), torch.float32, 1)
     compiled = torch.compile(drop_twice, fullgraph=True, backend=backend)

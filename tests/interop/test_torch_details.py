@@ -1,4 +1,4 @@
-"""What of torch is private and used here: all of it is in the table of docs/versions.md, and this torch has it."""
+"""Private names of torch that fastopt uses: all are in the table of docs/versions.md, and this torch has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from doc_pages import PAGES, ROOT
 
-HEADING = "\n## What of torch is private\n"
+HEADING = "\n## Private names of torch\n"
 LISTED = re.findall(
     r"`([\w.]*\._?\w+)`",
     "".join(
@@ -22,7 +22,7 @@ LISTED = re.findall(
         if line[:2] == "| "
     ),
 )
-# Where this torch lacks one, there is another way.
+# If this torch lacks one of these, there is a replacement.
 REPLACED = {
     "torch._C._increment_version",
     "torch._C._dynamo.eval_frame._FrameExecStrategy",
@@ -45,14 +45,14 @@ def _private(path: str) -> bool:
 
 
 def _keys(node: ast.AST) -> list[str]:
-    """Of ``getattr(x, key)``, ``x.get(key)``, ``x.__dict__[key]``."""
+    """The keys in ``getattr(x, key)``, ``x.get(key)`` and ``x.__dict__[key]``."""
     given = node.args[:2] if isinstance(node, ast.Call) else [node.slice] if isinstance(node, ast.Subscript) else []
     values = [str(one.value) for one in given if isinstance(one, ast.Constant)]
     return [value for value in values if re.fullmatch(r"_[a-z]\w*[a-z]", value)]
 
 
 class _Module:
-    """One file: what its names stand for, as far as they are torch's."""
+    """One file: the names in it that stand for something of torch."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.names: dict[str, str] = {}
@@ -74,7 +74,7 @@ class _Module:
                     self.names[target.id] = path
 
     def path(self, node: ast.AST) -> str | None:
-        """The dotted name of an expression whose beginning was imported."""
+        """The dotted name of an expression, if its first part was imported."""
         if isinstance(node, ast.Name):
             return self.names.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -87,7 +87,7 @@ class _Module:
         return None
 
     def used(self) -> Iterator[str]:
-        """Names that begin with torch's; of attributes of other objects, a dot and the last part."""
+        """Names that begin with torch; for attributes of other objects, a dot and the last part."""
         yield from self.names.values()
         for node in self.nodes:
             path = self.path(node)
@@ -124,7 +124,7 @@ def _used() -> set[str]:
 
 
 def _shortened(name: str) -> str:
-    """As the table has it: of what has a listed name before it, that; of objects' attributes, the last part."""
+    """The name as the table has it: a listed name that it begins with, or for objects' attributes the last part."""
     for listed in LISTED:
         if name == listed or name.startswith(f"{listed}."):
             return listed
@@ -146,7 +146,7 @@ INSTANCES: dict[str, Any] = {
 
 
 def _lambda() -> None:
-    """Something for the compiler to mark."""
+    """A function for the compiler to mark."""
 
 
 def _owner(path: str) -> Any:
@@ -199,7 +199,7 @@ def test_what_is_replaced_is_listed() -> None:
     assert set(LISTED) >= REPLACED
 
 
-# The replacements themselves.
+# Tests of the replacements.
 
 
 def test_versions_are_counted_without_the_private_function(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""GradScaler's contract (trap 11), and what torch's fused SGD gets wrong of it."""
+"""GradScaler's contract (trap 11), and where torch's fused SGD breaks it."""
 
 import copy
 
@@ -13,7 +13,8 @@ BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 CASES = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 
 
-# Who unscales and skips steps: GradScaler, as for torch's optimizers; or, as for torch's fused ones, the step.
+# Either GradScaler unscales and skips steps, as for torch's optimizers, or the step itself does, as torch's fused ones
+# do.
 WAYS = pytest.mark.parametrize("fused", [False, True], ids=["scaler", "step"])
 
 
@@ -25,8 +26,8 @@ def _make(case: Case, param: torch.Tensor, fused: bool) -> torch.optim.Optimizer
 
 
 def _scaled_step(scaler: torch.amp.GradScaler, optimizer, param: torch.Tensor, grad: torch.Tensor) -> None:
-    """What backward leaves behind, and the scaler's step."""
-    scaler.scale(torch.ones(()))  # makes its scale
+    """Sets the gradient that backward would leave, and takes the scaler's step."""
+    scaler.scale(torch.ones(()))  # creates its scale
     param.grad = grad * scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -36,7 +37,7 @@ def _scaled_step(scaler: torch.amp.GradScaler, optimizer, param: torch.Tensor, g
 @BACKENDS
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_scaled_training_is_unscaled_training(case: Case, fused: bool, backend: str) -> None:
-    """Scales are powers of two: to the bit."""
+    """Scales are powers of two, so that results are equal to the bit."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
@@ -56,7 +57,7 @@ def test_scaled_training_is_unscaled_training(case: Case, fused: bool, backend: 
 @pytest.mark.parametrize("inf_at", [0, 2])
 @CASES
 def test_inf_does_nothing_at_all(case: Case, inf_at: int, fused: bool, backend: str) -> None:
-    """An inf at the first or a middle step: no update, no state, no count; the next step is a good one."""
+    """An inf at the first or a middle step changes nothing: no update, no state, no count. The next step is normal."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -84,7 +85,7 @@ def test_inf_does_nothing_at_all(case: Case, inf_at: int, fused: bool, backend: 
 @WAYS
 @CASES
 def test_unscale_before_the_step(case: Case, fused: bool) -> None:
-    """scaler.unscale_, for clipping: the step must not unscale again."""
+    """After scaler.unscale_, used before clipping, the step must not unscale again."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = _make(case, ours, fused), case.make([plain])
     scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
@@ -100,7 +101,7 @@ def test_unscale_before_the_step(case: Case, fused: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @CASES
 def test_unscaling_equals_reference(case: Case, dtype: torch.dtype) -> None:
-    """A scale that is no power of two; half gradients go on unrounded, and are written back rounded."""
+    """The scale is not a power of two. Unscaled half gradients are used unrounded, and written back rounded."""
 
     def run() -> tuple:
         params = [some_values(n, dtype, seed=n).requires_grad_() for n in (1, 70, 1025)]
@@ -147,7 +148,7 @@ def test_shared_gradients_cannot_be_unscaled_twice() -> None:
 
 @BACKENDS
 def test_expanded_gradients_cannot_be_unscaled(backend: str) -> None:
-    """An error before anything is written, to the other parameter either."""
+    """The error comes before anything is written, also to the other parameter."""
     params = [torch.ones(3, requires_grad=True) for _ in range(2)]
     optimizer = fastopt.SGD(params, lr=0.1)
     params[0].grad, params[1].grad = torch.ones(3), torch.ones(1).expand(3)
@@ -160,7 +161,7 @@ def test_expanded_gradients_cannot_be_unscaled(backend: str) -> None:
 
 @pytest.mark.parametrize("make", [fastopt.SGD, fastopt.Adam, fastopt.AdamW, fastopt.Adagrad])
 def test_the_scale_is_handed_over_as_torchs_fused_optimizers_have_it(make: type[torch.optim.Optimizer]) -> None:
-    """Lightning, Accelerate and others ask by this name who unscales."""
+    """Lightning, Accelerate and others look for this attribute to learn who unscales."""
     params = [torch.ones(3, requires_grad=True)]
     theirs = getattr(torch.optim, make.__name__)
     for fused in (None, False, True):

@@ -1,4 +1,4 @@
-"""Native kernels equal the NumPy reference to the bit, on every ISA, type, size, alignment, thread count."""
+"""Native kernels equal the NumPy reference to the bit, on every ISA, type, size, alignment and thread count."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ STEPS = 4
 
 
 def _guarded(dtype: torch.dtype) -> tuple[list[Guarded], list[torch.Tensor]]:
-    """Parameters of every size, at every misalignment, each between guards."""
+    """Parameters of every size at every misalignment, each between guards."""
     guards = [Guarded(size, dtype, misalign=i % 16) for i, size in enumerate(SIZES)]
     for i, guard in enumerate(guards):
         guard.inside.copy_(some_values(guard.inside.shape, dtype, seed=i))
@@ -40,7 +40,7 @@ def _run(case: Case, params: list[torch.Tensor], low: float, high: float, misali
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", ALL_CASES, ids=ids)
 def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
-    """Gradients from 1e-8 to 1e2, all sizes in one step, misaligned storage."""
+    """Gradients range from 1e-8 to 1e2. All sizes are in one step, misaligned."""
     low, high = (1e-4, 1e2) if dtype == torch.float16 else (1e-8, 1e2)
     with running("reference"):
         _, expected = _guarded(dtype)
@@ -61,7 +61,7 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_large_equals_reference(case: Case, dtype: torch.dtype, isa: str, threads: int) -> None:
-    """Several tiles, shared out over threads, with a tail."""
+    """Several tiles, shared by threads, with a tail."""
 
     def run() -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
         guard = Guarded(1_000_003, dtype, misalign=1)
@@ -91,7 +91,7 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, isa: str, thread
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in ALL_CASES if "max_grad_norm" not in case.extra], ids=ids)
 def test_every_element_changes(case: Case, dtype: torch.dtype, isa: str) -> None:
-    """The bug of a fused kernel that skipped whole vectors: each element of each size moves."""
+    """Each element of each size changes; a fused kernel of torch once skipped whole vectors."""
     with running("native", isa):
         guards, params = _guarded(dtype)
         before = [p.detach().clone() for p in params]
@@ -110,7 +110,7 @@ def test_every_element_changes(case: Case, dtype: torch.dtype, isa: str) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", ALL_CASES, ids=ids)
 def test_special_values_equal_reference(case: Case, dtype: torch.dtype) -> None:
-    """Zeros of both signs, subnormals, the largest numbers, inf and NaN in every pairing."""
+    """Zeros of both signs, subnormals, the largest numbers, inf and NaN, in every pair."""
     info = torch.finfo(dtype)
     subnormal = info.smallest_normal / 8
     values = [0.0, -0.0, subnormal, -subnormal, info.tiny, 1.0, -1.0, info.max, info.min, 1e-4, 0.1]
@@ -137,7 +137,7 @@ def test_special_values_equal_reference(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 def test_float32_states_of_half_parameters(dtype: torch.dtype, isa: str) -> None:
-    """The engine takes wide states of narrow parameters; equal to the reference."""
+    """The engine takes wide states of narrow parameters, and equals the reference."""
 
     def run() -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
         params = [some_values(1025, dtype, seed=0).requires_grad_()]

@@ -1,4 +1,4 @@
-"""What any optimizer must do, for all of them: go downhill, keep types, survive empty parameters, take options."""
+"""Promises of every optimizer: it goes downhill, keeps types, survives empty parameters, and takes options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _rosenbrock(x: torch.Tensor) -> torch.Tensor:
 
 
 def _descend(f: Callable[..., torch.Tensor], start: list[float], steps: int, make: Any, lr: float) -> float:
-    """Under a learning rate that falls to 0."""
+    """Descends with a learning rate that falls to 0."""
     x = torch.tensor(start, requires_grad=True)
     optimizer = make([x], lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
@@ -49,7 +49,7 @@ def test_converges(row: Row, inside: str) -> None:
         optimizer = row.ours(params, lr=lr, **options)
         return fastopt.Lookahead(optimizer, alpha=0.8) if inside == "in Lookahead" else optimizer
 
-    longer = 1.5 if inside == "in Lookahead" else 1  # at half the speed
+    longer = 1.5 if inside == "in Lookahead" else 1  # Lookahead halves the speed
     assert _descend(_parabola, [5.0, 5.0, -3.0], int(1000 * longer), make, parabola_lr) < 1e-3  # from 77
     assert _descend(_rosenbrock, [-1.2, 1.0], int(3000 * longer), make, rosenbrock_lr) < 0.05  # from 24
 
@@ -57,7 +57,7 @@ def test_converges(row: Row, inside: str) -> None:
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.complex64], ids=str)
 @CASES
 def test_types_are_kept(case: Case, dtype: torch.dtype) -> None:
-    """Of parameters, gradients and states; shapes and layouts too."""
+    """Parameters, gradients and states keep their types, shapes and layouts."""
     if dtype.is_complex and not case.row.complex:
         param = torch.ones(3, dtype=dtype, requires_grad=True)
         param.grad = torch.ones(3, dtype=dtype)
@@ -83,7 +83,7 @@ def test_types_are_kept(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @CASES
 def test_state_dtype(case: Case, dtype: torch.dtype, backend: str) -> None:
-    """float32 states: as a float32 optimizer whose parameters are rounded after each step."""
+    """float32 states behave like those of a float32 optimizer whose parameters are rounded after each step."""
     ours = some_params(dtype)
     wide = [p.detach().float().requires_grad_() for p in ours]
     one, other = case.make(ours, state_dtype=torch.float32), case.make(wide)
@@ -121,7 +121,7 @@ def test_bad_state_dtype(case: Case, wrong: Any) -> None:
 @BACKENDS
 @CASES
 def test_empty_parameters(case: Case, backend: str) -> None:
-    """Zero-size ones count their steps and are otherwise left in peace, alone or beside others."""
+    """Empty parameters count their steps and change nothing else, alone or together with others."""
     empty = [torch.empty(s, requires_grad=True) for s in [(0,), (4, 0, 3), (0, 5)]]
     other, expected = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     alone, beside, without = case.make(empty[:1]), case.make([*empty[1:], other]), case.make([expected])
@@ -157,7 +157,7 @@ def test_a_second_keyword_is_an_error(case: Case) -> None:
 
 @CASES
 def test_the_docstring_is_complete(case: Case) -> None:
-    """Every argument, the errors, an example and the paper. What all optimizers take is described once."""
+    """It describes every argument, the errors, an example and the paper. Common options are described once for all."""
     text, common = case.ours.__doc__ or "", fastopt.optim.CommonOptions.__annotations__
     assert "**common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`" in text
     for name in inspect.signature(case.ours).parameters:

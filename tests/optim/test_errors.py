@@ -1,6 +1,5 @@
-"""Bad input: torch's error where torch has one, otherwise ours; it names the culprit, and nothing is
-written, not even to the parameters that were fine.
-"""
+"""Bad input raises torch's error if torch has one, otherwise ours. It names the culprit, and nothing is written, not
+even to parameters that are fine."""
 
 import inspect
 import re
@@ -26,7 +25,7 @@ COMMON_ERRORS = [dict(lr=-1.0), dict(lr=torch.tensor([0.1, 0.2]))]
 
 @pytest.mark.parametrize(("row", "kwargs"), [(r, k) for r in ROWS for k in COMMON_ERRORS + r.errors], ids=ids)
 def test_constructor_errors_are_torchs(row: Row, kwargs: dict) -> None:
-    """Where torch has none of its class, the texts are those of torch's others."""
+    """An optimizer that torch lacks has the texts of torch's other optimizers."""
     with pytest.raises((ValueError, RuntimeError)) as ours:
         row.ours([_param()], **kwargs)
     if row.theirs is not None and row.theirs.__module__.startswith("torch."):
@@ -56,7 +55,7 @@ def test_parameter_list_errors_are_torchs(case: Case, params) -> None:
 
 @TORCH
 def test_signature_is_torchs(case: Case) -> None:
-    """Same names, order, kinds and defaults; our own are keyword-only and come last."""
+    """Names, order, kinds and defaults are torch's. Our own options are keyword-only and come last."""
 
     def described(cls: type) -> list[tuple]:
         return [(p.name, p.kind, p.default) for p in inspect.signature(cls).parameters.values()]
@@ -69,7 +68,7 @@ def test_signature_is_torchs(case: Case) -> None:
 
 
 def _with(flag: str) -> pytest.MarkDecorator:
-    """Those whose torch class has the flag."""
+    """Cases whose torch class has the flag."""
     having = [case for case in PLAIN_CASES if flag in inspect.signature(case.ours).parameters]
     return pytest.mark.parametrize("case", having, ids=ids)
 
@@ -147,7 +146,7 @@ class _Wrapper(torch.Tensor):
 
 
 def _bad(kind: str) -> torch.Tensor:
-    """A parameter whose gradient, type or memory cannot be updated."""
+    """A parameter that cannot be updated because of its gradient, type or memory."""
     param = _param(4, 3)
     if kind == "sparse gradient":
         param.grad = torch.ones(4, 3).to_sparse()
@@ -183,7 +182,7 @@ BAD = {
 }
 
 
-# Sparse gradients are no error for all, and torch itself refuses to build an Adagrad for some parameters.
+# Some optimizers take sparse gradients, and torch itself refuses to build an Adagrad for some parameters.
 BAD_ROWS = [
     (case, kind)
     for case in PLAIN_CASES
@@ -241,7 +240,7 @@ BAD_STATES = {
 }
 
 
-# Not without the only state, of those that count no steps: that is a fresh parameter, as in torch.
+# If an optimizer counts no steps and its only state is missing, the parameter is a fresh one, as in torch.
 BAD_STATE_ROWS = [
     (case, spoil)
     for case in PLAIN_CASES
@@ -297,7 +296,7 @@ def test_error_in_a_hyperparameter_leaves_everything() -> None:
 
 
 def test_errors_of_the_user_are_the_users() -> None:
-    """Not taken for a tensor that cannot be read."""
+    """An error in a subclass's own code is raised as it is."""
 
     class Own(fastopt.Adam):
         def _scalars(self, group, t, *carried):
@@ -315,7 +314,7 @@ def test_errors_of_the_user_are_the_users() -> None:
 
 @BACKENDS
 def test_subclasses_are_refused_before_they_are_asked_anything(backend: str) -> None:
-    """One that cannot answer gets our error, not its own."""
+    """A subclass whose own code would raise an error gets ours."""
 
     class Mute(_Wrapper):
         @classmethod
@@ -332,7 +331,7 @@ def test_subclasses_are_refused_before_they_are_asked_anything(backend: str) -> 
 
 @BACKENDS
 def test_plain_subclasses_of_tensor_are_updated(backend: str) -> None:
-    """A subclass that only carries attributes owns its memory like any tensor."""
+    """A subclass that only carries attributes has memory like any tensor."""
 
     class Named(torch.nn.Parameter):
         pass

@@ -1,6 +1,5 @@
-"""Strides, views and memory: the neighbours' bugs. Right, or an error that names the parameter, and
-never a byte written outside of it.
-"""
+"""Strides, views and memory, where other implementations have bugs: results are right, or an error names the parameter,
+and nothing outside it is written."""
 
 import copy
 
@@ -35,7 +34,7 @@ def on(backend: str):
 
 
 def _follow(case: Case, ours: torch.Tensor, grads: list[torch.Tensor]) -> None:
-    """Steps ``ours`` and a contiguous twin under torch's for-loop; they must agree."""
+    """Updates ``ours`` and a contiguous twin, the twin by torch's for-loop; they must agree."""
     theirs = ours.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
     one, other = case.make([ours]), case.make_theirs([theirs], foreach=False)
     before = ours.detach().clone()
@@ -122,7 +121,7 @@ def test_channels_last_parameters_keep_their_layout(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in PLAIN_CASES if not case.row.scaled], ids=ids)
 @pytest.mark.usefixtures("on")
 def test_columns_of_one_matrix_are_two_parameters(case: Case) -> None:
-    """Interleaved in memory, but not overlapping."""
+    """They are interleaved in memory, but do not overlap."""
     whole = some_values((6, 8), torch.float32, seed=0)
     expected = whole.clone().requires_grad_()
     halves = [whole[:, :4].requires_grad_(), whole[:, 4:].requires_grad_()]
@@ -136,10 +135,10 @@ def test_columns_of_one_matrix_are_two_parameters(case: Case) -> None:
 
 
 def test_an_expanded_tensor_is_not_walked_through() -> None:
-    """Which would take days."""
+    """Walking through it would take days."""
     assert overlaps_itself(torch.ones(2).as_strided((2**40, 2), (0, 1)))
     assert not overlaps_itself(torch.ones(6, 4).t())
-    assert not overlaps_itself(torch.ones(100).as_strided((4, 4), (3, 4)))  # interleaved: 0 to 21, each once
+    assert not overlaps_itself(torch.ones(100).as_strided((4, 4), (3, 4)))  # interleaved, from 0 to 21, each once
 
 
 def _expanded() -> list[torch.Tensor]:
@@ -215,12 +214,12 @@ def test_shared_states_and_gradients_are_errors(case: Case) -> None:
     params[1].grad = params[0].detach()
     with pytest.raises(RuntimeError, match=r"^parameter 0 .*shares memory with the gradient"):
         optimizer.step()
-    params[1].grad = params[0].grad  # read only: two parameters may have one gradient
+    params[1].grad = params[0].grad  # only read: two parameters may share a gradient
     optimizer.step()
 
 
 def test_memory_that_moves_between_steps_is_followed() -> None:
-    """Nothing is remembered of a tensor but that it was not lazy."""
+    """Between steps, the engine remembers of a tensor only that it was not lazy."""
     ours, theirs = (some_values(40, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = fastopt.Adam([ours], lr=0.1), torch.optim.Adam([theirs], lr=0.1, foreach=False)
     for step in range(6):
@@ -274,7 +273,7 @@ def test_parameters_that_turn_lazy_at_the_same_address(case: Case, kind: str) ->
 @CASES
 @pytest.mark.usefixtures("on")
 def test_states_of_another_layout_are_laid_out_once(case: Case) -> None:
-    """A checkpoint of a contiguous model, loaded for a channels-last one."""
+    """A checkpoint of a contiguous model may be loaded for a channels-last one."""
     param = some_values((2, 3, 4, 5), torch.float32, seed=0).requires_grad_()
     source = case.make([param])
     param.grad = some_values(param.shape, torch.float32, seed=1)
@@ -293,7 +292,7 @@ def test_states_of_another_layout_are_laid_out_once(case: Case) -> None:
 
 @COMPARED
 def test_late_gradients(case: Case) -> None:
-    """A parameter whose first gradient comes at step 5 starts its own count and velocity there."""
+    """A parameter whose first gradient comes at step 5 starts its own count and velocity then."""
     ours, theirs = ([some_values(30, torch.float32, seed=i).requires_grad_() for i in range(3)] for _ in range(2))
     one, other = case.make(ours), case.make_theirs(theirs, foreach=False)
     for step in range(10):
@@ -311,7 +310,7 @@ def test_late_gradients(case: Case) -> None:
 
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_version_counter(case: Case) -> None:
-    """autograd must see the write: a backward pass through the old value is an error."""
+    """autograd sees the write: a backward pass that needs the old value is an error."""
     param = torch.ones(3, requires_grad=True)
     loss = (param * param).sum()
     param.grad = torch.ones(3)

@@ -1,4 +1,4 @@
-"""Lookahead around optimizers of ours and of torch."""
+"""Lookahead around our optimizers and torch's."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ INNER = {
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize(("k", "alpha"), [(5, 0.5), (1, 0.25), (3, 1.0), (2, 0.0)])
 def test_is_algorithm_1_of_the_paper(k: int, alpha: float, inner: str, backend: str) -> None:
-    """arXiv 1907.08610, restated in NumPy around momentum SGD."""
+    """It equals arXiv 1907.08610, restated in NumPy around SGD with momentum."""
     params = some_params(torch.float64)
     optimizer = fastopt.Lookahead(INNER[inner](params), k=k, alpha=alpha)
     slow = [p.detach().numpy().copy() for p in params]
@@ -55,7 +55,7 @@ def test_is_algorithm_1_of_the_paper(k: int, alpha: float, inner: str, backend: 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 def test_equals_reference(isa: str, dtype: torch.dtype) -> None:
-    """All sizes, misaligned, one and two threads, between guards; every element moves."""
+    """All sizes, misaligned, with one and two threads, between guards; every element changes."""
 
     def run() -> tuple[fastopt.Lookahead, list[torch.Tensor], list[Guarded]]:
         guards = [Guarded(size, dtype, misalign=i % 16) for i, size in enumerate([*SIZES, 50_001])]
@@ -66,7 +66,7 @@ def test_equals_reference(isa: str, dtype: torch.dtype) -> None:
         for step in range(4):
             before = [p.detach().clone() for p in params]
             step_on_some_grads(optimizer, params, step)
-            if step == 0 or dtype not in HALF:  # later, a half may move by less than half a unit
+            if step == 0 or dtype not in HALF:  # later, an update may be less than half a unit
                 assert all((p != old).all() for p, old in zip(params, before, strict=True))
         return optimizer, params, guards
 
@@ -95,7 +95,7 @@ def test_around_every_optimizer(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_float32_slow_weights_do_not_stall(dtype: torch.dtype) -> None:
-    """Steps below half a unit of the parameter's type add up in the slow weights."""
+    """Steps of less than half a unit of the parameter's type add up in the slow weights."""
     param = torch.ones(4, dtype=dtype, requires_grad=True)
     optimizer = fastopt.Lookahead(fastopt.SGD([param], lr=2**-7), k=1, alpha=2**-4, state_dtype=torch.float32)
     for _ in range(64):
@@ -132,7 +132,7 @@ def test_a_parameter_without_gradient_takes_part_in_the_sync() -> None:
 @pytest.mark.parametrize("handed_over", [False, True], ids=["scaler skips", "step skips"])
 @pytest.mark.parametrize("inner", INNER)
 def test_amp_skips_are_not_counted(inner: str, handed_over: bool) -> None:
-    """An inf at the first and at a middle step; then as without them."""
+    """Skipping steps with an inf, the first and a middle one, has the result of training without these steps."""
     ours, plain = (some_values(70, torch.float32, seed=0).requires_grad_() for _ in range(2))
     one, other = (fastopt.Lookahead(INNER[inner]([p]), k=2) for p in (ours, plain))
     if isinstance(one.optimizer, fastopt.optim._fused.FusedOptimizer):
@@ -175,7 +175,7 @@ def test_closure_and_strided_parameters() -> None:
 
 
 def test_the_inner_optimizer_may_be_loaded_and_switched() -> None:
-    """There is one list of groups, whatever happens to the inner optimizer."""
+    """There is a single list of groups, whatever happens to the inner optimizer."""
     params = some_params()
     optimizer = fastopt.Lookahead(fastopt.Adam(params, lr=0.1), k=2)
     scheduler = StepLR(optimizer, 1, gamma=0.5)
@@ -204,7 +204,7 @@ def test_a_step_that_fails_starts_no_slow_weights() -> None:
 
 
 def test_frozen_integers_and_replaced_parameters() -> None:
-    """Integers beside the parameters are left alone; one that takes another's place starts where it is."""
+    """Integers among the parameters are left alone; a parameter that replaces another starts with its own value."""
     param, other = torch.zeros(1, requires_grad=True), torch.full((1,), 4.0, requires_grad=True)
     frozen = torch.nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
     optimizer = fastopt.Lookahead(torch.optim.SGD([param, frozen], lr=1.0), k=2, alpha=0.5)

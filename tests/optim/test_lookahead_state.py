@@ -1,4 +1,4 @@
-"""What a Lookahead saves and takes up again: copies, checkpoints, hooks."""
+"""The state of a Lookahead: copies, checkpoints, hooks."""
 
 import copy
 import io
@@ -34,7 +34,7 @@ def test_copies_go_on_alike(case: Case, copier) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("state_dtype", [None, torch.float32], ids=str)
 def test_checkpoints(state_dtype: torch.dtype | None, dtype: torch.dtype) -> None:
-    """In the middle of a window; float32 slow weights of bfloat16 parameters keep their bits."""
+    """The checkpoint lies in the middle of a window; float32 slow weights of bfloat16 parameters keep their bits."""
 
     def make(params: list[torch.Tensor]) -> fastopt.Lookahead:
         inner = fastopt.Adam(params, lr=0.05, state_dtype=state_dtype)
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
 
 @CASES
 def test_a_checkpoint_is_one_optimizers(case: Case) -> None:
-    """The inner states and the slow weights by parameter, for tools that know ``state`` and ``param_groups`` only."""
+    """A checkpoint has inner states and slow weights by parameter, for tools that only know torch's two keys."""
     params = some_params()
     optimizer = fastopt.Lookahead(case.make(params), k=2)
     step_on_some_grads(optimizer, params, 0)
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_one_optimizers(case: Case) -> None:
 
 
 def test_hooks_see_the_whole_state_dict() -> None:
-    """Of the Lookahead and of the inner optimizer, each once, as with torch's optimizers."""
+    """As with torch's optimizers, hooks of the Lookahead and of the inner optimizer are each called once."""
     params = some_params()
     optimizer = fastopt.Lookahead(fastopt.Adam(params), k=2)
     step_on_some_grads(optimizer, params, 0)

@@ -1,4 +1,4 @@
-"""Odd states, options and memory: a sentence that names what is wrong, and nothing is written."""
+"""Odd states, options and memory: the error names what is wrong, and nothing is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = r"(parameter 'weight'|parameter 0 of group 0 \(shape \(3,\)\))"
 
 
 def _stepped(cls: Any, **options: Any) -> tuple[Tensor, Any]:
-    """A parameter after one step, with the gradient of the next."""
+    """A parameter after one step, with a gradient for the next."""
     param = torch.nn.Parameter(torch.ones(3))
     optimizer = cls(named(weight=param), **options)
     param.grad = torch.ones(3)
@@ -63,7 +63,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("count", "message"), COUNTS.values(), ids=COUNTS)
 @BACKENDS
-def test_a_count_that_is_none(backend: str, count: Any, message: str) -> None:
+def test_a_count_that_is_no_number(backend: str, count: Any, message: str) -> None:
     with running(backend):
         param, optimizer = _stepped(fastopt.Adam)
         good = optimizer.state[param]["step"]
@@ -78,7 +78,7 @@ def test_a_count_that_is_none(backend: str, count: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("cls", "key"), [(fastopt.ASGD, "eta"), (fastopt.NAdam, "mu_product")])
-def test_a_carried_number_that_is_none(cls: Any, key: str) -> None:
+def test_a_carried_state_that_is_no_number(cls: Any, key: str) -> None:
     param, optimizer = _stepped(cls)
     optimizer.state[param][key], before = "much", param.detach().clone()
     with pytest.raises(RuntimeError, match=f"the state '{key}' of {NAME} is 'much', not a number"):
@@ -90,7 +90,7 @@ def test_a_carried_number_that_is_none(cls: Any, key: str) -> None:
 @pytest.mark.parametrize("what", ["parameter", "gradient", "state"])
 @INTAKES
 def test_a_step_on_freed_memory(intake: str, what: str) -> None:
-    """As trainers that shard parameters leave them between uses."""
+    """Trainers that shard parameters free their memory between uses."""
     with running(intake=intake):
         param, optimizer = _stepped(fastopt.Adam)
         freed = {"parameter": param.data, "gradient": param.grad, "state": optimizer.state[param]["exp_avg_sq"]}[what]
@@ -150,7 +150,7 @@ EDITED = {
     [(c, o) for c in (fastopt.Adam, fastopt.AdamW, fastopt.Lion, fastopt.RAdam) for o in EDITED if o in c.group_keys],
 )
 def test_a_string_in_a_group(cls: Any, option: str) -> None:
-    """float() would take it; torch does not."""
+    """It is an error, as in torch, although float() would take it."""
     param, optimizer = _stepped(cls)
     optimizer.param_groups[0][option] = EDITED[option]
     _refused(param, optimizer, TypeError, f"^{option} has to be a number, but is ")
@@ -158,7 +158,7 @@ def test_a_string_in_a_group(cls: Any, option: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_every_class_says_which_options_a_group_has(row: Row) -> None:
-    """The same as its defaults; and torch's optimizer has them, but for our own."""
+    """group_keys are the keys of its defaults; except for our own options, torch's optimizer has them as well."""
     optimizer = row.ours([torch.ones(3, requires_grad=True)])
     keys = optimizer.group_keys
     assert keys == type(optimizer).group_keys
@@ -175,7 +175,7 @@ FOREIGN = {"weight_decay": 5.0, "maximize": True, "capturable": True, "decoupled
     ("case", "key"), [(c, key) for c in PLAIN_CASES for key in FOREIGN if key not in c.ours.group_keys], ids=ids
 )
 def test_a_foreign_key_has_no_effect(case: Case, key: str) -> None:
-    """As with torch's, whose Rprop ignores a group's weight_decay."""
+    """As in torch, where Rprop ignores a group's weight_decay."""
 
     def trained(options: dict[str, Any]) -> Tensor:
         param = torch.full((3, 2), -1.0, requires_grad=True)
@@ -189,7 +189,7 @@ def test_a_foreign_key_has_no_effect(case: Case, key: str) -> None:
 
 
 def test_a_group_of_adamw_may_say_how_it_decays() -> None:
-    """As in torch, from 2.7 on."""
+    """As in torch from 2.7 on."""
     theirs = torch.optim.AdamW([torch.ones(3)])
     if "decoupled_weight_decay" not in theirs.defaults:
         pytest.skip("this torch's AdamW has no such option")
@@ -224,7 +224,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", [c for c in PLAIN_CASES if c.from_torch], ids=ids)
 def test_to_torch_after(case: Case, way: str) -> None:
-    """torch's ``__setstate__`` adds keys to groups and defaults which its constructor does not have."""
+    """torch's ``__setstate__`` adds keys to groups and defaults that its constructor does not take."""
     param = torch.ones(3, 2, requires_grad=True)
     optimizer = case.make([param])
     step_on_some_grads(optimizer, [param], 0)
@@ -239,7 +239,7 @@ DECOUPLED = [(fastopt.AdamW, {}), (fastopt.Lion, {}), (fastopt.Adafactor, {})]
 
 @pytest.mark.parametrize(("cls", "options"), DECOUPLED, ids=lambda x: getattr(x, "__name__", ""))
 def test_no_decay_is_none_at_any_learning_rate(cls: Any, options: dict[str, Any]) -> None:
-    """inf * 0 would be NaN."""
+    """A product inf * 0 would be NaN."""
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
     cls([param], lr=math.inf, weight_decay=0.0, **options).step()
@@ -248,8 +248,7 @@ def test_no_decay_is_none_at_any_learning_rate(cls: Any, options: dict[str, Any]
 
 @BACKENDS
 def test_a_nan_spoils_all_of_an_adafactor_tensor(backend: str) -> None:
-    """Its updates are divided by their root mean square, which is NaN then; torch's ``max(1, NaN)`` is 1. Others are
-    what they would be."""
+    """Updates are divided by their root mean square, which is NaN; torch's ``max(1, NaN)`` is 1. Others are right."""
     vector, matrix, other = (torch.ones(s, requires_grad=True) for s in ((3,), (3, 2), (4,)))
     for param in (vector, matrix, other):
         param.grad = torch.ones_like(param)
@@ -263,7 +262,7 @@ def test_a_nan_spoils_all_of_an_adafactor_tensor(backend: str) -> None:
 
 
 def test_python_without_gil_is_refused() -> None:
-    """As far as that can be seen without such a Python."""
+    """A Python without GIL is simulated."""
     code = "import sys; sys._is_gil_enabled = lambda: False; import fastopt"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

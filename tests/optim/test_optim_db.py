@@ -1,6 +1,6 @@
-"""torch's own table of optimizer inputs, ``optim_db``: each runs through ours and agrees with torch's.
+"""torch's own table of optimizer inputs, ``optim_db``: with each input, ours agrees with torch's.
 
-An optimizer that this torch lacks has no rows in its table, and so none here.
+An optimizer that this torch lacks has no rows in its table, and none here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_
 import fastopt
 from support import some_values
 
-# Where ours is not as torch's, on purpose; each has its test.
+# Differences from torch on purpose; each has a test here.
 DECIDED = {
     "differentiable": "the kernels have no derivative: a RuntimeError",
     "centered RMSprop": "a variance that rounding makes negative is 0; torch takes its root, which is NaN",
@@ -36,8 +36,8 @@ EMPTY = (0,)
 TOLERANCE = {torch.float32: dict(rtol=2e-4, atol=2e-5), torch.float64: dict(rtol=1e-10, atol=1e-12)}
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
-Rows = list[Any]  # of pytest.param
-Pairs = list[tuple[Tensor, Tensor]]  # parameters, ours and torch's
+Rows = list[Any]  # made by pytest.param
+Pairs = list[tuple[Tensor, Tensor]]  # parameters: ours and torch's
 
 INFOS = [info for info in optim_db if hasattr(fastopt, info.optim_cls.__name__)]
 
@@ -57,12 +57,12 @@ def _inputs(info: Any) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def _rows(infos: Iterable[Any]) -> Rows:
-    """The table, as (info, arguments)."""
+    """The table's rows, each as (info, arguments)."""
     return [pytest.param(info, kwargs, id=f"{_name(info)}-{name}") for info in infos for name, kwargs in _inputs(info)]
 
 
 def _implementations(info: Any) -> list[str]:
-    """torch's, of what needs no CUDA and is no autograd graph."""
+    """torch's implementations that need no CUDA and do not build an autograd graph."""
     known = getattr(info, "supported_impls", ())
     fused = "cpu" in getattr(info, "supports_fused_on", ())
     return [name for name in ("foreach", "fused") if name in known and (name != "fused" or fused)]
@@ -86,7 +86,7 @@ def _error_rows() -> Rows:
 
 
 def _decided(name: str) -> pytest.MarkDecorator:
-    """A test of a difference; only of one that is listed."""
+    """Marks the test of a difference that is listed."""
     return pytest.mark.parametrize("reason", [DECIDED[name]], ids=[name.replace(" ", "_")])
 
 
@@ -98,7 +98,7 @@ def _values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
 
 
 def _pairs(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype) -> Pairs:
-    """Equal parameters for ours and for torch's."""
+    """Pairs of equal parameters, for ours and for torch's."""
     values = [_values(shape, dtype, seed=i) for i, shape in enumerate(shapes)]
     return [(value.clone().requires_grad_(), value.clone().requires_grad_()) for value in values]
 
@@ -108,7 +108,7 @@ def _some_pairs(info: Any, dtype: torch.dtype) -> Pairs:
 
 
 def _make(info: Any, pairs: Pairs, kwargs: dict[str, Any]) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Ours and torch's. Each has arguments of its own: a scheduler writes to a tensor ``lr``."""
+    """Our optimizer and torch's. Arguments are copied for each, as a scheduler writes to a tensor ``lr``."""
     ours, theirs = zip(*pairs, strict=True)
     return _ours(info)(ours, **copy.deepcopy(kwargs)), info.optim_cls(theirs, **copy.deepcopy(kwargs))
 
@@ -120,7 +120,7 @@ def _set_grads(pairs: Pairs, step: int) -> None:
 
 
 def _assert_agree(one: torch.optim.Optimizer, other: torch.optim.Optimizer, pairs: Pairs, step: int) -> None:
-    """Parameters, all states, and the learning rate, which a scheduler may have changed."""
+    """Compares parameters, all states, and the learning rate, which a scheduler may have changed."""
     for i, (a, b) in enumerate(pairs):
         tolerance = TOLERANCE[REAL.get(a.dtype, a.dtype)]
         what = f"parameter {i} in step {step}"
@@ -144,7 +144,7 @@ def _follow(
     schedulers: Any = (),
     set_grads: Callable[[Pairs, int], None] = _set_grads,
 ) -> None:
-    """Steps of ours and of torch's from the same parameters, with the same gradients."""
+    """Takes steps of ours and of torch's, from equal parameters and with equal gradients."""
     both = _make(info, pairs, kwargs)
     scheduled = [[make(optimizer) for make in schedulers] for optimizer in both]
     for step in range(steps):
@@ -185,8 +185,8 @@ def test_inputs(info: Any, kwargs: dict[str, Any], dtype: torch.dtype, numbers_i
     ],
 )
 def test_inputs_with_implementation(info: Any, kwargs: dict[str, Any], numbers_in: Any) -> None:
-    """The flag chooses another implementation of torch's, and nothing of ours."""
-    if not kwargs.get("fused"):  # torch's fused ones count in float32 whatever the default type is
+    """The flag chooses another implementation in torch, and changes nothing in ours."""
+    if not kwargs.get("fused"):  # torch's fused ones count in float32, whatever the default type
         numbers_in(torch.float64)
     _follow(info, _some_pairs(info, torch.float64), kwargs)
 
@@ -200,13 +200,13 @@ def test_complex_inputs(info: Any, kwargs: dict[str, Any], dtype: torch.dtype, n
 
 @pytest.mark.parametrize(("info", "kwargs", "schedulers"), _scheduler_rows())
 def test_scheduler_inputs(info: Any, kwargs: dict[str, Any], schedulers: Any, numbers_in: Any) -> None:
-    """Long enough for every scheduler of the table to change the learning rate."""
+    """Enough steps for every scheduler of the table to change the learning rate."""
     numbers_in(torch.float64)
     _follow(info, _some_pairs(info, torch.float64), kwargs, steps=13, schedulers=schedulers)
 
 
 def _sparse(shape: tuple[int, ...], sparse_dims: int, dtype: torch.dtype, seed: int, coalesced: bool) -> Tensor:
-    """A third of the elements, or of the slices; one of them comes in several parts unless ``coalesced``."""
+    """A third of the elements, or of the slices; unless ``coalesced``, one of them comes in several parts."""
     count = max(2, torch.Size(shape[:sparse_dims]).numel() // 3)
     generator = torch.Generator().manual_seed(seed)
     flat = torch.randperm(torch.Size(shape[:sparse_dims]).numel(), generator=generator)[:count]
@@ -219,13 +219,13 @@ def _sparse(shape: tuple[int, ...], sparse_dims: int, dtype: torch.dtype, seed: 
     return grad.coalesce() if coalesced else grad
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # by torch's own Adagrad
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # in torch's Adagrad
 @pytest.mark.parametrize("maximize", [False, True], ids=["minimize", "maximize"])
 @pytest.mark.parametrize("coalesced", [True, False], ids=["coalesced", "uncoalesced"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("info", [info for info in INFOS if info.supports_sparse], ids=_name)
 def test_sparse_gradients(info: Any, dtype: torch.dtype, coalesced: bool, maximize: bool, numbers_in: Any) -> None:
-    """With the arguments and schedulers the table has for them; a dense gradient comes in between."""
+    """Uses the arguments and schedulers that the table has for sparse gradients, with a dense one in between."""
     numbers_in(dtype)
     shapes = [((10, 4), 1), ((10, 4), 2), ((70,), 1), ((6, 3, 2), 2)]
 
@@ -262,7 +262,7 @@ def test_sparse_gradients_are_refused(info: Any, reason: str) -> None:
 
 @pytest.mark.parametrize(("info", "error"), _error_rows())
 def test_error_inputs(info: Any, error: Any) -> None:
-    """The table's error or warning from both, with the same text; in a step, ours goes on."""
+    """Both raise the table's error or warning with the same text; our errors in a step also name the parameter."""
     entry, at = error.optimizer_error_input, error.error_on
     assert at in (OptimizerErrorEnum.CONSTRUCTION_ERROR, OptimizerErrorEnum.STEP_ERROR)
     warns = issubclass(error.error_type, Warning)
@@ -295,7 +295,7 @@ def test_error_inputs(info: Any, error: Any) -> None:
     ],
 )
 def test_a_flag_that_ours_refuses(info: Any) -> None:
-    """In the table it may also be an argument; of its inputs for the CPU none has it."""
+    """The table may have the flag as an argument, but no row for the CPU does."""
     flag = "differentiable"
     assert flag in DECIDED
     assert not any(kwargs.get(flag) for _, kwargs in _inputs(info))
@@ -305,7 +305,7 @@ def test_a_flag_that_ours_refuses(info: Any) -> None:
 
 @_decided("centered RMSprop")
 def test_a_centered_variance_below_zero(reason: str) -> None:
-    """The gradient is always the same, so that its variance is nothing but rounding errors."""
+    """The gradient never changes, so that its variance consists of rounding errors."""
     values, grad = some_values(1000, torch.float64, seed=0), some_values(1000, torch.float64, seed=1)
     ours, theirs = (values.clone().requires_grad_() for _ in range(2))
     for optimizer, param in (

@@ -1,4 +1,4 @@
-"""Parameter groups: with and without decay, rates by layer, layers that are frozen and join in, options by group."""
+"""Parameter groups: with decay and without, rates by layer, frozen and thawed layers, options by group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(8, 2)
-        self.norm = nn.LayerNorm((4, 8))  # two-dimensional weights, still a norm
+        self.norm = nn.LayerNorm((4, 8))  # its weights are a matrix, and it is still a norm
         self.scale = nn.Parameter(torch.ones(8))
         self.linear = nn.Linear(8, 8)
         self.tied = self.linear
@@ -64,7 +64,7 @@ def test_trap_13_biases_and_norms_are_not_decayed() -> None:
 
 
 class _Tiny(nn.Module):
-    """A language model of our modules and torch's: its output weights are its embedding's."""
+    """A language model of our modules and torch's; its output weights are its embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Tiny(nn.Module):
 
 
 def test_our_modules_embeddings_and_tied_weights() -> None:
-    """Embeddings are matrices; tied weights are in one group, once, and train."""
+    """Embeddings are matrices; tied weights are in one group, once, and are trained."""
     model = _Tiny()
     names = {id(p): name for name, p in model.named_parameters()}
     groups = fastopt.param_groups(model, 0.05)
@@ -108,7 +108,7 @@ def _layers() -> nn.Sequential:
 
 
 def _both(case: Case, train: Callable[[nn.Sequential, Any], torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
-    """Ours and theirs after the same training, which must have the same weights."""
+    """Our optimizer and the other, after the same training, which must give the same weights."""
     models = [_layers(), _layers()]
     optimizers = [train(model, make) for model, make in zip(models, (case.make, case.make_theirs), strict=True)]
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-9, atol=1e-11)
@@ -123,7 +123,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None
 
 @COMPARED
 def test_rates_by_layer(case: Case, numbers_in: Any) -> None:
-    """The deeper, the faster."""
+    """Deeper layers have higher rates."""
     numbers_in(torch.float64)
 
     def train(model: nn.Sequential, make: Any) -> torch.optim.Optimizer:
@@ -140,7 +140,7 @@ def test_rates_by_layer(case: Case, numbers_in: Any) -> None:
 
 @COMPARED
 def test_layers_are_frozen_and_thawed(case: Case, numbers_in: Any) -> None:
-    """Without gradients neither weights, states nor counts move, and afterwards they go on where they were."""
+    """Without gradients, a layer's weights, states and counts stay; later they continue from there."""
     numbers_in(torch.float64)
 
     def train(model: nn.Sequential, make: Any) -> torch.optim.Optimizer:
@@ -158,12 +158,12 @@ def test_layers_are_frozen_and_thawed(case: Case, numbers_in: Any) -> None:
     assert first is last is None or (float(first), float(last)) == (6, 9)
 
 
-# Adagrad of older torch fails on groups that are added.
+# Older torch's Adagrad fails when groups are added.
 @pytest.mark.parametrize(
     "case", [c for c in PLAIN_COMPARED_CASES if c.ours is not fastopt.Adagrad or HAS_NAMES], ids=ids
 )
 def test_a_layer_joins_in(case: Case, numbers_in: Any) -> None:
-    """Thawed into a group of its own, under a scheduler that goes on."""
+    """A layer is thawed into a separate group, and the scheduler continues."""
     numbers_in(torch.float64)
 
     def train(model: nn.Sequential, make: Any) -> torch.optim.Optimizer:
@@ -184,7 +184,7 @@ def test_a_layer_joins_in(case: Case, numbers_in: Any) -> None:
 
 @CASES
 def test_options_by_group(case: Case) -> None:
-    """One step over groups of different options is a step of an optimizer each, to the bit."""
+    """One step over groups with different options equals a step of a separate optimizer for each, to the bit."""
     options: list[dict[str, Any]] = [
         {},
         {"lr": 0.001},
@@ -209,7 +209,7 @@ def test_options_by_group(case: Case) -> None:
 @pytest.mark.skipif(not HAS_NAMES, reason="torch before 2.6 does not keep names")
 @pytest.mark.parametrize("case", PLAIN_TORCH_CASES, ids=ids)
 def test_names_are_kept_as_torch_keeps_them(case: Case) -> None:
-    """In groups, in those that are added, in checkpoints and through them."""
+    """Names are kept in groups, in groups added later, and in checkpoints."""
 
     def groups(make: Any) -> list[dict[str, Any]]:
         model = _layers()

@@ -1,4 +1,4 @@
-"""Scalars computed by a recorded program are those that Python computes, to the bit."""
+"""A recorded program computes the scalars that Python computes, to the bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ A, B = INPUTS[1:3]
 
 
 def exact(scalars: dict[str, Any]) -> dict[str, str]:
-    """Signs of zeros and NaN included."""
+    """Tells apart the signs of zeros and of NaN."""
     return {name: float(value).hex() for name, value in scalars.items()}
 
 
@@ -36,7 +36,7 @@ def assert_same_scalars(program: Program, update: Update, prologue: Any, scalars
 
 
 def optimizer_of(case: Case) -> Any:
-    """With a matrix and a vector, which Adafactor's rules tell apart."""
+    """An optimizer of a matrix and a vector, which Adafactor treats by different rules."""
     params = [torch.zeros(shape, requires_grad=True) for shape in ((2, 3), (4,))]
     for param in params:
         param.grad = torch.ones_like(param)
@@ -59,7 +59,7 @@ def test_program_equals_python(case: Case, on_device: bool) -> None:
 
 
 def test_first_update_of_sgd_is_another_program() -> None:
-    """Which of the two it is the state tells, and not a counter."""
+    """The state decides which of the two runs, not a counter."""
     optimizer = fastopt.SGD([torch.zeros(1)], momentum=0.9, dampening=0.5)
     ((update, scalars, _),) = optimizer._parts(optimizer.param_groups[0])
     for t in (1, 2):
@@ -68,7 +68,7 @@ def test_first_update_of_sgd_is_another_program() -> None:
 
 @pytest.mark.parametrize("beta2", [0, 0.0, 1 / 3, 0.5, 0.6, 2 / 3, 0.7, 0.9999])
 def test_radam_where_the_variance_is_never_or_late_tractable(beta2: float) -> None:
-    """The other branch divides by zero there, or takes the root of a negative number."""
+    """The branch that is not taken would divide by zero, or take the root of a negative number."""
     optimizer = fastopt.RAdam([torch.zeros(1)], betas=(0, beta2))
     ((update, scalars, _),) = optimizer._parts(optimizer.param_groups[0])
     for t in STEPS:
@@ -102,7 +102,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def lookahead(alpha: Any) -> Callable[[Any], Any]:
-    """The rule with a single scalar."""
+    """The rule that has only one scalar."""
     return lambda t, *carried: {"alpha": alpha}
 
 
@@ -113,7 +113,7 @@ def value_of(x: Any, a: float, b: float) -> float:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_are_pythons(name: str) -> None:
-    """Of two symbols, and of a symbol and a number on either side."""
+    """Operators work on two symbols, and on a symbol and a number on either side."""
     compute = OPERATORS[name]
     compared = 0
     for a, b in itertools.product(VALUES, VALUES):
@@ -211,7 +211,7 @@ def test_names_are_the_rules() -> None:
         (("sine", 0), "no operation 'sine'"),
         (("add", 0), "'add' has other operands"),
         (("add", 0, 0, 0), "'add' has other operands"),
-        (("add", 0, 4), "a value it does not have"),  # its own
+        (("add", 0, 4), "a value it does not have"),  # itself
         (("add", 0, -9), "a value it does not have"),
         (("add", 0, 10**30), "a value it does not have"),
         (("add", 0, math.nan), "a value it does not have"),

@@ -1,4 +1,4 @@
-"""The reference itself: its registry is the kernels', its conversions are torch's."""
+"""The reference itself: it has the kernels' rules and torch's conversions."""
 
 import inspect
 
@@ -14,15 +14,15 @@ from support import ISAS, running
 
 
 def test_every_kernel_has_its_twin() -> None:
-    """Same rules, number of states and names of scalars, on either side."""
+    """Both have the same rules, numbers of states and names of scalars."""
     rules = reference.rules()
     kernels = _core.rules()
-    assert kernels.pop("clip") == (0, (), False, False)  # the prologue's, applied to a gradient alone
+    assert kernels.pop("clip") == (0, (), False, False)  # the prologue's rule, applied to a gradient only
     assert rules == kernels
 
 
 def test_every_dropout_has_its_twin() -> None:
-    """Same rules, names of scalars, and operands."""
+    """Both have the same rules, names of scalars and operands."""
     rules = {}
     for name, rule in reference.dropout.RULES.items():
         _, _, residual, bias, *scalars = inspect.signature(rule).parameters.values()
@@ -55,7 +55,7 @@ def test_all_halves_load_as_in_torch(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_stores_round_as_torch_does(dtype: torch.dtype) -> None:
-    """Every half, the values half-way to the next one, and their neighbours in float32."""
+    """All halves, the values half-way between neighbours, and the float32 numbers next to these."""
     exact = half.load(np.arange(65536, dtype=np.uint16).view(HALF[dtype]))
     exact = exact[np.isfinite(exact)]
     with np.errstate(over="ignore"):
@@ -76,7 +76,7 @@ def test_stores_round_as_torch_does(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 def test_kernels_convert_as_the_reference(isa: str, dtype: torch.dtype) -> None:
-    """p - 1 * g in float32 for every pair of a value and a small one: all bits of load and store."""
+    """p - 1 * g in float32, for every value and a small one: this shows all bits of load and store."""
     values = torch.arange(65536).to(torch.int16).view(dtype)
     for seed in range(4):
         grad = values[torch.randperm(65536, generator=torch.Generator().manual_seed(seed))]

@@ -1,4 +1,4 @@
-"""Every scheduler of torch drives our optimizers as it drives torch's."""
+"""Every scheduler of torch works with our optimizers as with torch's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import fastopt
 from optimizer_cases import PLAIN_COMPARED_CASES, Case, ids
 from support import assert_same_bits, some_params, step_on_some_grads
 
-# SequentialLR of torch 2.4 warns of what it does itself.
+# SequentialLR of torch 2.4 warns of its own code.
 pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 
 STEPS = 12
@@ -25,7 +25,7 @@ CASES = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 
 def _cycles(optimizer: Optimizer) -> bool:
-    """OneCycleLR and CyclicLR cycle one of these, where an optimizer has one."""
+    """Whether an optimizer has one of the options that OneCycleLR and CyclicLR cycle."""
     return "betas" in optimizer.defaults or "momentum" in optimizer.defaults
 
 
@@ -54,7 +54,7 @@ NAMES = pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() & set(lr_schedu
 
 
 class Training:
-    """Two groups of different rates; a scheduler of the optimizer, or of one inside."""
+    """Two groups with different rates, and a scheduler of the optimizer or of one inside it."""
 
     def __init__(
         self, make: Make, name: str, lr: Any = 0.0625, inside: Callable[[Any], Optimizer] = lambda optimizer: optimizer
@@ -62,7 +62,7 @@ class Training:
         self.params = some_params(torch.float64)
         self.optimizer = make([{"params": self.params[:1]}, {"params": self.params[1:], "lr": lr}])
         self.scheduler = SCHEDULERS[name](inside(self.optimizer))
-        self.groups: list[list[dict[str, Any]]] = []  # what every step was taken with
+        self.groups: list[list[dict[str, Any]]] = []  # the options of every step
 
     def go(self, begin: int, end: int) -> Training:
         for step in range(begin, end):
@@ -74,11 +74,11 @@ class Training:
 
     @staticmethod
     def options(group: dict[str, Any]) -> dict[str, Any]:
-        """What a scheduler may change; a rate that is a tensor is filled."""
+        """The options that a scheduler may change, as numbers."""
         return {key: copy.deepcopy(group[key]) for key in ("lr", "momentum", "betas") if key in group}
 
     def saved(self) -> Any:
-        """Parameters, optimizer and scheduler, by way of a file."""
+        """Parameters, optimizer and scheduler, written to a file and read again."""
         file = io.BytesIO()
         torch.save((self.params, self.optimizer.state_dict(), self.scheduler.state_dict()), file)
         file.seek(0)
@@ -93,18 +93,18 @@ class Training:
 
 
 def test_the_table_is_complete() -> None:
-    """A scheduler that is new in torch needs a row."""
+    """A new scheduler of torch needs a row."""
     assert set(lr_scheduler.__all__) - {"LRScheduler"} <= SCHEDULERS.keys()
 
 
 @NAMES
 @CASES
 def test_drives_ours_as_torchs(case: Case, name: str, numbers_in: Any) -> None:
-    """Rates, momenta and betas of every step, and where they lead."""
+    """Rates, momenta and betas are torch's at every step, and so are the resulting parameters."""
     numbers_in(torch.float64)
     ours, theirs = (Training(make, name).go(0, STEPS) for make in (case.make, case.make_theirs))
     assert ours.groups == theirs.groups
-    assert len({str(groups) for groups in ours.groups}) > 1  # it did something
+    assert len({str(groups) for groups in ours.groups}) > 1  # the scheduler changed something
     for a, b in zip(ours.params, theirs.params, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -112,7 +112,7 @@ def test_drives_ours_as_torchs(case: Case, name: str, numbers_in: Any) -> None:
 @NAMES
 @CASES
 def test_resumes(case: Case, name: str) -> None:
-    """Optimizer and scheduler from a file, in the middle: the same bits as without a pause."""
+    """Optimizer and scheduler resume from a file, with the bits of training without a pause."""
     whole = Training(case.make, name).go(0, STEPS)
     first, second = Training(case.make, name).go(0, 5), Training(case.make, name)
     second.load(first.saved())
@@ -124,7 +124,7 @@ def test_resumes(case: Case, name: str) -> None:
 
 @NAMES
 def test_fills_a_rate_that_is_a_tensor(name: str) -> None:
-    lr = torch.tensor(0.0625, dtype=torch.float64)  # in float32 torch's decay is rounded
+    lr = torch.tensor(0.0625, dtype=torch.float64)  # torch would round the decay in float32
     ours, theirs = (Training(make, name, lr.clone()).go(0, STEPS) for make in (fastopt.AdamW, torch.optim.AdamW))
     assert ours.groups == theirs.groups
     assert len({float(second["lr"]) for _, second in ours.groups}) > 1
@@ -135,7 +135,7 @@ def test_fills_a_rate_that_is_a_tensor(name: str) -> None:
 @NAMES
 @pytest.mark.parametrize("inside", [lambda o: o, lambda o: o.optimizer], ids=["Lookahead", "inner"])
 def test_drives_lookahead(name: str, inside: Callable[[Any], Optimizer]) -> None:
-    """Either of the two may be given; the inner optimizer steps with what is set."""
+    """The scheduler may be given either of the two; the inner optimizer uses the values that it sets."""
 
     def around(sgd: type[Optimizer]) -> Make:
         return lambda groups: fastopt.Lookahead(sgd(groups, lr=0.1, momentum=0.9), k=3)
@@ -147,7 +147,7 @@ def test_drives_lookahead(name: str, inside: Callable[[Any], Optimizer]) -> None
 
 
 def test_a_scheduler_that_steps_first_is_told() -> None:
-    """torch sees that our step has not been called, though it is not wrapped in torch's hooks."""
+    """torch notices that our step has not been called, although torch's hooks do not wrap it."""
     training = Training(lambda groups: fastopt.SGD(groups, lr=0.1), "StepLR")
     with pytest.warns(UserWarning, match=r"`lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
         training.scheduler.step()

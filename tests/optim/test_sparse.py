@@ -1,4 +1,4 @@
-"""Sparse gradients, where torch takes them: SGD and Adagrad. (Traps, 12.)"""
+"""Sparse gradients for the optimizers that take them in torch: SGD and Adagrad (trap 12)."""
 
 import contextlib
 import ctypes
@@ -23,7 +23,7 @@ CASES = {
 
 
 def _sparse(seed: int, shape: tuple[int, ...] = (50, 7), dims: int = 1, coalesced: bool = False) -> torch.Tensor:
-    """Some rows, one of them twice."""
+    """Random rows, one of them twice."""
     generator = torch.Generator().manual_seed(seed)
     where = torch.stack([torch.randint(0, n, (6,), generator=generator) for n in shape[:dims]])
     where[:, 1] = where[:, 0]
@@ -54,7 +54,7 @@ def test_follows_torch(case: str, dims: int, coalesced: bool, backend: str) -> N
 
 
 def test_rows_that_are_not_touched_keep_their_bits() -> None:
-    """NaN in them included; Adagrad's sums likewise."""
+    """That includes NaN, and Adagrad's sums."""
     whole = torch.full((9, 3), torch.nan)
     whole[4] = 1.0
     for make in (fastopt.SGD, fastopt.Adagrad):
@@ -72,7 +72,7 @@ def test_rows_that_are_not_touched_keep_their_bits() -> None:
 @BACKENDS
 @pytest.mark.parametrize("case", CASES)
 def test_embedding_is_trained(case: str, backend: str) -> None:
-    """Beside a dense layer, with max_grad_norm, as with dense gradients."""
+    """As with dense gradients, it may be trained together with a dense layer, and with max_grad_norm."""
     make, _, kwargs = CASES[case]
     kwargs = {**kwargs, "max_grad_norm": 1.0}
     results = []
@@ -113,7 +113,7 @@ def test_native_equals_reference(case: str) -> None:
 @pytest.mark.parametrize("coalesced", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_scaled_training(case: str, coalesced: bool, backend: str) -> None:
-    """GradScaler: unscaled once, values written back."""
+    """With GradScaler, a gradient is unscaled once, and its values are written back."""
     make, _, kwargs = CASES[case]
     p, q = (some_values((50, 7), torch.float64, seed=0).requires_grad_() for _ in range(2))
     one, other = make([p], **kwargs), make([q], **kwargs)
@@ -130,7 +130,7 @@ def test_scaled_training(case: str, coalesced: bool, backend: str) -> None:
 
 
 def test_momentum_of_a_torch_checkpoint() -> None:
-    """torch keeps a sparse velocity; ours is dense from then on."""
+    """torch keeps a sparse velocity; ours is dense from the next step on."""
     p, q = (some_values((50, 7), torch.float64, seed=0).requires_grad_() for _ in range(2))
     theirs = torch.optim.SGD([q], lr=0.1, momentum=0.9)
     for step in range(2):
@@ -167,10 +167,10 @@ def test_penalties_are_an_error(make, option: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("rows", [1, 40, 3000])  # few are sorted in another way than many
+@pytest.mark.parametrize("rows", [1, 40, 3000])  # few rows are sorted in another way than many
 def test_rows_are_summed(rows: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(rows)
-    where = torch.randint(0, 2 * rows, (1, rows), generator=generator) * 1000  # numbers of several digits
+    where = torch.randint(0, 2 * rows, (1, rows), generator=generator) * 1000  # indices of several digits
     shape = (2000 * rows, 5)
     values = some_values((rows, 5), dtype, seed=1)
     values[::3] = -0.0
@@ -181,12 +181,12 @@ def test_rows_are_summed(rows: int, dtype: torch.dtype) -> None:
             found[backend] = Rows(grad, "it")
     assert torch.equal(found["native"]._numbers, grad.coalesce().indices()[0])
     assert_same_bits(found["native"].values, found["reference"].values)
-    torch.testing.assert_close(found["native"].values, grad.coalesce().values())  # its order is its own
+    torch.testing.assert_close(found["native"].values, grad.coalesce().values())  # torch adds them in another order
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_threads_takes_the_same_step(case: str) -> None:
-    """Enough rows for all of them, many several times."""
+    """Enough rows for all threads, many of them several times."""
     make, _, kwargs = CASES[case]
     results = []
     for threads in (1, 2, 3):
@@ -222,13 +222,13 @@ def test_an_index_outside_is_an_error(case: str, backend: str) -> None:
 
 @contextlib.contextmanager
 def exchanges() -> Iterator[list[torch.layout]]:
-    """The layouts of the tensors that torch's exchange function is asked for."""
+    """Yields the layouts of the tensors that torch's exchange function is called with."""
     asked = []
     function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
     find = ctypes.pythonapi.PyCapsule_GetPointer
     find.restype, find.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     table = find(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api")
-    place = ctypes.c_void_p.from_address(table + 40)  # dltensor_from_py_object_no_sync, behind five words
+    place = ctypes.c_void_p.from_address(table + 40)  # dltensor_from_py_object_no_sync, after five words
     address = place.value
     theirs = function(address)
 
@@ -245,7 +245,7 @@ def exchanges() -> Iterator[list[torch.layout]]:
 
 
 def test_torch_is_not_asked_for_the_memory_of_sparse_gradients() -> None:
-    """Which it refuses by an exception of C++, slowly: the getter of the layout is asked before."""
+    """torch would refuse with a slow C++ exception, so the layout is checked first."""
     if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         pytest.skip("this torch has no exchange function")
     with exchanges() as asked:

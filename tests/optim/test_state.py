@@ -1,4 +1,4 @@
-"""State, checkpoints, groups: as torch.optim has them."""
+"""States, checkpoints and groups are those of torch.optim."""
 
 import copy
 import io
@@ -18,7 +18,7 @@ COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_checkpoints_go_both_ways(case: Case, numbers_in: Any) -> None:
-    """Five steps here, five there, by way of torch.save: as ten steps of torch."""
+    """Five steps in one and five in the other, with torch.save in between, equal ten steps of torch."""
     numbers_in(torch.float64)
     for first, second in ((case.make, case.make_theirs), (case.make_theirs, case.make)):
         params = some_params(torch.float64)
@@ -42,7 +42,7 @@ def test_checkpoints_go_both_ways(case: Case, numbers_in: Any) -> None:
 
 @pytest.mark.parametrize("case", [case for case in TORCH_CASES if case.from_torch], ids=ids)
 def test_state_dict_is_torchs(case: Case) -> None:
-    """Same keys, types and shapes; the groups have torch's keys and our own beside them."""
+    """States have torch's keys, types and shapes; groups have torch's keys and our own."""
     ours, theirs = some_params(), some_params()
     one, other = case.make(ours), case.make_theirs(theirs)
     step_on_some_grads(one, ours, 0)
@@ -89,7 +89,7 @@ def test_half_states_round_trip(case: Case, dtype: torch.dtype) -> None:
 
 
 def test_own_options_survive_a_torch_checkpoint() -> None:
-    """torch's groups have no lr_in_momentum: the optimizer keeps what it was built with."""
+    """torch's groups have no lr_in_momentum: the optimizer keeps the value it was built with."""
     params = some_params()
     source = torch.optim.SGD(params, lr=0.3, momentum=0.5)
     optimizer = fastopt.SGD(params, lr=0.1, lr_in_momentum=True, l1=0.25)
@@ -102,7 +102,7 @@ def test_own_options_survive_a_torch_checkpoint() -> None:
     assert (group["max_grad_norm"], group["state_dtype"]) == (2.0, torch.float32)
 
 
-# Adagrad of older torch fails on groups that are added.
+# Older torch's Adagrad fails when groups are added.
 @pytest.mark.parametrize(
     "case", [c for c in PLAIN_COMPARED_CASES if c.ours is not fastopt.Adagrad or TORCH >= (2, 6)], ids=ids
 )
@@ -125,7 +125,7 @@ def test_add_param_group_and_group_options(case: Case, numbers_in: Any) -> None:
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_steps_are_counted_beyond_float32(backend: str) -> None:
-    """Trap 7: torch's float32 'step' stops at 2**24. Ours goes on in float64; below, the type is torch's."""
+    """Trap 7: torch's float32 'step' stops at 2**24. Ours continues in float64; up to there it has torch's type."""
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
     with running(backend):
@@ -155,7 +155,7 @@ def test_default_dtype_float64_counts_as_torch_does() -> None:
 
 
 def test_steps_and_entries_of_old_checkpoints() -> None:
-    """Counts that are numbers, integers or on float64 are taken as they are meant."""
+    """Counts may be numbers, integer tensors or float64 tensors."""
     for count in (4, 4.0, torch.tensor(4), torch.tensor([4.0]), torch.tensor(4.0, dtype=torch.float64)):
         param = torch.ones(3, requires_grad=True)
         optimizer = fastopt.Adam([param])
@@ -168,7 +168,7 @@ def test_steps_and_entries_of_old_checkpoints() -> None:
 
 
 def test_momentum_switched_on_later() -> None:
-    """As torch: the first velocity is the first gradient seen with momentum."""
+    """As in torch, the first velocity is the first gradient that is seen with momentum."""
     ours, theirs = some_params(), some_params()
     one, other = fastopt.SGD(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
     for step in range(6):
@@ -190,7 +190,7 @@ def test_is_a_torch_optimizer() -> None:
 
 @COMPARED
 def test_groups_of_a_torch_optimizer(case: Case) -> None:
-    """Handed over without our options; and parameters in a tuple."""
+    """Groups may come from torch, without our options, and with parameters in a tuple."""
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
     optimizer = case.make([param])
@@ -202,7 +202,7 @@ def test_groups_of_a_torch_optimizer(case: Case) -> None:
 
 @pytest.mark.parametrize("cls", [fastopt.Adam, fastopt.Adagrad, fastopt.Rprop])
 def test_first_states_of_a_large_parameter(cls: Any) -> None:
-    """Those whose memory comes in large pages begin as small ones do."""
+    """States in large pages start like small ones."""
     large, small = params = [torch.full((n,), 0.5).requires_grad_() for n in (2**23 + 5, 5)]
     for param in params:
         param.grad = torch.full_like(param, 0.25)
@@ -213,7 +213,7 @@ def test_first_states_of_a_large_parameter(cls: Any) -> None:
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
 def test_first_states_are_made_once(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the engine takes a parameter as it is, and where it does not."""
+    """Both the engine and the slow path create states only once."""
     made = []
     first = States.first
 

@@ -1,4 +1,4 @@
-"""The step itself: closures, hooks, profiler, threads, what it keeps alive."""
+"""The step itself: closures, hooks, profiler, threads, and which objects it keeps alive."""
 
 import ctypes
 import gc
@@ -20,13 +20,13 @@ COMPARED = pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 
 @CASES
 def test_tensor_lr(case: Case) -> None:
-    """A 1-element tensor, changed in place between steps."""
+    """lr may be a 1-element tensor that is changed in place between steps."""
     ours, theirs = some_params(), some_params()
     lr = torch.tensor(0.1)
     one = case.ours(ours, **{**case.kwargs, "lr": lr})
     other = case.ours(theirs, **{**case.kwargs, "lr": 0.1})
     for step in range(4):
-        value = 0.125 / 2**step  # the same number in float32 and in double
+        value = 0.125 / 2**step  # equal in float32 and in double
         lr.fill_(value)
         other.param_groups[0]["lr"] = value
         step_on_some_grads(one, ours, step)
@@ -37,7 +37,7 @@ def test_tensor_lr(case: Case) -> None:
 
 @CASES
 def test_closure(case: Case) -> None:
-    """Runs once, with gradients enabled, and its value is returned."""
+    """It runs once, with gradients enabled, and the step returns its value."""
     param = some_values(5, torch.float32, seed=0).requires_grad_()
     optimizer = case.make([param])
 
@@ -56,7 +56,7 @@ def test_closure(case: Case) -> None:
 
 @COMPARED
 def test_hooks(case: Case) -> None:
-    """Own and global ones, before and after, with torch's arguments; one that changes the arguments."""
+    """Hooks of the optimizer and global ones run before and after, with torch's arguments, which one may change."""
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
     optimizer = case.make([param])
@@ -119,7 +119,7 @@ def test_step_overridden_by_a_subclass() -> None:
 
 @CASES
 def test_threads_may_step_their_own_optimizers(case: Case) -> None:
-    """The GIL is released: eight threads train at once, each as it would alone."""
+    """A step releases the GIL: eight threads train at the same time, each with the result that it has alone."""
     from concurrent.futures import ThreadPoolExecutor
 
     def run(seed: int) -> torch.Tensor:
@@ -134,7 +134,7 @@ def test_threads_may_step_their_own_optimizers(case: Case) -> None:
 
 
 def test_two_threads_in_the_same_step_do_not_corrupt_memory() -> None:
-    """Nobody should; torch survives it, and so must we. In a process of its own, as it may crash."""
+    """That is a user's error, but it must not crash, as it does not in torch. It runs in a separate process."""
     code = """
 import sys, threading, torch, fastopt
 sys.setswitchinterval(1e-5)
@@ -156,7 +156,7 @@ print(all(p.isfinite().all() for p in params))
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @CASES
 def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
-    """Not a removed parameter, not an optimizer that its own parameter refers to, not a gradient."""
+    """A step keeps neither a removed parameter nor a gradient alive, nor an optimizer that its parameter refers to."""
     with running(backend):
         params = some_params()
         optimizer = case.make(params)
@@ -175,7 +175,7 @@ def test_nothing_is_kept_alive(case: Case, backend: str) -> None:
 
 
 def test_beta1_of_zero_is_the_gradient_itself() -> None:
-    """From the nearer end, as torch.lerp: 1e8 then 1 leaves 1."""
+    """The average is computed like torch.lerp, from the nearer end: 1e8 and then 1 gives 1."""
     param = torch.ones(1, requires_grad=True)
     optimizer = fastopt.Adam([param], betas=(0.0, 0.9))
     for grad in (1e8, 1.0, 1e-4):
@@ -206,7 +206,7 @@ class Heap(ctypes.Structure):
 @CASES
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
 def test_steady_steps_take_no_memory(case: Case) -> None:
-    """Neither Python's objects nor the heap grow. Other threads may allocate meanwhile, but hardly each time."""
+    """Neither Python's objects nor the heap grow. Other threads may allocate meanwhile, but hardly every time."""
     torch.set_num_threads(2)
     params = [some_values(n, torch.float32, n).requires_grad_() for n in (3, 40_000, 1, 70)]
     optimizer = case.make(params, max_grad_norm=1.0)

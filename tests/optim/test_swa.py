@@ -1,4 +1,4 @@
-"""torch.optim.swa_utils over our optimizers and modules: averaged weights come out as torch's do."""
+"""torch.optim.swa_utils with our optimizers and modules averages weights as it does with torch's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AVERAGES = {
 
 
 def _network(modules: ModuleType) -> nn.Sequential:
-    """The same weights from either of the two."""
+    """A network with the same weights from either of the two."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False), modules.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)
@@ -48,8 +48,7 @@ def _same_tensors(ours: nn.Module, theirs: nn.Module) -> None:
     [(average, buffers) for average in AVERAGES for buffers in (False, True) if (average, buffers) != ("swa", True)],
 )
 def test_averaged_model(average: str, buffers: bool) -> None:
-    """Buffers are averaged, too, BatchNorm's count of batches among them, which get_swa_multi_avg_fn cannot divide;
-    or update_bn makes them."""
+    """Buffers are averaged too, or update_bn computes them. get_swa_multi_avg_fn cannot divide BatchNorm's count."""
 
     def run(modules: ModuleType, optimizers: ModuleType) -> swa_utils.AveragedModel:
         network = _network(modules)
@@ -71,7 +70,7 @@ def test_averaged_model(average: str, buffers: bool) -> None:
 
 @pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"])
 def test_update_bn(name: str) -> None:
-    """The statistics of all batches alike, whatever they were before; momentum and mode are put back."""
+    """All batches have the same weight, whatever the statistics were before; momentum and mode are restored."""
     dims = int(name[-2])
     batches = [some_values((8, 5, *[3] * dims), torch.float64, seed) for seed in range(4)]
     results = []
@@ -88,7 +87,7 @@ def test_update_bn(name: str) -> None:
 
 @pytest.mark.parametrize("case", PLAIN_COMPARED_CASES, ids=ids)
 def test_swalr(case: Case) -> None:
-    """SWALR keeps its target in the groups, under a key that no optimizer knows; checkpoints carry it."""
+    """SWALR keeps its target in the groups, under a key that no optimizer knows; checkpoints keep it."""
     ours, theirs = _network(fastopt.nn), _network(nn)
     one, other = case.make(ours.parameters()), case.make_theirs(theirs.parameters())
     schedulers = [swa_utils.SWALR(optimizer, swa_lr=0.5, anneal_epochs=4) for optimizer in (one, other)]
@@ -104,7 +103,7 @@ def test_swalr(case: Case) -> None:
 
 
 def test_averages_resume() -> None:
-    """Network, average and optimizer from a file: the same bits as without a pause."""
+    """Network, average and optimizer resume from a file, with the bits of training without a pause."""
     parts = []
     for network in (_network(fastopt.nn), _network(fastopt.nn)):
         averaged = swa_utils.AveragedModel(network, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.75))

@@ -25,7 +25,7 @@ def _params(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
 
 def _set_grads(ours: list[torch.Tensor], theirs: list[torch.Tensor], step: int) -> None:
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        # A pull towards zero with noise: a path with curvature, where errors would grow.
+        # A noisy pull towards zero: the path is curved, so that errors would grow.
         noise = some_values(a.shape, b.dtype, seed=10_000 + 100 * step + i, low=0.01, high=1.0)
         b.grad = (0.5 * b.detach() + noise).to(b.dtype)
         a.grad = b.grad.clone().to(a.dtype)
@@ -54,7 +54,7 @@ def test_follows_torch(case: Case, dtype: torch.dtype, numbers_in: Any) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> None:
-    """Each step starts the float64 optimizer from our half values: what we store is its result, rounded."""
+    """Each float64 step starts from our half values; we must store its result, rounded."""
     params = _params(case, dtype)
     one = case.make(params)
     spacing = {torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]  # half a unit in the last place
@@ -69,7 +69,7 @@ def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> N
         one.step()
         replay.step()
         for p, w in zip(params, wide, strict=True):
-            # float32 arithmetic may cross a rounding boundary that float64 does not: one unit, then.
+            # float32 arithmetic may cross a rounding boundary that float64 does not: then it is one unit.
             far = (p.double() - w.detach()).abs() > w.detach().abs() * 2.1 * spacing + 1e-6
             assert far.sum() <= (2 if case.row.by_sign else 0)
             near = (p.double() - w.detach()).abs() <= w.detach().abs() * spacing * 1.01 + 1e-7
@@ -78,7 +78,7 @@ def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_lr_in_momentum_keeps_the_velocity_when_lr_changes(nesterov: bool) -> None:
-    """v = mom*v + lr*g; p -= v, with Nesterov p -= lr*g + mom*v, against the formula in float64."""
+    """v = mom*v + lr*g; p -= v, or with Nesterov p -= lr*g + mom*v. Compared with the formula in float64."""
     param = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     optimizer = fastopt.SGD([param], lr=0.1, momentum=0.9, nesterov=nesterov, lr_in_momentum=True)
     p, v = param.detach().clone(), torch.zeros(2, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_complex_follows_torch(case: Case, numbers_in: Any) -> None:
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_small_gradients_of_half_parameters_stay_finite(dtype: torch.dtype) -> None:
-    """torch's for-loop Adam divides by an eps that has underflowed in float16: inf or NaN."""
+    """torch's for-loop Adam divides by an eps that underflows in float16, and gets inf or NaN."""
     param = torch.ones(64, dtype=dtype, requires_grad=True)
     optimizer = fastopt.Adam([param], lr=1e-2)
     for _ in range(5):

@@ -1,7 +1,7 @@
 """The traps of the update rules, by number; each would be a silently wrong optimizer.
 
-7, 8, 10 and 11 have more in test_state.py, test_layouts.py and test_amp.py, 12 in test_sparse.py, 13 in
-test_convert.py.
+7, 8, 10 and 11 have more in test_state.py, test_layouts.py and test_amp.py, 12 in test_sparse.py; 13 is in
+test_param_groups.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _one_step(optimizer: type, grad: float, **kwargs: object) -> float:
     [(fastopt.Adam, 9.09e-5), (fastopt.AdamW, 9.09e-5), (fastopt.NAdam, 9.09e-5), (fastopt.AdaBound, 3.16e-6)],
 )
 def test_trap_1_eps_and_bias_correction(optimizer: type, step: float) -> None:
-    """g = 1e-9 at step 1: outside the root and after the correction, or before it."""
+    """g = 1e-9 at step 1 shows whether eps is outside the root and after the correction, or before it."""
     moved = -_one_step(optimizer, 1e-9, lr=1e-3, **({"gamma": 0.0} if optimizer is fastopt.AdaBound else {}))
     if optimizer is fastopt.NAdam:  # its first step is (1 - mu) / (1 - mu) g + mu_next / (1 - mu mu_next) 0.1 g
         mu, mu_next = 0.45007347, 0.45014694
@@ -44,7 +44,7 @@ def test_trap_1_eps_and_bias_correction(optimizer: type, step: float) -> None:
 
 
 def test_trap_1_eps_of_radam() -> None:
-    """At its first rectified step, constant g = 1e-9: eps is beside sqrt(v), which is not corrected."""
+    """g = 1e-9 at its first rectified step: eps is added to sqrt(v), which has no correction."""
     param = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimizer = fastopt.RAdam([param], lr=1e-3)
     for _ in range(6):
@@ -74,7 +74,7 @@ def test_trap_2_eps_inside_sqrt(optimizer: type, square: float) -> None:
 
 @pytest.mark.parametrize("centered", [False, True])
 def test_trap_2_lr_in_momentum_of_rmsprop(centered: bool) -> None:
-    """v = mom*v + lr*g/den; p -= v: lr changes meet the old velocity unchanged."""
+    """v = mom*v + lr*g/den; p -= v: a change of lr does not change the old velocity."""
     param = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     optimizer = fastopt.RMSprop([param], lr=0.1, momentum=0.9, centered=centered, lr_in_momentum=True)
     p, v, s, ga = 1.0, 0.0, 0.0, 0.0
@@ -89,7 +89,7 @@ def test_trap_2_lr_in_momentum_of_rmsprop(centered: bool) -> None:
 
 
 def test_trap_2_lr_in_momentum_of_sgd() -> None:
-    """In full in test_torch_parity.py; here that it differs from torch's as soon as lr changes."""
+    """Here it differs from torch's as soon as lr changes; test_torch_parity.py compares it with the formula."""
     ends = []
     for inside in (False, True):
         param = torch.zeros(1, requires_grad=True)
@@ -124,7 +124,7 @@ def test_trap_4_radam_rectifies_from_step_6_on(beta2: float) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_trap_5_centered_rmsprop_stays_finite(momentum: float) -> None:
-    """A constant gradient: s - ga^2 is rounding noise, negative for some; torch's root is NaN there."""
+    """With a constant gradient, s - ga^2 is rounding noise, negative for some elements; torch's root is NaN there."""
     param = torch.zeros(100_000, requires_grad=True)
     grad = some_values(100_000, torch.float32, seed=0, low=1e-3, high=1e3)
     optimizer = fastopt.RMSprop([param], lr=1e-6, centered=True, momentum=momentum, eps=1e-3)
@@ -135,7 +135,7 @@ def test_trap_5_centered_rmsprop_stays_finite(momentum: float) -> None:
 
 
 def test_trap_6_base_lr_survives() -> None:
-    """In groups that are added, through checkpoints and pickles; a schedule moves the bounds."""
+    """base_lr is kept in groups added later, in checkpoints and in pickles; a schedule moves the bounds."""
     params = some_params()
     optimizer = fastopt.AdaBound(params[:1], lr=1e-3)
     optimizer.add_param_group({"params": params[1:], "lr": 1e-2})
@@ -161,7 +161,7 @@ def test_trap_6_checkpoint_of_an_implementation_that_keeps_base_lr_elsewhere() -
 
 @pytest.mark.parametrize("built_with", [0.0, 1e-2])
 def test_trap_6_warm_up_from_zero(built_with: float) -> None:
-    """lr = 0 does nothing, whether it is the schedule's or the constructor's."""
+    """lr = 0 changes nothing, whether it comes from the schedule or from the constructor."""
     param = torch.ones(3, requires_grad=True)
     optimizer = fastopt.AdaBound([param], lr=built_with)
     for lr in (0.0, 1e-3, 2e-3):
@@ -175,7 +175,7 @@ def test_trap_6_warm_up_from_zero(built_with: float) -> None:
 
 @CASES
 def test_trap_7_steps_beyond_float32(case: Case) -> None:
-    """torch's float32 'step' stops at 2^24. A checkpoint keeps the exact count, with fused=True too."""
+    """torch's float32 'step' stops at 2^24. A checkpoint keeps the exact count, also with fused=True."""
     param = torch.ones(3, requires_grad=True)
     optimizer = case.make([param])
     param.grad = torch.ones(3)
@@ -200,7 +200,7 @@ def test_trap_7_steps_beyond_float32(case: Case) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @CASES
 def test_trap_8_states_round_trip(case: Case, dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
-    """torch casts float32 states to the parameter's type on loading, and NAdam's and ASGD's numbers too."""
+    """On loading, torch casts float32 states to the parameter's type, as well as the numbers of NAdam and ASGD."""
     params = some_params(dtype)
     optimizer = case.make(params, state_dtype=state_dtype)
     for step in range(3):
@@ -222,7 +222,7 @@ def test_trap_8_states_round_trip(case: Case, dtype: torch.dtype, state_dtype: t
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_trap_8_a_torch_checkpoint_is_widened(dtype: torch.dtype) -> None:
-    """Into an optimizer that keeps float32 states; and narrowed into one that does not, as in torch."""
+    """It is widened for an optimizer that keeps float32 states, and narrowed as in torch for one that does not."""
     params = some_params(dtype)
     theirs = torch.optim.Adam(params, foreach=False)
     theirs.state[params[0]] = {"step": torch.tensor(3.0), **{k: params[0].detach() for k in ("exp_avg", "exp_avg_sq")}}
@@ -240,7 +240,7 @@ def test_trap_8_a_torch_checkpoint_is_widened(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @CASES
 def test_trap_9_half_types_are_updated_in_float32(case: Case, dtype: torch.dtype) -> None:
-    """One rounding, at the store: the first step is that of float32, rounded. eps = 1e-8 does not underflow."""
+    """Only the store rounds: the first step is that of float32, rounded. eps = 1e-8 does not underflow."""
     for low, high in ((1e-7, 1e-6), (0.5, 2.0), (1e3, 3e4)):
         ours = some_values(70, dtype, seed=0).requires_grad_()
         wide = ours.detach().float().requires_grad_()
@@ -249,14 +249,14 @@ def test_trap_9_half_types_are_updated_in_float32(case: Case, dtype: torch.dtype
         wide.grad = ours.grad.float()
         one.step()
         other.step()
-        if case.ours is not fastopt.Rprop:  # whose first step size is a state of the parameter's type
+        if case.ours is not fastopt.Rprop:  # its first step size is a state of the parameter's type
             assert_same_bits(ours, wide.to(dtype))
         assert ours.isfinite().all()
 
 
 @CASES
 def test_trap_10_late_gradients_start_their_own_count(case: Case) -> None:
-    """First gradient at step 5: as a fresh optimizer from there on."""
+    """A parameter whose first gradient comes at step 5 is trained like a fresh one from then on."""
     late, fresh, other = (some_values(30, torch.float32, seed=0).requires_grad_() for _ in range(3))
     one, two = case.make([other, late]), case.make([fresh])
     for step in range(10):
@@ -271,7 +271,7 @@ def test_trap_10_late_gradients_start_their_own_count(case: Case) -> None:
 
 @pytest.fixture
 def poison():
-    """Fresh memory is full of NaN."""
+    """Fills fresh memory with NaN."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()
@@ -284,7 +284,7 @@ def poison():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @CASES
 def test_trap_11_inf_in_poisoned_memory(case: Case, dtype: torch.dtype, inf_at: int) -> None:
-    """The skipped step leaves nothing uninitialised behind; strided parameters have copies as well."""
+    """A skipped step leaves no uninitialised memory; strided parameters have dense copies as well."""
 
     def make() -> list[torch.Tensor]:
         whole = some_values((10, 9), dtype, seed=1)

@@ -1,4 +1,4 @@
-"""The bench runs: on the CPU, and with everything of ``--device cuda`` but the GPU."""
+"""The bench runs on the CPU, and all of ``--device cuda`` except the GPU itself runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[..., tuple[int, dict[str, Any]]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The program with these arguments: its exit status, and the figures it wrote."""
+    """Runs the program with arguments; returns its exit status and the figures that it wrote."""
 
     def call(*arguments: str) -> tuple[int, dict[str, Any]]:
         written = tmp_path / "figures.json"
@@ -116,7 +116,7 @@ def test_what_a_backward_pass_keeps(run: Run) -> None:
 
 
 def test_a_wrong_result_is_told_and_does_not_count(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """torch 2.13's fused SGD leaves whole vectors of half types alone."""
+    """torch 2.13's fused SGD skips whole vectors of half types."""
     case = named("SGD momentum, MLP, 10 tensors")
     half = replace(case, input=replace(case.input, dtype=torch.bfloat16))
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 class Event:
-    """The CPU's clock as an event of a stream."""
+    """The CPU's clock, as an event of a stream."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
@@ -169,7 +169,7 @@ class Event:
 
 
 class Profile:
-    """Of two kernels, what launched them, and a range around them."""
+    """A profile of two kernels, their launches, and a range around them."""
 
     def __init__(self, activities: list[Any]) -> None:
         kernel = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=False)
@@ -186,7 +186,7 @@ class Profile:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A CPU that says it was a GPU."""
+    """A CPU that pretends to be a GPU."""
     about = SimpleNamespace(name="a GPU", major=9, minor=0, multi_processor_count=132, total_memory=1 << 37)
     monkeypatch.setattr(Gpu, "missing", lambda: "")
     monkeypatch.setattr(Gpu, "device", torch.device("cpu"))
@@ -199,7 +199,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_cuda(pretended: None, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """A case of each family."""
+    """A case of each family is measured."""
     for only in ("Adam, MLP", "dropout forward + backward, 1k", "batch_norm forward + backward, 32x64"):
         status, figures = run("--device", "cuda", "--only", only)
         assert (status, figures["failures"]) == (0, [])
@@ -218,7 +218,7 @@ def test_cuda(pretended: None, run: Run, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def apex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package of that name, in which Adam works and SGD does not."""
+    """A package of that name, whose Adam works and whose SGD fails."""
 
     class FusedAdam(torch.optim.Adam):
         def __init__(self, params: Any, lr: float, adam_w_mode: bool = True) -> None:

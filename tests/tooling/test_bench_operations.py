@@ -1,4 +1,4 @@
-"""Every operation of the bench does what its competitors do, on small inputs; and the check of that can fail."""
+"""Every operation of the bench computes what its competitors compute, on small inputs, and the check can fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPERATIONS = [
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS)),
 ]
-# Of torch 2.13, on this input: its fused SGD leaves whole vectors of half types alone.
+# On this input, torch 2.13's fused SGD skips whole vectors of half types.
 WRONG = {("bfloat16", name, "torch fused") for name in ("SGD", "SGD momentum", "SGD Nesterov")}
 
 
@@ -31,14 +31,14 @@ def test_all_agree(operation: Operation, shapes: tuple[Shape, ...], dtype: torch
     case = Case(operation, Input("small", shapes, dtype))
     ours = case.outcome("fastopt", CPU)
     for name in operation.others:
-        judged = name.startswith("torch ") or dtype == torch.float32  # what packages make of half types is theirs
+        judged = name.startswith("torch ") or dtype == torch.float32  # in half types, packages may differ
         if judged and (str(dtype).removeprefix("torch."), operation.name, name) not in WRONG:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # packages have their own
+                warnings.simplefilter("ignore")  # packages raise their own
                 assert case.disagreement(name, ours, CPU) == "", name
 
 
-# Compiling takes minutes; what the models compute can be compared without.
+# Compiling takes minutes; the models' results can be compared without it.
 MODELS = [*training.on_cpu(), *compiled.on_cpu(compile=lambda model: model), *depth.on_cpu()]
 
 
@@ -53,7 +53,7 @@ def test_models_learn_alike(case: Case) -> None:
 
 
 def test_products_are_found() -> None:
-    """All but nothing of a step that only multiplies, nothing of one that has no product."""
+    """Products are nearly all of a step that only multiplies, and nothing of one without products."""
     a, grad = torch.randn(512, 512, requires_grad=True), torch.ones(512, 512)
     assert products.share(lambda: torch.autograd.grad(a @ a, a, grad)) > 0.3
     images, weight = torch.randn(4, 16, 64, 64), torch.randn(16, 16, 3, 3, requires_grad=True)
@@ -65,7 +65,7 @@ def test_products_are_found() -> None:
 
 
 def wrong(make: Maker) -> Maker:
-    """A step whose first tensor gets another result."""
+    """A step whose first tensor gets a wrong result."""
 
     def build(tensors: Tensors) -> Step:
         if tensors[0].grad is not None:
@@ -126,7 +126,7 @@ def test_bytes_that_are_moved(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_ceiling_goes_through_every_byte_once(threads: int, way: int) -> None:
-    """Three updated arrays of different sizes and one written, in two walks and two passes, one with new memory."""
+    """Three updated arrays of different sizes and a written one, in two walks and two passes, one with new memory."""
     stream = Stream(2)
     sizes = [1 << 19, (1 << 18) + 64, 8 * 1001]
     first, second, third = (Array(size) for size in sizes)

@@ -1,4 +1,4 @@
-"""What the bench makes of figures: files, tables, comparisons, pictures."""
+"""Files, tables, comparisons and charts that the bench makes from figures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_markdown(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_of_the_rest() -> None:
-    """Of 5 ms 3 are products; ours takes 1 less."""
+    """Of 5 ms, 3 are products; ours takes 1 less."""
     step = row("training step of a VAE, 9", family="training", products=0.6)
     rounds = {"fastopt": [4e-3] * 3, "torch default": [5e-3] * 3, "fastopt unconverted": [3e-3] * 3}
     step = replace(step, rounds=rounds)
@@ -121,7 +121,7 @@ def test_markdown_between_marks(tmp_path: Path) -> None:
 
 
 def test_machines_stand_side_by_side(tmp_path: Path) -> None:
-    """Cold / hot; what is missing on a machine is a dash, what is lost is bold."""
+    """A cell is cold / hot. A value that a machine lacks is a dash, a loss is bold."""
     cold, hot = row("Adam, one tensor of 1M"), row("Adam, one tensor of 1M, hot", caches="hot")
     large = row("Adam, one tensor of 16M", caches="")
     for name, rows in (("one", (slowed(cold, 3), hot, large)), ("two", (hot,))):
@@ -193,7 +193,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("earlier", [["--read", "old.json"], ["--compare", "old.json", "new.json"]], ids=lambda x: x[0])
 def test_what_would_be_ignored_is_an_error(earlier: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where it is given as its default is."""
+    """That includes an option given with its default value."""
     measuring = ["--device cpu", "--quick", "--family dropout", "--only Adam", "--seconds 0", "--threads 1"]
     writing = ["--json a.json", "--markdown a.md", "--pictures a"]
     for option in measuring + (writing if "--compare" in earlier else []):

@@ -1,4 +1,4 @@
-"""What the build says of the C++ compiler, and that it goes through ccache where there is one (CMake alone runs)."""
+"""The build's messages about the C++ compiler, and its use of ccache, if there is one (only CMake runs)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_compiler(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(building.MACHINE != "x86_64", reason="the flag is one of x86-64")
 def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
-    """It does not know the flags of AVX-512, as GCC 10 does not."""
+    """Like GCC 10, it does not know the flags of AVX-512."""
     real = shutil.which("c++")
     old = _script(tmp_path / "old", f'case "$*" in *x86-64-v4*) echo "bad value" >&2; exit 1;; esac\nexec {real} "$@"')
     done = building.configure(tmp_path / "build", {"CXX": str(old)})
@@ -37,7 +37,7 @@ def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
 
 
 def test_headers_have_the_same_place_in_each_build(tmp_path: Path) -> None:
-    """pip's folder has another name each time, by which ccache would take the files for others."""
+    """pip's folder has another name each time; ccache would take the headers for different files."""
     done = building.configure(tmp_path, FASTOPT_CUDA="OFF")
     assert done.status == 0, done.report
     (command,) = [command for command in done.commands() if command.source.name == "tensor.cpp"]

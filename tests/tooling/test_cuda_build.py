@@ -1,4 +1,4 @@
-"""FASTOPT_CUDA=AUTO, ON and OFF (CMake's first step alone), and what a build without CUDA or without a driver says."""
+"""FASTOPT_CUDA=AUTO, ON and OFF (CMake's configuration only), and the messages of a build without CUDA or a driver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastopt import _core, _runtime
 
 pytestmark = pytest.mark.slow
 
-# Wherever nvcc may be: CMake asks this variable first.
+# This hides nvcc wherever it is: CMake reads this variable first.
 WITHOUT_NVCC = {"CUDACXX": "/nowhere/nvcc"}
 NO_CUDA = building.PROJECT / "csrc" / "cuda" / "no_cuda.cpp"
 
@@ -27,7 +27,7 @@ needs_cmake = pytest.mark.skipif(building.CMAKE is None, reason="there is no cma
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 
-# What pip's build isolation does to the interpreter: a file on PYTHONPATH that takes the environment's packages away.
+# pip's build isolation does the same: a file on PYTHONPATH hides the environment's packages from the interpreter.
 HIDE_TORCH = """
 import os, sys
 sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "torch"))]
@@ -35,7 +35,7 @@ sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path,
 
 
 def _with_torch(folder: Path, cuda: str | None) -> dict[str, str]:
-    """An environment with this torch, as far as its own words go. It cannot be imported: a build does not import it."""
+    """An environment with metadata of a torch. That torch cannot be imported, and a build does not import it."""
     (folder / "torch").mkdir(parents=True)
     (folder / "torch" / "__init__.py").write_text("raise ImportError('was imported')")
     (folder / "torch" / "version.py").write_text(f"__version__ = '9.9.0+local'\ncuda = {cuda!r}\n")
@@ -58,7 +58,7 @@ def test_a_build_without_cuda_says_so(tmp_path: Path) -> None:
 @needs_cmake
 @pytest.mark.parametrize("isolated", [False, True])
 def test_auto_asks_the_torch_of_the_environment(isolated: bool, tmp_path: Path) -> None:
-    """That of this interpreter, also where pip hides it, whether there is an nvcc or not."""
+    """It asks the torch of this interpreter, even if pip hides it, with or without nvcc."""
     (tmp_path / "sitecustomize.py").write_text(HIDE_TORCH)
     environment = {"PYTHONPATH": str(tmp_path)} if isolated else {}
     done = building.configure(tmp_path / "one", environment | WITHOUT_NVCC, FASTOPT_DLPACK_HEADER=__file__)
@@ -75,7 +75,7 @@ def test_auto_without_torch_is_without_cuda(tmp_path: Path) -> None:
     reason = "FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built"
     assert f"fastopt: without CUDA: {reason}. " in done.report
     assert done.report.rpartition("With CUDA: ")[2].startswith(f"FASTOPT_CUDA=ON {_runtime.INSTALL_AGAIN}")
-    assert reason in (tmp_path / "build" / "compile_commands.json").read_text()  # and so in what info() shows
+    assert reason in (tmp_path / "build" / "compile_commands.json").read_text()  # info() shows it
     assert not _kernels(done)
 
 
@@ -128,7 +128,7 @@ int cuInit(unsigned flags) { return flags ? 1 : 100; }  /* CUDA_ERROR_NO_DEVICE 
 
 @needs_nvcc
 def test_what_the_driver_lacks_is_said_in_words(tmp_path: Path) -> None:
-    """Of no driver, an old one, and one without a GPU; by the runtime of CUDA and a library in the driver's place."""
+    """No driver, an old one, or one without a GPU: CUDA's runtime is given a library in the driver's place."""
     (tmp_path / "main.cu").write_text(
         f'#include "{building.PROJECT}/csrc/cuda/device.cu"\n#include <cstdio>\n'
         "int main() { std::string why; fastopt::cuda::device_count(why); std::puts(why.c_str()); }\n"
@@ -168,7 +168,7 @@ int main() {
 
 
 def test_the_absence_of_cuda(tmp_path: Path) -> None:
-    """no_cuda.cpp by itself: nothing is built, no device is there, and whoever asks all the same gets an error."""
+    """Compiles no_cuda.cpp by itself: nothing is built, there is no device, and a call raises an error."""
     (tmp_path / "main.cpp").write_text(PROGRAM)
     sources = [str(tmp_path / "main.cpp"), str(NO_CUDA)]
     program = str(tmp_path / "program")
@@ -206,7 +206,7 @@ def _backend(cuda: bool | str) -> SimpleNamespace:
 
 
 def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a tensor on a device that the backend in use does not reach."""
+    """The error about a tensor on a device that the backend does not support says what to do."""
     gpu = torch.device("cuda", 1)
     monkeypatch.setattr(_runtime, "kernels", _backend(False))
     assert "no kernels for CUDA (FASTOPT_CUDA=OFF)" in _runtime.unsupported_reason(gpu)

@@ -1,6 +1,6 @@
-"""The kernels for CUDA as nvcc compiles them: nothing in local memory, IEEE arithmetic alone, accesses of 16 bytes.
+"""The CUDA kernels as nvcc compiles them: no local memory, only IEEE arithmetic, accesses of 16 bytes.
 
-Needs nvcc and CMake, and no GPU. Every .cu file and every kernel in it is found here by itself.
+Needs nvcc and CMake, but no GPU. Finds all .cu files and their kernels by itself.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CUDA = building.PROJECT / "csrc" / "cuda"
 PATHS = {path.name: path for path in sorted(CUDA.rglob("*.cu"))}
 Functions = list[ptx.Function]
 
-# What may have defects, by file, and why. It runs once per step and parameter, not per element.
+# Kernels that may have defects, by file, and the reason. This one runs once per step and parameter, not per element.
 EXEMPT = {
     "scalars.cu": {
-        "evaluate_counted_sets": "interprets a program: its values are an array with indices that only the program knows",
+        "evaluate_counted_sets": "interprets a program: its values are an array, indexed as the program says",
         "__internal_accurate_pow": "CUDA's pow, for scalars of a step (libm_pow in math/ieee.h)",
     },
 }
@@ -35,7 +35,7 @@ EXEMPT = {
 
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> list[building.Command]:
-    """How the build compiles the kernels, for one architecture."""
+    """The commands that compile the kernels, for one architecture."""
     for tool in (building.CMAKE, shutil.which("c++filt")):
         if tool is None:
             pytest.skip("needs cmake and c++filt")
@@ -48,7 +48,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[building.Command]
 
 
 def compiled(commands: list[building.Command], name: str, folder: Path) -> Functions:
-    """All functions of a file, whatever the number of parts that it is compiled in."""
+    """All functions of a file, in however many parts it is compiled."""
     parts = [command for command in commands if command.source.name == name]
     folders = [folder / str(i) for i in range(len(parts))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -73,9 +73,8 @@ BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 
 def assert_all_accesses_are_wide(functions: Functions) -> None:
-    """Every rule, every type: 16 bytes of every operand at a time. Gradients are written, too, where a step unscales
-    them. The compiler may unroll the loop over vectors.
-    """
+    """Every rule accesses 16 bytes of every operand at a time, in every type. A step that unscales also writes
+    gradients. The compiler may unroll the loop over vectors."""
     listed = (CUDA.parent / "rules" / "list.h").read_text()
     names = {rule: name for name, rule in re.findall(r'(?:RULE|STATE_ONLY|SCALED)\("(\w+)", (.+)\) *\\', listed)}
     known = _core.rules()
@@ -107,7 +106,7 @@ DEFECTS = {
 
 
 def spoiled(commands: list[building.Command], folder: Path, *flags: str) -> dict[str, ptx.Function]:
-    """The functions of defects.cu, compiled as the kernels are, but for some flags."""
+    """The functions of defects.cu, compiled as the kernels are, with some more flags."""
     like = next(command for command in commands if command.source.name == "device.cu")
     arguments = [a for a in like.arguments if not (flags and a.startswith("-fmad"))]
     arguments[arguments.index(str(like.source))] = str(Path(__file__).parents[1] / "data" / "defects.cu")

@@ -1,6 +1,6 @@
-"""README.md and docs: code runs, commands exist, links lead somewhere, tables say what the code says.
+"""README.md and docs: code runs, commands exist, links work, and tables agree with the code.
 
-`make docs` builds the pages, and finds what is wrong with references from page to page and to docstrings.
+`make docs` builds the pages, and finds wrong references between pages and to docstrings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastopt.optim._update import COMMON
 
 LANGUAGES = {"bash", "cpp", "math", "python", "text", "toml", "yaml"}
 
-# Commands of ```bash blocks, and what runs them.
+# Commands of ```bash blocks, and what provides them.
 COMMANDS = {
     "pip install .": "every stamp of the Makefile",
     "FASTOPT_CUDA=ON pip install .": "tests/tooling/test_cuda_build.py",
@@ -129,7 +129,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstrings_name_the_arguments(name: str) -> None:
-    """All of them; of modules those that torch's do not have."""
+    """They name all arguments; docstrings of modules name those that torch's modules lack."""
     documented = inspect.getdoc(PUBLIC[name]) or ""
     parameters = set(inspect.signature(PUBLIC[name]).parameters)
     section = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{documented}\n", re.MULTILINE)
@@ -157,7 +157,7 @@ def test_the_report_shown_has_the_lines_of_the_command() -> None:
 
 
 def shown_messages() -> list[str]:
-    """Those that no block of errors.md provokes itself."""
+    """The messages that no block of errors.md provokes itself."""
     return [line for block in blocks("errors.md") if block.language == "text" for line in block.code.splitlines()]
 
 
@@ -181,7 +181,7 @@ def test_messages_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises((ValueError, ImportError)) as error:
             ask(value)
-        assert str(error.value).split(", built")[0] == message  # and then this machine's
+        assert str(error.value).split(", built")[0] == message  # the rest depends on this machine
 
     built = {"cuda": False, "cuda_reason": "FASTOPT_CUDA=AUTO, and no torch was found where fastopt was built"}
     monkeypatch.setattr(_runtime, "kernels", SimpleNamespace(built=lambda: built))

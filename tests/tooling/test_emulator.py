@@ -1,4 +1,4 @@
-"""The emulator of the CUDA runtime: right kernels give right results in every order, and it catches wrong ones."""
+"""The emulator of the CUDA runtime: right kernels have right results in every order, and wrong ones are found."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With AddressSanitizer, which only a process that has it from the start can load."""
+    """A library with AddressSanitizer, which only a process that started with it can load."""
     library = tmp_path_factory.mktemp("emulator") / "watched.so"
     return build("g++", library, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
@@ -73,7 +73,7 @@ def emulator(path: Path) -> Iterator[Emulator]:
 
 
 def in_some_order(emulator: Emulator, library: ctypes.CDLL, case: str, defect: str = "none") -> list[bool]:
-    """For each order whether the result is right."""
+    """Whether the result is right, for each order."""
     results = []
     for order, seed in ORDERS:
         emulator.set_order(order, seed)
@@ -208,7 +208,7 @@ def launch(
         ((1, 1, 1), (1, 1, 65), 0, INVALID_CONFIGURATION),
         ((1, 1, 1), (33, 32, 1), 0, INVALID_CONFIGURATION),
         ((1, 1, 1), (32, 1, 1), (48 << 10) + 1, INVALID_VALUE),
-        ((1, 1, 1), (32, 1, 1), 48 << 10, LAUNCH_FAILURE),  # with the kernel's own kibibyte
+        ((1, 1, 1), (32, 1, 1), 48 << 10, LAUNCH_FAILURE),  # too much, with the kernel's own kibibyte
     ],
 )
 def test_what_a_launch_refuses(
@@ -234,7 +234,7 @@ def test_raised_limit_of_shared_memory(emulator: Emulator, library: ctypes.CDLL)
     assert f"thread 0 needs {most + 1024} bytes of shared memory in all" in emulator.failure()
     assert launch(library, shared_bytes=most + 1, raised=True) == INVALID_VALUE
     assert launch(library, shared_bytes=most - 1024) == INVALID_VALUE
-    library.set_device(1)  # the other one's limit is its own
+    library.set_device(1)  # each device has its own limit
     assert launch(library, shared_bytes=most - 1024, raised=True) == INVALID_VALUE
 
 
@@ -285,7 +285,7 @@ def test_launches(emulator: Emulator, library: ctypes.CDLL) -> None:
 
 
 def test_launches_of_several_threads(emulator: Emulator, library: ctypes.CDLL) -> None:
-    """One grid after the other; errors are each thread's own."""
+    """Grids run one after the other; each thread has its own errors."""
 
     def work(_: int) -> bool:
         good = [selftest.run(library, "block_sums") == (0, True) for _ in range(20)]
@@ -303,7 +303,7 @@ def run_watched(library: Path, *cases_and_defects: str) -> subprocess.CompletedP
     ]
     environment = {
         "LD_PRELOAD": " ".join(runtimes),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",  # Python's leaks are not ours
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",  # Python's own leaks do not count
         "PYTHONMALLOC": "malloc",
     }
     return subprocess.run(
@@ -317,7 +317,7 @@ def run_watched(library: Path, *cases_and_defects: str) -> subprocess.CompletedP
 
 
 def test_fibers_do_not_confuse_address_sanitizer(watched: Path) -> None:
-    """Neither where they wait, nor where they are abandoned."""
+    """It reports neither fibers that wait nor fibers that are abandoned."""
     runs = [(case, defect, f"{LAUNCH_FAILURE} False") for case, defect, _ in STUCK]
     runs += [(case, "none", "0 True") for case in selftest.CASES]
     done = run_watched(watched, *itertools.chain.from_iterable(run[:2] for run in runs))
@@ -327,7 +327,7 @@ def test_fibers_do_not_confuse_address_sanitizer(watched: Path) -> None:
 
 @pytest.mark.parametrize("case", ["add", "reverse"])
 def test_address_sanitizer_sees_an_overrun(watched: Path, case: str) -> None:
-    """Of memory, of shared memory."""
+    """An overrun of global memory, and one of shared memory."""
     done = run_watched(watched, case, "overrun")
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr

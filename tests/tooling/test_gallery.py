@@ -1,6 +1,6 @@
 """The pictures of docs/gallery.md: each is drawn by its script as a user starts it, and shows what the page says.
 
-Facts are asserted as orders of magnitude: other CPUs round matrix products differently.
+Facts are asserted as orders of magnitude, because other CPUs round matrix products differently.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_adabound(draw: Draw) -> None:
     low, high = script.measured["AdaBound"][1].T
     upper = script.FINAL_LR * (1 + 1 / (script.GAMMA * torch.arange(1, script.STEPS + 1)))
     assert (low < upper)[:100].all()
-    assert (low > upper)[300:].all()  # nine tenths are clamped
+    assert (low > upper)[300:].all()  # nine tenths of the step sizes are clamped
     assert (high > upper).all()
 
 
@@ -146,7 +146,7 @@ def test_overfitting(draw: Draw) -> None:
     assert max(stops) < script.EPOCHS // 2
     assert sum(run[stop - 1, 3] for run, stop in zip(nothing, stops, strict=True)) / len(stops) > accuracy + 0.03
     assert script.stop(torch.tensor([3.0, 2.0, *[2.5] * 7, 1.0, *[4.0] * 9, 0.0])) == 10  # better just in time
-    assert script.stop(torch.tensor([3.0, 2.0, *[2.5] * 8, 1.0])) == 2  # too late
+    assert script.stop(torch.tensor([3.0, 2.0, *[2.5] * 8, 1.0])) == 2  # better one epoch too late
 
 
 def test_switching(draw: Draw) -> None:

@@ -1,4 +1,4 @@
-"""scripts/gpu_check.sh with a python, a compute-sanitizer and a GPU that only say what they were asked."""
+"""scripts/gpu_check.sh with a fake python, compute-sanitizer and GPU that only print their arguments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The plan holds: in csrc, who may include whom, and the wall around what is compiled once per ISA; in Python, that no
-imports make a circle.
+"""The plan of the house holds: which files of csrc may include which, the wall around the files compiled once per ISA,
+and in Python no circular imports.
 
-docs/design/house.md draws it, csrc/README.md says what each folder is for.
+docs/design/house.md draws the plan, and csrc/README.md says what each folder is for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SUFFIXES = {".h", ".cpp", ".cu"}
 FILES = {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in SUFFIXES}
 INCLUDE = re.compile(r'^#include (?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
-# What a folder may include, in addition to itself and common.h. A subject's folder may include the one it lies in.
+# Folders that a folder may include, in addition to itself and common.h. A subject's folder may include the one around
+# it.
 BELOW: dict[str, set[str]] = {
     "math": set(),
     "rules": {"math"},
@@ -33,9 +34,9 @@ BELOW: dict[str, set[str]] = {
     "cuda": {"math", "rules", "norm", "random"},
     "engine": {"math", "rules", "norm", "random", "cpu", "cuda"},
 }
-SUBJECTS = {"optim", "dropout", "norm"}  # of cpu/, cuda/ and engine/, which know nothing of each other
-ASSEMBLED = {"cpu/kernels.cpp"}  # lists what the subjects have
-# What is compiled for every ISA: an inline function of the standard library could be linked into another ISA's file.
+SUBJECTS = {"optim", "dropout", "norm"}  # folders in cpu/, cuda/ and engine/ that do not include each other
+ASSEMBLED = {"cpu/kernels.cpp"}  # lists the kernels of all subjects
+# Compiled for every ISA: an inline function of the standard library could be linked into the file of another ISA.
 WALLED = ("math", "rules", "norm", "random", "cpu")
 NOT_LIBRARY = {"stdint.h", "stddef.h", "immintrin.h", "cuda_bf16.h", "cuda_fp16.h"}
 
@@ -45,7 +46,7 @@ def own(file: str) -> list[str]:
 
 
 def room(file: str) -> tuple[str, str]:
-    """The folder in csrc, and the one in that."""
+    """The folder in csrc, and the folder in that."""
     parts = file.split("/")[:-1]
     return parts[0] if parts else "", "/".join(parts[1:])
 
@@ -83,7 +84,7 @@ def test_arrows_point_downwards(file: str) -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if room(file)[0] in WALLED or file == "common.h"])
 def test_the_wall(file: str) -> None:
-    """No standard library; what is defined is in an anonymous namespace."""
+    """These files use no standard library, and define everything in an anonymous namespace."""
     library = {name for _, name in INCLUDE.findall(FILES[file]) if name} - NOT_LIBRARY
     assert not library, f"{file} includes {library}"
     if re.search(r"^(inline|template|FASTOPT_HD)\b", FILES[file], re.MULTILINE) and file != "common.h":
@@ -93,7 +94,7 @@ def test_the_wall(file: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("c++") is None, reason="needs a compiler and nm")
 def test_an_isa_shares_nothing_with_another(tmp_path: Path) -> None:
-    """Of the kernels' symbols one is seen by the linker: the function that gives their table."""
+    """The linker sees one symbol of an ISA's kernels: the function that returns their table."""
     object_file = tmp_path / "kernels.o"
     flags = ["-std=c++17", "-O1", "-w", f"-I{CSRC}", "-DFASTOPT_ISA=baseline"]
     subprocess.run(["c++", *flags, "-c", str(CSRC / "cpu/kernels.cpp"), "-o", str(object_file)], check=True)
@@ -125,13 +126,13 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py*")) if path.suffix in {".py", ".pyi"}}
-DISPATCHER = "fastopt._runtime"  # chooses between the kernels and the reference
+DISPATCHER = "fastopt._runtime"  # selects the kernels or the reference
 
 
 def imported(name: str) -> set[str]:
-    """The modules of the package that one imports, wherever in it: in functions and under TYPE_CHECKING too.
+    """The modules of the package that a module imports, also in functions and under TYPE_CHECKING.
 
-    That a module's own package is imported before it is Python's affair, and no arrow.
+    Python itself imports a module's own package first; that does not count.
     """
     path = MODULES[name]
     here = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
@@ -167,7 +168,7 @@ def test_no_imports_make_a_circle() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_reference_is_reached_through_the_dispatcher(name: str) -> None:
-    """So that what runs natively needs nothing of it."""
+    """Running natively does not need the reference."""
     if name != DISPATCHER and not name.startswith("fastopt.reference"):
         used = {other for other in IMPORTS[name] if other.startswith("fastopt.reference")}
         assert not used, f"{name} imports {used}"

@@ -1,6 +1,6 @@
-"""The threads of LLVM's OpenMP runtime, which macOS has: several run, with the bits of torch's own runtime on Linux.
+"""LLVM's OpenMP runtime, which macOS has: several threads run, with the bits of torch's own runtime on Linux.
 
-The runtime is a copy of LLVM's for Linux in which GCC's entry is hidden, since on macOS it does not exist.
+The runtime is a copy of LLVM's for Linux without GCC's entry point, which macOS lacks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 GCC_ENTRY = b"\0GOMP_parallel\0"
 
 
-# Those of the system, and of the package intel-openmp, which is made from the same source.
+# The runtimes of the system, and of the package intel-openmp, which is built from the same source.
 RUNTIMES = [*Path("/usr/lib").glob("llvm-*/lib/libomp.so"), *Path(sys.prefix, "lib").glob("libiomp5.so")]
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +32,7 @@ def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return copy
 
 
-# Starts on torch's runtime; `python(code)` appends a test. ctypes keeps the library loaded, as torch does on macOS.
+# Starts with torch's runtime; `python(code)` appends a test. ctypes keeps the library loaded, as torch does on macOS.
 PROGRAM = """
 import ctypes, os, sys
 import torch, fastopt
@@ -89,7 +89,7 @@ print(len(started), torch.equal(found, expected), fastopt.info()["in_use"]["thre
 
 
 def test_several_threads_work(runtime: Path) -> None:
-    """Each of the four uses time of the processor: none only waits."""
+    """Each of the four threads uses processor time; none only waits."""
     code = """
 use_llvm()
 p = parameter(1.0, 20_000_000)
@@ -124,7 +124,7 @@ print(status, (p == 0.5).all().item(), fastopt.info()["in_use"]["threads"])
 
 
 def test_flush_to_zero_reaches_every_thread(runtime: Path) -> None:
-    """LLVM's own copying of the mode is off: it is not there on every CPU."""
+    """LLVM's own copying of the mode is switched off, as not every CPU has it."""
     code = """
 use_llvm()
 fastopt.SGD([parameter(1.0)]).step()  # the workers exist before the mode is set, or they would inherit it

@@ -1,4 +1,4 @@
-"""What is published: one version, what the package asks for, what a wheel may hold, which wheels there are."""
+"""The published package: one version, its requirements, the contents of a wheel, and which wheels there are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _pyproject(pattern: str) -> list[str]:
 
 
 def test_one_version() -> None:
-    """That of pyproject.toml is the package's, the extension's and the changelog's."""
+    """pyproject.toml, the package, the extension and the changelog have the same version."""
     (version,) = _pyproject(r'^version = "(.+)"$')
     heading = re.search(r"^## (\S+)", (PROJECT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert heading is not None
@@ -42,7 +42,7 @@ INFO = f"fastopt-{fastopt.__version__}.dist-info"
 
 
 def _wheel(path: Path, without: str = "", **more: Path) -> Path:
-    """A wheel of this package, as far as its contents go: without the files that end so, and with more."""
+    """A file that looks like a wheel of this package: without the files whose names end in `without`, and with more."""
     sources = PROJECT / "python" / "fastopt"
     files = {
         f"fastopt/{p.relative_to(sources)}": p for p in sources.rglob("*") if p.suffix in {".py", ".pyi", ".typed"}
@@ -71,9 +71,9 @@ needs_elftools = pytest.mark.skipif(
 
 @needs_elftools
 def test_this_extension_makes_a_good_wheel(tmp_path: Path) -> None:
-    """Linked with neither an OpenMP runtime nor torch nor CUDA."""
+    """The extension is not linked with an OpenMP runtime, torch or CUDA."""
     _, found = _contents(_wheel(tmp_path / "good.whl"))
-    if fastopt.info()["built"]["cuda"]:  # which no wheel has: 8 MB
+    if fastopt.info()["built"]["cuda"]:  # wheels are built without, as it adds 8 MB
         assert "bytes, expected at most" in found.pop()
     assert found == []
 
@@ -110,7 +110,7 @@ def test_what_a_wheel_must_not_be(without: str, more: dict[str, Path], message: 
     [("linux", "manylinux", ["x86_64", "aarch64"]), ("macos", "macosx", ["x86_64", "arm64"])],
 )
 def test_a_wheel_for_every_python(platform: str, system: str, machines: list[str]) -> None:
-    """As cibuildwheel reads pyproject.toml: those of the classifiers, none for musl or threads without GIL."""
+    """cibuildwheel reads pyproject.toml: it builds for the classifiers' versions, not for musl and not without GIL."""
     options = ["--print-build-identifiers", "--platform", platform, "--archs", ",".join(machines)]
     command = [sys.executable, "-m", "cibuildwheel", *options, str(PROJECT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -120,7 +120,7 @@ def test_a_wheel_for_every_python(platform: str, system: str, machines: list[str
 
 
 def test_the_same_versions_everywhere() -> None:
-    """Those of the classifiers: in the workflow's matrix and in the documents; and which torches the matrix has."""
+    """The workflow's matrix and the documents have the classifiers' versions; the matrix has the right torches."""
     yaml = pytest.importorskip("yaml")
     minors = [int(minor) for minor in _pyproject(r'^  "Programming Language :: Python :: 3\.(\d+)"')]
     assert minors == list(range(minors[0], minors[-1] + 1))

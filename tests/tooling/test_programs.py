@@ -1,4 +1,4 @@
-"""The example and the benchmark, as a user starts them."""
+"""The example and the benchmark, started as a user starts them."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_train_digits(tmp_path: Path) -> None:
-    """Real digits: both optimizers learn, alike, and the picture is written."""
+    """On real digits, both optimizers learn, with similar results, and the picture is written."""
     main = runpy.run_path(str(ROOT / "examples" / "train_digits.py"))["main"]
     picture = tmp_path / "loss.png"
     theirs, ours = main(["--epochs", "6", "--out", str(picture)])
@@ -26,7 +26,7 @@ def test_train_digits(tmp_path: Path) -> None:
 
 
 def test_bench_quick(tmp_path: Path) -> None:
-    """Runs, prints a row a case, writes its figures. No timing is asserted."""
+    """It prints a row for each case and writes its figures. No timing is asserted."""
     file = tmp_path / "bench.json"
     command = [sys.executable, "-m", "bench", "--quick", "--seconds", "0", "--only", "128k", "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -36,7 +36,7 @@ def test_bench_quick(tmp_path: Path) -> None:
     for row in figures["rows"]:
         assert row["case"] in done.stdout
         assert len(row["rounds"]["fastopt"]) == 3
-        assert {"fastopt", "ceiling"} <= row["rounds"].keys()  # of AdaBound and Lion nobody else is installed
+        assert {"fastopt", "ceiling"} <= row["rounds"].keys()  # for AdaBound and Lion, no other package is installed
 
 
 def test_bench_names_an_unknown_case() -> None:

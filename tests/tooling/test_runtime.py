@@ -1,4 +1,4 @@
-"""What runs underneath: the report, the switches, threads, processes, the build."""
+"""The runtime: the report, the switches, threads, processes, and the build."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_info_of_this_process() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_forced_isa_runs(isa: str) -> None:
-    """The name comes from the kernels' own file, as it was compiled."""
+    """The name is compiled into the kernels' own file."""
     assert json.loads(output(INFO, FASTOPT_ISA=isa))["in_use"]["isa"] == isa
 
 
@@ -61,7 +61,7 @@ def test_unknown_values_of_switches(variable: str, value: str, message: str) -> 
 
 
 def test_isa_beyond_the_cpu() -> None:
-    """Where this CPU has them all, the test is that none is refused."""
+    """On a CPU that has all ISAs, none may be refused."""
     for isa in fastopt.info()["built"]["isa"]:
         done = python(INFO, FASTOPT_ISA=isa)
         assert (done.returncode == 0) == (isa in ISAS)
@@ -131,14 +131,14 @@ print(len(openmp), fastopt.info()["openmp"] and os.path.realpath(fastopt.info()[
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("imports", ["import torch, fastopt", "import fastopt, torch"])
 def test_exactly_one_openmp_runtime(imports: str) -> None:
-    """Whichever is imported first, the process has torch's runtime and no other, and fastopt uses it."""
+    """The process has torch's runtime and no other, whichever is imported first, and fastopt uses it."""
     assert output(imports + STEP + RUNTIMES) == "1 True"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("threads", "expected"), [(1, 0), (2, 1), (4, 3)])
 def test_set_num_threads_is_obeyed(threads: int, expected: int) -> None:
-    """A step starts exactly the worker threads that torch was told to use."""
+    """A step starts exactly as many threads as torch was told to use."""
     code = f"""
 import os, torch, fastopt
 torch.set_num_threads(1)
@@ -155,7 +155,7 @@ print(len(set(os.listdir("/proc/self/task")) - before), fastopt.info()["in_use"]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_children_train() -> None:
-    """OpenMP's threads do not survive a fork, and waiting for them would hang: the child uses one."""
+    """OpenMP's threads do not survive a fork, and waiting for them would hang, so the child uses one thread."""
     code = """
 import os, torch, fastopt
 p = torch.ones(1_000_000, requires_grad=True)
@@ -177,15 +177,15 @@ print(status, (p == 0.5).all().item(), fastopt.info()["in_use"]["threads"] > 1)
 
 
 def test_flush_to_zero_reaches_every_thread() -> None:
-    """Same bits for any thread count in torch's flush-denormal mode too."""
-    with running(threads=2):  # the workers exist before the mode is set, or they would inherit it
+    """Results do not depend on the thread count in torch's flush-denormal mode either."""
+    with running(threads=2):  # workers must exist before the mode is set, or they would inherit it
         warm = torch.ones(100_000, requires_grad=True)
         warm.grad = torch.ones(100_000)
         fastopt.SGD([warm], lr=1.0).step()
     steps = []
     for threads in (1, 2):
-        p = torch.full((3_000_000,), 1e-38, requires_grad=True)  # a share for every worker
-        p.grad = torch.full((3_000_000,), 9.5e-39)  # p - g is subnormal, and so are they
+        p = torch.full((3_000_000,), 1e-38, requires_grad=True)  # enough to give every worker a share
+        p.grad = torch.full((3_000_000,), 9.5e-39)  # p, g and p - g are subnormal
         steps.append((threads, p, fastopt.SGD([p], lr=1.0)))
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU has no flush-to-zero mode")
@@ -202,9 +202,7 @@ def test_flush_to_zero_reaches_every_thread() -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_kernels_share_no_code_between_isas() -> None:
-    """Each ISA's object file exports its table and nothing else: no inline function that the linker
-    could take from a wider ISA.
-    """
+    """Each ISA's object file exports only its table: no inline function that the linker could take from a wider ISA."""
     core = Path(_core.__file__)
     objects = list(Path(__file__).parents[2].glob("build/*/CMakeFiles/kernels_*.dir/**/*.o"))
     if not objects:
@@ -235,7 +233,7 @@ def test_backends_can_be_switched_between_steps() -> None:
 
 
 def test_import_leaves_the_compiler_alone() -> None:
-    """It takes a second to import, and only who compiles needs it."""
+    """The compiler takes a second to import, and only compiled programs need it."""
     assert output("import sys, torch, fastopt; print('torch._dynamo' in sys.modules)") == "False"
     clip = "p = torch.ones(1, requires_grad=True); p.grad = torch.ones(1); fastopt.clip_grad_norm_(p, 1.0)"
     assert output(f"import sys, torch, fastopt; {clip}; print('torch._dynamo' in sys.modules)") == "False"

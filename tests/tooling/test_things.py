@@ -1,4 +1,4 @@
-"""Which tests are run when: those about one thing (things.py), and the table of CONTRIBUTING.md."""
+"""The tests about one thing (things.py), and the table of CONTRIBUTING.md that says which tests to run."""
 
 from __future__ import annotations
 

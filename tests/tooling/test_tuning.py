@@ -1,4 +1,4 @@
-"""What is chosen by the machine: reported, changed by an environment variable, and never seen in a result."""
+"""Choices that depend on the machine: reported, changeable by an environment variable, without effect on results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _as_before() -> Iterator[None]:
 
 
 def _results() -> list[torch.Tensor]:
-    """Of every kind of walk, over sizes beyond several tiles and with a tail."""
+    """Results of every kind of walk, for sizes beyond several tiles and with a tail."""
     p = some_values((70_001,), torch.float32, 1).requires_grad_()
     p.grad = some_values(p.shape, torch.float32, 2)
     half = some_values((40_003,), torch.bfloat16, 3).requires_grad_()

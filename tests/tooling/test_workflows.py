@@ -1,6 +1,6 @@
-"""The workflows of .github: they parse, run what exists, and on the versions of Python that pyproject.toml names.
+"""The workflows of .github: they parse, run existing commands, and use the Python versions of pyproject.toml.
 
-They run at GitHub alone; after a change, run actionlint over it, and its lines of shell by hand.
+They only run at GitHub. After a change, check them with actionlint, and try their shell lines by hand.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_there_is_one_for_each_purpose() -> None:
 
 @workflows
 def test_parts(name: str) -> None:
-    """YAML reads the key `on` as True. A token may read, and what a job may do more stands in the job."""
+    """YAML reads the key `on` as True. The token may only read; a job that may do more says so itself."""
     workflow = WORKFLOWS[name]
     assert workflow.keys() <= {"name", True, "permissions", "concurrency", "jobs"}
     assert workflow[True]
@@ -79,7 +79,7 @@ def test_what_is_run_exists(name: str) -> None:
         if command.startswith("scripts/"):
             assert (PROJECT / command.split()[0]).stat().st_mode & 0o100
     assert re.search("sed .*torch==", (PROJECT / ".github/workflows/tests.yml").read_text())
-    assert re.search("^torch==", (PROJECT / "constraints.txt").read_text(), re.MULTILINE)  # which it replaces
+    assert re.search("^torch==", (PROJECT / "constraints.txt").read_text(), re.MULTILINE)  # the workflow replaces it
 
 
 @workflows
@@ -87,7 +87,7 @@ def test_versions_of_python_are_those_of_the_classifiers(name: str) -> None:
     for step in steps(name):
         given = step.get("with", {}).get("python-version")
         assert given in {None, "${{ matrix.python }}", *pythons()}
-        assert isinstance(given, str | None)  # 3.10 without quotes is 3.1
+        assert isinstance(given, str | None)  # without quotes, 3.10 is 3.1
 
 
 def test_the_suite_has_both_ends_and_every_machine() -> None:
@@ -113,7 +113,7 @@ def test_dependabot_looks_where_requirements_are() -> None:
 
 
 def test_citation() -> None:
-    """No version in it: that stands in pyproject.toml alone."""
+    """It has no version, as pyproject.toml is the only place for it."""
     citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
     assert citation.keys() >= {"cff-version", "message", "title", "authors"}
     assert citation["license"] == "MIT"
@@ -122,7 +122,7 @@ def test_citation() -> None:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Any:
-    """The script in a project that is at 1.2.3."""
+    """The script in a project whose version is 1.2.3."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPT, tmp_path / "scripts")
     (tmp_path / "pyproject.toml").write_text('version = "1.2.3"\n')

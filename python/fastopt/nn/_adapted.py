@@ -1,4 +1,4 @@
-"""Modules of other classes that run as ours: each becomes one of a class made of theirs and a mixin of ours."""
+"""Lets modules of other classes run as ours: each gets a class made of its own class and a mixin of ours."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 
 class Adapted(nn.Module):
-    """The base of the mixins. ``_origin`` is the class that the module had, and gets back."""
+    """The base of the mixins. ``_origin`` is the class that the module had before, and gets back."""
 
     _origin: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles name the class that the module had: the class made here has no name to be found by."""
+        """Makes copies and pickles name the module's former class: the class made here cannot be found by its name."""
         cls = type(self)
         if "_origin" not in vars(cls):
             return super().__reduce_ex__(protocol)
@@ -27,7 +27,7 @@ _MADE: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
 
 def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
-    """``cls`` with ``mixin`` before it, under the name of ``cls``."""
+    """Returns the class with the bases ``mixin`` and ``cls``, under the name of ``cls``."""
     if (mixin, cls) not in _MADE:
         names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
         _MADE[mixin, cls] = type(cls.__name__, (mixin, cls), {"_origin": cls, **names})
@@ -35,7 +35,7 @@ def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def origin(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a module of such a class had; None for others."""
+    """Returns the class that an adapted module had before; None for other modules."""
     return vars(type(module)).get("_origin")
 
 

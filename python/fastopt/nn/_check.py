@@ -1,4 +1,4 @@
-"""Whether traced modules do what they did, on what an example input brings them."""
+"""Checks on an example input that traced modules still do what they did before."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from . import _traced
 
 
 def check_alike(model: nn.Module, inputs: tuple[Any, ...], traced: dict[str, nn.Module]) -> dict[str, str]:
-    """Of each traced module that gives another result than it did, or was not run, what is wrong. Nothing of ``model``
-    changes: modules are run as copies."""
+    """Returns what is wrong with each traced module that gives another result than before, or was not run. ``model``
+    does not change, because copies of its modules run."""
     wrong = dict.fromkeys(traced, "the example input does not reach it")
 
     def compare(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Norms of other packages that are ours in all but name: torchvision's and timm's, if they are imported."""
+"""Lets norms of torchvision and timm run on our kernels, if these packages are imported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Frozen(Normalizing, Adapted):
 
     def _batch_norm(self, input: Tensor, residual: Tensor | None, after: Activation | None) -> Tensor:
         module: Any = self
-        if input.ndim != 4 or input.dtype != module.weight.dtype:  # what promotes types is theirs
+        if input.ndim != 4 or input.dtype != module.weight.dtype:  # torchvision's own code promotes types
             return fusion.finish(self._origin.forward(self, input), residual, after)
         return batch_norm(
             input,
@@ -69,7 +69,7 @@ def _imported(module: str, name: str) -> type[nn.Module] | None:
 
 
 def norms() -> dict[type[nn.Module], type[nn.Module]]:
-    """Of each such class the one of ours; activations of these packages become known on the way."""
+    """Returns our class for each of these classes, and makes the packages' activations known."""
     for place, name in _ACTIVATIONS.items():
         if (cls := _imported(*place)) is not None:
             fusion.add_activation(cls, Activation(name))

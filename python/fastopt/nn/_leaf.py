@@ -1,4 +1,4 @@
-"""What tools that take a model apart see of a module of ours: one operation, as they see of torch's own modules."""
+"""Lets tools that trace a model see a module of ours as one operation, as they see torch's own modules."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.fx import Proxy
 
 
 def is_proxy(input: Any) -> bool:
-    """Whether ``torch.fx`` is writing down what is done to it."""
+    """Whether ``input`` stands for a tensor in a trace of ``torch.fx``."""
     return isinstance(input, Proxy)
 
 
 def as_call(module: nn.Module, input: Any, *more: Any) -> Any:
-    """The node that ``torch.fx`` makes of a module that its tracer does not look into."""
+    """Makes the node that ``torch.fx`` makes of a module that its tracer does not enter."""
     tracer: Any = input.tracer
     args = (input, *(tensor for tensor in more if tensor is not None))
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args, {})
 
 
 def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``forward`` of one tensor that a tracer does not look into."""
+    """Keeps a tracer out of a ``forward`` of one tensor."""
 
     @functools.wraps(forward)
     def wrapped(self: nn.Module, input: Any) -> Any:
@@ -33,7 +33,7 @@ def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_script(module: nn.Module) -> nn.Module:
-    """torch.jit.script asks every module for a form that it can compile, and puts it into the model."""
+    """Raises an error when torch.jit.script asks a module for a form that it can compile."""
     raise RuntimeError(
         f"torch.jit.script cannot compile fastopt's {type(module).__name__}: call fastopt.nn.revert(model) first, or "
         "use torch.jit.trace in evaluation, or torch.export"

@@ -1,4 +1,4 @@
-"""What of a model runs on our kernels, layer by layer."""
+"""Reports which layers of a model run on our kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sequential import Fusing
 
 
 class Row(NamedTuple):
-    """One layer: its name in the model, its class, "taken", "as one" or "left", with what, or why."""
+    """One layer: its name in the model, its class, its state, and a note on that state."""
 
     name: str
     layer: str
@@ -27,11 +27,11 @@ class Row(NamedTuple):
 
 
 class Report:
-    """What of a model runs on fastopt's kernels, as it is now. ``str()`` is a table.
+    """Which layers of a model run on fastopt's kernels now. ``str()`` gives a table.
 
     Args:
         model: converted or not.
-        reasons: why modules were not traced, by name: convert knows, and nobody later.
+        reasons: why modules were not traced, by name; only ``convert`` knows.
 
     Attributes:
         rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as
@@ -50,7 +50,7 @@ class Report:
         del self._modules
 
     def counts(self) -> dict[str, int]:
-        """Of layers by state."""
+        """Returns the number of layers in each state."""
         return {state: sum(row.state == state for row in self.rows) for state in ("as one", "taken", "left")}
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Report:
         return "\n".join([head, *table])
 
     def _pairs(self) -> dict[str, str]:
-        """By the name of a norm, what runs as one with it."""
+        """Returns what runs in one pass with a norm, by the norm's name."""
         joined: dict[str, str] = {}
         for name, module in self._modules.items():
             before = f"{name}." if name else ""
@@ -82,7 +82,7 @@ class Report:
         return joined
 
     def _last(self, name: str) -> str:
-        """The norm that a Sequential of this name ends in."""
+        """Returns the name of the norm that a Sequential of this name ends in."""
         while isinstance(self._modules.get(name), Fusing):
             name = f"{name}.{list(self._modules[name]._modules)[-1]}"
         return name
@@ -106,7 +106,7 @@ class Report:
         return Row(name, layer, "left", f"of {type(module).__module__}: its forward may be another than torch's")
 
     def _why_alone(self, name: str) -> str:
-        """Why a norm runs without what follows it."""
+        """Says why a norm runs without what follows it."""
         above, _, own = name.rpartition(".")
         if not name:
             return ""
@@ -127,7 +127,7 @@ class Report:
         return self._caller(name)
 
     def _caller(self, name: str) -> str:
-        """Of what is called by a ``forward`` that nothing of ours runs."""
+        """Says what calls a norm, where its caller's ``forward`` is none of ours."""
         above = name.rpartition(".")[0]
         parent = self._modules.get(above)
         if not name or parent is None or isinstance(parent, (Traced, Fusing)):
@@ -142,7 +142,7 @@ def _looks_like_norm(module: nn.Module) -> bool:
 
 
 def report(model: nn.Module) -> Report:
-    """What of ``model`` runs on fastopt's kernels now, layer by layer.
+    """Reports which layers of ``model`` run on fastopt's kernels now.
 
     Args:
         model: converted or not.

@@ -1,8 +1,8 @@
-"""A module whose ``forward`` calls a norm, adds to it and activates it, as ``torch.fx`` saw it, with those as one.
+"""Runs a ``forward``, traced by ``torch.fx``, that does norm, addition and activation in one pass.
 
-Only the module's own ``forward`` is traced: what it calls stays a call. The trace holds while all numbers, flags and
-names that ``forward`` read of the module, alone or in lists and dicts, are what they were; otherwise the module runs as
-it was written. What ``forward`` reads elsewhere is not compared: globals, and attributes of other objects.
+Only the module's own ``forward`` is traced: what it calls stays a call. The trace is valid while all numbers, flags and
+names that ``forward`` read from the module, alone or in lists and dicts, are unchanged. Otherwise the module runs as it
+was written. Globals and attributes of other objects that ``forward`` reads are not compared.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FUNCTIONS: dict[Any, Activation] = {
 _PLAIN = (bool, int, float, str, type(None), enum.Enum, torch.dtype)
 _CONTAINERS = (list, tuple, set, frozenset)
 _NOT_KEPT = object()
-_BASES = set(dir(nn.Module()))  # names whose values a forward may read without meaning its own options
+_BASES = set(dir(nn.Module()))  # attributes of every module, which are no options of a forward
 
 
 class Graph(NamedTuple):
-    """A traced ``forward``, what it relies on, and the names of norms and activations that it runs as one."""
+    """A traced ``forward``, the values it relies on, and the names of what it runs in one pass."""
 
     forward: Callable[..., Any]
     reads: dict[str, Any]
@@ -61,15 +61,15 @@ class Traced(Adapted):
 
 
 def trace(module: nn.Module) -> str:
-    """Makes ``module`` one whose ``forward`` runs what it can as one. Returns why it cannot, or ""."""
+    """Gives ``module`` a ``forward`` that runs in one pass what it can. Returns why it cannot, or ""."""
     try:
         graphs = graphs_of(module, type(module))
-    except Exception as error:  # whatever a forward does when it is given a Proxy
+    except Exception as error:  # a forward that is given a Proxy may raise anything
         return f"torch.fx cannot trace its forward: {(str(error) or type(error).__name__).splitlines()[0]}"
     if not graphs:
         return "its forward has no norm followed by an addition or an activation"
     cls = adapted(Traced, type(module))
-    if "forward" not in vars(cls):  # tools look at its arguments
+    if "forward" not in vars(cls):  # tools read its arguments
         cls.forward = functools.wraps(cls._origin.forward)(_forward)  # type: ignore[attr-defined]
     become(module, cls)
     module.__dict__["_graphs"] = graphs
@@ -88,7 +88,7 @@ def untrace(module: nn.Module) -> None:
 
 
 def graphs_of(module: nn.Module, cls: type[nn.Module]) -> list[Graph]:
-    """For training and evaluation; one, where ``forward`` does not ask which."""
+    """Traces for training and for evaluation. Returns one graph where ``forward`` does not ask which it is."""
     was = module.training
     own = type(module)
     found: list[Graph] = []
@@ -105,7 +105,7 @@ def graphs_of(module: nn.Module, cls: type[nn.Module]) -> list[Graph]:
 
 
 def _kept(value: Any) -> Any:
-    """To be compared with what will be there later: a copy, since lists and dicts are changed in place."""
+    """Copies a value to compare it later, because lists and dicts may change in place."""
     if isinstance(value, _PLAIN):
         return value
     kind = type(value)
@@ -119,14 +119,14 @@ def _kept(value: Any) -> Any:
 
 
 def _is_still(now: Any, kept: Any) -> bool:
-    """Whether an attribute is what :func:`_kept` has kept; it may have become a tensor."""
+    """Whether an attribute still equals what :func:`_kept` has copied; it may have become a tensor."""
     if type(now) is not type(kept):
         return False
     return bool((now if isinstance(now, _PLAIN) else _kept(now)) == kept)
 
 
 class _Tracer(fx.Tracer):
-    """Looks into the root's ``forward`` only."""
+    """Traces the root's ``forward`` only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -153,7 +153,7 @@ def _graph_of(module: nn.Module, cls: type[nn.Module]) -> Graph:
 
 
 def _merge(module: nn.Module, node: fx.Node) -> str:
-    """Lets ``node`` be all of norm, addition and activation, if it is the last of them. Returns their names, or ""."""
+    """Merges norm, addition and activation into ``node``, if it is the last of them. Returns their names, or ""."""
     after = _activation(module, node)
     adds = node.op in ("call_function", "call_method") and node.target in _ADD
     if after is None and not (adds and not _is_activated(module, node)):
@@ -210,13 +210,13 @@ def _activation(module: nn.Module, node: fx.Node) -> nn.Module | Activation | No
 
 
 def _is_activated(module: nn.Module, node: fx.Node) -> bool:
-    """Whether an addition will be taken with the activation after it."""
+    """Whether an activation follows an addition, with which it will be merged."""
     users = list(node.users)
     return len(users) == 1 and _activation(module, users[0]) is not None
 
 
 def _norm_before(module: nn.Module, node: Any) -> tuple[fx.Node, list[fx.Node]] | None:
-    """The call of a norm that ends in ``node``, and what stands between; each has one user."""
+    """Returns the call of a norm and the identities between it and ``node``, if each has one user."""
     between: list[fx.Node] = []
     while isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         part = module.get_submodule(str(node.target))

@@ -1,4 +1,4 @@
-"""Who looks on while an operation runs: what dispatcher operators, autograd and transforms have in common."""
+"""Tells whether autograd, compilers, transforms or modes have to see an operation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .._runtime import PLAIN
 library = torch.library.Library("fastopt", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 transforms_active = torch._C._are_functorch_transforms_active
-# Gradients of a backward pass with is_grads_batched.
+# Whether a tensor is a gradient of a backward pass with is_grads_batched.
 _is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
 
 
 @contextlib.contextmanager
 def below_autograd() -> Iterator[None]:
-    """Where an autograd function's forward goes on: past this level's autograd, with that of the levels of
-    ``torch.func`` below it, which torch turned off with it."""
+    """A context for what an autograd function's forward calls. It skips autograd of this level and turns autograd of
+    the levels of ``torch.func`` below it on again, which torch has turned off as well."""
     with contextlib.ExitStack() as stack:
         if transforms_active():
             stack.enter_context(torch.enable_grad())
@@ -32,7 +32,8 @@ def below_autograd() -> Iterator[None]:
 
 
 def requires_grad_tracking(tensor: Tensor) -> bool:
-    """Whether autograd, in either direction, is to know what becomes of it. A level of ``torch.func`` does not tell."""
+    """Whether autograd, in either direction, may have to track the tensor. Levels of ``torch.func`` do not tell, so
+    under them it may."""
     return any_requires_grad_tracking((tensor,))
 
 
@@ -47,7 +48,7 @@ def any_requires_grad_tracking(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def is_differentiated_again(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether several levels of ``torch.func`` differentiate with respect to them, each to one or to all."""
+    """Whether several levels of ``torch.func`` differentiate with respect to the tensors, each to some of them."""
     functorch: Any = torch._C._functorch
     levels = set()
     for tensor in tensors:
@@ -59,7 +60,7 @@ def is_differentiated_again(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether somebody besides autograd is to see every operation: a compiler, a transform, a mode, a tracer."""
+    """Whether something other than autograd has to see every operation: a compiler, a transform, a mode, a tracer."""
     return (
         torch.compiler.is_compiling()
         or transforms_active()
@@ -69,7 +70,7 @@ def is_traced() -> bool:
 
 
 def needs_dispatcher(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether one is of a subclass, or ``input`` on a device that there are no kernels for."""
+    """Whether a tensor is of a subclass, or ``input`` is on a device without kernels."""
     for tensor in (input, *others):
         if tensor is not None and type(tensor) not in PLAIN:
             return True
@@ -81,7 +82,7 @@ def jit_tracing() -> bool:
 
 
 def exporting() -> bool:
-    """Whether a program is written down for somebody who may not have fastopt."""
+    """Whether a program is exported, perhaps to a machine without fastopt."""
     return jit_tracing() or (torch.compiler.is_compiling() and _is_exporting())
 
 
@@ -89,15 +90,15 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 
 
 
 def through_operators(tensor: Tensor) -> bool:
-    """Whether a gradient has to take the way through the dispatcher."""
+    """Whether a gradient has to go through the dispatcher."""
     return type(tensor) not in PLAIN or transforms_active() or _is_legacy_batch(tensor)
 
 
 def by_samples(operator: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> list[Any]:
-    """An operator under vmap: sample by sample, so that each has the bits it would have alone."""
+    """Runs an operator under vmap, sample by sample, so that each has the bits it would have alone."""
 
     def sample(i: int) -> Any:
-        both = zip(args, in_dims, strict=True)  # of a list of numbers, the dimension is a list
+        both = zip(args, in_dims, strict=True)  # a list of numbers has a list of dimensions
         return operator(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in both))
 
     return [sample(i) for i in range(info.batch_size)]

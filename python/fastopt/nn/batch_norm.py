@@ -1,4 +1,4 @@
-"""BatchNorm modules: torch's own, with this library's kernels, and with what follows them."""
+"""BatchNorm modules: torch's own, with this library's kernels, a residual and an activation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class BatchNorm1d(Fused, torch.nn.BatchNorm1d):
     """:func:`fastopt.nn.functional.batch_norm` as a module, a drop-in for ``torch.nn.BatchNorm1d``, for (N, C)
     and (N, C, L).
 
-    The arguments are torch's, and further, as keywords only:
+    The arguments are torch's and, keyword-only:
 
     Args:
         activation: applied to the result: "relu", "relu6", "leaky_relu", "elu", "silu", "gelu" or "hardswish".
-        negative_slope: of "leaky_relu".
+        negative_slope: slope of "leaky_relu" below 0.
 
     The forward pass takes a second, optional tensor, which is added before the activation:
     ``bn(x, residual)`` is ``activation(bn(x) + residual)``, in one pass. State dicts are those of torch, both ways.
@@ -27,11 +27,11 @@ class BatchNorm1d(Fused, torch.nn.BatchNorm1d):
 
 
 class BatchNorm2d(Fused, torch.nn.BatchNorm2d):
-    """(N, C, H, W), in any memory format. See :class:`BatchNorm1d`."""
+    """BatchNorm of (N, C, H, W), in any memory format. See :class:`BatchNorm1d`."""
 
 
 class BatchNorm3d(Fused, torch.nn.BatchNorm3d):
-    """(N, C, D, H, W), in any memory format. See :class:`BatchNorm1d`."""
+    """BatchNorm of (N, C, D, H, W), in any memory format. See :class:`BatchNorm1d`."""
 
 
 class LazyBatchNorm1d(Fused, torch.nn.LazyBatchNorm1d):
@@ -42,12 +42,12 @@ class LazyBatchNorm1d(Fused, torch.nn.LazyBatchNorm1d):
 
 
 class LazyBatchNorm2d(Fused, torch.nn.LazyBatchNorm2d):
-    """(N, C, H, W). See :class:`LazyBatchNorm1d`."""
+    """Lazy BatchNorm of (N, C, H, W). See :class:`LazyBatchNorm1d`."""
 
     cls_to_become = BatchNorm2d
 
 
 class LazyBatchNorm3d(Fused, torch.nn.LazyBatchNorm3d):
-    """(N, C, D, H, W). See :class:`LazyBatchNorm1d`."""
+    """Lazy BatchNorm of (N, C, D, H, W). See :class:`LazyBatchNorm1d`."""
 
     cls_to_become = BatchNorm3d

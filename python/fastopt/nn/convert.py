@@ -1,4 +1,4 @@
-"""Models of torch's modules, run by ours."""
+"""Lets models of torch's modules run on ours."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def convert(
     """Lets the BatchNorm and Dropout modules of ``model`` run on our kernels.
 
     Modules stay the objects they are, with their parameters, buffers, hooks and places in the model; only their class
-    changes. Taken are torch's modules, lazy ones as well, torchvision's ``FrozenBatchNorm2d`` and timm's
-    ``BatchNormAct2d``. Other subclasses are left alone: their ``forward`` may be another.
+    changes. ``convert`` takes torch's modules, lazy ones included, torchvision's ``FrozenBatchNorm2d`` and timm's
+    ``BatchNormAct2d``. It leaves other subclasses alone, because their ``forward`` may be another.
 
     Args:
         model: changed in place.
         fuse: a Sequential, or a subclass that runs as one, applies a BatchNorm and the activation after it in one pass:
             see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
-            with an addition between, as residual blocks have it, where ``torch.fx`` can trace that ``forward``.
-        example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what it gets from
-            it, in training and in evaluation, traced and as written; where results differ, it is left as it was. What a
-            traced ``forward`` reads of globals and of other objects than its module is taken as it is now.
+            also with an addition between as in residual blocks, where ``torch.fx`` can trace that ``forward``.
+        example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what the example
+            brings it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
+            Globals and objects other than its module that a traced ``forward`` reads keep their present values in it.
         functional: run calls of ``model``, while it is training, in :func:`functional_mode`: for models that call
             ``F.dropout``, ``F.batch_norm`` or attention with dropout themselves.
         report: print what was taken, fused and left: :func:`fastopt.nn.report`.
@@ -88,7 +88,7 @@ def convert(
 
 
 def revert(model: Model) -> Model:
-    """Takes back what :func:`convert` has done; modules that were made as ours become torch's as well.
+    """Undoes :func:`convert`; modules that were made as fastopt's become torch's as well.
 
     Args:
         model: changed in place.
@@ -98,8 +98,8 @@ def revert(model: Model) -> Model:
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: a module has an activation that torch's has no place for, or is a
-            :class:`~fastopt.nn.DropConnect`; nothing is changed.
+        ValueError: a module applies an activation, which torch's cannot, or is a :class:`~fastopt.nn.DropConnect`;
+            nothing is changed.
     """
     check_module("model", model)
     for name, module in model.named_modules():
@@ -117,7 +117,7 @@ def revert(model: Model) -> Model:
 
 
 def _fuse_sequentials(model: nn.Module) -> None:
-    """Those that hold a norm, or end in a Sequential that does."""
+    """Converts each Sequential that holds a norm or a converted Sequential."""
     for module in reversed(list(model.modules())):  # parts before wholes
         cls: Any = type(module)
         runs_parts = isinstance(module, nn.Sequential) and cls.forward is nn.Sequential.forward
@@ -128,7 +128,7 @@ def _fuse_sequentials(model: nn.Module) -> None:
 
 
 def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, str]:
-    """Returns, of modules that were not traced, why."""
+    """Traces modules with norms. Returns why others were not traced, by name."""
     reasons: dict[str, str] = {}
     traced: dict[str, nn.Module] = {}
     for name, module in model.named_modules():

@@ -65,8 +65,8 @@ class Dropout3d(torch.nn.Dropout3d):
 
 
 class AlphaDropout(torch.nn.AlphaDropout):
-    """:func:`fastopt.nn.functional.alpha_dropout` as a module, for SELU networks. See :class:`Dropout`. ``inplace`` is
-    heeded; torch's module ignores it."""
+    """:func:`fastopt.nn.functional.alpha_dropout` as a module, for SELU networks. See :class:`Dropout`. ``inplace``
+    works; torch's module ignores it."""
 
     __prepare_scriptable__ = refuse_script
 
@@ -86,12 +86,12 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
 
 
 class DropConnect(torch.nn.Module):
-    """Runs a module with some of its weights set to zero, others each time: :func:`fastopt.nn.functional.drop_connect`.
+    """Runs a module with random weights set to zero, anew at each call: :func:`fastopt.nn.functional.drop_connect`.
 
     Wan et al., "Regularization of neural networks using DropConnect", 2013.
 
     Args:
-        module: any module; its parameters stay where they are and keep their names behind ``module.``.
+        module: any module; its parameters stay where they are, and ``module.`` precedes their names.
         p: probability of a weight to be zeroed.
         weights: names of parameters in ``module.named_parameters()``; default: all of at least two dimensions.
 

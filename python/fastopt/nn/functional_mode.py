@@ -1,4 +1,4 @@
-"""torch's functional calls, run by ours: for models that call ``F.dropout`` and not a module."""
+"""Runs our functions instead of torch's, for models that call ``F.dropout`` and not a module."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ _REAL = (torch.float32, torch.float64, *HALF)
 _COMPLEX = (torch.complex64, torch.complex128)
 
 
-# The hooks that replace what autograd keeps, if there are any.
+# Returns the hooks that replace what autograd keeps, if there are any.
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def _check_torch() -> None:
     if _top_hooks is None:
         raise RuntimeError(
-            f"functional_mode: torch {torch.__version__} does not tell what may be run again for its gradients, which "
-            "would drop other elements then; a later torch does"
+            f"functional_mode: torch {torch.__version__} does not tell what may be run again for its gradients, and a "
+            "repetition would drop other elements; a later torch does"
         )
 
 
 def functional_mode() -> TorchFunctionMode:
-    """A context in which calls of torch's functions are calls of ours, in this thread, whoever makes them:
-    ``torch.nn.functional``'s ``dropout``, ``dropout1d``, ``dropout2d``, ``dropout3d``, ``alpha_dropout``,
-    ``feature_alpha_dropout`` and ``batch_norm``; ``scaled_dot_product_attention`` with dropout, on the CPU; and with
-    them modules of torch's that call them, ``MultiheadAttention`` and ``TransformerEncoderLayer`` too.
+    """A context in which every call in this thread of these functions of ``torch.nn.functional`` runs ours:
+    ``dropout``, ``dropout1d``, ``dropout2d``, ``dropout3d``, ``alpha_dropout``, ``feature_alpha_dropout`` and
+    ``batch_norm``; ``scaled_dot_product_attention`` with dropout, on the CPU. This includes calls by torch's modules,
+    such as ``MultiheadAttention`` and ``TransformerEncoderLayer``.
 
-    torch's remain, with their results, errors and types:
+    torch's own functions run, with their results, errors and types, for:
 
-    - calls of what ours do not take: integers, nested and sparse tensors, subclasses, other devices, parameters of
+    - arguments that ours do not take: integers, nested and sparse tensors, subclasses, other devices, parameters of
       ``batch_norm`` of other types;
     - ``torch.dropout``, ``torch.batch_norm`` and other functions of torch itself, dropout inside ``nn.LSTM``, scripted
       and traced programs;
-    - what is run without gradients, and what may be run again for them: with ``torch.no_grad()``, in
-      ``torch.utils.checkpoint``, in a backward pass. A repetition has to drop the same elements, and it may come when
-      the context is left.
+    - code without gradients, and code that may run again for them: under ``torch.no_grad()``, in
+      ``torch.utils.checkpoint``, in a backward pass. A repetition has to drop the same elements, and it may come after
+      the context.
 
-    Contexts may be nested, an error leaves them, and ``torch.compile`` knows them. Every torch function called inside
-    takes a microsecond longer, ``x.shape`` and ``x + y`` too.
+    Contexts may be nested, an error leaves them, and ``torch.compile`` knows them. Every torch function called inside,
+    even ``x.shape`` and ``x + y``, takes a little longer.
 
     Returns:
-        A context manager, to be entered any number of times.
+        A context manager, which may be entered any number of times.
 
     Raises:
-        RuntimeError: this torch cannot tell what is run again; 2.4 cannot.
+        RuntimeError: this torch cannot tell what runs again, such as torch 2.4.
     """
     _check_torch()
     return _MODE
 
 
 def wrap_forward(model: Model) -> Model:
-    """Has calls of ``model`` while it is training run in :func:`functional_mode`.
+    """Makes calls of ``model`` run in :func:`functional_mode` while it is training.
 
-    The module stays the object it is; its class becomes a subclass of what it was. Copies, and what is loaded from a
-    pickle, are wrapped as well. Again on a wrapped model: nothing changes.
+    The module stays the object it is; its class becomes a subclass of what it was. Copies and pickles are wrapped as
+    well. A model that is wrapped already does not change.
 
     Args:
         model: changed in place. Calls of its methods, ``forward`` among them, are left as they are.
@@ -77,7 +77,7 @@ def wrap_forward(model: Model) -> Model:
 
     Raises:
         TypeError: ``model`` is scripted.
-        RuntimeError: this torch cannot tell what is run again; 2.4 cannot.
+        RuntimeError: this torch cannot tell what runs again, such as torch 2.4.
     """
     _check_torch()
     if isinstance(model, torch.jit.ScriptModule):
@@ -88,7 +88,7 @@ def wrap_forward(model: Model) -> Model:
 
 
 def unwrap_forward(model: Model) -> Model:
-    """Takes back what :func:`wrap_forward` has done, if anything.
+    """Undoes :func:`wrap_forward`, if it has wrapped the model.
 
     Args:
         model: changed in place; modules in it are left alone.
@@ -107,7 +107,7 @@ def is_wrapped(model: torch.nn.Module) -> bool:
 
 
 class FunctionalForward(torch.nn.Module):
-    """Goes before a model's class in the bases of another, which :func:`wrap_forward` makes."""
+    """Stands before a model's class in the bases of the class that :func:`wrap_forward` makes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.training:
@@ -116,7 +116,7 @@ class FunctionalForward(torch.nn.Module):
             return super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """By its own class, which can be found again by name; the other is made anew."""
+        """Pickles under the model's own class, which can be found by name; loading makes the other anew."""
         wrapped = type(self)
         if not is_wrapped(self):
             return super().__reduce_ex__(protocol)
@@ -137,7 +137,7 @@ def _plain_class(wrapped: type[torch.nn.Module]) -> type[torch.nn.Module]:
 
 
 def _wrapped_class(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:
-    """Found among the subclasses, which do not keep each other alive."""
+    """Finds the class among the subclasses of ``cls``, which keeps no class alive, or makes it."""
     bases = (FunctionalForward, cls)
     for known in cls.__subclasses__():
         if known.__bases__ == bases:
@@ -149,7 +149,7 @@ def _wrapped_class(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:
 
 
 class _FunctionalMode(TorchFunctionMode):
-    """Without a state, so one for all threads and nestings."""
+    """Has no state, so one object serves all threads and nestings."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -161,9 +161,9 @@ _MODE = _FunctionalMode()
 
 
 def _once() -> bool:
-    """Whether nobody may run this again to have its gradients, perhaps when the mode is off: torch would then drop
-    other elements than we did. What is run again was first run without gradients (reentrant checkpoints, reversible
-    layers) or under hooks that replace what autograd keeps (checkpoints)."""
+    """Whether this code runs only once. Code that runs again for its gradients may do so when the mode is off, and
+    torch would then drop other elements than we did. Such code first runs without gradients (reentrant checkpoints,
+    reversible layers) or under hooks that replace what autograd keeps (checkpoints)."""
     if torch.compiler.is_compiling():  # a repetition is part of the graph
         return True
     if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch._C._is_tracing():
@@ -172,7 +172,7 @@ def _once() -> bool:
 
 
 def _ours(tensor: Any, types: tuple[torch.dtype, ...]) -> bool:
-    """Whether our kernels take it."""
+    """Whether our kernels take the tensor."""
     if type(tensor) not in _runtime.PLAIN or tensor.dtype not in types:
         return False
     return tensor.layout == torch.strided and not tensor.is_nested and not _runtime.unsupported_reason(tensor.device)
@@ -205,15 +205,16 @@ def _attention(
 
 
 def _in_mode(func: Any) -> Any:
-    """``func`` as the mode runs it, which is off while it runs something."""
+    """Returns ``func`` as the mode runs it, for use while the mode runs something and is therefore off."""
     return lambda *args, **kwargs: _MODE.__torch_function__(func, (), args, kwargs)
 
 
 def _with_ours(theirs: Any, *names: str) -> Any:
-    """A Python function of torch's with what it finds under ``names`` taken by the mode. It hands itself to nobody."""
+    """Copies a Python function of torch's, whose calls of ``names`` the mode takes. The copy does not hand
+    itself over to ``__torch_function__``."""
     found = theirs.__globals__ | {name: _in_mode(getattr(T, name)) for name in names}
     found["has_torch_function"] = lambda _: False
-    del found["__name__"]  # by which torch's compiler would look into torch's module
+    del found["__name__"]  # torch's compiler would look it up and read torch's module
     copy = FunctionType(theirs.__code__, found, theirs.__name__, theirs.__defaults__)
     copy.__kwdefaults__ = theirs.__kwdefaults__
     return copy
@@ -227,7 +228,7 @@ def _multi_head_attention(*args: Any, **kwargs: Any) -> Any:
     return _heads if all(type(tensor) in _runtime.PLAIN for tensor in tensors) else None
 
 
-# What the mode takes, and who chooses: a function, or None for torch's own.
+# What the mode takes, and what chooses a function for a call, or None for torch's own.
 _TAKEN: dict[Any, Any] = {
     T.dropout: _dropping(F.dropout, _REAL + _COMPLEX),
     T.dropout1d: _dropping(F.dropout1d, _REAL + _COMPLEX),

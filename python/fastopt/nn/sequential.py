@@ -1,4 +1,4 @@
-"""``nn.Sequential`` that runs a BatchNorm and the activation that follows it as one."""
+"""``nn.Sequential`` that runs a BatchNorm and the activation after it in one pass."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ._batch_norm.fusion import Activation
 
 
 class Fusing(Adapted):
-    """What makes a Sequential of one: its forward pass. Nothing is kept: who is whose neighbour, has hooks, or changed
-    its class is seen when it runs."""
+    """The forward pass of a Sequential that fuses. It keeps nothing: each run looks at the neighbours, hooks and
+    classes of the parts."""
 
     def forward(self, input: Any) -> Any:
         return self._run(input, None, None)
@@ -23,7 +23,7 @@ class Fusing(Adapted):
     _forward_of_ours: Any = forward
 
     def _run(self, input: Any, residual: Tensor | None, after: Activation | None) -> Any:
-        """The last part takes ``residual`` and ``after``, if there are any."""
+        """Runs the parts. The last one takes ``residual`` and ``after``, if there are any."""
         parts = list(self)  # type: ignore[call-overload]
         if fusion.calls_are_watched():
             for part in parts:
@@ -51,7 +51,7 @@ class Fusing(Adapted):
         return self._run(input, residual, after)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Names of the parts that would run as one now."""
+        """Returns the names of the parts that would run in one pass now."""
         named = list(self._modules.items())
         neighbours = pairwise(named)
         return [
@@ -69,8 +69,8 @@ class Sequential(Fusing, torch.nn.Sequential):
     """A drop-in for ``torch.nn.Sequential`` that runs a BatchNorm of ours and the activation after it in one pass,
     forward and backward.
 
-    Activations: ``ReLU``, ``ReLU6``, ``LeakyReLU``, ``ELU`` (alpha 1), ``SiLU``, ``GELU`` (exact), ``Hardswish``. Both
-    modules stay what they are when anything else calls them, and they run one by one while either has hooks or a
-    ``forward`` of its own, is compiled by itself, or has become an instance of another class. ``print`` names the parts
-    that run as one. ``fastopt.nn.convert`` makes Sequentials of torch's ones.
+    Activations: ``ReLU``, ``ReLU6``, ``LeakyReLU``, ``ELU`` (alpha 1), ``SiLU``, ``GELU`` (exact), ``Hardswish``. Any
+    other caller of the two modules finds them unchanged. They run one by one while either has hooks or its own
+    ``forward``, is compiled by itself, or has become an instance of another class. ``print`` names the parts that run
+    as one. ``fastopt.nn.convert`` turns torch's Sequentials into these.
     """

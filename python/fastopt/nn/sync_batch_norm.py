@@ -19,8 +19,8 @@ from ._batch_norm.modules import Fused
 
 
 class _Base(_BatchNorm):
-    """``torch.nn.SyncBatchNorm`` but for its forward pass. Not derived from it: on the CPU, DistributedDataParallel
-    refuses what is."""
+    """``torch.nn.SyncBatchNorm`` without its forward pass. It is no subclass of it, because DistributedDataParallel
+    refuses those on the CPU."""
 
     def __init__(
         self,
@@ -46,16 +46,16 @@ class _Base(_BatchNorm):
 
 class SyncBatchNorm(Fused, _Base):
     """BatchNorm whose statistics in training are those of all processes of a group, a drop-in for
-    ``torch.nn.SyncBatchNorm``, on the CPU (gloo) and on CUDA (NCCL): (N, C, ...), batches of any size, empty ones
-    too.
+    ``torch.nn.SyncBatchNorm``, on the CPU (gloo) and on CUDA (NCCL). Inputs are (N, C, ...), with batches of any size,
+    even empty ones.
 
     The arguments are torch's, and those of :class:`BatchNorm1d`. There is one collective operation in the forward pass
-    and one in the backward pass; all processes come to the same bits. Gradients can be differentiated again. Without a
-    group, or alone in it, and in evaluation it is BatchNorm.
+    and one in the backward pass; all processes get the same bits. Gradients can be differentiated again. Without a
+    group, in a group of one process, and in evaluation it is BatchNorm.
 
     Raises:
-        ValueError: see :class:`BatchNorm1d`; on the CPU also for a single value per channel in all processes together,
-            which on CUDA nobody waits to know: running variances are NaN then.
+        ValueError: see :class:`BatchNorm1d`; on the CPU also for a single value per channel in all processes together.
+            On CUDA this check would have to wait for the device; running variances become NaN instead.
         RuntimeError: see :func:`fastopt.nn.functional.batch_norm`.
     """
 
@@ -108,7 +108,7 @@ def _synchronized(
 
 @constant
 def _group_name(process_group: Any) -> str:
-    """ "" where there is nobody else."""
+    """Returns the name of the group; "" where it has no other process."""
     if not (dist.is_available() and dist.is_initialized()):
         return ""
     group: Any = dist.group.WORLD if process_group is None else process_group

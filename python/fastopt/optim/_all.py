@@ -19,5 +19,5 @@ from .sgd import SGD
 
 ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
 
-# Said to the class that they are made of, which cannot import them: a checkpoint may be another one's.
+# Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
 Declared._family = ALL

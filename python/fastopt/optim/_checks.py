@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def check_number(what: str, value: Any) -> None:
-    """An error for a string, which float() would take, and for what is no number at all."""
+    """Refuses anything that is not a number, even a string that float() would take."""
     if not hasattr(value, "__float__"):
         raise TypeError(f"{what} has to be a number, but is {value!r}")
 

@@ -1,5 +1,5 @@
 """The numbers among a parameter's states: the count of its updates, and what is carried from step to step. They are on
-the CPU, or, with ``capturable=True``, beside the parameter."""
+the CPU or, with ``capturable=True``, on the parameter's device."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def place(capturable: Any, param: Tensor) -> torch.device:
 
 
 def number(value: float, device: torch.device) -> Tensor:
-    """In torch's choice of type for its own 'step' tensors."""
+    """Makes a 0-dim tensor of the type that torch chooses for its own 'step' tensors."""
     wide = torch.get_default_dtype() == torch.float64
     return torch.scalar_tensor(value, dtype=torch.float64 if wide else torch.float32, device=device)
 
 
 def _is_number(value: Any, device: torch.device) -> bool:
-    """Whether the engine reads and writes it as one number."""
+    """Whether the engine reads and writes ``value`` as one number."""
     good = isinstance(value, Tensor) and value.device == device and value.numel() == 1
     return good and value.dtype in (torch.float32, torch.float64)
 
 
 def _value(state: Any, role: str) -> float:
-    """Of a tensor of one element or a number; a string is none."""
+    """Returns the value of a number or of a tensor of one element; a string is no number."""
     try:
         if hasattr(state, "__float__"):
             return float(state)
@@ -45,12 +45,13 @@ def _value(state: Any, role: str) -> float:
 
 
 def as_number(value: Any, device: torch.device, role: str) -> Tensor:
-    """A carried number as the engine takes it; older checkpoints have floats."""
+    """Returns a carried number as the engine takes it; older checkpoints have floats."""
     return value if _is_number(value, device) else number(_value(value, role), device)
 
 
 def as_count(step: Any, device: torch.device, name: str) -> Tensor:
-    """A 'step' as the engine can count on in it. One on a device is not looked at: that would be to wait for it."""
+    """Returns a 'step' in which the engine can go on counting. The value of one on a device is not checked, because
+    the CPU would have to wait for it."""
     good = _is_number(step, device)
     if good and device != _CPU:
         return step  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""What an optimizer says of itself: which rule updates what, with which scalars, states and names.
+"""What an optimizer declares: which rule updates what, with which scalars, states and names.
 
-The step, checkpoints and conversions go by this, and know no class of optimizers.
+The step, checkpoints and conversions use only this, and know no class of optimizers.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ._update import Decay, Group, Part, Update
 class Declared(Options):
     """The answers that most optimizers give.
 
-    A subclass has :meth:`_update`, :meth:`_scalars` and, where they are not the usual, :meth:`_decay`,
+    A subclass defines :meth:`_update`, :meth:`_scalars` and, where these answers do not fit, :meth:`_decay`,
     :meth:`_sparse`, :meth:`_new_state` and :meth:`_first_value`.
     """
 
-    _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, entered by ``_all``
+    _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, set by ``_all``
     _sparse_hint = ""
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
-    # Of a step that clipped; not on the class, where a trainer's wrapper would find it first.
+    # Set by a step that clipped. The class has no default, because a trainer's wrapper would find that first.
     _grad_norm: float | Tensor
 
     def _update(self, group: Group) -> Update:
         raise NotImplementedError
 
     def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
-        """The rule's scalars for a parameter's ``t``-th update, and the next values of those it carries,
+        """Returns the rule's scalars for a parameter's ``t``-th update, and the next values of the scalars it carries,
         in double precision.
 
         Where the update does not count, ``t`` is 1 for a parameter without state and 2 after that.
@@ -46,7 +46,7 @@ class Declared(Options):
         return [(self._update(group), functools.partial(self._scalars, group), None)]
 
     def _state_keys(self) -> set[str] | None:
-        """Those a parameter can have, None for any: a group with every option on has every state."""
+        """Returns the states that a parameter can have, or None for any. A group with every option on has them all."""
         update = self._update(dict.fromkeys(self.defaults, True))
         return {"step", *update.states, *update.carried}
 
@@ -54,7 +54,7 @@ class Declared(Options):
         return Decay.COUPLED
 
     def _sparse(self, group: Group) -> str | None:
-        """Sparse gradients: "rows" updates what they touch, "dense" everything; None is an error."""
+        """Returns what sparse gradients update: "rows" that they touch, or "dense", everything; None is an error."""
         return None
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
@@ -72,12 +72,12 @@ class Declared(Options):
         }
 
     def _clipped(self) -> list[Tensor]:
-        """The parameters whose gradients' norm it is."""
+        """Returns the parameters whose gradients make up the norm."""
         groups = [group for group in self.param_groups if self._max_norm(group) is not None]
         return [param for group in groups for param in group["params"]]
 
     def _name(self, param: Tensor) -> str:
-        """How an error message calls a parameter."""
+        """Returns the name of a parameter for error messages."""
         for g, group in enumerate(self.param_groups):
             for i, candidate in enumerate(group["params"]):
                 if candidate is param:
@@ -94,11 +94,11 @@ class Declared(Options):
         return f"parameter {i} of group {g} (shape {tuple(group['params'][i].shape)})"
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
-        """A state before its parameter's first update."""
+        """Makes a state for the time before its parameter's first update."""
         return zeros_like(param, self._state_type(param, group))
 
     def _first_value(self, group: Group, key: str) -> float:
-        """A carried scalar before its parameter's first update."""
+        """Returns the value of a carried scalar before its parameter's first update."""
         raise NotImplementedError
 
     def _state_shape(self, shape: torch.Size, key: str) -> torch.Size:

@@ -1,4 +1,4 @@
-"""Dense tensors for the engine: what is not dense gets a copy, which is written back."""
+"""Dense tensors for the engine: a tensor that is not dense gets a copy, which is written back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._layout import overlaps_itself, same_layout
 from ._sharded import local, sharded_dims_of, write_local_shard
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-_MANY = 2**20  # elements from which on it pays to think of how their memory is taken
+_MANY = 2**20  # from so many elements on it pays to choose how memory is taken
 
 
 def plain(tensor: Tensor, name: object) -> Tensor:
-    """The torch.Tensor that owns the memory, or an error that calls it ``name``."""
+    """Returns the torch.Tensor that owns the memory, or raises an error that calls it ``name``."""
     tensor = local(tensor)
     kind = type(tensor)
     if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
@@ -34,7 +34,7 @@ def plain(tensor: Tensor, name: object) -> Tensor:
 
 
 def kind_of(tensor: Tensor) -> str:
-    """How an error message describes a tensor."""
+    """Describes a tensor for error messages."""
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
@@ -49,7 +49,7 @@ def copy_like(tensor: Tensor, layout: Tensor) -> Tensor:
 
 
 def zeros_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros laid out like the tensor."""
+    """Makes zeros with the layout of the tensor."""
     if tensor.numel() < _MANY:
         return torch.zeros_like(tensor, dtype=dtype)
     zeros = torch.empty_like(tensor, dtype=dtype)
@@ -58,7 +58,8 @@ def zeros_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
-    """The tensor's strides if it is dense, otherwise some that are; no memory of its own."""
+    """Returns a tensor with dense strides: the given one if it is contiguous, otherwise one without memory, which has
+    the given one's strides if they are dense."""
     if tensor.is_contiguous():
         return tensor
     memory_format = torch.contiguous_format if contiguous else torch.preserve_format
@@ -66,7 +67,7 @@ def dense_layout(tensor: Tensor, contiguous: bool = False) -> Tensor:
 
 
 def refuse_overlap(tensor: Tensor, name: object) -> None:
-    """An error for a tensor that is to be written and has two elements in one place."""
+    """Refuses a tensor that is to be written and has two elements in one place."""
     if overlaps_itself(tensor):
         raise RuntimeError(
             f"{name} is an expanded or overlapping tensor (strides {tensor.stride()}): more than one "
@@ -75,7 +76,7 @@ def refuse_overlap(tensor: Tensor, name: object) -> None:
 
 
 def norm_tensor(norm: float | Tensor, tensors: list[Tensor]) -> Tensor:
-    """A norm of the tensors, on their device: float64 where one of them is, otherwise float32."""
+    """Returns a norm as a tensor on the device of ``tensors``: float64 where one of them is, otherwise float32."""
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
     dtype = torch.float64 if wide else torch.float32
     if isinstance(norm, Tensor):
@@ -90,7 +91,7 @@ class DenseCopies:
         self._afterwards: list[Callable[[], object]] = []
 
     def of(self, tensor: Tensor, layout: Tensor, name: object, *, written: bool) -> Tensor:
-        """The tensor itself where it lies in memory as ``layout`` does, or a copy that does."""
+        """Returns the tensor itself where it lies in memory as ``layout`` does, otherwise a copy that does."""
         if written:
             refuse_overlap(tensor, name)
         if lies_like(tensor, layout):
@@ -101,7 +102,7 @@ class DenseCopies:
         return copy
 
     def whole(self, tensor: Tensor, *, written: bool) -> Tensor:
-        """A DTensor's parts put together, of which each process keeps its own where the whole is written."""
+        """Puts a DTensor's parts together. If the whole is written, each process keeps its own part of it."""
         if sharded_dims_of(tensor) is None:
             return tensor
         whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
@@ -110,7 +111,7 @@ class DenseCopies:
         return whole
 
     def afterwards(self, write: Callable[[], object]) -> None:
-        """Has ``write`` called when the kernels have run."""
+        """Calls ``write`` after the kernels have run."""
         self._afterwards.append(write)
 
     @torch.no_grad()

@@ -21,13 +21,13 @@ from ._to_torch import to_torch
 
 
 class FusedOptimizer(Declared):
-    """The step of every fastopt optimizer; goes before the torch class in the bases.
+    """The step of every fastopt optimizer. It stands before the torch class in the bases.
 
-    A subclass says what it is by the methods of ``Declared``.
+    A subclass defines the methods of ``Declared``.
     """
 
     def to_torch(self) -> Optimizer:
-        """The torch.optim equivalent: the way back from :func:`fastopt.from_torch`.
+        """Returns the torch.optim equivalent: the way back from :func:`fastopt.from_torch`.
 
         Parameters and states are shared, not copied; states kept in float32 by ``state_dtype`` are rounded
         to their parameter's type.
@@ -39,13 +39,13 @@ class FusedOptimizer(Declared):
         return to_torch(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but states keep the precision they were saved with, where ``state_dtype`` asks for it.
+        """Loads as torch does, but states keep the precision they were saved with, where ``state_dtype`` asks for it.
 
-        torch casts states to their parameter's type, and counters of its fused optimizers to float32. A counter that
-        parameters share becomes each one's own.
+        torch casts states to their parameter's type, and counters of its fused optimizers to float32. Parameters that
+        share a counter get one each.
 
         Raises:
-            ValueError: the states are those of another optimizer. Nothing has changed then.
+            ValueError: the states belong to another optimizer. Nothing has changed then.
         """
         with uncast(self):
             super().load_state_dict(state_dict)
@@ -53,7 +53,7 @@ class FusedOptimizer(Declared):
     @property
     @eager
     def grad_norm(self) -> Tensor | None:
-        """The norm the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None.
+        """The norm that the last step clipped by, as :func:`fastopt.clip_grad_norm_` returns it, or None.
 
         ``max_grad_norm=inf`` takes the norm without clipping.
         """
@@ -99,8 +99,8 @@ class FusedOptimizer(Declared):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler hands its scale and verdict over to the step, instead of unscaling and skipping by itself.
 
-        As with torch's fused optimizers; where the device counts, so that nobody waits for the verdict; and for float16
-        parameters, whose gradients GradScaler refuses to unscale.
+        It does so with ``fused=True``, as in torch; with ``capturable=True``, so that the CPU does not wait for the
+        verdict; and for float16 parameters, whose gradients GradScaler refuses to unscale.
         """
         return any(
             self._option(group, "fused")
@@ -111,4 +111,4 @@ class FusedOptimizer(Declared):
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
-        """torch's constructors say so of fused=True, which the groups know."""
+        """Ignores what torch's constructors set for fused=True: the groups know it."""

@@ -1,4 +1,4 @@
-"""torch's hooks and profiler range around a step, only while somebody uses them."""
+"""Runs torch's hooks and profiler range around a step only while they are in use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._compiler import eager
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 
-# Whether somebody looks on; where torch does not tell, its wrapper always runs.
+# What tells whether hooks or the profiler are in use; where torch does not tell, its wrapper always runs.
 _profiler_enabled: Callable[[], bool] = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 _somebody: dict[Any, Any] = {None: None}
 _global_pre_hooks = getattr(torchs, "_global_optimizer_pre_hooks", _somebody)
@@ -22,8 +22,8 @@ _global_post_hooks = getattr(torchs, "_global_optimizer_post_hooks", _somebody)
 
 
 def hooked(func: Step) -> Step:
-    """torch wraps every step in hooks and a profiler range, which costs 8 us, more than a small step
-    itself: here its wrapper runs only while somebody hooks or profiles. A compiled step runs eagerly.
+    """Runs torch's wrapper of hooks and a profiler range around a step only while they are in use, because it costs
+    more than a small step itself. A compiled step runs eagerly.
     """
     observed = Optimizer.profile_hook_step(func)
 

@@ -1,4 +1,4 @@
-"""Which elements strided views share: answers torch does not give."""
+"""Finds the elements that strided views share, which torch does not tell."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _View(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """Bytes from the first element's begin to the last one's end."""
+        """The bytes from the begin of the first element to the end of the last one."""
         return (sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1) * self.item
 
 
@@ -36,7 +36,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:
-    """Element i of both lies at the same offset from the start."""
+    """Whether element i of both lies at the same offset from the start."""
     pairs = zip(a.size(), a.stride(), b.stride(), strict=True)
     return a.size() == b.size() and (a.numel() == 0 or all(n == 1 or s == t for n, s, t in pairs))
 
@@ -45,11 +45,11 @@ def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two indices share an element, as in an expanded tensor."""
     if tensor.is_contiguous():
         return False
-    span = 1  # conclusive and cheap: every stride steps over all that the smaller ones reach
+    span = 1  # nothing overlaps if every stride steps over all that the smaller ones reach
     for stride, n in sorted((s, n) for n, s in zip(tensor.size(), tensor.stride(), strict=True) if n != 1):
         if stride < span:
             view = _view(tensor)
-            more_than_places = tensor.numel() > view.reach // view.item  # a large expanded one would take ages to walk
+            more_than_places = tensor.numel() > view.reach // view.item  # walking a large expanded one would be slow
             return tensor.numel() > 0 and (more_than_places or _elements(view) < tensor.numel())
         span += stride * (n - 1)
     return False
@@ -57,7 +57,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _elements(view: _View) -> int:
-    """How many places in memory a view has."""
+    """Counts the places in memory that a view has."""
     memory = np.zeros(view.reach // view.item, dtype=bool)
     as_strided(memory, view.size, view.stride)[...] = True
     return int(memory.sum())
@@ -79,7 +79,8 @@ def _share(shift: int, first: _View, second: _View) -> bool:
 
 
 def shared_pair(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Two of the strided tensors that share memory, if any do; interleaved ones do not. Of DTensors, what is here."""
+    """Returns two of the strided tensors that share memory, or None; interleaved ones do not share it. Of a DTensor
+    only this process's part counts."""
     if len(tensors) < 2:
         return None
     ranges = [(own.data_ptr(), _bytes(own), own, t) for own, t in ((local(t), t) for t in tensors) if own.numel()]

@@ -1,4 +1,4 @@
-"""Checkpoints keep their precision."""
+"""Keeps the precision of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._declared import Declared
 def uncast(optimizer: Declared) -> Iterator[None]:
     """Undoes the casts of torch's ``load_state_dict`` before any post hook sees them."""
     loaded: list[dict[str, Any]] = []
-    # The last of the pre hooks sees what is loaded in the end, and the first of the post hooks mends it.
+    # The last pre hook sees what is loaded after all changes, and the first post hook mends it.
     before = optimizer.register_load_state_dict_pre_hook(
         lambda _, state_dict: loaded.append(_own(optimizer, state_dict))
     )
@@ -29,7 +29,7 @@ def uncast(optimizer: Declared) -> Iterator[None]:
 
 
 def _own(optimizer: Declared, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """An error for states of another of our optimizers; what others keep there is their affair."""
+    """Refuses states of another of our optimizers. Unknown states that are none of ours are accepted."""
     found = {key for state in state_dict["state"].values() for key, value in state.items() if value is not None}
     known = optimizer._state_keys()
     foreign = set() if known is None else found - known
@@ -63,7 +63,7 @@ def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
 
 
 def _exact(saved: Any, cast: Tensor, wanted: torch.dtype | None) -> Tensor:
-    """A state as it was saved, in the type the group asks for; numbers (None) as they were saved."""
+    """Returns a state as it was saved, in the type ``wanted``; None, for numbers, keeps the saved type."""
     if not isinstance(saved, Tensor) or not saved.is_floating_point():
         return cast
     wanted = wanted or saved.dtype

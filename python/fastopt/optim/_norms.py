@@ -1,4 +1,4 @@
-"""Gradients, or any tensors, gathered for the engine on their own: their norm, and clipping them."""
+"""Gathers gradients, or any tensors, for the engine without parameters, to take their norm or to clip them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _name(index: int, gradient: Tensor) -> str:
 
 
 def clips(max_norm: float, norm: float) -> bool:
-    """Whether the engine scales gradients of this norm: all of them where it is NaN."""
+    """Whether the engine scales gradients of this norm. It does where the norm is NaN."""
     return not max_norm / (norm + 1e-6) >= 1
 
 
 class Gradients:
-    """Tensors gathered for the engine; what is not dense as copies. Of DTensors, this process's part.
+    """Tensors gathered for the engine: copies of those that are not dense, and this process's part of DTensors.
 
-    ``numbers`` are those by which errors call the tensors, where they are not their places.
+    Errors call the tensors by ``numbers``, or without them by their places.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Gradients:
             raise self._shared(*pair)
 
     def _shared(self, one: Tensor, other: Tensor) -> RuntimeError:
-        """The error for two gradients in one place, which may be one that was given twice."""
+        """Makes the error for two gradients in one place, or for one that was given twice."""
         named = [_name(i, tensor) for i, tensor in enumerate(self._tensors) if tensor is one or tensor is other]
         return RuntimeError(f"{named[0]} shares memory with {named[1]}")
 
@@ -76,18 +76,18 @@ class Gradients:
         self._copies.write_back()
 
     def norm(self, norm_type: float) -> float | Tensor:
-        """A tensor, where nobody has waited for a device."""
+        """Returns a tensor where the norm is on a device, for which it does not wait."""
         reduction = _REDUCTIONS.get(norm_type, "powers")
         norm: float | Tensor = self._engine_step.norm(reduction, norm_type, 1.0, torch.get_num_threads())
         return norm
 
 
 class Norm:
-    """The norm of tensors as one vector, of which each process may have a part. Making it checks them all; taking it is
-    a collective operation then.
+    """The norm of tensors as one vector, of which each process may have a part. Making it checks all tensors; taking it
+    is then a collective operation.
 
-    Those who have a part of ``params`` take part in it, also where they have no gradient of them: others may. So they
-    go by the order of the parameters, which is the same in all processes.
+    Every process that has a part of ``params`` joins in, even without a gradient of them, because others may have one.
+    All go by the order of the parameters, which is the same in all processes.
     """
 
     def __init__(self, tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> None:
@@ -96,7 +96,7 @@ class Norm:
         numbers: dict[ShardedDims | None, list[int]] = {dims: [] for dims in (None, *devices)}
         complete = []
         for i, tensor in enumerate(tensors):
-            # Of complex numbers the norm is not that of their parts, but for this one.
+            # Only the 2-norm of complex numbers is that of their real and imaginary parts.
             complete.append(reduce_partial(tensor.abs() if tensor.is_complex() and norm_type != 2 else tensor))
             dims = sharded_dims_of(complete[i])
             devices.setdefault(dims, tensor.device)
@@ -109,7 +109,7 @@ class Norm:
         self._parts = [(dims, gradients(dims), devices[dims]) for dims in numbers if dims is not None]
 
     def take(self, loss_scale: Tensor | None = None) -> float | Tensor:
-        """Divided by GradScaler's scale, where the gradients have it."""
+        """Takes the norm, divided by GradScaler's scale where the gradients have it."""
         norm = self._whole.norm(self._norm_type)
         for (mesh, dims), part, device in self._parts:
             own = part.norm(self._norm_type)
@@ -121,7 +121,7 @@ class Norm:
         return norm / (loss_scale.to(norm.device) if isinstance(norm, Tensor) else float(loss_scale))
 
     def _joined(self, norms: Tensor) -> float | Tensor:
-        """A norm of norms, but for numbers of elements, which are added."""
+        """Returns the norm of norms; numbers of elements are added."""
         return Gradients([norms], written=False).norm(self._norm_type or 1.0)
 
 
@@ -134,7 +134,7 @@ def grads_of(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def norm_across_processes(params: list[Tensor]) -> Norm | None:
-    """Of gradients; None where this process has all that is updated with them."""
+    """Returns the norm of gradients that processes share; None where this process has all of each parameter."""
     grads = grads_of(params)
     tensors = (*params, *grads)
     if not any_distributed(tensors) or all(sharded_dims_of(tensor) is None for tensor in tensors):
@@ -144,7 +144,7 @@ def norm_across_processes(params: list[Tensor]) -> Norm | None:
 
 
 def total_norm(tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> float | Tensor:
-    """A tensor, where nobody has waited for a device."""
+    """Returns a tensor where the norm is on a device, for which it does not wait."""
     if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
         return float(sum(bool(Norm([tensor], 0.0).take() > 0) for tensor in tensors))
     return Norm(tensors, norm_type, params).take()

@@ -1,4 +1,4 @@
-"""What all optimizers share: options beside torch's, in groups and signatures."""
+"""What all optimizers share: options in addition to torch's, in groups and signatures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ._update import COMMON, CommonOptions, Group
 
 
 class Options(Optimizer):
-    """The options that every optimizer takes, beside those of torch's class."""
+    """The options that every optimizer takes, in addition to those of torch's class."""
 
     group_keys: ClassVar[frozenset[str]] = frozenset()
     """The options of a parameter group that the class knows. Others are left in the group and have no effect, as with
     torch's optimizers: a scheduler's, another class's, your own."""
-    _has_partition = False  # whether others in ZeroRedundancyOptimizer have the rest of the parameters
+    _has_partition = False  # whether ZeroRedundancyOptimizer gave the other parameters to other processes
 
-    _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # no arguments, as is "fused" in some classes
+    _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # keys that are no arguments, as "fused" in some classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows the common options in the signature, where a class takes them as ``**common``; notes all of them."""
@@ -35,7 +35,7 @@ class Options(Optimizer):
             cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def _option(self, group: Group, key: str, otherwise: Any = None) -> Any:
-        """One that not every class has."""
+        """Returns an option that not every class has."""
         return group.get(key, otherwise) if key in self.group_keys else otherwise
 
     def _extend(self, common: CommonOptions, **own: Any) -> None:
@@ -53,7 +53,7 @@ class Options(Optimizer):
             self._check_group(group)
 
     def _check_group(self, group: Group) -> None:
-        """What torch's constructor does not check."""
+        """Checks what torch's constructor does not check."""
         self._check_flags(group)
         for option in self.defaults.keys() & group.keys() - {"state_dtype"}:
             value = group[option]
@@ -70,7 +70,7 @@ class Options(Optimizer):
         return self._limit(group, "max_grad_norm")
 
     def _limit(self, group: Group, option: str) -> float | None:
-        """Groups may be edited: checked at every step."""
+        """Returns a limit of the group. Groups may be edited, so every step checks it."""
         value = group.get(option)
         if value is None:
             return None
@@ -86,18 +86,18 @@ class Options(Optimizer):
             )
 
     def _check_flags(self, group: Group) -> None:
-        """At every step: groups may be edited, and a flag is never ignored."""
+        """Checks flags at every step, because groups may be edited and no flag is ignored."""
         check_number("lr", group.get("lr", 0.0))
         if group.get("differentiable"):
             raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
 
     def add_param_group(self, param_group: Group) -> None:
-        if isinstance(param_group, dict):  # torch has the error for what is not
+        if isinstance(param_group, dict):  # torch raises the error for anything else
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What a checkpoint of torch's optimizer does not have stays as it is in this optimizer's groups.
+        # Options that a checkpoint of torch's optimizer does not have stay as they are in this optimizer's groups.
         defaults = state.get("defaults", self.__dict__.get("defaults", {}))
         before = self.__dict__.get("param_groups", [])
         for i, group in enumerate(state["param_groups"]):

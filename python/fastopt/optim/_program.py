@@ -1,8 +1,8 @@
 """Scalars that only a device can compute, as a program for its kernels.
 
-Where the step counter, and what is computed from it, is known to the device only (``capturable=True``), the
-optimizer's own ``_scalars`` and ``_prologue`` are called with symbols in place of numbers. They record the operations,
-so that each scalar has one definition. ``csrc/rules/program.h`` evaluates what was recorded.
+With ``capturable=True`` only the device knows the step counter. The optimizer's own ``_scalars`` and ``_prologue`` then
+take symbols instead of numbers. Symbols record the operations, so that each scalar has one definition.
+``csrc/rules/program.h`` evaluates the record.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 def _recorded(operation: str) -> tuple[Callable[[Symbol, Any], Symbol], Callable[[Symbol, Any], Symbol]]:
-    """The method of an operator and of its reflection."""
+    """Makes the methods of an operator and of its reflection."""
 
     def forward(self: Symbol, other: Any) -> Symbol:
         return Symbol(operation, self, other)
@@ -25,10 +25,10 @@ def _recorded(operation: str) -> tuple[Callable[[Symbol, Any], Symbol], Callable
 
 
 class Symbol:
-    """A number that only the device knows. Operators give symbols, comparisons such of 1 (true) or 0.
+    """A number that only the device knows. Operators give symbols; comparisons give symbols that are 1 (true) or 0.
 
-    The device computes in double, as Python does: the same bits but for its own ``pow``, and IEEE's infinity or NaN
-    where Python raises an error, or goes over to complex numbers.
+    The device computes in double, as Python does, and gets the same bits except for its own ``pow``. It gives infinity
+    or NaN where Python raises an error or goes over to complex numbers.
     """
 
     __slots__ = ("operands", "operation")
@@ -65,7 +65,7 @@ Scalars: TypeAlias = dict[str, Number]
 
 
 def number(x: Any) -> Number:
-    """The value of a number or of a tensor; a symbol stays one. A string, which float() would take, is an error."""
+    """Returns the value of a number or tensor; a symbol stays one. A string, which float() would take, is an error."""
     if isinstance(x, Symbol):
         return x
     if isinstance(x, str):
@@ -74,24 +74,24 @@ def number(x: Any) -> Number:
 
 
 def select(condition: Any, then: Callable[[], Number], otherwise: Callable[[], Number]) -> Number:
-    """``then()`` where the condition holds, otherwise ``otherwise()``; both are recorded where the device decides."""
+    """Returns ``then()`` where the condition holds, else ``otherwise()``; records both where the device decides."""
     if isinstance(condition, Symbol):
         return Symbol("select", condition, then(), otherwise())
     return then() if condition else otherwise()
 
 
 def smaller(a: Number, b: Number) -> Number:
-    """As Python's ``min(a, b)``."""
+    """Returns what Python's ``min(a, b)`` returns."""
     return select(b < a, lambda: b, lambda: a)
 
 
 def larger(a: Number, b: Number) -> Number:
-    """As Python's ``max(a, b)``."""
+    """Returns what Python's ``max(a, b)`` returns."""
     return select(b > a, lambda: b, lambda: a)
 
 
 # The inputs of a program, in the order of csrc/rules/program.h: the count of the update, the carried numbers before it,
-# and the learning rate, for a group whose own is on the device.
+# and the learning rate of a group that has it on the device.
 T = Symbol("t")
 CARRIED = (Symbol("first carried"), Symbol("second carried"))
 LR = Symbol("lr")
@@ -99,7 +99,8 @@ INPUTS = (T, *CARRIED, LR)
 
 
 class Program(NamedTuple):
-    """How to compute scalars. Places: inputs count from 0, then the instructions' results; constants from -1 down."""
+    """How to compute scalars. Places number the inputs from 0, then the instructions' results; constants go down from
+    -1."""
 
     constants: tuple[float, ...]
     instructions: tuple[tuple[Any, ...], ...]  # (operation, places of its operands)
@@ -109,7 +110,7 @@ class Program(NamedTuple):
 
 
 class _Recorder:
-    """Gives every distinct value its place: what an expression has twice is computed once."""
+    """Gives every distinct value a place, so that equal parts of expressions are computed once."""
 
     def __init__(self) -> None:
         self._constants: dict[bytes, int] = {}  # by their bits
@@ -137,16 +138,16 @@ class _Recorder:
 
 
 def trace(prologue: Scalars, scalars: Callable[..., Scalars], carried: tuple[str, ...] = (), t: Number = T) -> Program:
-    """The program of a rule's scalars, for the backend's kernels.
+    """Records the program of a rule's scalars, for the backend's kernels.
 
     Args:
         prologue: what ``_prologue`` returned.
         scalars: the rule's ``_scalars(t, *carried)``.
         carried: the keys of numbers that go from step to step, in the order of the rule.
-        t: the count, where the update has none on the device.
+        t: the count, if the update has none on the device.
 
     Raises:
-        TypeError: a scalar is no number, or Python would have to know it.
+        TypeError: a scalar is no number, or Python would have to know its value.
     """
     rule = scalars(t, *CARRIED[: len(carried)])
     recorder = _Recorder()

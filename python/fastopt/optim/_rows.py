@@ -1,4 +1,4 @@
-"""Of a parameter and its states, the rows that a sparse gradient touches."""
+"""The rows of a parameter and its states that a sparse gradient touches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _runtime
 
-_SUMMED = (torch.float32, torch.float64)  # half types are torch's affair
+_SUMMED = (torch.float32, torch.float64)  # torch sums half types
 
 
 class Rows:
@@ -15,7 +15,7 @@ class Rows:
 
     Args:
         grad: sparse, coalesced or not.
-        name: how an error calls its parameter.
+        name: the name of its parameter in errors.
     """
 
     values: Tensor
@@ -33,7 +33,7 @@ class Rows:
             self.values = grad._values().contiguous()
 
     def _sum(self, grad: Tensor) -> bool:
-        """What coalesce() does, quicker, and in the order of the rows, which torch leaves open."""
+        """Does what coalesce() does, but quicker, and in the order of the rows, which torch leaves open."""
         if not self._by_rows or grad.is_coalesced() or grad.dtype not in _SUMMED:
             return False
         numbers, values = grad._indices().select(0, 0).contiguous(), grad._values().contiguous()
@@ -48,7 +48,7 @@ class Rows:
         return True
 
     def of(self, tensor: Tensor) -> Tensor:
-        """A copy of those of a tensor."""
+        """Copies these rows of a tensor."""
         if tensor.is_contiguous():
             rows = tensor.new_empty(self.values.shape)
             if self._copy(tensor, rows, back=False):

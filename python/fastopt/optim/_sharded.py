@@ -1,4 +1,4 @@
-"""Parameters of which each process has a part: DTensors, and what older ways of sharding leave unsaid."""
+"""Parameters of which each process has a part: DTensors, and older ways of sharding that do not say so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ShardedDims: TypeAlias = tuple[Any, tuple[int, ...]]  # a device mesh, and along
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Of a DTensor, what this process has."""
+    """Returns this process's part of a DTensor, and any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -28,7 +28,7 @@ class Sharding(NamedTuple):
 
     @property
     def sharded_dims(self) -> ShardedDims | None:
-        """None where this process has all of the tensor."""
+        """The mesh and the dimensions along which the tensor is cut; None where this process has all of it."""
         if not self.placements:
             return None
         dims = tuple(i for i, placement in enumerate(self.placements) if not placement.is_replicate())
@@ -36,11 +36,11 @@ class Sharding(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether the processes have terms of a sum that has not been made."""
+        """Whether the processes have terms that are still to be added."""
         return bool(self.placements) and any(placement.is_partial() for placement in self.placements)
 
     def place(self, grad: Tensor) -> Tensor:
-        """The gradient with this sharding. It may come with another one, or as terms that are still to be added."""
+        """Returns a gradient with this sharding. It may come with another, or as terms that are still to be added."""
         if not self.placements:
             return reduce_partial(grad)
         if getattr(grad, "placements", self.placements) == self.placements:
@@ -70,7 +70,7 @@ def is_partial(tensor: Tensor) -> bool:
 
 
 def reduce_partial(tensor: Tensor) -> Tensor:
-    """The tensor without terms that are still to be added."""
+    """Adds the terms of a tensor, if they are still to be added."""
     sharding = sharding_of(tensor)
     if not sharding.is_partial:
         return tensor
@@ -89,7 +89,7 @@ def write_local_shard(tensor: Tensor, whole: Tensor) -> None:
 
 
 def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
-    """An error for parameters of FullyShardedDataParallel, which look whole and are parts."""
+    """Refuses parameters of FullyShardedDataParallel, which look whole but are parts."""
     if any_others() and any(getattr(p, "_fsdp_flattened", False) for p in params):
         raise RuntimeError(
             f"{what}: FullyShardedDataParallel has cut these parameters, and each process would take the norm of its "
@@ -98,7 +98,7 @@ def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
 
 
 def made_by_zero_redundancy() -> bool:
-    """Whether ZeroRedundancyOptimizer is making an optimizer of some of the parameters: only whoever called knows."""
+    """Whether ZeroRedundancyOptimizer is making an optimizer of some of the parameters. Only the call stack tells."""
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     frame = sys._getframe(1) if module is not None else None
     while frame is not None and frame.f_globals is not vars(module):

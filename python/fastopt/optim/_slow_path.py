@@ -1,7 +1,7 @@
-"""The slow path of a step: parameters the engine does not take as they are.
+"""The slow path of a step: parameters that the engine does not take as they are.
 
-Fresh ones get their states. Those of an unusual layout are put right. Wrong ones raise an error that
-names them. Nothing the optimizer or the user can see changes before :meth:`SlowPath.commit`.
+Fresh parameters get their states, unusual layouts get dense copies, and wrong parameters raise an error that names
+them. Nothing that the optimizer or the user can see changes before :meth:`SlowPath.commit`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._update import Group, Subject, Update
 
 
 class _Rule(NamedTuple):
-    """What a backend says of a rule."""
+    """A backend's description of a rule."""
 
     states: int
     scalars: tuple[str, ...]
@@ -41,9 +41,9 @@ class SlowPath:
     """One step's unusual parameters.
 
     Args:
-        optimizer: whose step it is.
+        optimizer: the optimizer whose step it is.
         engine_step: the engine's step, with the parameter's group open.
-        loss_scale: what the step divides gradients by and writes back, where it is not 1.
+        loss_scale: the number by which the step divides gradients, which are written back where it is not 1.
     """
 
     def __init__(self, optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
@@ -58,7 +58,7 @@ class SlowPath:
         self._views = False
 
     def add_fresh(self, indices: list[int], params: list[Tensor], group: Group, update: Update) -> list[int]:
-        """Adds those of the parameters that lack nothing but their states, which the engine can tell.
+        """Adds the parameters that, as the engine finds, lack nothing but their states.
 
         Returns the indices of the others.
         """
@@ -78,10 +78,10 @@ class SlowPath:
         return others
 
     def add(self, subject: Subject) -> bool:
-        """Adds a parameter, or raises an error that calls it by its name.
+        """Adds a parameter, or raises an error that names it.
 
-        False for a DTensor whose update needs sums over the whole: it has been checked, and is for :meth:`add_whole`
-        when all others are updated. Nothing has been communicated for it.
+        Returns False for a DTensor whose update needs sums over the whole. It has been checked without communication,
+        and is for :meth:`add_whole` when all others are updated.
         """
         sharding = sharding_of(subject.owner)
         self._check_kinds(subject, sharding)
@@ -113,7 +113,7 @@ class SlowPath:
         self._add_prepared(subject, dense, grad, *self._states.of(subject, param, layout))
 
     def _check_parts(self, subject: Subject) -> None:
-        """What adding the whole will check."""
+        """Checks what adding the whole will check."""
         owner, name = subject.owner, subject.name
         plain(owner, name)
         if owner.grad is not None:
@@ -146,7 +146,7 @@ class SlowPath:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
 
     def _gradient(self, subject: Subject, param: Tensor, sharding: Sharding) -> Tensor:
-        """Strided, or sparse where only its rows are to be updated."""
+        """Returns the gradient, strided, or sparse where only its rows are updated."""
         grad, name = subject.owner.grad, subject.name
         assert grad is not None
         if grad.is_sparse:
@@ -167,11 +167,11 @@ class SlowPath:
         return grad if how == "rows" else grad.to_dense()
 
     def _divide_afterwards(self, grad: Tensor) -> None:
-        """A gradient that the engine has a copy of: unscaled like the copy."""
+        """Unscales a gradient of which the engine has a copy, as it unscales the copy."""
         self._copies.afterwards(lambda: grad.div_(self._loss_scale))
 
     def _add_rows(self, subject: Subject, param: Tensor, grad: Tensor) -> None:
-        """Of the parameter and its states, what a sparse gradient touches, as dense tensors of their own."""
+        """Adds the rows of the parameter and its states that a sparse gradient touches, as dense copies."""
         name = subject.name
         states, *numbers = self._states.of(subject, param, dense_layout(param))
         for tensor in (param, *states):
@@ -191,7 +191,7 @@ class SlowPath:
         self._add_prepared(subject, taken(param), values, tuple(map(taken, states)), *numbers)
 
     def check_views(self) -> None:
-        """The engine finds dense parameters that share memory; views it does not see."""
+        """Refuses views that share memory. The engine does not see them; it finds only dense parameters that do."""
         if not self._views:
             return
         params = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -201,11 +201,11 @@ class SlowPath:
             raise RuntimeError(f"{one} shares memory with {other}")
 
     def commit(self) -> None:
-        """Everything has been checked: the new states become the optimizer's."""
+        """Gives the new states to the optimizer, after everything has been checked."""
         self._states.commit()
 
     def write_back(self) -> None:
-        """Writes the updated copies back, and lets go of them."""
+        """Writes the updated copies back and releases them."""
         self._copies.write_back()
 
 
@@ -215,5 +215,5 @@ def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:
 
 
 def _takes_its_size(param: Tensor) -> bool:
-    """Whether its states take no more memory than itself: an expanded tensor's may take all there is."""
+    """Whether each state takes no more memory than the parameter. The states of an expanded tensor may be too large."""
     return param.layout == torch.strided and param.is_contiguous()

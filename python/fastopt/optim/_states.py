@@ -1,4 +1,4 @@
-"""The states of a step's unusual parameters: checked, laid out for the engine, and made where there are none yet."""
+"""Checks the states of a step's unusual parameters, lays them out for the engine, and makes those that are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 class States:
-    """Those of one step. What is made, or made anew, is the optimizer's from :meth:`commit` on."""
+    """The states of one step. Those that it makes belong to the optimizer from :meth:`commit` on."""
 
     def __init__(self, optimizer: Declared, copies: DenseCopies) -> None:
         self._optimizer = optimizer
@@ -26,7 +26,7 @@ class States:
         self._declined: dict[Tensor, dict[str, Any]] = {}
 
     def first(self, param: Tensor, group: Group, update: Update) -> dict[str, Any]:
-        """A parameter's states before its first update."""
+        """Makes a parameter's states for the time before its first update."""
         optimizer = self._optimizer
         device = counters.place(optimizer._option(group, "capturable"), param)
         entries: dict[str, Any] = {"step": counters.number(0.0, device)} if update.counts else {}
@@ -37,15 +37,15 @@ class States:
         return entries
 
     def keep(self, param: Tensor, entries: dict[str, Any]) -> None:
-        """The engine has taken them."""
+        """Keeps states that the engine has taken."""
         self._new.append((param, entries))
 
     def decline(self, param: Tensor, entries: dict[str, Any]) -> None:
-        """The engine does not take the parameter as it is, or not yet: its first states are for :meth:`of`."""
+        """Keeps first states for :meth:`of`, because the engine does not take the parameter as it is, or not yet."""
         self._declined[param] = entries
 
     def commit(self) -> None:
-        """Everything has been checked: the new states become the optimizer's."""
+        """Gives the new states to the optimizer, after everything has been checked."""
         state = self._optimizer.state
         for param, entries in self._new:
             if state.setdefault(param, entries) is not entries:
@@ -55,9 +55,9 @@ class States:
     def of(
         self, subject: Subject, param: Tensor, layout: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
-        """The states for the engine, the 'step' tensor, the carried scalars, and t for an update that does not count.
+        """Returns the states for the engine, the 'step' tensor, the carried scalars, and t for an update without count.
 
-        They are to be where ``param`` is, and lie as ``layout`` does.
+        States have to be on the device of ``param``; they get the layout of ``layout``.
         """
         _, owner, name, group, update = subject
         if not update.states and not update.counts:
@@ -91,9 +91,9 @@ class States:
         return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
 
     def check(self, subject: Subject) -> None:
-        """What :meth:`of` checks, of a DTensor's states as a whole. Nothing is communicated.
+        """Checks of a DTensor's states what :meth:`of` checks, without communication.
 
-        First states are made here: small tensors between large ones that come and go would scatter the memory.
+        First states are made here. Made later, these small tensors between large temporary ones would fragment memory.
         """
         _, owner, name, group, update = subject
         known, fresh = self._known(subject)
@@ -108,7 +108,7 @@ class States:
             counters.as_count(known["step"], counters.place(self._optimizer._option(group, "capturable"), owner), name)
 
     def _known(self, subject: Subject) -> tuple[dict[str, Any], bool]:
-        """The parameter's states, and whether it has none yet."""
+        """Returns the parameter's states, and whether it has none yet."""
         known = self._optimizer.state.get(subject.owner) or {}
         update = subject.update
         keys = (*update.states, *(("step",) if update.counts else ()), *update.carried)
@@ -118,7 +118,7 @@ class States:
         return known, bool(missing)
 
     def _like(self, layout: Tensor, key: str) -> Tensor:
-        """How a state lies where its parameter lies as ``layout``."""
+        """Returns the layout of a state whose parameter has ``layout``."""
         shape = self._optimizer._state_shape(layout.shape, key)
         return layout if shape == layout.shape else torch.empty(shape, dtype=layout.dtype, device="meta")
 
@@ -131,10 +131,10 @@ class States:
             entries[key] = state = copy_like(state.to_dense(), layout)
         state_plain = plain(state, role)
         _check_likeness(state_plain, layout, device, role)
-        if state_plain is not state:  # a shard or a view of the state's own memory, which it goes back to
+        if state_plain is not state:  # a shard or a view of the state, to which updates are written back
             return self._copies.of(state_plain, layout, role, written=True)
         if not lies_like(state_plain, layout):
-            # Of another layout, from a checkpoint: laid out like its parameter once and for all.
+            # A checkpoint may bring another layout: the state gets its parameter's once and for all.
             entries[key] = state_plain = copy_like(state_plain, layout)
         return state_plain
 

@@ -1,4 +1,4 @@
-"""How a step goes: all is gathered and checked, then norms, then everything is written."""
+"""Runs a step: gathers and checks everything, takes norms, then writes everything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Sharded(NamedTuple):
     """A parameter of which this process has a part, and whose update needs sums over the whole."""
 
     subject: Subject
-    given: tuple[Any, ...]  # to the batch
+    given: tuple[Any, ...]  # arguments of the engine's ``add_group``
     learning_rate: Tensor | None  # on a device that computes the scalars
 
 
@@ -35,9 +35,10 @@ def _is_on_device(value: Any) -> bool:
 
 
 def loss_scale_of(optimizer: Declared, engine_step: Any) -> float | None:
-    """GradScaler's contract: what gradients are divided by; with an inf among them, None: nothing happens at all.
+    """Returns what gradients are divided by, as GradScaler's contract says. With an inf among them it returns None, and
+    the step does nothing.
 
-    Where the device keeps the counters, nobody waits for it: the engine is told where it finds out.
+    Where the device keeps the counters, the CPU does not wait for it: the engine gets GradScaler's tensors.
     """
     if "found_inf" not in optimizer.__dict__ and "grad_scale" not in optimizer.__dict__:
         return 1.0
@@ -54,14 +55,14 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     """Updates the parameters of all groups.
 
     Args:
-        optimizer: whose step it is.
+        optimizer: the optimizer whose step it is.
         engine_step: an empty step of the engine, or one that has been told what the step depends on.
-        loss_scale: what gradients are divided by first.
+        loss_scale: the number by which gradients are divided first.
     """
     try:
         slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale)
     except (TypeError, ValueError):
-        for group in optimizer.param_groups:  # which may have been edited: says which option is no number
+        for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
         raise
     norm_of_parts = None
@@ -83,11 +84,11 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     else:
         optimizer.__dict__.pop("_grad_norm", None)
     _write(engine_step, slow_path, norm, threads)
-    for one in sharded:  # one at a time: the memory of a parameter that was put together is free for the next
+    for one in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
         assert slow_path is not None
         subject = one.subject._replace(position=0)
         if optimizer._option(subject.group, "capturable"):
-            loss_scale_of(optimizer, engine_step)  # tells the engine, which has forgotten it after its run
+            loss_scale_of(optimizer, engine_step)  # tells the engine again, which forgets it after a run
         engine_step.add_group(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
         with torch.no_grad():
             slow_path.add_whole(subject)
@@ -96,7 +97,8 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
 
 
 def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[SlowPath | None, list[_Sharded], bool]:
-    """What the engine does not take as it is, what is left for later, and whether a group clips by a norm."""
+    """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
+    group clips by a norm."""
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False

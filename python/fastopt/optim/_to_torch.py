@@ -1,4 +1,4 @@
-"""From our optimizers to torch's."""
+"""Converts our optimizers to torch's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._declared import Declared
 
 
 def torch_class(cls: type[Optimizer]) -> Any:
-    """The class of torch.optim that one of ours stands for, or None."""
+    """Returns the class of torch.optim that one of ours replaces, or None."""
     found = [base for base in cls.__mro__ if base.__module__.startswith("torch.optim") and base is not Optimizer]
     return found[0] if found and cls not in found else None
 
@@ -25,7 +25,7 @@ def to_torch(optimizer: Declared) -> Optimizer:
     known = set(cls([torch.empty(0)]).defaults)
     ours: Any = type(optimizer)
     neutral = ours([torch.empty(0)]).defaults
-    own = [key for key in neutral if key not in known]  # a loaded optimizer's defaults have more, from torch
+    own = [key for key in neutral if key not in known]  # a loaded optimizer.defaults has more keys, which are torch's
     for group in optimizer.param_groups:
         for key in own:
             if key != "state_dtype" and group.get(key, neutral[key]) != neutral[key]:
@@ -33,7 +33,7 @@ def to_torch(optimizer: Declared) -> Optimizer:
     theirs = rebuilt(cls, optimizer, dropped=own)
     for group in optimizer.param_groups:
         for param in group["params"]:
-            for key in theirs.state.get(param, {}):  # Adagrad's, made from the defaults
+            for key in theirs.state.get(param, {}):  # torch's Adagrad has made them from the defaults
                 if key != "step":
                     theirs.state[param][key] = _in_type_of(param, optimizer._new_state(param, group, key))
     for param, state in optimizer.state.items():
@@ -45,7 +45,7 @@ def to_torch(optimizer: Declared) -> Optimizer:
 
 
 def rebuilt(cls: Any, optimizer: Optimizer, dropped: Any) -> Any:
-    """Another optimizer for the same groups, which are copied but for some options."""
+    """Makes another optimizer for copies of the same groups, without the options in ``dropped``."""
     other = cls([{"params": list(group["params"])} for group in optimizer.param_groups])
     other.defaults.update({key: value for key, value in optimizer.defaults.items() if key not in dropped})
     for new, old in zip(other.param_groups, optimizer.param_groups, strict=True):
@@ -54,5 +54,5 @@ def rebuilt(cls: Any, optimizer: Optimizer, dropped: Any) -> Any:
 
 
 def _in_type_of(param: Tensor, value: Any) -> Any:
-    """torch's kernels want states in their parameter's type."""
+    """Casts a state to its parameter's type, which torch's kernels need."""
     return value.to(param.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""What an optimizer tells the step: which rule updates what; and the options all of them have."""
+"""What an optimizer tells the step: which rule updates what; and the options that all optimizers have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Update(NamedTuple):
     sums: bool = False  # whether the rule needs sums over the whole parameter
 
 
-# Parameters of a group that are updated alike: how, the rule's scalars, and their indices (None: all).
+# Parameters of a group with the same update: the update, the rule's scalars, and their indices (None: all).
 Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
 
 
@@ -42,13 +42,13 @@ class Subject(NamedTuple):
 class Decay(enum.Enum):
     """What ``weight_decay`` does."""
 
-    COUPLED = enum.auto()  # is a part of the gradient
-    DECOUPLED = enum.auto()  # shrinks the parameter before its update
-    OWN = enum.auto()  # is the rule's affair
+    COUPLED = enum.auto()  # it is a part of the gradient
+    DECOUPLED = enum.auto()  # it shrinks the parameter before its update
+    OWN = enum.auto()  # the rule applies it
 
 
 class CommonOptions(TypedDict, total=False):
-    """What every optimizer takes, keyword-only; each may also be set per parameter group."""
+    """Options that every optimizer takes, keyword-only; each may also be set per parameter group."""
 
     l1: float
     """L1 penalty, ``l1 * sign(p)`` added to the gradient (default: 0)."""
@@ -59,7 +59,7 @@ class CommonOptions(TypedDict, total=False):
     max_grad_value: float | None
     """Gradients enter the update clamped to plus or minus this, after ``max_grad_norm`` (default: None)."""
     state_dtype: torch.dtype | None
-    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32, in checkpoints too
+    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32, also in checkpoints
     (default: None, the parameter's type)."""
 
 

@@ -27,7 +27,7 @@ class AdaBound(FusedOptimizer):
         p \leftarrow p - \eta\, m
 
     with Adam's moments :math:`m`, :math:`v` and :math:`f = \text{final\_lr} \cdot \text{lr} / \text{base\_lr}`, so
-    that a schedule of ``lr`` moves the bounds too. ``base_lr``, the learning rate a group began with, is an
+    that a schedule of ``lr`` also moves the bounds. ``base_lr``, the learning rate that a group began with, is an
     entry of the group; where it is 0, :math:`f` is ``final_lr`` as soon as ``lr`` is not 0.
 
     Args:
@@ -102,7 +102,7 @@ class AdaBound(FusedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # of an implementation that keeps it elsewhere
+        for group in self.param_groups:  # other implementations keep it elsewhere
             group.setdefault("base_lr", float(group["lr"]))
 
     def _update(self, group: Group) -> Update:

@@ -27,7 +27,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         u = \frac{g}{\max\big(\sqrt{R\, C / \text{mean}(R)},\, \epsilon_1\big)}, \quad
         p \leftarrow p - \frac{\max(\epsilon_2, \text{RMS}(p))\, \rho_t}{\max(1, \text{RMS}(u) / d)}\, u
 
-    with :math:`\rho_t = \min(\text{lr}, 1/\sqrt t)`. Factored over the last two dimensions; vectors and
+    with :math:`\rho_t = \min(\text{lr}, 1/\sqrt t)`. The last two dimensions are factored; vectors and
     scalars keep the whole second moment. A step takes scratch memory for sums: 4 % of a large float32 matrix,
     but up to 4 times a tensor of 3 x 3 kernels, or of a single row or column; beyond 4 MiB it is freed.
 
@@ -73,7 +73,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         self._extend(common)
 
     def _parts(self, group: Group) -> list[Part]:
-        """By number of dimensions, and by type, on which the default of eps depends."""
+        """Splits parameters by number of dimensions, and by type, on which the default of eps depends."""
         indices: dict[tuple[bool, torch.dtype], list[int]] = {}
         for i, param in enumerate(group["params"]):
             dtype = param.dtype

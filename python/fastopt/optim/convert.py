@@ -1,4 +1,4 @@
-"""From torch's optimizers to ours, back, and from one of ours to another in the middle of training."""
+"""Converts torch's optimizers to ours, and one of ours to another in the middle of training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ._update import CommonOptions, Group
 
 Fused = TypeVar("Fused", bound=FusedOptimizer)
 
-# What means the same to every optimizer.
+# Options that mean the same to every optimizer.
 _KEPT = ("weight_decay", "maximize", "foreach", "fused", *CommonOptions.__annotations__)
 
 
 def from_torch(optimizer: Optimizer) -> FusedOptimizer:
-    """The fastopt equivalent of a torch optimizer, in the middle of training or before it.
+    """Returns the fastopt equivalent of a torch optimizer, in the middle of training or before it.
 
     Parameters and states are shared, not copied: do not step the old one any more. Groups keep all
     their options, ``initial_lr`` included, so that a scheduler can be resumed; hooks and schedulers
-    belong to the old optimizer and are to be made anew.
+    belong to the old optimizer and have to be made anew.
 
     Args:
-        optimizer: of exactly a class of torch.optim that fastopt has.
+        optimizer: an instance of exactly a class of torch.optim that fastopt has.
 
     Raises:
         TypeError: fastopt has no equivalent of its class.
@@ -58,10 +58,10 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     A scheduler that goes on from the current learning rate (StepLR, CosineAnnealingLR, ExponentialLR, ...) goes on
     from ``lr``. One that starts from its base rates (LambdaLR) is told of the new ones by
     ``scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]``. What a scheduler or you keep
-    in a group stays there. OneCycleLR and CyclicLR, which also cycle the momentum of one class, are to be made anew.
+    in a group stays there. OneCycleLR and CyclicLR, which also cycle the momentum of one class, have to be made anew.
 
     Args:
-        optimizer: one of fastopt's; of a Lookahead, its ``optimizer``.
+        optimizer: an optimizer of fastopt; for a Lookahead, give its ``optimizer``.
         cls: the class it becomes.
         lr: the learning rate of the first group from now on.
         options: other arguments of ``cls``.
@@ -98,7 +98,7 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     for group, new in zip(optimizer.param_groups, groups, strict=True):
         group.clear()
         group.update(new)
-    optimizer._patch_step_function()  # the class's name in profiles
+    optimizer._patch_step_function()  # updates the class's name in profiles
     return optimizer  # type: ignore[return-value]
 
 
@@ -114,9 +114,9 @@ def _switched(group: Group, optimizer: FusedOptimizer, defaults: Group, lr: Any,
     new = {**defaults, **kept, **options}
     new["lr"] = lr if ratio == 1.0 else float(lr) * ratio
     now = float(group["lr"])
-    for key in ("initial_lr", "max_lr", "min_lr"):  # a scheduler's
+    for key in ("initial_lr", "max_lr", "min_lr"):  # a scheduler has set them
         if key in group:
             new[key] = float(new["lr"]) * (float(group[key]) / now if now else 1.0)
     if "final_lr" in defaults:
-        new["base_lr"] = float(new["lr"])  # AdaBound's
+        new["base_lr"] = float(new["lr"])  # as AdaBound notes it
     return new

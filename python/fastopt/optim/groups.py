@@ -17,15 +17,15 @@ _NORMS: tuple[type[nn.Module], ...] = (
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices and kernels with weight decay, everything else without.
+    """Makes two parameter groups: matrices and kernels with weight decay, everything else without.
 
-    Without are biases (parameters called ``bias...`` or ``...bias``), the parameters of normalisation layers,
-    and all other vectors and scalars, such as the scales of home-made normalisations. Parameters that do not
+    The second group has biases (parameters called ``bias...`` or ``...bias``), the parameters of normalisation
+    layers, and all other vectors and scalars, such as the scales of home-made normalisations. Parameters that do not
     require a gradient are left out; shared ones appear once.
 
     Args:
         model: the module whose parameters are grouped.
-        weight_decay: of the first group.
+        weight_decay: the weight decay of the first group.
 
     Returns:
         Two group dicts, with ``weight_decay`` and with 0, for any optimizer.

@@ -17,7 +17,7 @@ _LAMB = Update("lamb", ("exp_avg", "exp_avg_sq"), sums=True)
 
 
 class LAMB(FusedOptimizer):
-    r"""LAMB, Adam for large batches: each tensor's step is as long as its norm says, in two fused passes.
+    r"""LAMB in two fused passes: Adam for large batches, with each tensor's step scaled by its norm.
 
     .. math::
         u = \frac{m / (1-\beta_1^t)}{\sqrt{v}\,/\sqrt{1-\beta_2^t} + \text{eps}} + \lambda\, p, \qquad
@@ -32,8 +32,8 @@ class LAMB(FusedOptimizer):
         lr: learning rate; a float or a 1-element tensor (default: 1e-3).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         eps: added to the root, after bias correction (default: 1e-6).
-        weight_decay: :math:`\lambda`, a part of the direction, so that the ratio has it too (default: 0.01).
-        always_adapt: takes the ratio where ``weight_decay`` is 0 too.
+        weight_decay: :math:`\lambda`, a part of the direction and therefore of the ratio (default: 0.01).
+        always_adapt: takes the ratio even where ``weight_decay`` is 0.
         maximize: ascends instead.
         capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
             need not wait; for parameters on a CUDA device (default: False).

@@ -23,7 +23,7 @@ _NUMBERS = {"k": "lookahead_k", "alpha": "lookahead_alpha", "steps": "lookahead_
 
 
 def _split(state_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A checkpoint of the inner optimizer, one of the slow weights, and the numbers, if it has them."""
+    """Splits a checkpoint into one of the inner optimizer, one of the slow weights, and the numbers, if it has them."""
     groups = [{k: v for k, v in g.items() if k not in _NUMBERS.values()} for g in state_dict["param_groups"]]
     state = state_dict["state"]
     slow = {i: {"slow_param": entries["slow_param"]} for i, entries in state.items() if "slow_param" in entries}
@@ -48,9 +48,9 @@ class Lookahead(FusedOptimizer):
         \phi \leftarrow \phi + \alpha\, (p - \phi), \qquad p \leftarrow \phi
         \qquad\text{after every } k \text{ steps of the inner optimizer}
 
-    The slow weights :math:`\phi` start as what the parameters are at the first step. Parameter groups are those of
-    the inner optimizer, so schedulers and ``zero_grad`` may be given either of the two. GradScaler's
-    contract holds if it does for the inner optimizer; a step skipped because of an inf is not counted.
+    The slow weights :math:`\phi` start as copies of the parameters at the first step. Parameter groups are those of
+    the inner optimizer, so schedulers and ``zero_grad`` work with either of the two. GradScaler's contract holds if
+    it does for the inner optimizer; a step skipped because of an inf is not counted.
 
     Args:
         optimizer: any ``torch.optim.Optimizer``, of fastopt or not. Step through the Lookahead from then on.
@@ -87,21 +87,21 @@ class Lookahead(FusedOptimizer):
         self.k, self.alpha, self.steps, self.state_dtype = int(k), alpha, 0, state_dtype
         self._known: list[int] = []  # the parameters that have slow weights, by id
         self.state = defaultdict(dict)
-        self.__setstate__({})  # torch's constructor would make groups of its own
+        self.__setstate__({})  # torch's constructor would make other groups
 
     @property
     def param_groups(self) -> list[Group]:  # type: ignore[override]
-        """The inner optimizer's."""
+        """The inner optimizer's groups."""
         return self.optimizer.param_groups
 
     @property
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The inner optimizer's."""
+        """The inner optimizer's defaults."""
         return self.optimizer.defaults
 
     @property
     def group_keys(self) -> frozenset[str]:  # type: ignore[override]
-        """The inner optimizer's."""
+        """The options that the inner optimizer knows."""
         return frozenset(getattr(self.optimizer, "group_keys", self.optimizer.defaults))
 
     @property  # type: ignore[misc]
@@ -111,17 +111,17 @@ class Lookahead(FusedOptimizer):
     @property
     @eager
     def grad_norm(self) -> Tensor | None:
-        """The inner optimizer's."""
+        """The norm that the inner optimizer clipped by, or None."""
         return getattr(self.optimizer, "grad_norm", None)
 
     def add_param_group(self, param_group: Group) -> None:
         self.optimizer.add_param_group(param_group)
 
     def _check_group(self, group: Group) -> None:
-        """The groups are the inner optimizer's affair."""
+        """Checks nothing: the inner optimizer checks its groups."""
 
     def _check_flags(self, group: Group) -> None:
-        """As are their flags."""
+        """Checks nothing: the inner optimizer checks its flags."""
 
     def _parts(self, group: Group) -> list[Part]:
         slow = [i for i, param in enumerate(group["params"]) if param in self.state]
@@ -143,7 +143,7 @@ class Lookahead(FusedOptimizer):
 
     @torch.no_grad()
     def _first_weights(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Slow weights for parameters that have none, as they are before their first update."""
+        """Makes slow weights for parameters that have none, as the parameters are before their first update."""
         params = [(param, group) for group in self.param_groups for param in group["params"]]
         ids = [id(param) for param, _ in params]
         if ids == self._known:
@@ -191,8 +191,9 @@ class Lookahead(FusedOptimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """One optimizer's: slow weights beside the inner states of each parameter, ``k``, ``alpha`` and ``steps`` in
-        the groups. So it goes where state dicts of torch's optimizers go, ``torch.distributed.checkpoint`` included.
+        """Returns one optimizer's state dict: each parameter has its inner states and its slow weights, and each group
+        has ``k``, ``alpha`` and ``steps``. So it works where state dicts of torch's optimizers work,
+        ``torch.distributed.checkpoint`` included.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
@@ -207,19 +208,19 @@ class Lookahead(FusedOptimizer):
         return whole
 
     def _state_keys(self) -> None:
-        """The inner optimizer's, which may be anybody's."""
+        """Returns None for any states: the inner optimizer may be of any class."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes a Lookahead's checkpoint, or the inner optimizer's alone: then the slow weights start anew.
 
         Raises:
-            ValueError: the checkpoint has slow weights, but not what belongs to them in its groups; or as torch.
+            ValueError: the checkpoint has slow weights, but its groups lack their numbers; or torch refuses it.
         """
         state_dict = state_dict.copy()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         inner, slow, numbers = _split(state_dict)
-        loaded = copy.copy(self)  # has no hooks: they are shown the whole state dict
+        loaded = copy.copy(self)  # without hooks, which see the whole state dict
         loaded.state = defaultdict(dict)
         if numbers:
             super(Lookahead, loaded).load_state_dict(slow)
@@ -234,5 +235,5 @@ class Lookahead(FusedOptimizer):
         return {key: self.__dict__[key] for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = ("param_groups", "defaults")  # those of the inner optimizer are the only ones
+        groups = ("param_groups", "defaults")  # only the inner optimizer has them
         Optimizer.__setstate__(self, {"_known": [], **{k: v for k, v in state.items() if k not in groups}})

@@ -1,5 +1,5 @@
-"""Every operation of fastopt in NumPy: the definition the kernels are tested against, to the bit, and
-the fallback where the extension is missing. Clear before fast.
+"""Every operation of fastopt in NumPy: the definition that the kernels are tested against, to the bit, and the fallback
+where the extension is missing. The code prefers clarity to speed.
 """
 
 from . import (

@@ -23,7 +23,7 @@ def _inverse_root(second_moment: Array) -> Array:
 def _step_size(
     param_squares: float, direction_squares: float, n: int, *, rho: float, eps2: float, d: float, **_: float
 ) -> float:
-    """alpha / max(1, RMS(update) / d)."""
+    """Returns alpha / max(1, RMS(update) / d)."""
     rms_param = math.sqrt(param_squares / n)
     clipping = math.sqrt(direction_squares / n) / d
     # Either is NaN where its sum is.
@@ -50,27 +50,29 @@ def adafactor(
 
 
 def _tiled(matrices: Array) -> Array:
-    """[matrix, tile down, band, row, tile across, column] of [matrix, row, column], zeros where there is nothing."""
+    """Cuts [matrix, row, column] into [matrix, tile down, band, row, tile across, column], filled up with zeros."""
     count, rows, columns = matrices.shape
-    high = min(TILE_ROWS, rows + -rows % BAND_ROWS)  # of a small matrix, only what is not empty
+    high = min(TILE_ROWS, rows + -rows % BAND_ROWS)  # small matrices have no empty bands
     wide = min(TILE_COLUMNS, columns + -columns % LANES)
     padded = np.pad(matrices, ((0, 0), (0, -rows % high), (0, -columns % wide)))
     return padded.reshape(count, padded.shape[1] // high, -1, BAND_ROWS, padded.shape[2] // wide, wide)
 
 
 def _row_sums(tiled: Array) -> Array:
-    """[matrix, row]: of each tile across, by lanes; of all of them, by lanes."""
+    """Returns [matrix, row]: sums of each tile across, by lanes, and of these sums, by lanes."""
     return by_lanes(by_lanes(tiled)).reshape(tiled.shape[0], -1)
 
 
 def _column_sums(tiled: Array) -> Array:
-    """[matrix, column]: of each band, row after row; of each tile, band after band; of all tiles down, by lanes."""
+    """Returns [matrix, column]: sums of each band, row after row, then of each tile, band after band, then of all tiles
+    down, by lanes."""
     in_tiles = in_order(in_order(tiled, 3), 2)
     return by_lanes(np.moveaxis(in_tiles, 1, -1)).reshape(tiled.shape[0], -1)
 
 
 def _tile_sums(tiled: Array) -> Array:
-    """Of every tile: each band row after row through lanes; the lanes of the bands one after the other, and merged."""
+    """Sums every tile: each band row after row into lanes, then the lanes of the bands one after the other, then merges
+    the lanes."""
     bands = np.moveaxis(tiled, 4, 2)
     lanes = lanes_of(bands.reshape(*bands.shape[:4], -1))
     return merge(in_order(lanes, 3)).reshape(-1)

@@ -1,4 +1,4 @@
-"""Batch normalization on NumPy, behind the functions of the engine (``csrc/engine/norm/batch_norm.h``)."""
+"""Batch normalization in NumPy, with the functions of the engine (``csrc/engine/norm/batch_norm.h``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _taken(input: Tensor, operands: list[Tensor | None], parameters: list[Tensor
 
 
 def _numbers(tensor: Tensor | None, default: float, channels: int) -> Array:
-    """A parameter's or statistic's elements in float64."""
+    """Returns the elements of a parameter or statistic in float64."""
     if tensor is None:
         return np.full(channels, default)
     return half.load(flat(tensor)).astype(np.float64)
@@ -57,7 +57,7 @@ class _Call:
         self.activation, self.negative_slope = ACTIVATIONS[activation], negative_slope
 
     def use(self, statistics: Tensor) -> None:
-        """Coefficients in the compute type. The mean does not fit: the offset makes up for what the center lacks."""
+        """Rounds coefficients to the compute type. The offset makes up for rounding the mean to the center."""
         self.mean, self.inverse_std = statistics[:2].numpy()
         number = self.x.dtype.type
         scale = self.weight * self.inverse_std
@@ -74,14 +74,14 @@ class _Call:
         self.channels.store(self.activation.value(self.z(), self.negative_slope), out)
 
     def entering(self, grad: Tensor) -> Array:
-        """The gradient of z."""
+        """Returns the gradient of z."""
         loaded = self.channels.load(grad)
         if self.activation is ACTIVATIONS["identity"]:
             return loaded
         return self.activation.gradient(self.z(), loaded, self.negative_slope)
 
     def sums(self, entering: Array) -> Pairs:
-        """Of the gradient of z, and of its products with x - mean."""
+        """Sums the gradient of z, and its products with x - mean."""
         total, products = sums(self.channels, entering, self.x, self.center)
         return total, products - (self.mean - self.center.astype(np.float64)) * total
 

@@ -1,4 +1,4 @@
-"""Dropout masks (docs/dropout_mask.md) and the dropout family on NumPy, behind the functions of the
+"""Dropout masks (docs/dropout_mask.md) and the dropout family in NumPy, with the functions of the
 engine (``csrc/engine/dropout/dropout.h``)."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .philox import philox
 from .step import flat
 
 CERTAIN = 1 << 48  # the threshold of a probability of 1
-_SUM_STRIP, _SUM_ROWS = 16, 128  # rows whose sums are taken before they are added to the others'
+_SUM_STRIP, _SUM_ROWS = 16, 128  # rows that are summed before their sum is added to the others
 
 
 def flags(elements: Array, seed: int, offset: int, threshold: int) -> Array:
-    """Which of the mask's ``elements`` (uint64, any shape) are kept; ``threshold / 2**48`` is the
-    probability that one is not."""
+    """Returns which of the mask's ``elements`` (uint64, any shape) are kept. Each is dropped with probability
+    ``threshold / 2**48``."""
     if threshold in (0, CERTAIN):
         return np.full(elements.shape, threshold == 0)
     flat_elements = elements.reshape(-1)
@@ -37,12 +37,12 @@ def flags(elements: Array, seed: int, offset: int, threshold: int) -> Array:
 
 
 def mask(shape: tuple[int, ...], seed: int, offset: int, threshold: int) -> Array:
-    """The mask of ``shape``, elements in C order."""
+    """Returns the mask of ``shape``, elements in C order."""
     return flags(np.arange(math.prod(shape), dtype=np.uint64).reshape(shape), seed, offset, threshold)
 
 
 def _flags_like(tensor: Tensor, mask_dims: int, seed: int, offset: int, threshold: int) -> Array:
-    """Flags in the order of the tensor's memory."""
+    """Returns flags in the order of the tensor's memory."""
     shape = tuple(tensor.shape[:mask_dims])
     kept = torch.from_numpy(mask(shape, seed, offset, threshold))
     kept = kept.reshape(shape + (1,) * (tensor.ndim - len(shape))).expand(tensor.shape)
@@ -110,7 +110,7 @@ def drop(
 
 
 def _sums(rows: Array, count: int) -> Array:
-    """Each of ``count`` rows, in their order."""
+    """Sums every ``count`` rows, in their order."""
     sums = np.zeros((-(-len(rows) // count), rows.shape[1]))
     for i in range(min(count, len(rows))):
         some = rows[i::count]

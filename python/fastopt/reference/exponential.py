@@ -1,5 +1,5 @@
-"""e^x and the normal distribution from IEEE operations only, as in ``csrc/math/exponential.h``: libm's differ between
-machines."""
+"""e^x and the normal distribution from IEEE operations only, as in ``csrc/math/exponential.h``: libm's functions differ
+between machines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .half import Array
 _hex = float.fromhex
 _LOG2_E = _hex("0x1.71547652b82fep0")
 
-# By type: the ends of the range, what rounds to a whole number, ln(2) in two parts, bits of the mantissa, bias of the
-# exponent, integers of that size, terms of the series.
+# By type: the ends of the range, a summand that rounds to a whole number, ln(2) in two parts, bits of the mantissa,
+# bias of the exponent, the integer type of that size, terms of the series.
 _EXPONENTIAL = {
     np.dtype(np.float32): (-87, 88, _hex("0x1.8p23"), _hex("0x1.62ep-1"), _hex("0x1.0bfbe8p-15"), 23, 127, np.int32, 7),
     np.dtype(np.float64): (
@@ -78,7 +78,7 @@ def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
 
 
 def clamp(x: Array, low: float, high: float) -> Array:
-    """Keeps NaN."""
+    """Clamps, and keeps NaN."""
     number = x.dtype.type
     raised = np.where(x < number(low), number(low), x)
     clamped: Array = np.where(raised > number(high), number(high), raised)
@@ -86,7 +86,7 @@ def clamp(x: Array, low: float, high: float) -> Array:
 
 
 def _parts(x: Array) -> tuple[Array, Array, Array]:
-    """x = whole * ln(2) + rest, as 2^whole, rest, and (e^rest - 1) / rest."""
+    """Splits x = whole * ln(2) + rest. Returns 2^whole, rest, and (e^rest - 1) / rest."""
     low, high, rounding, ln2, ln2_rest, bits, bias, integer, terms = _EXPONENTIAL[x.dtype]
     number = x.dtype.type
     inside = clamp(x, low, high)
@@ -111,7 +111,7 @@ def exponential_less_1(x: Array) -> Array:
 
 
 def normal(z: Array) -> tuple[Array, Array]:
-    """Density and distribution function of the normal distribution."""
+    """Returns density and distribution function of the normal distribution."""
     number = z.dtype.type
     a = np.abs(z)
     a = np.where((a < number(1e4)) | np.isnan(a), a, number(1e4))

@@ -1,4 +1,4 @@
-"""bfloat16 and float16 to float32 and back: round to nearest even, every NaN the one quiet NaN.
+"""Converts bfloat16 and float16 to float32 and back: rounds to nearest even, and makes every NaN the one quiet NaN.
 
 NumPy has no bfloat16: its bits travel as a structured type, so that no arithmetic can touch them.
 """
@@ -15,7 +15,7 @@ bfloat16 = np.dtype([("bfloat16", np.uint16)])
 
 
 def load(array: Array) -> Array:
-    """The values in the compute type."""
+    """Returns the values in the compute type."""
     if array.dtype == bfloat16:
         return (array["bfloat16"].astype(np.uint32) << 16).view(np.float32)
     if array.dtype == np.float16:

@@ -14,7 +14,7 @@ from .pipeline import rule
 def _step_size(
     param_squares: float, direction_squares: float, n: int, *, lr: float, adapts: float, **_: float
 ) -> float:
-    """lr times the trust ratio, which is 1 where either norm is 0 or NaN."""
+    """Returns lr times the trust ratio, which is 1 where either norm is 0 or NaN."""
     if adapts == 0 or not (param_squares > 0 and direction_squares > 0):
         return lr
     with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
 """The shape of batch normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``,
-``columns.h``): flush blocks, each in lanes of the compute type that are emptied into float64, joined in order. All
-channels at once."""
+``columns.h``): flush blocks are summed in lanes of the compute type, which are emptied into float64 and joined in
+order. All channels run at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK = 65536  # elements of a chunk, about
 PLANE = 16  # from this `inner` on a tensor is taken as planes
 FLUSH_PIECES = 4
 FLUSH_ROWS = 128
-SHIFT_ROWS = 8  # of a flush block
+SHIFT_ROWS = 8  # the rows of a flush block whose mean is its shift
 
 
 class Channels:
@@ -38,7 +38,7 @@ class Channels:
         self.planes = self.inner >= PLANE
 
     def load(self, tensor: Tensor) -> Array:
-        """(outer, channels, inner) in the compute type."""
+        """Returns (outer, channels, inner) in the compute type."""
         return half.load(flat(tensor)).reshape(self.outer, self.count, self.inner)
 
     def store(self, values: Array, out: Tensor) -> None:
@@ -46,13 +46,13 @@ class Channels:
 
     @staticmethod
     def spread(numbers: Array) -> Array:
-        """One per channel, along the memory."""
+        """Spreads one number per channel along the memory."""
         return numbers[:, None]
 
 
 def join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
-    """Mean and sum of squared deviations of ``count`` elements, joined with those of ``others``: Chan, Golub and
-    LeVeque, 1979."""
+    """Joins mean and sum of squared deviations of ``count`` elements with those of ``others``: Chan, Golub and LeVeque,
+    1979."""
     fraction = others / (count + others)
     delta = other[0] - pairs[0]
     mean = pairs[0] + delta * fraction
@@ -61,7 +61,7 @@ def join(pairs: Pairs, count: float, other: Pairs, others: float) -> Pairs:
 
 
 def _shift(first: Array, total: Array, n: int) -> Array:
-    """What is subtracted before squares are taken: the mean of some elements, about, from the sum of x - first."""
+    """Returns what is subtracted before squaring: about the mean of some elements, from the sum of x - first."""
     shift: Array = (first.astype(np.float64) + total * (1 / n)).astype(first.dtype)
     return shift
 
@@ -85,7 +85,7 @@ def _merged(lanes: Array) -> Array:
 
 
 def _rows(values: Array, filler: Array) -> Array:
-    """(rows, channels, lanes), the last row made up with ``filler``."""
+    """Returns (rows, channels, lanes), the last row filled up with ``filler``."""
     missing = -values.shape[1] % LANES
     full = np.concatenate([values, np.repeat(filler[:, None], missing, axis=1)], axis=1)
     rows: Array = full.reshape(len(values), -1, LANES).transpose(1, 0, 2)
@@ -93,7 +93,7 @@ def _rows(values: Array, filler: Array) -> Array:
 
 
 def _chunks_of_pieces(channels: Channels, x: Array) -> Iterator[list[Array]]:
-    """Chunks of groups of pieces, as (channels, elements)."""
+    """Yields chunks, which are lists of pieces of shape (channels, elements)."""
     inner, outer = channels.inner, channels.outer
     by_channel = x.transpose(1, 0, 2)
     if inner > BLOCK:
@@ -160,7 +160,7 @@ def _plane_sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pai
     return total, products
 
 
-# Columns: (rows, columns), and what is behind the last full row.
+# Columns: (rows, columns), and the elements after the last full row.
 
 
 def _columns(channels: Channels, x: Array) -> tuple[Array, Array]:
@@ -177,7 +177,7 @@ def _chunk_of_rows(columns: int) -> int:
 
 
 def _of_channels(channels: Channels, columns: Array) -> Iterator[Array]:
-    """What makes up the channels, one column of each at a time."""
+    """Yields one column of every channel at a time."""
     for period in columns.reshape(-1, channels.count, channels.inner):
         yield from period.T
 
@@ -243,10 +243,10 @@ def _column_sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pa
 
 
 def moments(channels: Channels, x: Array) -> Pairs:
-    """Mean and sum of squared deviations."""
+    """Returns mean and sum of squared deviations."""
     return (_plane_moments if channels.planes else _column_moments)(channels, x)
 
 
 def sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pairs:
-    """Of ``grad``, and of its products with ``x - center``."""
+    """Sums ``grad``, and its products with ``x - center``."""
     return (_plane_sums if channels.planes else _column_sums)(channels, grad, x, center)

@@ -22,15 +22,15 @@ from .storage import NOTHING, Kept
 class Rule(NamedTuple):
     """A rule takes (param, grad, *states, *, scalars...) and returns (param, *states).
 
-    A scaled one returns (direction, *states). Its parameter is not decayed yet, and moves by the direction times a step
-    size for the whole tensor, ``step_size(squares of the parameter, squares of the direction, elements, **scalars)``,
-    whose scalars are unrounded.
+    A scaled rule returns (direction, *states). It takes a parameter that is not decayed yet, which then moves by the
+    direction times a step size for the whole tensor, ``step_size(squares of the parameter, squares of the direction,
+    elements, **scalars)``, with unrounded scalars.
     """
 
     function: Callable[..., tuple[Array, ...]]
     states: int
     scalars: tuple[str, ...]
-    reads_grad: bool  # where not, the rule takes no grad
+    reads_grad: bool  # if not, the rule takes no grad
     factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
     step_size: Callable[..., float] | None  # of a scaled rule
@@ -68,18 +68,18 @@ def rules() -> dict[str, tuple[int, tuple[str, ...], bool, bool]]:
 
 
 def unscale(grad: Array, *, loss_scale: Any) -> Array:
-    """AMP: what is written back to the gradient, and what the update goes on with."""
+    """Divides by AMP's scale. The result is written back to the gradient and enters the update."""
     return grad / loss_scale if loss_scale != 1 else grad
 
 
 def clip_coefficient(max_norm: float, norm: float) -> float:
-    """What brings gradients of a norm down to ``max_norm``; at most 1, NaN where the norm is."""
+    """Returns the factor that brings gradients of a norm down to ``max_norm``: at most 1, and NaN where the norm is."""
     coefficient = max_norm / (norm + 1e-6)
     return 1.0 if coefficient >= 1 else coefficient
 
 
 def clip(grad: Array, *, grad_factor: Any, max_grad_value: Any) -> Array:
-    """Clipping by norm and by value, and maximize; a part that is off changes no bit."""
+    """Clips by norm and by value, and applies ``maximize``; a part that is off changes no bit."""
     if grad_factor != 1:
         grad = grad * grad_factor
     if max_grad_value <= np.finfo(grad.dtype).max:
@@ -88,7 +88,7 @@ def clip(grad: Array, *, grad_factor: Any, max_grad_value: Any) -> Array:
 
 
 def penalize(param: Array, grad: Array, *, weight_decay: Any, l1: Any) -> Array:
-    """L2 and L1."""
+    """Adds the L2 and L1 penalties."""
     if weight_decay != 0:
         grad = grad + weight_decay * param
     if l1 != 0:
@@ -112,8 +112,8 @@ def update(
         name: the rule; "clip" applies :func:`clip` to ``param`` itself.
         param, grad, states: 1-D arrays; bfloat16 as ``half.bfloat16`` (uint16).
         common: the prologue's scalars, in double.
-        scalars: the rule's, in double; both are rounded once, to the compute type.
-        shape: of a factored rule's parameter, (matrices, rows, columns).
+        scalars: the rule's scalars, in double. Both are rounded once, to the compute type.
+        shape: the shape of a factored rule's parameter, (matrices, rows, columns).
         kept: how the parameter and its states are kept.
     """
     if param.size == 0:

@@ -11,7 +11,7 @@ _MANTISSA = np.uint64(0xFFFFFFFFFFFFF)
 
 
 def _log_2(x: Array) -> Array:
-    """For positive, finite, normal x: exponent + log2(mantissa), the mantissa in [sqrt(1/2), sqrt(2))."""
+    """Returns exponent + log2(mantissa) of positive, finite, normal x, with the mantissa in [sqrt(1/2), sqrt(2))."""
     shifted = x.view(np.uint64) - _ROOT_BITS
     exponent = (shifted.view(np.int64) >> 52).astype(np.float64)
     mantissa = ((shifted & _MANTISSA) + _ROOT_BITS).view(np.float64)
@@ -25,7 +25,7 @@ def _log_2(x: Array) -> Array:
 
 
 def _exp_2(y: Array) -> Array:
-    """For y in [-1021, 1023]."""
+    """Returns 2^y for y in [-1021, 1023]."""
     whole = (y + float.fromhex("0x1.8p52")) - float.fromhex("0x1.8p52")  # rounded to nearest
     x = (y - whole) * float.fromhex("0x1.62e42fefa39efp-1")  # ln(2)
     series = np.ones_like(y)
@@ -37,11 +37,11 @@ def _exp_2(y: Array) -> Array:
 
 
 def power(x: Array, p: float) -> Array:
-    """For x >= 0 and p != 0. Results beyond the normal range of float64 become 0 or infinite."""
+    """Returns x^p for x >= 0 and p != 0. Results beyond the normal range of float64 become 0 or infinite."""
     x = np.ascontiguousarray(x)
     normal = (x >= 2.0**-1022) & np.isfinite(x)
     y = p * _log_2(np.where(normal, x, 1.0))
     inside = _exp_2(np.clip(y, -1021.0, 1023.0))
     result = np.where(y > 1023, np.inf, np.where(y < -1021, 0.0, inside))
-    edge = np.where((x > 1) == (p > 0), np.inf, 0.0)  # of 0 and of infinity
+    edge = np.where((x > 1) == (p > 0), np.inf, 0.0)  # for 0 and infinity
     return np.where(normal, result, np.where(np.isnan(x), x, edge))

@@ -1,5 +1,5 @@
-"""Sums of one fixed shape, in float64: chunks of 4096 elements, in a chunk 32 lanes, element i in lane i % 32, the
-lanes merged halves onto halves; the results of all chunks go through 32 lanes once more.
+"""Sums of one fixed shape, in float64. A chunk of 4096 elements has 32 lanes, with element i in lane i % 32, which are
+merged halves onto halves. The results of all chunks go through 32 lanes once more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LANES = 32
 
 
 def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
-    """Joined one after the other (``np.sum`` would go pairwise)."""
+    """Joins values one after the other (``np.sum`` would go pairwise)."""
     if values.shape[axis] == 0:
         return np.zeros(np.delete(values.shape, axis))
     last: Array = join.accumulate(values, axis=axis).take(-1, axis=axis)
@@ -22,18 +22,18 @@ def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
 
 
 def _cut(values: Array, size: int, start: float) -> Array:
-    """The last axis in pieces, the last of which is filled up."""
+    """Cuts the last axis into pieces, and fills up the last one."""
     filler = np.full((*values.shape[:-1], -values.shape[-1] % size), start)
     return np.concatenate([values, filler], axis=-1).reshape(*values.shape[:-1], -1, size)
 
 
 def lanes_of(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
-    """The last axis through lanes."""
+    """Joins the last axis into lanes."""
     return in_order(_cut(values, LANES, start), -2, join)
 
 
 def merge(lanes: Array, join: np.ufunc = np.add) -> Array:
-    """Halves of the last axis onto halves."""
+    """Joins halves of the last axis onto halves."""
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = join(lanes[..., :half], lanes[..., half:])
@@ -47,12 +47,12 @@ def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Arra
 
 
 def partials(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
-    """One per chunk of the last axis."""
+    """Returns one result per chunk of the last axis."""
     return by_lanes(_cut(values, CHUNK, start), join, start)
 
 
 def total(values: Array) -> Array:
-    """The sum of the last axis, chunks and all."""
+    """Sums the last axis: chunks first, then their sums."""
     return by_lanes(partials(values))
 
 
@@ -63,7 +63,7 @@ def squares(values: Array) -> Array:
 
 
 def sum_of_squares(values: Array) -> float:
-    """Of a tensor, as a scaled rule takes it: the results of its chunks are summed up like elements."""
+    """Sums the squares of a tensor for a scaled rule: the results of chunks are summed like elements."""
     return float(total(partials(squares(values))))
 
 
@@ -90,7 +90,7 @@ _JOINS: dict[str, tuple[np.ufunc, float]] = {
 
 
 def norm(reduction: str, arrays: list[Array], exponent: float) -> float:
-    """Of the elements of all flat arrays; a sum of squares or powers has its root taken."""
+    """Returns the norm of the elements of all flat arrays; it takes the root of a sum of squares or powers."""
     join, start = _JOINS[reduction]
     with np.errstate(all="ignore"):
         parts = [partials(_terms(reduction, values, exponent), join, start) for values in arrays if values.size]

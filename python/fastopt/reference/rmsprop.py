@@ -12,7 +12,7 @@ from .pipeline import rule
 
 
 def _rule(name: str, *, momentum_buffer: bool, centered: bool) -> None:
-    """Registers a variant; its states are square_avg, momentum_buffer, grad_avg, as far as it has them."""
+    """Registers a variant; its states are those of square_avg, momentum_buffer and grad_avg that it needs."""
 
     def rmsprop(
         param: Array,

@@ -1,4 +1,4 @@
-"""The rows of a sparse gradient that belong to the same row of its parameter, added up."""
+"""Adds up the rows of a sparse gradient that belong to the same row of its parameter."""
 
 from __future__ import annotations
 

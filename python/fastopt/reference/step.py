@@ -1,4 +1,4 @@
-"""The engine's interface (``_core.Step``) on NumPy: one step of one optimizer."""
+"""The engine's interface (``_core.Step``) in NumPy: one step of one optimizer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Task(NamedTuple):
 
 
 def flat(tensor: Tensor) -> Array:
-    """The memory of a dense CPU tensor as a 1-D array; complex numbers as pairs."""
+    """Returns the memory of a dense CPU tensor as a 1-D array, with complex numbers as pairs."""
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -66,7 +66,7 @@ def flat(tensor: Tensor) -> Array:
 
 
 class Step:
-    """See ``csrc/engine/optim/step.h``. Takes no parameter unprepared: the optimizer's preparation checks all."""
+    """See ``csrc/engine/optim/step.h``. It takes only prepared parameters: the slow path has checked them."""
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
@@ -122,7 +122,7 @@ class Step:
         return False
 
     def _ranges(self) -> list[tuple[int, int, bool, Tensor, str]]:
-        """(begin, end, written, owner, role) of every operand that has memory, by address."""
+        """Returns (begin, end, written, owner, role) of every operand that has memory, by address."""
         found = []
         for task in self._tasks:
             unscales = task.prologue["loss_scale"] != 1

@@ -1,5 +1,5 @@
-"""Gradients of batch normalization, for kernels and operators alike: the first ones by kernels, further ones by torch's
-operations (``composite``)."""
+"""Gradients of batch normalization, for kernels and operators alike. Kernels compute the first ones, torch's operations
+(``composite``) further ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _keep(
     ctx.call = call
     if forward_ad._current_level >= 0 or transforms_active():
         ctx.save_for_forward(input, residual, weight, bias, statistics)
-    elif call.activation == "identity":  # their values do not matter then, and they may be written
+    elif call.activation == "identity":  # gradients do not need their values then, so they may be written to
         ctx.bias = bias if bias is None or bias.is_leaf else bias.detach()
         residual = bias = None
     ctx.save_for_backward(input, residual, weight, bias, statistics)
@@ -122,7 +122,7 @@ _record, _record_operator, _record_gradients = _BatchNorm.apply, _BatchNormOpera
 
 
 def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradients:
-    """The first gradients, on record where autograd watches."""
+    """Computes the first gradients, and lets autograd record it where it tracks an argument."""
     if type(call) is OperatorCall or through_operators(grad):
         return operators.batch_norm_backward(call, wants, grad, *others)
     if any_requires_grad_tracking((grad, *others)):
@@ -132,7 +132,7 @@ def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradi
 
 
 def apply(call: Call, operands: Operands) -> Tensor:
-    """Runs ``call``, on record where autograd watches."""
+    """Runs ``call``, and lets autograd record it where it tracks an argument."""
     if any_requires_grad_tracking(operands):
         check_running(call.batch, *operands[4:])
         out: Tensor = _record(*operands[:4], operands[4:], call)

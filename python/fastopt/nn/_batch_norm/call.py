@@ -1,4 +1,4 @@
-"""One application of batch normalization: from tensors of any layout to the kernels, without autograd."""
+"""Applies the kernels of batch normalization to tensors of any layout, without autograd."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..._compat import increment_version
 from .checks import check, check_device, check_memory
 from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 
-Wanted: TypeAlias = Sequence[bool]  # gradients of input, residual, weight, bias
-Gradients: TypeAlias = tuple[Maybe, ...]  # of the same
+Wanted: TypeAlias = Sequence[bool]  # whether to compute the gradients of input, residual, weight, bias
+Gradients: TypeAlias = tuple[Maybe, ...]  # in the same order
 
 
 class Call(NamedTuple):
-    """Everything but the tensors.
+    """The arguments of a call except its tensors.
 
     Attributes:
-        batch: the statistics are those of the input, otherwise the running ones.
-        group: the name of a group of processes whose inputs they are those of, which ``SyncCall`` runs; "" for this
-            process alone.
+        batch: whether the statistics are those of the input; otherwise they are the running ones.
+        group: the name of the group of processes that share statistics, which ``SyncCall`` runs; "" for this process
+            alone.
     """
 
     batch: bool
@@ -34,8 +34,8 @@ class Call(NamedTuple):
     group: str = ""
 
     def forward(self, operands: Operands) -> tuple[Tensor, Tensor]:
-        """The result, and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. The running ones are
-        written in training."""
+        """Returns the result and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. Training
+        writes the running statistics."""
         input, residual, weight, bias, running_mean, running_var = operands
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self.batch, operands)
@@ -73,7 +73,7 @@ class Call(NamedTuple):
         bias: Maybe,
         statistics: Tensor,
     ) -> Gradients:
-        """The gradients that are wanted, None for the others."""
+        """Returns the wanted gradients, and None for the others."""
         wants_input, wants_residual, wants_weight, wants_bias = wants
         passes = self.activation == "identity"
         grad_input = torch.empty_like(input) if wants_input else None

@@ -1,4 +1,4 @@
-"""What is wrong with arguments that the kernels refuse, in torch's words where it has them."""
+"""Explains what is wrong with arguments that the kernels refuse, in torch's words where it has them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_activation(name: str | None) -> None:
 
 
 def check_sizes(input: Tensor) -> None:
-    """In training, a channel needs two values."""
+    """Refuses a single value per channel: training needs two."""
     shape = input.shape
     if len(shape) > 1 and shape[0] == 1 and math.prod(shape[2:]) == 1:
         raise ValueError(
@@ -39,8 +39,8 @@ def check_eps(eps: float, training: bool) -> None:
 
 
 def check_running(batch: bool, running_mean: Tensor | None, running_var: Tensor | None) -> None:
-    """Running statistics have no gradients: an error and not a silent zero, as in torch. In forward mode it is one
-    only where the result depends on them."""
+    """Refuses running statistics that require a gradient, as torch does, instead of a silent zero. In forward mode
+    they are refused only where the result depends on them."""
     forward_mode = not batch and forward_ad._current_level >= 0
     for name, tensor in (("running_mean", running_mean), ("running_var", running_var)):
         if tensor is None:
@@ -70,7 +70,7 @@ def check_memory(**tensors: Tensor | None) -> None:
 
 
 def check(batch: bool, operands: Operands) -> None:
-    """Raises where the arguments are wrong; otherwise only their layout is unusual."""
+    """Raises an error where the arguments are wrong. If it raises none, only their layout is unusual."""
     input, residual, weight, bias, running_mean, running_var = operands
     if input.ndim < 2:
         raise RuntimeError(f"batch_norm: input has to have the shape (N, C, ...), but got {tuple(input.shape)}")

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 _aten = torch.ops.aten
-# What comes times the derivative at z: in forward mode torch takes no other gradients.
+# A change of z times the activation's derivative there, by operators that torch's forward mode supports.
 SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "relu": lambda change, z, _: _aten.threshold_backward(change, z, 0),
     "relu6": lambda change, z, _: _aten.hardtanh_backward(change, z, 0, 6),
@@ -37,12 +37,12 @@ SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 def along(numbers: Tensor, values: Tensor) -> Tensor:
-    """One number per channel, in the type of ``values``, as a tensor that broadcasts to them."""
+    """Returns one number per channel, in the type of ``values``, as a tensor that broadcasts to them."""
     return numbers.to(values.dtype).reshape(1, -1, *[1] * (values.ndim - 2))
 
 
 def linear(x_hat: Tensor, residual: Maybe, weight: Maybe, bias: Maybe) -> Tensor:
-    """What the activation is of."""
+    """Returns z, which goes into the activation."""
     z = x_hat if weight is None else x_hat * along(weight, x_hat)
     if bias is not None:
         z = z + along(bias, x_hat)
@@ -50,7 +50,7 @@ def linear(x_hat: Tensor, residual: Maybe, weight: Maybe, bias: Maybe) -> Tensor
 
 
 def _mean(call: Call, values: Tensor) -> Tensor:
-    """Of each channel, in all processes."""
+    """Returns the mean of each channel over all processes."""
     dims = [d for d in range(values.ndim) if d != 1]
     total = values.sum(dims, keepdim=True)
     count = torch.full((1,), values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
@@ -61,7 +61,8 @@ def _mean(call: Call, values: Tensor) -> Tensor:
 
 
 def _normalized(call: Call, statistics: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """And the inverse of the standard deviation; functions of the input, where they are."""
+    """Returns the normalized input and the inverse of the standard deviation. With statistics of the batch, both are
+    differentiable functions of the input."""
     if not call.batch:
         inverse_std = along(statistics[1], input)
         return (input - along(statistics[0], input)) * inverse_std, inverse_std
@@ -84,7 +85,7 @@ def forward(
 
 
 def by_torch(call: Call, operands: Operands) -> Tensor:
-    """The same in evaluation by torch's operators, each of which every exporter knows."""
+    """Runs a call in evaluation by torch's operators, which every exporter knows."""
     input, residual, weight, bias, running_mean, running_var = operands
     z = F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, call.eps)
     return ACTIVATIONS[call.activation](z if residual is None else z + residual, call.negative_slope)
@@ -96,7 +97,7 @@ def tangent(
     primals: Sequence[Maybe],
     tangents: Sequence[Maybe],
 ) -> Tensor:
-    """Of the result, from those of input, residual, weight and bias."""
+    """Returns the tangent of the result from the tangents of input, residual, weight and bias."""
     input, residual, weight, bias = primals
     of_input, of_residual, of_weight, of_bias = tangents
     assert input is not None
@@ -129,10 +130,11 @@ def second_gradients(
     tensors: Sequence[Maybe],
     grads: Sequence[Maybe],
 ) -> list[Maybe]:
-    """The gradients of grad, input, residual, weight and bias, where ``needs`` says so, from those of the ``wants``."""
+    """Returns the gradients of grad, input, residual, weight and bias that ``needs`` asks for. ``grads`` are those of
+    the first gradients, which ``wants`` chose."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Of their own: a tensor may come in twice, as input and residual.
+        # Views tell apart a tensor that comes in twice, as input and residual.
         own = [None if t is None else t.view_as(t) for t in tensors]
         own = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in own]
         grad, *inputs = own

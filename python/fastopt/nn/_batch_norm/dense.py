@@ -1,4 +1,4 @@
-"""Tensors as the kernels take them."""
+"""Brings tensors into the form that the kernels take."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from ..._runtime import PLAIN
 
 Maybe: TypeAlias = Tensor | None
-# Input, residual, weight, bias, running mean and running variance. A plain tuple: one with names takes a fiftieth of a
-# small call to make.
+# Input, residual, weight, bias, running mean and running variance. It is a plain tuple because making a named one would
+# slow down small calls.
 Operands: TypeAlias = tuple[Tensor, Maybe, Maybe, Maybe, Maybe, Maybe]
 
 
@@ -23,7 +23,8 @@ _LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d
 
 
 def like(input: Tensor, other: Tensor) -> Tensor:
-    """``other`` as a dense plain tensor with the layout of ``input``: itself, where it is one that is easily told."""
+    """Returns ``other`` as a dense plain tensor with the layout of ``input``: itself where a quick check suffices,
+    otherwise a copy."""
     plain = type(other) in PLAIN and other.device == input.device and not other.is_neg() and other.dtype == input.dtype
     if plain and other.shape == input.shape and other.stride() == input.stride():
         for layout in _LAYOUTS[: max(1, other.ndim - 2)]:
@@ -38,13 +39,13 @@ def like_or_none(input: Tensor, other: Maybe) -> Maybe:
 
 
 def put_back(running: tuple[Maybe, Maybe], now: tuple[Maybe, Maybe]) -> None:
-    """Running statistics, from what :func:`parameter` made of them. Their versions change, too, where that is the same
-    memory. Detached, since a program with no_grad() in it cannot always be exported."""
+    """Copies running statistics back from what :func:`parameter` made of them, which bumps their versions even where
+    both share memory. It detaches because a program with no_grad() in it cannot always be exported."""
     for own, changed in zip(running, now, strict=True):
         if own is not None and changed is not None:
             own.detach().copy_(changed)
 
 
 def parameter(tensor: Maybe) -> Maybe:
-    """One number per channel, side by side."""
+    """Returns a contiguous plain tensor of one number per channel."""
     return None if tensor is None else tensor.detach().as_subclass(Tensor).contiguous().resolve_neg()

@@ -1,4 +1,4 @@
-"""The way in from the public functions, and which way a call takes."""
+"""The entry from the public functions, which chooses how a call runs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What can run as one with a batch normalization, decided at each call by what calls both.
+"""Decides at each call what runs in one pass with a batch normalization.
 
-A module is itself when anybody else calls it. Only what runs the norm and the activation one after the other
-(``Sequential``, a traced ``forward``) hands the activation to the norm, and only while neither does more than its
-class.
+Code that runs a norm and an activation one after the other (``Sequential``, a traced ``forward``) hands the activation
+to the norm, while neither module does more than its class. For any other caller the modules stay as they are.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from .composite import ACTIVATIONS
 
 
 class Activation(NamedTuple):
-    """One that the kernels apply; ``name`` as ``batch_norm`` takes it."""
+    """An activation that the kernels apply; ``name`` is what ``batch_norm`` takes."""
 
     name: str
     negative_slope: float = 0.01
 
 
-# A condition on attributes goes with it: kernels know these values only.
+# A reader checks the module's attributes where the kernels know only one value of them.
 _Reader: TypeAlias = Callable[[Any], Activation | None]
 _PLAIN = {name: Activation(name) for name in ACTIVATIONS}
 _KNOWN: dict[type[nn.Module], _Reader] = {
@@ -41,14 +40,14 @@ _CALL = nn.Module.__call__
 
 
 def calls_are_watched() -> bool:
-    """Whether somebody is to see each module run: ``torch.fx``, or hooks on all modules."""
+    """Whether ``torch.fx``, or a hook on all modules, has to see each module run."""
     if torch.compiler.is_compiling():
         return False
     return nn.Module.__call__ is not _CALL or has_any_global_hook()
 
 
 def does_more(module: nn.Module) -> str:
-    """Why a call of ``module`` is more than its class's ``forward``; "" where it is not."""
+    """Says why a call of ``module`` does more than its class's ``forward``; "" where it does not."""
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return "has hooks"
@@ -58,13 +57,13 @@ def does_more(module: nn.Module) -> str:
 
 
 def add_activation(cls: type[nn.Module], known: Activation) -> None:
-    """``cls`` is another package's, whatever its arguments."""
+    """Adds a class of another package that is ``known`` with any arguments."""
     if cls not in _KNOWN:
         _KNOWN[cls], _FORWARDS[cls] = (lambda _: known), cls.forward
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """What ``module`` applies, where a kernel has it and nobody would miss the call of ``module``."""
+    """Returns the activation of ``module``, if a kernel has it and the module's call does nothing else."""
     cls = type(module)
     reader = _KNOWN.get(cls)
     if reader is None or cls.forward is not _FORWARDS[cls] or does_more(module):
@@ -73,7 +72,7 @@ def activation_of(module: nn.Module) -> Activation | None:
 
 
 def why_no_activation(module: nn.Module) -> str:
-    """The reason for None."""
+    """Says why :func:`activation_of` returns None."""
     cls = type(module)
     if cls not in _KNOWN:
         return f"{cls.__name__} is no activation of the kernels"
@@ -87,8 +86,8 @@ def is_identity(module: nn.Module) -> bool:
 
 
 def takes_activation(module: Any) -> bool:
-    """Whether ``module`` can be asked to add a residual and to apply an activation: a norm of ours or a Sequential that
-    ends in one, without hooks, and not a subclass with another ``forward``."""
+    """Whether ``module`` can add a residual and apply an activation itself: it is a norm of ours or a Sequential that
+    ends in one, without hooks, and its class has not changed ``forward``."""
     cls = type(module)
     if cls.forward is not getattr(cls, "_forward_of_ours", None):
         return False
@@ -98,12 +97,12 @@ def takes_activation(module: Any) -> bool:
 def normalize(
     module: Any, input: Tensor, residual: Tensor | None, after: nn.Module | Activation | None, *between: nn.Module
 ) -> Tensor:
-    """``after(between(module(input)) + residual)``, as one where that is possible now.
+    """Computes ``after(between(module(input)) + residual)``, in one pass where that is possible now.
 
     Args:
-        module: anything; a norm of ours, or a Sequential that ends in one, for it to be possible.
-        after: None for nothing.
-        between: ``nn.Identity``, for it to be possible.
+        module: any module; one pass takes a norm of ours, or a Sequential that ends in one.
+        after: the activation, or None.
+        between: any modules; one pass takes ``nn.Identity`` only.
     """
     known = activation_of(after) if isinstance(after, nn.Module) else after
     if (known is not None or after is None) and takes_activation(module) and all(map(is_identity, between)):
@@ -115,7 +114,7 @@ def normalize(
 
 
 def finish(y: Tensor, residual: Tensor | None, after: nn.Module | Activation | None) -> Tensor:
-    """What follows a norm, by torch's operations."""
+    """Adds and activates the result of a norm by torch's operations."""
     if residual is not None:
         y = y + residual
     if after is None:

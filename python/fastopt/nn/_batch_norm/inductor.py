@@ -1,5 +1,5 @@
-"""Batch normalization in operations that torch's inductor fuses with what stands around them. In a compiled CNN that
-saves a pass over memory and a change of layout at each convolution, which no kernel called from outside can."""
+"""Batch normalization in operations that torch's inductor fuses with their neighbours. In a compiled CNN this saves a
+pass over memory and a change of layout at each convolution, which a call of our kernels could not save."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def backward(
 
 @constant
 def prepare() -> bool:
-    """Called while a program is traced: inductor learns of these before it is asked to compile. Other backends call the
-    kernels."""
+    """Tells inductor of these operations. It is called while a program is traced, before inductor compiles it. Other
+    backends call the kernels."""
     try:
         from torch._inductor import decomposition
 
         table, again = decomposition.decompositions, decomposition.fast_random_decomps.cache_clear
-    except (ImportError, AttributeError):  # torch's own affair: then inductor calls the kernels
+    except (ImportError, AttributeError):  # torch has renamed its private parts: inductor calls the kernels then
         return False
     if not _OPS.keys() <= table.keys():
         table.update(_OPS)

@@ -1,4 +1,4 @@
-"""What the modules have in common."""
+"""The base classes of the BatchNorm modules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .fusion import Activation
 
 
 class Normalizing(torch.nn.Module):
-    """A batch normalization with the attributes of torch's: its forward pass, alone or with what follows it."""
+    """The forward pass of a module with the attributes of torch's BatchNorm, alone or with what follows it."""
 
-    # Of the class, so that modules of torch's can become ours (fastopt.nn.convert).
+    # These belong to the class, so that torch's modules can become ours (fastopt.nn.convert).
     activation: str | None = None
     negative_slope: float = 0.01
 
@@ -41,7 +41,7 @@ class Normalizing(torch.nn.Module):
         return self.activation is None
 
     def _normalize_and(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
-        """The same with an activation that is another module's."""
+        """Runs the forward pass with a residual and with an activation of another module."""
         fits = residual is None or (residual.shape == input.shape and residual.dtype == input.dtype)
         if not fits or is_proxy(input):  # torch's addition knows how to broadcast
             return fusion.finish(self(input), residual, after)
@@ -54,8 +54,8 @@ class Normalizing(torch.nn.Module):
     def _normalize(
         self, function: Any, input: Tensor, residual: Maybe, after: Activation | None, **options: Any
     ) -> Tensor:
-        """What torch's modules do around the function: batches are counted, and running statistics handed over where
-        they are to be used or updated."""
+        """Does what torch's modules do around the function: counts batches, and hands over running statistics where
+        they are used or updated."""
         module: Any = self
         weight, bias, running_mean, running_var, batches = _tensors(self)
         training, momentum = module.training, 0.0 if module.momentum is None else module.momentum
@@ -85,8 +85,8 @@ class Normalizing(torch.nn.Module):
 
 
 def _tensors(module: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Maybe]:
-    """Weight, bias, running mean and variance, number of batches: from where torch keeps them, since
-    ``nn.Module.__getattr__`` takes half a microsecond for each."""
+    """Returns weight, bias, running mean and variance, and number of batches from the dicts where torch keeps them,
+    because ``nn.Module.__getattr__`` is slow."""
     if not torch.compiler.is_compiling():
         parameters, buffers = module._parameters, module._buffers
         try:
@@ -103,10 +103,10 @@ def _tensors(module: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Maybe]:
 
 
 class Fused(Normalizing):
-    """Goes before a batch normalization of torch's in the bases of ours: also its constructor."""
+    """The forward pass and constructor of our modules. It stands before torch's class in their bases."""
 
     def __init_subclass__(cls) -> None:
-        """Shows the arguments of both."""
+        """Shows torch's arguments and ours in the signature."""
         super().__init_subclass__()
         if Fused not in cls.__bases__:
             return

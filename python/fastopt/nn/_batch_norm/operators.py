@@ -42,12 +42,12 @@ class OperatorCall(Call):
 
 
 def batch_norm(call: Call, operands: Operands) -> Results:
-    """``call`` through the dispatcher."""
+    """Runs ``call`` through the dispatcher."""
     return _ops.batch_norm(*operands, *call)
 
 
 def told(*arguments: Any) -> tuple[Operands, Call]:
-    """What the dispatcher was given by :func:`batch_norm`."""
+    """Returns what :func:`batch_norm` gave to the dispatcher."""
     return arguments[:6], Call(*arguments[6:])
 
 
@@ -56,7 +56,7 @@ def batch_norm_backward(call: Call, wants: Wanted, *tensors: Maybe) -> Gradients
     return tuple(g if want else None for g, want in zip(found, wants, strict=True))
 
 
-# Operators cannot return None: what is not there is an empty tensor.
+# Operators cannot return None, so an empty tensor stands for it.
 
 
 def without_none(tensors: Gradients, like: Tensor) -> Results:
@@ -68,7 +68,7 @@ def _or_empty(tensor: Maybe, like: Tensor) -> Tensor:
 
 
 def _by_kernels(name: str) -> Any:
-    """Of the operator ``name``: on the CPU and on GPUs."""
+    """Registers a function as the operator ``name`` on the CPU and on GPUs."""
 
     def register(function: Any) -> Any:
         for key in ("CPU", "CUDA"):
@@ -100,11 +100,11 @@ def _(
 ) -> Gradients:
     call = for_kernels(Call(*options))
     found = call.backward(tuple(wants), grad, input, residual, weight, bias, statistics)
-    # A result of an operator is not one of its arguments.
+    # An operator must not return one of its arguments.
     return without_none(tuple(g.clone() if g is grad else g for g in found), input)
 
 
-# What they return, for those who only look at shapes.
+# Results without values, for tools that only need shapes.
 
 
 @torch.library.register_fake("fastopt::batch_norm")

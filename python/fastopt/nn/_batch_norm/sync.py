@@ -1,7 +1,7 @@
 """Batch normalization over several processes: one collective operation forward, one backward.
 
 Each process gathers what the others have (float64, two numbers per channel) and joins it in the order of the ranks, so
-that all come to the same bits.
+that all get the same bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def group_of(name: str) -> Any:
 
 
 class SumAll(torch.autograd.Function):
-    """Over all processes, differentiable any number of times."""
+    """Sums over all processes; differentiable any number of times."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: str) -> Tensor:
@@ -48,7 +48,7 @@ class SyncCall(Call):
     __slots__ = ()
 
     def forward(self, operands: Operands) -> tuple[Tensor, Tensor]:
-        """The statistics have a third row, the number of elements they are of."""
+        """Returns result and statistics, which have a third row: the number of elements per channel."""
         input, residual, weight, bias, running_mean, running_var = operands
         check(True, operands)
         check_device(input)
@@ -70,7 +70,8 @@ class SyncCall(Call):
         bias: Maybe,
         statistics: Tensor,
     ) -> Gradients:
-        """The gradients of this process; of weight and bias its own share, as DistributedDataParallel averages them."""
+        """Returns the gradients of this process. Those of weight and bias are its own share, because
+        DistributedDataParallel averages them."""
         wants_input, wants_residual, wants_weight, wants_bias = wants
         dense = like(input, input)
         operands = (
@@ -91,8 +92,8 @@ class SyncCall(Call):
         return grad_input, grad if wants_residual and passes else grad_residual, grad_weight, grad_bias
 
     def _statistics(self, input: Tensor, running_mean: Maybe, running_var: Maybe) -> Tensor:
-        """Of all processes, (3, C): mean, 1 / standard deviation, count. The running ones are updated. Nothing waits
-        for a GPU."""
+        """Returns the statistics of all processes, (3, C): mean, 1 / standard deviation, count. It updates the running
+        statistics, and does not wait for a GPU."""
         own = torch.empty(2 * channels(input) + 1, dtype=torch.float64, device=input.device)
         own[-1].fill_(input.numel() // channels(input))
         _run("batch_norm_moments", own[:-1].view(2, -1), input, torch.get_num_threads())
@@ -110,6 +111,6 @@ class SyncCall(Call):
 
 
 def for_kernels(call: Call) -> Call:
-    """The same call, as what runs its kernels takes it. Until then its class tells nothing: operators carry its fields,
-    and the compiler of older torches knows no subclass of a named tuple."""
+    """Gives a call the class that runs its kernels. It gets it this late because operators carry only its fields, and
+    the compiler of older torch versions knows no subclass of a named tuple."""
     return SyncCall(*call) if call.group else call

@@ -1,8 +1,8 @@
-"""The dropout family behind ``fastopt.nn.functional``.
+"""The implementation of the dropout family in ``fastopt.nn.functional``.
 
-- ``mask``: what chooses a mask: probability, seed, offset; and the scalars that follow from them
-- ``call``: one application, without autograd, of a kernel to tensors of any layout
-- ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and everybody else who looks on
-- ``autograd``: the gradients of both
-- ``dispatch``: the way in, and which of the two a call takes
+- ``mask``: what determines a mask (probability, seed, offset), and the scalars that follow
+- ``call``: applies a kernel to tensors of any layout, without autograd
+- ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and modes
+- ``autograd``: the gradients of kernels and operators
+- ``dispatch``: the entry, which chooses between them for each call
 """

@@ -1,6 +1,6 @@
 """Gradients of the dropout family, of every order and in both directions, for kernels and operators alike.
 
-A call is a ``Call`` or an ``operators.OperatorCall``: both run, and both know the call that is their gradient.
+A call is a ``Call`` or an ``operators.OperatorCall``. Both can run, and both return the call that is their gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .operators import AnyCall, OperatorCall
 
 
 class _Drop(SingleLevelFunction):
-    """The rules of one tensor. Each is linear, up to a constant."""
+    """The rules of one tensor. Each is linear except for a constant."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, call: AnyCall) -> Tensor:
@@ -36,7 +36,7 @@ class _Drop(SingleLevelFunction):
 
 
 class _DropInPlace(_Drop):
-    """Writes nothing: the caller does, when torch has agreed."""
+    """Records a rule in place. The caller writes the result when torch has agreed."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, call: AnyCall) -> Tensor:
@@ -103,7 +103,7 @@ def _through_operators(call: AnyCall, tensor: Tensor) -> bool:
 
 
 def _linear(call: AnyCall, input: Tensor) -> Tensor:
-    """The gradient of a rule, itself differentiable."""
+    """Applies the gradient of a rule, differentiably."""
     return operators.dropout(call, input) if _through_operators(call, input) else apply(call, input)
 
 
@@ -114,7 +114,7 @@ def _summed(call: AnyCall, grad: Tensor, wants_input: bool) -> tuple[Tensor | No
 
 
 def apply(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Runs ``call``, on record where autograd watches."""
+    """Runs ``call``, and lets autograd record it where it tracks an argument."""
     if residual is None:
         return _record(input, call) if requires_grad_tracking(input) else call.run(input)
     if any_requires_grad_tracking((input, residual, bias)):
@@ -127,13 +127,13 @@ def apply_sums(call: AnyCall, grad: Tensor, wants_input: bool = True) -> tuple[T
 
 
 def apply_in_place(call: Call, input: Tensor) -> Tensor:
-    """Writes to ``input`` where torch would."""
+    """Runs ``call`` and writes to ``input``, where torch allows it."""
     if requires_grad_tracking(input):
-        if input.is_leaf or input._is_view():  # what may not be written, and how views are told, is for torch to say
+        if input.is_leaf or input._is_view():  # torch refuses what may not be written, and updates views
             return input.copy_(_record(input, call))
         _record_in_place(input, call)
     elif input.is_inference() and not torch.is_inference_mode_enabled():
-        return input.copy_(input)  # torch's own refusal
+        return input.copy_(input)  # raises torch's error
     else:
         increment_version([input])
     return call.run(input, out=input)

@@ -1,4 +1,4 @@
-"""One application of a member of the dropout family: from tensors of any layout to a kernel, without autograd."""
+"""Applies a kernel of the dropout family to tensors of any layout, without autograd."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from . import mask
 
 
 class Call:
-    """One application of one rule: everything but its tensors. All that is kept for the backward pass. A seed that only
-    a GPU knows is a tensor there."""
+    """The arguments of a call except its tensors, and all that is kept for the backward pass. A seed that only a GPU
+    knows is a tensor on that GPU."""
 
     __slots__ = ("dims", "kernel", "offset", "p", "rule", "scalars", "seed", "threshold")
 
@@ -20,7 +20,7 @@ class Call:
         self.kernel, self.threshold, self.scalars = mask.constants(rule, p)
 
     def gradient(self) -> Call:
-        """The application to a gradient that is the derivative of this one with respect to its input."""
+        """Returns the call that turns a gradient of the result into one of the input."""
         if self.rule == "dropout":
             return self
         return Call(mask.gradient(self.rule), self.p, self.dims, self.seed, self.offset)
@@ -28,7 +28,7 @@ class Call:
     def run(
         self, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """On any strided tensors of one type; ``out`` may be ``input``. With a bias the result is contiguous."""
+        """Runs on any strided tensors of one type; ``out`` may be ``input``. With a bias the result is contiguous."""
         result = torch.empty_like(input) if out is None else out
         if self._run_dense(result, input, residual, bias):
             return result
@@ -66,7 +66,7 @@ class Call:
         return taken
 
     def sums(self, grad: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
-        """The gradients of input and bias of ``bias_dropout_add``; the first only where it is wanted."""
+        """Returns the gradients of input and bias of ``bias_dropout_add``; the first is None where it is not wanted."""
         grad = grad.as_subclass(Tensor).contiguous().resolve_neg()
         grad_input = torch.empty_like(grad) if wants_input else None
         grad_bias = grad.new_empty(grad.shape[-1:])
@@ -111,5 +111,5 @@ def check_device(rule: str, tensor: Tensor) -> None:
 
 
 def _like(input: Tensor, other: Tensor) -> Tensor:
-    """``other`` as a dense plain tensor with the layout of ``input``."""
+    """Returns ``other`` as a dense plain tensor with the layout of ``input``."""
     return torch.empty_like(input).copy_(other)

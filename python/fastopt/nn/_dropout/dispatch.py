@@ -1,4 +1,4 @@
-"""The way in from the public functions: which way a call takes, and where its seed comes from."""
+"""The entry from the public functions, which chooses how a call runs and where its seed comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .operators import OperatorCall
 
 
 def _seed(input: Tensor, p: float, seed: int | None, generator: torch.Generator | None) -> int | Tensor:
-    """The one given, or one drawn; nothing is drawn where it would decide nothing."""
+    """Returns the given seed or draws one. None is drawn where the mask is trivial: ``p`` is 0 or 1."""
     if seed is None:
         return mask.draw_seed(input, generator) if 0 < p < 1 else 0
     return int(seed)
@@ -42,7 +42,7 @@ def drop(
 ) -> Tensor:
     """Applies a rule of one tensor in the cheapest way that the tensor allows; draws a seed where none is given.
 
-    The mask has the first ``dims`` dimensions of ``input``. All arguments are checked, and ``p`` is not 0.
+    The mask has the first ``dims`` dimensions of ``input``. All arguments have been checked, and ``p`` is not 0.
     """
     if rule != "dropout" or input.is_nested:
         check_type(rule, input)
@@ -67,7 +67,7 @@ def drop_and_add(
     offset: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The same for a rule with a residual; ``p`` may be 0."""
+    """Does the same for a rule with a residual; ``p`` may be 0."""
     dims = input.dim()
     if not jit_tracing() and input.numel() == 0:
         p = 0.0

@@ -1,4 +1,4 @@
-"""What decides about a dropout mask besides its shape: probability, seed, offset (docs/dropout_mask.md)."""
+"""What determines a dropout mask of a given shape: probability, seed, offset (docs/dropout_mask.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_p(p: float) -> float:
 
 
 def check(p: float, seed: int | None, offset: int, generator: torch.Generator | None) -> float:
-    """What all functions that drop take; returns ``p``."""
+    """Checks the arguments that all functions of the family take; returns ``p``."""
     if seed is not None:
         check_word("seed", seed)
         if generator is not None:
@@ -39,14 +39,14 @@ def check(p: float, seed: int | None, offset: int, generator: torch.Generator | 
 
 
 def threshold(p: float) -> int:
-    """An element is dropped with probability ``threshold(p) / 2**48``, the nearest to ``p``."""
+    """Returns t such that ``t / 2**48`` is nearest to ``p``: elements are dropped with that probability."""
     return round(p * CERTAIN)
 
 
 @lru_cache(maxsize=1024)
 def constants(rule: str, p: float) -> tuple[str, int, tuple[float, ...]]:
-    """The kernel of ``rule``, the threshold of ``p`` and the kernel's scalars. They are made from the probability
-    that is really drawn, so the expectation is that of the input for every ``p`` but 1."""
+    """Returns the kernel of ``rule``, the threshold of ``p`` and the kernel's scalars. Scalars follow from the
+    probability that is really drawn, so the result has the expectation of the input for every ``p`` but 1."""
     t = threshold(p)
     dropped = t / CERTAIN
     if rule in ("alpha_dropout", "alpha_gradient"):
@@ -66,7 +66,7 @@ def gradient(rule: str) -> str:
 
 
 class _Drawn(threading.local):
-    """Where a thread's generator writes: making a tensor costs more than drawing."""
+    """The tensor into which a thread draws: making a new one would cost more than drawing."""
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
@@ -77,8 +77,8 @@ _drawn = _Drawn()
 
 
 def draw_seed(input: Tensor, generator: torch.Generator | None) -> int | Tensor:
-    """63 bits for a mask of ``input``, from torch's generator of the CPU or from ``generator``: a number, unless only a
-    GPU may know it, where a CUDA graph draws anew at each replay. Nobody waits for it there."""
+    """Draws 63 bits for a mask of ``input``, from torch's generator of the CPU or from ``generator``. Returns a number;
+    in a CUDA graph and from a GPU's generator a tensor, which nothing waits for and each replay draws anew."""
     if _runtime.on_device(input):
         if generator is not None and generator.device.type == "cuda":
             if generator.device != input.device:
@@ -96,7 +96,7 @@ def draw_seed(input: Tensor, generator: torch.Generator | None) -> int | Tensor:
 
 
 def draw_seed_on(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """A 0-dim tensor of them, from that device's generator."""
+    """Draws 63 bits into a 0-dim tensor, from the device's generator."""
     return torch.empty((), dtype=torch.int64, device=device).random_(generator=generator)
 
 
@@ -130,7 +130,7 @@ def empty(shape: tuple[int, ...], packed: bool, device: torch.device) -> Tensor:
 def write(
     shape: tuple[int, ...], p: float, seed: int | Tensor, offset: int, packed: bool, device: torch.device
 ) -> Tensor:
-    """The mask itself."""
+    """Makes the mask."""
     if why := _runtime.unsupported_reason(device):
         raise RuntimeError(f"dropout_mask: cannot make a mask on device '{device}'; {why}")
     out = empty(shape, packed, device)

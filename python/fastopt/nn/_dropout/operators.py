@@ -1,7 +1,7 @@
 """The dropout family as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``, dispatch modes
-and tensor subclasses. Drawing is one operator, the only random one; what it draws makes the others pure functions,
-which may be recomputed, split or moved. The seed travels as a 0-dim int64 tensor; for a CUDA tensor it is on its
-device, where nobody waits for it and graphs draw anew at each replay. Their gradients are in ``autograd``.
+and tensor subclasses. Only the operator that draws the seed is random. The others are pure functions of the seed, so
+they may be recomputed, split or moved. The seed is a 0-dim int64 tensor. For a CUDA tensor it stays on the device: the
+CPU does not wait for it, and graphs draw anew at each replay. The gradients are in ``autograd``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .._tracing import below_autograd, by_samples, library
 from . import mask
 from .call import Call, check_type
 
-# `site` tells calls apart, so that no compiler takes two of them for one.
+# `site` tells calls apart, so that no compiler merges two of them.
 library.define("draw_seed(int site, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 library.define(
     "dropout(Tensor input, Tensor seed, str rule, float p, int offset, int dims, Tensor? residual, Tensor? bias)"
@@ -32,7 +32,7 @@ _CPU = torch.device("cpu")
 
 
 def place_of_seed(device: torch.device) -> torch.device:
-    """For the mask of a tensor there."""
+    """Returns where the seed for a tensor on ``device`` lies."""
     return device if device.type == "cuda" else _CPU
 
 
@@ -67,7 +67,7 @@ def _as_operator(call: AnyCall, device: torch.device) -> OperatorCall:
 
 
 def dropout(call: AnyCall, input: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """``call`` through the dispatcher."""
+    """Runs ``call`` through the dispatcher."""
     of = _as_operator(call, input.device)
     return _ops.dropout(input, of.seed, of.rule, of.p, of.offset, of.dims, residual, bias)
 
@@ -80,7 +80,7 @@ def dropout_gradients(call: AnyCall, grad: Tensor) -> tuple[Tensor, Tensor]:
 def dropout_mask(
     shape: tuple[int, ...], p: float, seed: int, offset: int, packed: bool, device: torch.device
 ) -> Tensor:
-    """Where the seed is, the mask will be."""
+    """Makes a mask on ``device`` through the dispatcher; operators know the device by the seed's."""
     return _ops.dropout_mask(shape, as_tensor(seed, device), p, mask.signed(offset), packed)
 
 
@@ -93,12 +93,12 @@ _sites = itertools.count()
 
 @constant
 def _site() -> int:
-    """Another number at each call that is traced."""
+    """Returns another number at each call that is traced."""
     return next(_sites)
 
 
 def draw_seed(input: Tensor, generator: torch.Generator | None) -> Tensor:
-    """For a mask of ``input``."""
+    """Draws the seed for a mask of ``input``."""
     if generator is None:
         return _ops.draw_seed(_site(), device=place_of_seed(input.device))
     if not torch.compiler.is_compiling():
@@ -108,11 +108,11 @@ def draw_seed(input: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=_CPU).random_(generator=generator)
 
 
-# Kernels. A compiler that meets one under vmap is not to look inside.
+# Kernels. A compiler that meets one under vmap must not trace it.
 
 
 def _words(seed: Tensor, offset: int) -> tuple[int | Tensor, int]:
-    """Seed and offset, which operators carry as signed numbers. A seed on a GPU stays there."""
+    """Returns seed and offset as words; operators carry them as signed numbers. A seed on a GPU stays there."""
     return seed if seed.is_cuda else mask.unsigned(int(seed.item())), mask.unsigned(offset)
 
 
@@ -151,7 +151,7 @@ def _(shape: list[int], seed: Tensor, p: float, offset: int, packed: bool) -> Te
     return mask.write(tuple(shape), p, *_words(seed, offset), packed, seed.device)
 
 
-# What they return, for those who only look at shapes.
+# Results without values, for tools that only need shapes.
 
 
 @torch.library.register_fake("fastopt::draw_seed")
@@ -194,7 +194,7 @@ if hasattr(torch.library, "register_vmap"):
 
 @torch.library.impl(library, "draw_seed", "FuncTorchVmapMode")
 def _(site: int, *, device: torch.device) -> Tensor:
-    interpreter = _functorch.peek_interpreter_stack()  # to be kept while the next line's object is used
+    interpreter = _functorch.peek_interpreter_stack()  # has to live as long as the next line's object
     vmap = _functorch.CVmapInterpreterPtr(interpreter)
     level, samples, randomness = vmap.level(), vmap.batchSize(), vmap.randomness()
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):

@@ -4,15 +4,15 @@ Common to all functions that drop:
 
 - ``seed`` and ``offset`` (ints from 0 to 2**64 - 1) choose the mask: the same ones give the same mask on every
   machine (docs/dropout_mask.md). Without ``seed``, one is drawn from ``generator``, or from torch's own generator of
-  the CPU, which ``torch.manual_seed`` governs. In a CUDA graph and in compiled or watched programs, a CUDA tensor's
-  is drawn by the generator of its device, anew at each replay. Nothing is drawn where it would decide nothing: ``p``
-  of 0 or 1, not ``training``.
+  the CPU, which ``torch.manual_seed`` governs. In a CUDA graph and in compiled or traced programs, the seed for a CUDA
+  tensor comes from its device's generator, anew at each replay. No seed is drawn when the mask is trivial (``p`` is 0
+  or 1) or in evaluation.
 - Nothing but seed and offset is kept for the backward pass, which makes the mask again.
-- Dropped elements are 0, infinite and NaN ones too, and so are their gradients.
-- float32, float64, bfloat16 and float16 tensors on the CPU or a CUDA device, complex ones where it is not said
-  otherwise; any strides.
-- The result has the probability's exact expectation: kept elements are scaled by the probability that is
-  drawn in fact, ``p`` rounded to a multiple of 2**-48.
+- Dropped elements become 0, even infinite and NaN ones, and so do their gradients.
+- Tensors are float32, float64, bfloat16, float16 or, unless a function excludes it, complex. They may have any strides
+  and be on the CPU or a CUDA device.
+- The expectation of the result is exact: kept elements are scaled for the probability that is really drawn, which is
+  ``p`` rounded to a multiple of 2**-48.
 """
 
 from ._added import bias_dropout_add, dropout_add

@@ -49,13 +49,13 @@ def dropout_add(
     offset: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``residual + dropout(input, p)`` in one pass, rounded once: the end of a transformer's block.
+    """Computes ``residual + dropout(input, p)`` in one pass, rounded once: the end of a transformer's block.
 
     Args:
         input: any shape.
         residual: the same shape. Where types differ, all are converted as torch promotes them.
         p: probability of an element of ``input`` to be zeroed.
-        training: otherwise the sum without dropout is returned.
+        training: if False, the sum without dropout is returned.
         seed, offset, generator: see :func:`dropout`.
 
     Returns:
@@ -67,7 +67,7 @@ def dropout_add(
     """
     how = {"seed": seed, "offset": offset, "generator": generator}
     if has_torch_function((input, residual)):
-        return handed_over(dropout_add, (input, residual), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout_add, (input, residual), p=p, training=training, **how)
     return _added("dropout_add", input, residual, None, p, training, **how)
 
 
@@ -82,15 +82,15 @@ def bias_dropout_add(
     offset: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``residual + dropout(input + bias, p)`` in one pass, rounded once; the backward pass sums the bias's gradient
-    on its way.
+    """Computes ``residual + dropout(input + bias, p)`` in one pass, rounded once; the backward pass sums the
+    gradient of the bias in the same pass.
 
     Args:
         input: shape (..., H), not complex.
         bias: shape (H,).
         residual: the shape of ``input``. Where types differ, all are converted as torch promotes them.
         p: probability of an element of ``input + bias`` to be zeroed.
-        training: otherwise the sum without dropout is returned.
+        training: if False, the sum without dropout is returned.
         seed, offset, generator: see :func:`dropout`.
 
     Returns:
@@ -102,7 +102,5 @@ def bias_dropout_add(
     """
     how = {"seed": seed, "offset": offset, "generator": generator}
     if has_torch_function((input, bias, residual)):
-        return handed_over(  # type: ignore[no-any-return]
-            bias_dropout_add, (input, bias, residual), p=p, training=training, **how
-        )
+        return handed_over(bias_dropout_add, (input, bias, residual), p=p, training=training, **how)
     return _added("bias_dropout_add", input, residual, bias, p, training, **how)

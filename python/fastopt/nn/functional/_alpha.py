@@ -39,7 +39,7 @@ def alpha_dropout(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(alpha_dropout, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
@@ -71,7 +71,7 @@ def feature_alpha_dropout(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(feature_alpha_dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(feature_alpha_dropout, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input

@@ -34,14 +34,14 @@ def scaled_dot_product_attention(
     offset: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``dropout(softmax(query @ key.mT * scale + attn_mask)) @ value``, the weights dropped as by :func:`dropout`.
+    """Computes ``dropout(softmax(query @ key.mT * scale + attn_mask)) @ value``, with the dropout of :func:`dropout`.
 
     Vaswani et al., "Attention Is All You Need", 2017.
 
-    Where ``dropout_p`` is 0 this is torch's function. With dropout the weights, (..., Hq, L, S), are made and kept for
-    the backward pass: so does torch on the CPU, with a slower dropout, but not on CUDA, where its flash and
-    memory-efficient kernels need less memory and time. The mask is that of :func:`dropout_mask` for their shape. Half
-    types are computed in float32 and rounded once.
+    Where ``dropout_p`` is 0 this is torch's function. With dropout it makes the weights, (..., Hq, L, S), and keeps
+    them for the backward pass. torch does the same on the CPU, with a slower dropout; on CUDA its flash and
+    memory-efficient kernels need less memory and time. The mask is that of :func:`dropout_mask` for the shape of the
+    weights. Half types are computed in float32 and rounded once.
 
     Args:
         query: (..., Hq, L, E); without heads (L, E) or (N, L, E).
@@ -117,16 +117,16 @@ def _dropped(
     else:
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros((), dtype=scores.dtype, device=scores.device).where(attn_mask, -math.inf)
-        # Nobody needs the scores themselves again.
+        # The scores without the mask are not needed again.
         scores = scores + attn_mask if is_traced() else scores.add_(attn_mask)
-        # A causal mask leaves every query its first key.
+        # A causal mask leaves each query at least the first key.
         weights = (torch.softmax if is_causal else _safe_softmax)(scores, -1)
     weights = dropout(weights, p, seed=seed, offset=offset, generator=generator)
     return torch.matmul(weights, value).to(result_type)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    """What torch checks, in its words."""
+    """Checks what torch checks, in its words."""
     tensors = {"query": query, "key": key, "value": value}
     if any(tensor.is_nested for tensor in tensors.values()):
         raise RuntimeError(f"{_NAME}: nested tensors have no dropout here; use torch's function, or dropout_p=0")
@@ -152,7 +152,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
 
 
 def _repeated(name: str, tensor: Tensor, query: Tensor) -> Tensor:
-    """Its heads, as often as the query's need them."""
+    """Repeats the heads of ``tensor`` until there are as many as the query has."""
     if query.dim() < 3 or tensor.dim() < 3:
         raise RuntimeError(f"{_NAME}: enable_gqa needs a dimension of heads, but {name} has {tensor.dim()} dimensions")
     theirs, own = query.size(-3), tensor.size(-3)

@@ -1,4 +1,4 @@
-"""Batch normalization, with what follows it."""
+"""Batch normalization with a residual and an activation."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def batch_norm(
 
     Args:
         input: (N, C, ...), any strides; float32, float64, bfloat16 or float16.
-        running_mean, running_var: (C,), updated in training, ``momentum * new + (1 - momentum) * old``, the variance
-            unbiased; used instead of the batch's own statistics otherwise. None in training: nothing is kept.
-        weight, bias: (C,), or None for 1 and 0. These four have the type of ``input``, or, where that is a half type,
+        running_mean, running_var: (C,). Training updates them to ``momentum * new + (1 - momentum) * old``, with the
+            unbiased variance, unless they are None. Evaluation uses them instead of the batch's statistics.
+        weight, bias: (C,), or None for 1 and 0. These four have the type of ``input`` or, where that is a half type,
             float32.
         training: normalize by the batch's statistics.
-        momentum: share of the new in the running statistics.
+        momentum: weight of the new value in the running statistics.
         eps: added to the variance.
         activation: "relu", "relu6", "leaky_relu", "elu", "silu", "gelu" or "hardswish".
         residual: added before the activation; shape and type of ``input``.
-        negative_slope: of "leaky_relu".
+        negative_slope: slope of "leaky_relu" below 0.
 
     Returns:
         A tensor of the shape, type and layout of ``input``.

@@ -60,7 +60,7 @@ def dropout1d(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(dropout1d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout1d, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if input.dim() not in (2, 3):
         raise RuntimeError(
@@ -86,8 +86,7 @@ def dropout2d(
     """Sets whole channels to zero with probability ``p`` and scales the others by ``1 / (1 - p)``; see
     :func:`dropout1d`.
 
-    As in torch, the first two dimensions are taken for N and C whatever their number, with a warning where it is
-    not 4.
+    As in torch, the first two dimensions are N and C for any number of dimensions, with a warning where it is not 4.
 
     Args:
         input: shape (N, C, H, W).
@@ -102,7 +101,7 @@ def dropout2d(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(dropout2d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout2d, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if input.dim() not in (3, 4):
         _warn_of_dims("dropout2d", 2, "3D or 4D", input)
@@ -144,7 +143,7 @@ def dropout3d(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(dropout3d, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout3d, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if input.dim() not in (4, 5):
         _warn_of_dims("dropout3d", 3, "4D or 5D", input)

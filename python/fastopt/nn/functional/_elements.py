@@ -30,7 +30,7 @@ def dropout(
     Args:
         input: any shape.
         p: probability of an element to be zeroed.
-        training: otherwise ``input`` is returned as it is.
+        training: if False, ``input`` is returned as it is.
         inplace: write to ``input`` and return it.
         seed, offset, generator: see the module.
 
@@ -43,7 +43,7 @@ def dropout(
     """
     if has_torch_function_unary(input):
         how = {"inplace": inplace, "seed": seed, "offset": offset, "generator": generator}
-        return handed_over(dropout, (input,), p=p, training=training, **how)  # type: ignore[no-any-return]
+        return handed_over(dropout, (input,), p=p, training=training, **how)
     p = mask.check(p, seed, offset, generator)
     if not training or p == 0:
         return input
@@ -88,17 +88,17 @@ def dropout_mask(
     packed: bool = False,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The mask that the functions above apply: what ``seed`` and ``offset`` keep.
+    """Makes the mask that the functions above apply for ``seed`` and ``offset``.
 
     Args:
-        shape: of the tensor that is dropped from; of its channels, ``(N, C)``, for channel-wise dropout.
+        shape: shape of the tensor that is dropped from; for channel-wise dropout that of its channels, ``(N, C)``.
         p: probability of an element to be dropped.
         seed, offset: ints from 0 to 2**64 - 1.
         packed: eight elements to a byte, the first in the lowest bit; unused bits are 0.
-        device: of the mask; its bits are the same everywhere.
+        device: where the mask is made; its bits are the same on every device.
 
     Returns:
-        A bool tensor of ``shape``, true where the element is kept; or, ``packed``, a uint8 tensor of
+        A bool tensor of ``shape``, true where the element is kept; or, if ``packed``, a uint8 tensor of
         ``ceil(n / 8)`` bytes for the n elements in C order.
 
     Raises:
