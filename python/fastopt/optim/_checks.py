@@ -21,6 +21,7 @@ def check_range(what: str, value: Any, below: float | None = None) -> None:
 
 
 def check_state_dtype(state_dtype: Any) -> None:
+    """For states that no narrower type is offered for."""
     if state_dtype not in (None, torch.float32):
         raise ValueError(f"Invalid state_dtype: {state_dtype}, not None or torch.float32")
 

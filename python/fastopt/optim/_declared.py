@@ -12,9 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ._codes import CODINGS, Coding
 from ._dense import zeros_like
 from ._options import Options
 from ._program import Number, Scalars, number
+from ._storage import KEYS, state_type
 from ._update import Decay, Group, Part, Update
 
 
@@ -27,6 +29,7 @@ class Declared(Options):
 
     _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, set by ``_all``
     _sparse_hint = ""
+    _codings: ClassVar[dict[str, Coding]] = CODINGS  # of the states that state_dtype narrows
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
     # Set by a step that clipped. The class has no default, because a trainer's wrapper would find that first.
     _grad_norm: float | Tensor
@@ -48,7 +51,8 @@ class Declared(Options):
     def _state_keys(self) -> set[str] | None:
         """Returns the states that a parameter can have, or None for any. A group with every option on has them all."""
         update = self._update(dict.fromkeys(self.defaults, True))
-        return {"step", *update.states, *update.carried}
+        scales = (f"{key}_scale" for key in update.states if key in self._codings)
+        return {"step", *update.states, *update.carried, *scales, *KEYS}
 
     def _decay(self, group: Group) -> Decay:
         return Decay.COUPLED
@@ -95,7 +99,7 @@ class Declared(Options):
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """Makes a state for the time before its parameter's first update."""
-        return zeros_like(param, self._state_type(param, group))
+        return zeros_like(param, self._state_type(param, group, key))
 
     def _first_value(self, group: Group, key: str) -> float:
         """Returns the value of a carried scalar before its parameter's first update."""
@@ -104,6 +108,5 @@ class Declared(Options):
     def _state_shape(self, shape: torch.Size, key: str) -> torch.Size:
         return shape
 
-    def _state_type(self, param: Tensor, group: Group) -> torch.dtype:
-        wanted = group.get("state_dtype")
-        return param.dtype if wanted is None else torch.promote_types(param.dtype, wanted)
+    def _state_type(self, param: Tensor, group: Group, key: str) -> torch.dtype:
+        return state_type(self, param, group, key)

@@ -53,7 +53,7 @@ def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
         for key, value in optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
                 number = key == "step" or key in optimizer._carried
-                wanted = None if number else optimizer._state_type(param, group)
+                wanted = None if number else optimizer._state_type(param, group, key)
                 exact = _exact(saved[key], value, wanted)
                 if number and exact.data_ptr() in counters:
                     exact = exact.clone()

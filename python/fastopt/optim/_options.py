@@ -7,9 +7,12 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from ._checks import check_number, check_range, check_state_dtype
+from ._checks import check_number, check_range
 from ._sharded import made_by_zero_redundancy
+from ._storage import check_storage, draw_seed
 from ._update import COMMON, CommonOptions, Group
+
+_NO_NUMBERS = {"state_dtype", "master", "rounding", "copies"}
 
 
 class Options(Optimizer):
@@ -55,7 +58,7 @@ class Options(Optimizer):
     def _check_group(self, group: Group) -> None:
         """Checks what torch's constructor does not check."""
         self._check_flags(group)
-        for option in self.defaults.keys() & group.keys() - {"state_dtype"}:
+        for option in self.defaults.keys() & group.keys() - _NO_NUMBERS:
             value = group[option]
             for one in value if isinstance(value, (tuple, list)) and option != "lr" else (value,):
                 if one is not None or option == "lr":
@@ -64,7 +67,8 @@ class Options(Optimizer):
             self._limit(group, option)
         if group.get("max_grad_norm") is not None:
             self._refuse_partition()
-        check_state_dtype(group.get("state_dtype"))
+        check_storage(group)
+        draw_seed(group)
 
     def _max_norm(self, group: Group) -> float | None:
         return self._limit(group, "max_grad_norm")

@@ -20,6 +20,7 @@ from ._layout import shared_pair
 from ._rows import Rows
 from ._sharded import Sharding, local, sharding_of
 from ._states import States
+from ._storage import Storage
 from ._update import Group, Subject, Update
 
 
@@ -35,6 +36,10 @@ class _Rule(NamedTuple):
 @functools.cache
 def _rules(backend: Any) -> dict[str, _Rule]:
     return {name: _Rule(*told) for name, told in backend.rules().items()}
+
+
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_ROWS = "master, rounding, narrow states, ema and copies are for whole parameters"
 
 
 class SlowPath:
@@ -57,19 +62,21 @@ class SlowPath:
         self._states = States(optimizer, self._copies)
         self._views = False
 
-    def add_fresh(self, indices: list[int], params: list[Tensor], group: Group, update: Update) -> list[int]:
+    def add_fresh(
+        self, indices: list[int], params: list[Tensor], group: Group, update: Update, storage: Storage | None
+    ) -> list[int]:
         """Adds the parameters that, as the engine finds, lack nothing but their states.
 
         Returns the indices of the others.
         """
-        if self._capturing or not (update.states or update.counts):
+        if self._capturing or not (update.states or update.counts or storage):
             return indices
         known = self._optimizer.state
         others = []
         for i in indices:
             param = params[i]
             if type(param) in PLAIN and param.dtype in TYPES and param not in known and _takes_its_size(param):
-                entries = self._states.first(param, group, update)
+                entries = self._states.first(param, group, update, storage)
                 if self._engine_step.add_fresh(i, param, entries):
                     self._states.keep(param, entries)
                     continue
@@ -96,13 +103,15 @@ class SlowPath:
         self._add(subject, sharding_of(subject.owner), whole=True)
 
     def _add(self, subject: Subject, sharding: Sharding, *, whole: bool) -> None:
-        _, owner, name, group, update = subject
+        _, owner, name, group, update, storage = subject
         rule = self._rules[update.rule]
         param = plain(self._copies.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
         grad = self._gradient(subject, param, sharding) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
+            if storage is not None:
+                raise RuntimeError(f"{name} has a sparse gradient, of which fastopt updates rows; {_ROWS}")
             self._add_rows(subject, param, grad)
             return
         layout = dense_layout(param, contiguous=rule.factored)
@@ -126,7 +135,7 @@ class SlowPath:
             raise RuntimeError(f"{subject.name}: its memory cannot be reached ({type(subject.owner).__name__})")
 
     def _check_kinds(self, subject: Subject, sharding: Sharding) -> None:
-        _, owner, name, group, update = subject
+        _, owner, name, group, update, _ = subject
         if self._rules[update.rule].reads_grad:
             assert owner.grad is not None
             self._check_grad_layout(owner.grad, group, name)
@@ -210,7 +219,8 @@ class SlowPath:
 
 
 def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:
-    if grad.dtype != param.dtype or grad.shape != param.shape or grad.device != param.device:
+    alike = grad.dtype == param.dtype or (grad.dtype in _REAL and param.dtype in _REAL)
+    if not alike or grad.shape != param.shape or grad.device != param.device:
         raise RuntimeError(f"the gradient of {name} is {kind_of(grad)}, the parameter {kind_of(param)}")
 
 

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
+from ._codes import CODE_BLOCK
 from ._declared import Declared
 from ._dense import DenseCopies, copy_like, kind_of, lies_like, plain
+from ._storage import Storage, code, first_value
 from ._update import Group, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
+_CODE_TYPES = (torch.int8, torch.uint8)
 
 
 class States:
@@ -25,7 +28,7 @@ class States:
         self._new: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
         self._declined: dict[Tensor, dict[str, Any]] = {}
 
-    def first(self, param: Tensor, group: Group, update: Update) -> dict[str, Any]:
+    def first(self, param: Tensor, group: Group, update: Update, storage: Storage | None) -> dict[str, Any]:
         """Makes a parameter's states for the time before its first update."""
         optimizer = self._optimizer
         device = counters.place(optimizer._option(group, "capturable"), param)
@@ -34,6 +37,11 @@ class States:
             entries[key] = counters.number(optimizer._first_value(group, key), device)
         for key in update.states:
             entries[key] = optimizer._new_state(param, group, key)
+        if storage is not None:
+            name = optimizer._name(param)
+            code(entries, param, update, storage, optimizer._codings, name)
+            for key in storage.keys(param):
+                entries[key] = first_value(param, key, name)
         return entries
 
     def keep(self, param: Tensor, entries: dict[str, Any]) -> None:
@@ -54,14 +62,14 @@ class States:
 
     def of(
         self, subject: Subject, param: Tensor, layout: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int]:
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...], int, tuple[Any, ...] | None]:
         """Returns the states for the engine, the 'step' tensor, the carried scalars, and t for an update without count.
 
         States have to be on the device of ``param``; they get the layout of ``layout``.
         """
-        _, owner, name, group, update = subject
-        if not update.states and not update.counts:
-            return (), None, (), 1
+        position, owner, name, group, update, storage = subject
+        if not update.states and not update.counts and storage is None:
+            return (), None, (), 1, None
         known, fresh = self._known(subject)
         counter = ("step",) if update.counts else ()
         device = counters.place(self._optimizer._option(group, "capturable"), owner)
@@ -71,34 +79,78 @@ class States:
                 raise RuntimeError(
                     f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
                 )
-            entries = self._declined.pop(owner, {}) or self.first(owner, group, update)
+            entries = self._declined.pop(owner, {}) or self.first(owner, group, update, storage)
         states = []
         for key in update.states:
             like = self._like(layout, key)
             state = entries[key] if key in entries else known[key]
             if update.sums:
                 state = self._copies.whole(state, written=True)
+            scales = None if storage is None else storage.scales[len(states)]
+            if scales is not None and state.dtype in _CODE_TYPES:
+                like = like.to(dtype=state.dtype, device="meta")
             states.append(self._laid_out(state, like, param.device, entries, key, name))
         if not fresh:
             for key in counter:
-                _replace(known, entries, key, counters.as_count(known[key], device, name))
+                _replace(known, entries, key, counters.as_count(known.get(key, 1.0), device, name))
             for key in update.carried:
                 role = f"the state '{key}' of {name}"
                 _replace(known, entries, key, counters.as_number(known[key], device, role))
+        kept = None if storage is None else self._kept(subject, known, entries, param, layout)
         numbers: dict[str, Any] = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
         if entries:
             self._new.append((owner, entries))
-        return tuple(states), numbers.get("step"), tuple(numbers[key] for key in update.carried), 1 if fresh else 2
+        return (
+            tuple(states),
+            numbers.get("step"),
+            tuple(numbers[key] for key in update.carried),
+            1 if fresh else 2,
+            kept,
+        )
+
+    def _kept(
+        self, subject: Subject, known: dict[str, Any], entries: dict[str, Any], param: Tensor, layout: Tensor
+    ) -> tuple[Any, ...]:
+        """Returns (master, average, copy, scales) for the engine. What an option that was set later needs is made."""
+        position, owner, name, _, update, storage = subject
+        assert storage is not None
+
+        def kept(key: str | None) -> Tensor | None:
+            if key is None:
+                return None
+            state = entries[key] if key in entries else known.get(key)
+            if state is None:
+                entries[key] = state = first_value(owner, key, name)
+            if update.sums:
+                state = self._copies.whole(state, written=True)
+            wanted = torch.int16 if key == "remainder" else torch.float32 if param.dtype in _HALF else param.dtype
+            like = torch.empty_strided(layout.size(), layout.stride(), dtype=wanted, device="meta")
+            return self._laid_out(state, like, param.device, entries, key, name)
+
+        scales = []
+        for key, scale in zip(update.states, storage.scales, strict=True):
+            state = entries[key] if key in entries else known[key]
+            coded = scale is not None and state.dtype in _CODE_TYPES
+            scales.append(_scales(entries.get(scale, known.get(scale)), state, scale, name) if coded else None)
+        copy = None
+        if storage.copies is not None:
+            role = f"the copy of {name}"
+            given = _tensor(storage.copies[position], role)
+            copy = plain(self._copies.whole(given, written=True) if update.sums else given, role)
+            if copy.shape != param.shape or copy.device != param.device or copy.is_complex() != param.is_complex():
+                raise RuntimeError(f"{role} is {kind_of(copy)}, the parameter {kind_of(param)}")
+            copy = self._copies.of(copy, layout, role, written=True)
+        return kept(storage.master_of(param)), kept(storage.average), copy, tuple(scales)
 
     def check(self, subject: Subject) -> None:
         """Checks of a DTensor's states what :meth:`of` checks, without communication.
 
         First states are made here. Made later, these small tensors between large temporary ones would fragment memory.
         """
-        _, owner, name, group, update = subject
+        _, owner, name, group, update, storage = subject
         known, fresh = self._known(subject)
         if fresh:
-            self.decline(owner, self.first(owner, group, update))
+            self.decline(owner, self.first(owner, group, update, storage))
             return
         layout = torch.empty(owner.shape, dtype=owner.dtype, device="meta")
         for key in update.states:
@@ -112,6 +164,8 @@ class States:
         known = self._optimizer.state.get(subject.owner) or {}
         update = subject.update
         keys = (*update.states, *(("step",) if update.counts else ()), *update.carried)
+        if subject.storage is not None and "step" not in known and any(key in known for key in update.states):
+            keys = (*update.states, *update.carried)  # an option that needs the count was set later
         missing = [key for key in keys if known.get(key) is None]
         if 0 < len(missing) < len(keys):
             raise RuntimeError(f"the state of {subject.name} has no '{missing[0]}'")
@@ -139,6 +193,17 @@ class States:
         return state_plain
 
 
+def _scales(scales: Any, codes: Tensor, key: str | None, name: str) -> Tensor:
+    role = f"the state '{key}' of {name}"
+    if scales is None:
+        raise RuntimeError(f"the state of {name} has no '{key}'")
+    scales = plain(_tensor(scales, role), role)
+    count = -(-codes.numel() // CODE_BLOCK)
+    if scales.dtype != torch.float32 or scales.shape != (count,) or not scales.is_contiguous():
+        raise RuntimeError(f"{role} is {kind_of(scales)}, where float32 of shape {(count,)} belongs")
+    return scales
+
+
 def _tensor(state: Any, role: str) -> Tensor:
     if not isinstance(state, Tensor):
         raise TypeError(f"{role} is a {type(state).__name__}, not a tensor")
@@ -147,6 +212,7 @@ def _tensor(state: Any, role: str) -> Tensor:
 
 def _check_likeness(state: Tensor, layout: Tensor, device: torch.device, role: str) -> None:
     wide = layout.dtype in _HALF and state.dtype == torch.float32
+    wide |= layout.dtype in (torch.float32, *_HALF) and state.dtype == torch.bfloat16
     fits = state.shape == layout.shape and (wide or state.dtype == layout.dtype)
     if not fits or state.device != device:
         wanted = f"{layout.dtype} of shape {tuple(layout.shape)} on {device}"
@@ -154,5 +220,5 @@ def _check_likeness(state: Tensor, layout: Tensor, device: torch.device, role: s
 
 
 def _replace(known: dict[str, Any], entries: dict[str, Any], key: str, value: Tensor) -> None:
-    if value is not known[key]:
+    if value is not known.get(key):
         entries[key] = value

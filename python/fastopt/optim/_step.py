@@ -14,6 +14,7 @@ from ._norms import norm_across_processes
 from ._program import LR, trace
 from ._sharded import refuse_flattened
 from ._slow_path import SlowPath
+from ._storage import is_used, storage_of, with_average
 from ._update import IDENTITY_PROLOGUE, Subject
 
 _NOT_CAPTURABLE = (
@@ -86,10 +87,12 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     _write(engine_step, slow_path, norm, threads)
     for one in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
         assert slow_path is not None
-        subject = one.subject._replace(position=0)
+        subject = one.subject.alone()
         if optimizer._option(subject.group, "capturable"):
             loss_scale_of(optimizer, engine_step)  # tells the engine again, which forgets it after a run
-        engine_step.add_group(subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate)
+        engine_step.add_group(
+            subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate, subject.storage
+        )
         with torch.no_grad():
             slow_path.add_whole(subject)
         _check_overlap(optimizer, engine_step)
@@ -102,6 +105,7 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
+    first_number = 0
     for g, group in enumerate(optimizer.param_groups):
         optimizer._check_flags(group)
         capturable = bool(optimizer._option(group, "capturable"))
@@ -116,21 +120,27 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
             params = list(params)
         for update, scalars, indices in optimizer._parts(source):
             chosen = params if indices is None else [params[i] for i in indices]
+            storage = None
+            if is_used(group):
+                numbered = range(len(params)) if indices is None else indices
+                update, storage = storage_of(optimizer, group, update, numbered, first_number)
+                scalars = with_average(group, scalars)
             given: Any = (prologue, max_norm, scalars)
             if capturable:
                 unscale = {**IDENTITY_PROLOGUE, "loss_scale": loss_scale}
                 given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            rest = engine_step.add_group(update, *given, chosen, optimizer.state, learning_rate)
+            rest = engine_step.add_group(update, *given, chosen, optimizer.state, learning_rate, storage)
             if rest:
                 slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
-                    for i in slow_path.add_fresh(rest, chosen, group, update):
+                    for i in slow_path.add_fresh(rest, chosen, group, update, storage):
                         name = optimizer._name_at(g, i if indices is None else indices[i])
-                        subject = Subject(i, chosen[i], name, group, update)
+                        subject = Subject(i, chosen[i], name, group, update, storage)
                         if not slow_path.add(subject):
                             sharded.append(_Sharded(subject, given, learning_rate))
+        first_number += len(params)
     if slow_path is not None:
         slow_path.check_views()
     return slow_path, sharded, clips

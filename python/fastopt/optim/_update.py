@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from ._program import Scalars
+
+if TYPE_CHECKING:
+    from ._storage import Storage
 
 Group = dict[str, Any]
 
@@ -37,6 +40,11 @@ class Subject(NamedTuple):
     name: str  # how errors call it
     group: Group
     update: Update
+    storage: Storage | None  # how the group keeps its parameters
+
+    def alone(self) -> Subject:
+        """The same, as the only parameter that the engine takes."""
+        return self._replace(position=0, storage=self.storage and self.storage.at(self.position))
 
 
 class Decay(enum.Enum):
@@ -58,12 +66,41 @@ class CommonOptions(TypedDict, total=False):
     ``p.grad`` is left as it is (default: None, off)."""
     max_grad_value: float | None
     """Gradients enter the update clamped to plus or minus this, after ``max_grad_norm`` (default: None)."""
-    state_dtype: torch.dtype | None
-    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32, also in checkpoints
+    master: str | None
+    """bfloat16 and float16 parameters are updated in float32, and are the rounding of what is kept. ``"float32"`` keeps
+    a float32 state ``master``; ``"split"``, for bfloat16, an int16 state ``remainder`` with the other half of the bits
+    (default: None)."""
+    rounding: str | None
+    """``"stochastic"`` rounds parameters, states and copies of a half type up or down at random, without bias
+    (default: None, to the nearest; states of ``state_dtype=torch.bfloat16`` stochastically)."""
+    rounding_seed: int | None
+    """What the random numbers of ``rounding`` depend on, 64 bits (default: None, drawn from torch's generator)."""
+    state_dtype: torch.dtype | str | None
+    """``torch.float32`` keeps the states of bfloat16 and float16 parameters in float32. ``torch.bfloat16`` halves the
+    memory of states. ``"int8"`` codes states of 4096 elements and more in 8 bits, 32 elements with one scale
     (default: None, the parameter's type)."""
+    ema: float | None
+    """The decay of an average of the parameters, kept as a state ``ema``; :meth:`averaged` swaps it in
+    (default: None)."""
+    ema_warmup: bool
+    """The decay of ``ema`` is at most ``(1 + t) / (10 + t)`` (default: False)."""
+    copies: list[Tensor] | None
+    """Of a parameter group: a tensor of any floating type for each parameter, which gets its new values in the same
+    pass (default: None)."""
 
 
-COMMON = CommonOptions(l1=0, max_grad_norm=None, max_grad_value=None, state_dtype=None)
+COMMON = CommonOptions(
+    l1=0,
+    max_grad_norm=None,
+    max_grad_value=None,
+    master=None,
+    rounding=None,
+    rounding_seed=None,
+    state_dtype=None,
+    ema=None,
+    ema_warmup=False,
+    copies=None,
+)
 
 # The prologue's scalars where it does nothing.
 IDENTITY_PROLOGUE: Scalars = {

@@ -101,7 +101,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         if key == "variance":
             return super()._new_state(param, group, key)
-        return param.new_zeros(self._state_shape(param.shape, key), dtype=self._state_type(param, group))
+        return param.new_zeros(self._state_shape(param.shape, key), dtype=self._state_type(param, group, key))
 
     def _scalars_for(self, group: Group, dtype: torch.dtype, t: Number) -> Scalars:
         eps1, eps2 = group["eps"]

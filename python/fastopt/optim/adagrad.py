@@ -83,7 +83,7 @@ class Adagrad(FusedOptimizer, torch.optim.Adagrad):
         # torch has made the sums before it could know our options, and all with the same initial value.
         for group in self.param_groups:
             for param in group["params"]:
-                wanted = self._state_type(param, group), group["initial_accumulator_value"]
+                wanted = self._state_type(param, group, "sum"), group["initial_accumulator_value"]
                 if wanted != (param.dtype, initial_accumulator_value):
                     self.state[param]["sum"] = self._new_state(param, group, "sum")
 

@@ -133,10 +133,10 @@ class Lookahead(FusedOptimizer):
     def _max_norm(self, group: Group) -> float | None:
         return None
 
-    def _state_type(self, param: Tensor, group: Group) -> torch.dtype:
+    def _state_type(self, param: Tensor, group: Group, key: str) -> torch.dtype:
         if self.state_dtype is not None:
             return torch.promote_types(param.dtype, self.state_dtype)
-        return super()._state_type(param, group)
+        return super()._state_type(param, group, key)
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         return super()._new_state(param, group, key).copy_(param)

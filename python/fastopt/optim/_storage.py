@@ -1,0 +1,185 @@
+"""How parameters and states are kept: masters, copies, averages, narrow and coded states, random rounding."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._checks import check_range
+from ._codes import CODE_BLOCK, Coding, encode
+from ._program import Number, Scalars, number
+from ._update import Group, Update
+
+if TYPE_CHECKING:
+    from ._declared import Declared
+
+_HALF = (torch.bfloat16, torch.float16)
+_CODED_TYPES = (torch.float32, *_HALF)
+_FEWEST_CODED = 4096  # elements from which on a state is coded
+_MASTERS = {"float32": "master", "split": "remainder"}
+KEYS = ("master", "remainder", "ema")
+
+
+class Storage(NamedTuple):
+    """What the engine is told of a group; the parameters' own entries are in their order."""
+
+    master: str | None  # the key of the master in a parameter's state
+    average: str | None
+    scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
+    copies: list[Any] | None
+    numbers: list[int]  # of the parameters in the optimizer
+    seed: int
+    random_param: bool
+    random_states: bool
+
+    def at(self, position: int) -> Storage:
+        """The same of one parameter."""
+        copies = None if self.copies is None else [self.copies[position]]
+        return self._replace(copies=copies, numbers=[self.numbers[position]])
+
+    def keys(self, param: Tensor) -> list[str]:
+        """The states that the options add to a parameter's."""
+        return [key for key in (self.master_of(param), self.average) if key is not None]
+
+    def master_of(self, param: Tensor) -> str | None:
+        return self.master if param.dtype in _HALF else None
+
+
+def check_storage(group: Group) -> None:
+    """Errors for options that are wrong, or make no sense together."""
+    master, rounding, dtype = group.get("master"), group.get("rounding"), group.get("state_dtype")
+    if master not in (None, *_MASTERS):
+        raise ValueError(f"Invalid master: {master!r}, not None, 'float32' or 'split'")
+    if rounding not in (None, "nearest", "stochastic"):
+        raise ValueError(f"Invalid rounding: {rounding!r}, not None, 'nearest' or 'stochastic'")
+    if master is not None and rounding == "stochastic":
+        raise ValueError(
+            "rounding='stochastic' with a master: the parameter is the nearest rounding of its master, which has not "
+            "lost anything (states of state_dtype=torch.bfloat16 are rounded stochastically unless rounding='nearest')"
+        )
+    if not (dtype is None or isinstance(dtype, torch.dtype) or dtype == "int8") or dtype not in (
+        None,
+        torch.float32,
+        torch.bfloat16,
+        "int8",
+    ):
+        raise ValueError(f"Invalid state_dtype: {dtype}, not None, torch.float32, torch.bfloat16 or 'int8'")
+    seed = group.get("rounding_seed")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**64):
+        raise ValueError(f"Invalid rounding_seed: {seed!r}, not None or an integer of 64 bits")
+    ema = group.get("ema")
+    if ema is not None:
+        check_range("ema value", ema)
+        if ema >= 1:
+            raise ValueError(f"Invalid ema value: {ema}")
+    copies = group.get("copies")
+    if copies is not None and (not isinstance(copies, list) or len(copies) != len(list(group.get("params", copies)))):
+        raise ValueError("copies has to be a list with a tensor for each parameter of the group")
+    if group.get("capturable") and (ema is not None or is_random(group)):
+        what = "ema" if ema is not None else "stochastic rounding"
+        raise ValueError(f"{what} with capturable=True: the step count, which it needs, is on the device")
+
+
+def is_random(group: Group) -> bool:
+    """Whether random numbers decide about a rounding."""
+    rounding = group.get("rounding")
+    return rounding == "stochastic" or (group.get("state_dtype") == torch.bfloat16 and rounding is None)
+
+
+def draw_seed(group: Group) -> None:
+    """Gives a group that rounds at random a seed, drawn from torch's generator."""
+    if group.get("rounding_seed") is None and is_random(group):
+        group["rounding_seed"] = int(torch.randint(2**63 - 1, ()).item())
+
+
+def is_used(group: Group) -> bool:
+    get = group.get
+    return (
+        get("master") is not None
+        or get("ema") is not None
+        or get("copies") is not None
+        or get("rounding") == "stochastic"
+        or get("state_dtype") not in (None, torch.float32)
+    )
+
+
+def storage_of(
+    optimizer: Declared, group: Group, update: Update, indices: Iterable[int], first_number: int
+) -> tuple[Update, Storage]:
+    """How the engine keeps the parameters of a group, and the update, which counts where random numbers or a warm-up
+    need the count."""
+    check_storage(group)
+    draw_seed(group)
+    indices, copies = list(indices), group.get("copies")
+    codes = group.get("state_dtype") == "int8"
+    coded = [key in optimizer._codings and codes for key in update.states]
+    storage = Storage(
+        master=_MASTERS[group["master"]] if group.get("master") else None,
+        average=None if group.get("ema") is None else "ema",
+        scales=tuple(f"{key}_scale" if one else None for key, one in zip(update.states, coded, strict=True)),
+        copies=None if copies is None else [copies[i] for i in indices],
+        numbers=[first_number + i for i in indices],
+        seed=group.get("rounding_seed") or 0,
+        random_param=group.get("rounding") == "stochastic",
+        random_states=is_random(group),
+    )
+    counts = update.counts or is_random(group) or bool(group.get("ema_warmup"))
+    return update._replace(counts=counts), storage
+
+
+def with_average(group: Group, scalars: Callable[..., Scalars]) -> Callable[..., Scalars]:
+    """The scalars of a rule, and the weight of the new parameter in its average."""
+    return scalars if group.get("ema") is None else functools.partial(_weighted, group, scalars)
+
+
+def _weighted(group: Group, scalars: Callable[..., Scalars], t: Number, *carried: Number) -> Scalars:
+    decay = number(group["ema"])
+    if group.get("ema_warmup"):
+        decay = min(decay, (1.0 + t) / (10.0 + t))
+    return {**scalars(t, *carried), "average_weight": 1.0 if t == 1 else 1.0 - decay}
+
+
+def code(
+    entries: dict[str, Any], param: Tensor, update: Update, storage: Storage, codings: dict[str, Coding], name: str
+) -> None:
+    """Codes a parameter's first states."""
+    for key, scales in zip(update.states, storage.scales, strict=True):
+        if scales is not None and param.numel() >= _FEWEST_CODED:
+            refuse_parts(param, name)
+            entries[key], entries[scales] = encode(entries[key], codings[key])
+
+
+def first_value(param: Tensor, key: str, name: str) -> Tensor:
+    """A state that the options add, before the parameter's first update."""
+    if key == "remainder":
+        if param.dtype != torch.bfloat16:
+            raise RuntimeError(f"{name} has dtype {param.dtype}; master='split' is for bfloat16")
+        return torch.zeros_like(param, dtype=torch.int16)
+    return param.detach().to(torch.float32) if param.dtype in _HALF else param.detach().clone()
+
+
+def refuse_parts(param: Tensor, name: str) -> None:
+    """An error for a DTensor: its blocks would begin anew in each process, and the results would be others."""
+    if hasattr(param, "placements"):
+        raise RuntimeError(
+            f"{name} is a DTensor; state_dtype='int8' has one scale for {CODE_BLOCK} elements of the whole"
+        )
+
+
+def state_type(optimizer: Declared, param: Tensor, group: Group, key: str) -> torch.dtype:
+    """The type of a state that is not coded."""
+    wanted = group.get("state_dtype")
+    if wanted is None:
+        return param.dtype
+    if wanted not in (torch.bfloat16, "int8"):
+        return torch.promote_types(param.dtype, wanted)
+    if param.dtype not in _CODED_TYPES:
+        raise RuntimeError(
+            f"{optimizer._name(param)} has dtype {param.dtype}; state_dtype={wanted!r} is for float32, bfloat16 and float16"
+        )
+    narrow = wanted == torch.bfloat16 and key in optimizer._codings
+    return torch.bfloat16 if narrow else torch.float32
