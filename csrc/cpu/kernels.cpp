@@ -48,6 +48,13 @@ constexpr RuleEntry rules[] = {
     FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //
 };
 
+constexpr bool states_fit() {
+    for (const RuleEntry& rule : rules)
+        if (rule.states > kMaxStates) return false;
+    return true;
+}
+static_assert(states_fit(), "a rule with more states than kMaxStates (common.h), which may be raised");
+
 #define FASTOPT_REDUCTION(name, Sum) {name, norm_of<Sum>, reduce<Sum, float>, reduce<Sum, double>},
 constexpr ReductionEntry reductions[] = {FASTOPT_SUMS(FASTOPT_REDUCTION)};
 

@@ -21,7 +21,9 @@ METHODS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 FAMILIES: dict[str, tuple[str, ...]] = {
     style.BLUE: ("SGD", "ASGD", "momentum 0.9", "Nesterov 0.9", "Lookahead(SGD)"),
     style.GREEN: ("Adagrad", "Adadelta", "RMSprop"),
-    style.ORANGE: ("Adam", "AMSGrad", "AdamW", "Adamax", "NAdam", "RAdam", "AdaBound", "Adafactor", "LAMB"),
     style.PINK: ("Lion", "Rprop"),
 }
-COLOURS: dict[str, Any] = {name: colour for colour, names in FAMILIES.items() for name in names}
+# All others are of Adam's family.
+COLOURS: dict[str, Any] = dict.fromkeys(METHODS, style.ORANGE) | {
+    name: colour for colour, names in FAMILIES.items() for name in names
+}

@@ -27,7 +27,7 @@ def exact(scalars: dict[str, Any]) -> dict[str, str]:
 
 def assert_same_scalars(program: Program, update: Update, prologue: Any, scalars: Any, lr: float, t: int) -> None:
     carried = {"mu_product": (1.0, 0.43, 0.0), "eta": (lr, 1e-3, math.inf), "mu": (1.0, 0.01, math.nan)}
-    for values in itertools.product(*(carried[key] for key in update.carried)):
+    for values in itertools.product(*(carried.get(key, (1.0, 0.43, 0.0)) for key in update.carried)):
         expected = dict(scalars(t, *values))
         inputs = [float(t), *values, *[math.nan] * (2 - len(values)), lr]
         got_prologue, got, following = _core.evaluate_program(program, update.rule, inputs)

@@ -10,6 +10,7 @@ import fastopt
 import fastopt.__main__
 from fastopt import _core, reference
 from fastopt.reference import half, pipeline
+from optimizer_cases import ROWS
 from support import ISAS, running
 
 
@@ -40,6 +41,10 @@ def test_public_optimizers_are_in_the_self_test() -> None:
     classes = [getattr(fastopt, name) for name in fastopt.__all__]
     assert {c for c in classes if isinstance(c, type)} == {*fastopt.optim.ALL, fastopt.Lookahead}
     assert len(fastopt.__main__.TESTED) == len(fastopt.optim.ALL) + 1
+
+
+def test_every_optimizer_has_its_row() -> None:
+    assert {row.ours for row in ROWS} == {*fastopt.optim.ALL}
 
 
 HALF = {torch.bfloat16: half.bfloat16, torch.float16: np.dtype(np.float16)}

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fastopt
+
 pytest.importorskip("rich", reason="needs the extra 'bench'")
 from bench import batch_norm, compiled, depth, dropout, optimizers, products, training, zoo
 from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, Tensors, Walk
@@ -23,6 +25,10 @@ OPERATIONS = [
 ]
 # On this input, torch 2.13's fused SGD skips whole vectors of half types.
 WRONG = {("bfloat16", name, "torch fused") for name in ("SGD", "SGD momentum", "SGD Nesterov")}
+
+
+def test_every_optimizer_is_measured() -> None:
+    assert {rule.optimizer for rule in optimizers.RULES.values()} == {cls.__name__ for cls in fastopt.optim.ALL}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

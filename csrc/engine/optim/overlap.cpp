@@ -84,8 +84,9 @@ std::optional<std::pair<MemoryRange, MemoryRange>> OverlapCheck::find(const std:
     if (!stayed) {
         known_.clear();  // forgets the ranges until the check has passed
         list_writes(tasks, counters, writes_);
-        std::sort(writes_.begin(), writes_.end(),
-                  [](const MemoryRange& a, const MemoryRange& b) { return a.begin < b.begin; });
+        std::sort(writes_.begin(), writes_.end(), [](const MemoryRange& a, const MemoryRange& b) {
+            return a.begin != b.begin ? a.begin < b.begin : a.task < b.task;
+        });
         for (size_t i = 1; i < writes_.size(); ++i)
             if (writes_[i].begin < writes_[i - 1].end) return {{writes_[i - 1], writes_[i]}};
         if (!unscales)

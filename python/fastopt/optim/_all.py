@@ -17,7 +17,23 @@ from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
 
-ALL = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam, AdaBound, Adafactor, Rprop, ASGD, Lion, LAMB)
+ALL = (
+    SGD,
+    Adam,
+    AdamW,
+    Adagrad,
+    RMSprop,
+    Adadelta,
+    Adamax,
+    NAdam,
+    RAdam,
+    AdaBound,
+    Adafactor,
+    Rprop,
+    ASGD,
+    Lion,
+    LAMB,
+)
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
 Declared._family = ALL
