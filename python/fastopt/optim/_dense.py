@@ -15,7 +15,7 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.comp
 _MANY = 2**20  # from so many elements on it pays to choose how memory is taken
 
 
-def plain(tensor: Tensor, name: object) -> Tensor:
+def plain(tensor: Tensor, name: object, types: tuple[torch.dtype, ...] = TYPES) -> Tensor:
     """Returns the torch.Tensor that owns the memory, or raises an error that calls it ``name``."""
     tensor = local(tensor)
     kind = type(tensor)
@@ -28,8 +28,8 @@ def plain(tensor: Tensor, name: object) -> Tensor:
     if why := _runtime.unsupported_reason(tensor.device):
         raise RuntimeError(f"{name} is on device '{tensor.device}'; {why}")
     _runtime.refuse_freed(tensor, name)
-    if tensor.dtype not in TYPES:
-        raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, TYPES))}")
+    if tensor.dtype not in types:
+        raise RuntimeError(f"{name} has dtype {tensor.dtype}; fastopt updates {', '.join(map(str, types))}")
     return tensor
 
 

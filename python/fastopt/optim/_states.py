@@ -11,7 +11,7 @@ from .. import _runtime
 from . import _counters as counters
 from ._codes import CODE_BLOCK
 from ._declared import Declared
-from ._dense import DenseCopies, copy_like, kind_of, lies_like, plain
+from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
 from ._storage import Storage, code, first_value
 from ._update import Group, Subject, Update
 
@@ -67,7 +67,7 @@ class States:
 
         States have to be on the device of ``param``; they get the layout of ``layout``.
         """
-        position, owner, name, group, update, storage = subject
+        _, owner, name, group, update, storage = subject
         if not update.states and not update.counts and storage is None:
             return (), None, (), 1, None
         known, fresh = self._known(subject)
@@ -80,7 +80,7 @@ class States:
                     f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
                 )
             entries = self._declined.pop(owner, {}) or self.first(owner, group, update, storage)
-        states = []
+        states: list[Tensor] = []
         for key in update.states:
             like = self._like(layout, key)
             state = entries[key] if key in entries else known[key]
@@ -100,13 +100,8 @@ class States:
         numbers: dict[str, Any] = {key: entries.get(key, known.get(key)) for key in (*counter, *update.carried)}
         if entries:
             self._new.append((owner, entries))
-        return (
-            tuple(states),
-            numbers.get("step"),
-            tuple(numbers[key] for key in update.carried),
-            1 if fresh else 2,
-            kept,
-        )
+        carried = tuple(numbers[key] for key in update.carried)
+        return tuple(states), numbers.get("step"), carried, 1 if fresh else 2, kept
 
     def _kept(
         self, subject: Subject, known: dict[str, Any], entries: dict[str, Any], param: Tensor, layout: Tensor
@@ -131,7 +126,7 @@ class States:
         for key, scale in zip(update.states, storage.scales, strict=True):
             state = entries[key] if key in entries else known[key]
             coded = scale is not None and state.dtype in _CODE_TYPES
-            scales.append(_scales(entries.get(scale, known.get(scale)), state, scale, name) if coded else None)
+            scales.append(_scales({**known, **entries}.get(str(scale)), state, scale, name) if coded else None)
         copy = None
         if storage.copies is not None:
             role = f"the copy of {name}"
@@ -183,7 +178,7 @@ class States:
         state = _tensor(state, role)
         if state.is_sparse:  # from torch's SGD with sparse gradients
             entries[key] = state = copy_like(state.to_dense(), layout)
-        state_plain = plain(state, role)
+        state_plain = plain(state, role, TYPES if layout.dtype in TYPES else (layout.dtype,))
         _check_likeness(state_plain, layout, device, role)
         if state_plain is not state:  # a shard or a view of the state, to which updates are written back
             return self._copies.of(state_plain, layout, role, written=True)

@@ -173,13 +173,16 @@ def refuse_parts(param: Tensor, name: str) -> None:
 def state_type(optimizer: Declared, param: Tensor, group: Group, key: str) -> torch.dtype:
     """The type of a state that is not coded."""
     wanted = group.get("state_dtype")
+    if wanted is None and group.get("master") is not None:
+        wanted = torch.float32  # as for the parameter that is updated
     if wanted is None:
         return param.dtype
     if wanted not in (torch.bfloat16, "int8"):
         return torch.promote_types(param.dtype, wanted)
     if param.dtype not in _CODED_TYPES:
         raise RuntimeError(
-            f"{optimizer._name(param)} has dtype {param.dtype}; state_dtype={wanted!r} is for float32, bfloat16 and float16"
+            f"{optimizer._name(param)} has dtype {param.dtype}; state_dtype={wanted!r} is for float32, bfloat16 and "
+            "float16"
         )
     narrow = wanted == torch.bfloat16 and key in optimizer._codings
     return torch.bfloat16 if narrow else torch.float32

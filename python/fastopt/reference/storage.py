@@ -34,7 +34,8 @@ def random_bits(seed: int, number: int, step: int, count: int) -> Array:
 
 def permuted(random: Array, operand: int) -> Array:
     """The bits for the parameter (0), state k (k + 1) or the copy (the last)."""
-    return random * np.uint32(_PERMUTATIONS[operand]) & np.uint32(0xFFFF)
+    bits: Array = random * np.uint32(_PERMUTATIONS[operand]) & np.uint32(0xFFFF)
+    return bits
 
 
 def round_at_random(values: Array, random: Array, out: Array) -> None:
@@ -108,9 +109,8 @@ def decode(codes: Array, scales: Array) -> Array:
     if codes.dtype == np.int8:
         values: Array = c / (np.float32(254) - np.abs(c)) * scale
         return values
-    root = c / np.float32(255)
-    values = root * root * scale
-    return values
+    root: Array = c / np.float32(255)
+    return root * root * scale  # type: ignore[no-any-return]
 
 
 class Kept(NamedTuple):
