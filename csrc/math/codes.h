@@ -9,6 +9,7 @@ namespace fastopt {
 namespace {
 
 constexpr int kCodeBlock = 32;
+constexpr int64_t kFewestCoded = 4096;  // a state of fewer elements stays float32
 
 // Of the largest magnitude's bits: NaN where a number is not finite, and then the whole block is NaN; 0 for subnormal
 // numbers, whose reciprocal may be infinite.

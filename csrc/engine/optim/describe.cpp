@@ -1,6 +1,7 @@
 // Describes one parameter of a Step by pointers, if the kernels can take all its tensors as they are.
 #include "engine/optim/step.h"
 #include "engine/workers/dispatch.h"
+#include "math/codes.h"
 
 namespace fastopt {
 namespace {
@@ -55,11 +56,13 @@ bool as_matrices(const TensorView& param, Matrices& shape) {
 
 bool Step::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
     TensorView v;
-    const bool coded = storage_.is_used && !storage_.scale_keys[static_cast<size_t>(k)].is_none();
-    if (!view(state, v) || !fits(v, param)) {
-        if (!coded || !view(state, v, true)) return false;
+    const bool may_be_coded = storage_.is_used && !storage_.scale_keys[static_cast<size_t>(k)].is_none();
+    const bool coded = may_be_coded && param.numel >= kFewestCoded;
+    if (!view(state, v, coded)) return false;
+    if (coded)
         v.complex = param.complex;
-    }
+    else if (!fits(v, param))
+        return false;
     if (v.device != param.device) return false;
     Matrices shape;
     if (!rule_->factored) {
@@ -121,7 +124,9 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     if (programmed_ != nullptr && !describe_counter(refs, param, counter, task.constants)) return false;
     if (rule_->factored && !as_matrices(param, task.shape)) return false;
     if (refs.grad != nullptr) {
-        if (!view(refs.grad, grad) || grad.device != param.device || !same_layout(grad, param)) return false;
+        if (!view(refs.grad, grad) || (grad.type != param.type && param.device != kHost) ||
+            grad.device != param.device || !same_layout(grad, param))
+            return false;
         task.grad = {grad.data, grad.type};
     }
     for (int k = 0; k < rule_->states; ++k)
@@ -134,6 +139,7 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     task.n = param.numel;
     task.param = {param.data, param.type};
     if (storage_.is_used) {
+        if (param.device != kHost) return false;  // CUDA has no kernels for it
         Storage storage;
         if (!storage_.describe(refs.storage, param, index, task, storage)) return false;
         task.storage = &storages_.add(storage);

@@ -88,7 +88,7 @@ const Constants* Step::constants(int64_t t, const double* carried) {
     if (!result) throw py::error_already_set();
     const auto values = result.cast<py::dict>();
     Constants fresh = common_;
-    if (storage_.has_average()) fresh.average_weight = values["average_weight"].cast<double>();
+    if (storage_.has_average()) fresh.average_weight = values["ema_weight"].cast<double>();
     rule_->scalars.read(values, fresh.rule, count + storage_.has_average());
     fresh.step = static_cast<uint32_t>(t);
     for (size_t k = 0; k < count; ++k) fresh.carried[k] = values[carried_keys_[k]].cast<double>();
@@ -171,7 +171,7 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
         TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, {}};
-        const bool complete = !has_state || (own != nullptr && find_entries(own, i, tensors));
+        const bool complete = !has_state || find_entries(own, i, tensors);
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
     left_out_ |= !rest.empty();
@@ -185,7 +185,8 @@ bool Step::find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) co
         if (out == nullptr && PyErr_Occurred()) throw py::error_already_set();
         return out != nullptr;
     };
-    if (!PyDict_Check(own)) return false;
+    if (own == nullptr && (keys_.size() > 0 || carried_keys_.size() > 0 || counts_)) return false;
+    if (own != nullptr && !PyDict_Check(own)) return false;
     for (size_t k = 0; k < keys_.size(); ++k)
         if (!find(PyTuple_GET_ITEM(keys_.ptr(), k), tensors.states[k])) return false;
     for (size_t k = 0; k < carried_keys_.size(); ++k)

@@ -46,15 +46,16 @@ bool GroupStorage::find(PyObject* own, Py_ssize_t index, StorageRefs& refs) cons
         if (!PyList_Check(copies.ptr()) || index >= PyList_GET_SIZE(copies.ptr())) return false;
         refs.copy = PyList_GET_ITEM(copies.ptr(), index);
     }
-    return find_key(master_key, refs.master) && find_key(average_key, refs.average);
+    find_key(master_key, refs.master);
+    return find_key(average_key, refs.average);
 }
 
 bool GroupStorage::describe(const StorageRefs& refs, const TensorView& param, int64_t index, const Task& task,
                             Storage& storage) const {
     storage = {};
     storage.number = numbers[static_cast<size_t>(index)].cast<uint32_t>();
-    if (refs.master != nullptr) {
-        if (!is_half(param.type)) return false;
+    if (!master_key.is_none() && is_half(param.type)) {
+        if (refs.master == nullptr) return false;
         const bool whole = find_alike(refs.master, param, false, storage.master) && storage.master.type == DType::f32;
         const bool lower = !whole && param.type == DType::bf16 &&
                            find_alike(refs.master, param, true, storage.master) && storage.master.type == DType::i16;

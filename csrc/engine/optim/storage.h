@@ -27,8 +27,8 @@ struct GroupStorage {
 
     bool has_average() const { return is_used && !average_key.is_none(); }
 
-    // Finds the tensors of the parameter at `index`. False where one is missing. A scale is not: the state may be
-    // too small to be coded.
+    // Finds the tensors of the parameter at `index`; `own` is its state or null. False where the average is missing.
+    // Not every parameter has a master, and not every state is coded: describe() knows.
     bool find(PyObject* own, Py_ssize_t index, StorageRefs& refs) const;
 
     // False where a tensor is not as the kernels take it. The task's states are described already, the coded ones with

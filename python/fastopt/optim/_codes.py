@@ -4,6 +4,7 @@ conversions."""
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,3 +74,13 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
         values = root * root * scale
     _memory(state).copy_(values)
     return state
+
+
+def decoded(state: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's state with float32 numbers instead of codes and scales."""
+    scales = {f"{key}_scale" for key in state} & state.keys()
+    return {
+        key: decode(value, state[f"{key}_scale"]) if f"{key}_scale" in scales else value
+        for key, value in state.items()
+        if key not in scales
+    }

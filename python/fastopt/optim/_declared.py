@@ -29,6 +29,7 @@ class Declared(Options):
 
     _family: ClassVar[tuple[type[Declared], ...]] = ()  # all optimizers of ours, set by ``_all``
     _sparse_hint = ""
+    _is_stored = True  # whether the options of _storage.py are its own
     _codings: ClassVar[dict[str, Coding]] = CODINGS  # of the states that state_dtype narrows
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
     # Set by a step that clipped. The class has no default, because a trainer's wrapper would find that first.

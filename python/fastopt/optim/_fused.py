@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from .. import _runtime
 from .._compiler import eager
+from ._average import averaged_model, swapped
 from ._declared import Declared
 from ._dense import norm_tensor
 from ._hooked import hooked
@@ -61,6 +64,32 @@ class FusedOptimizer(Declared):
         if norm is None:
             return None
         return norm_tensor(norm, grads_of(self._clipped()))
+
+    @eager
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the parameters have the values of their averages (``ema``), for evaluation or saving.
+
+        At its end the parameters are as they were. Do not step inside.
+
+        Raises:
+            RuntimeError: there is no average yet.
+
+        Examples:
+            >>> optimizer = fastopt.AdamW(model.parameters(), lr=1e-3, ema=0.999)
+            >>> with optimizer.averaged():
+            ...     validate(model)
+        """
+        return swapped(self)
+
+    def averaged_model(self, model: nn.Module) -> AveragedModel:
+        """Returns a ``torch.optim.swa_utils.AveragedModel`` of ``model`` that has the averages as parameters.
+
+        Parameters without an average are copied as they are.
+
+        Raises:
+            RuntimeError: there is no average yet.
+        """
+        return averaged_model(self, model)
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

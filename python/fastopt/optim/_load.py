@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._declared import Declared
+from ._storage import KEYS
 
 
 @contextlib.contextmanager
@@ -53,7 +54,8 @@ def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
         for key, value in optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
                 number = key == "step" or key in optimizer._carried
-                wanted = None if number else optimizer._state_type(param, group, key)
+                as_saved = number or key in KEYS or key.endswith("_scale") or not saved[key].is_floating_point()
+                wanted = None if as_saved else optimizer._state_type(param, group, key)
                 exact = _exact(saved[key], value, wanted)
                 if number and exact.data_ptr() in counters:
                     exact = exact.clone()
@@ -64,7 +66,7 @@ def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
 
 def _exact(saved: Any, cast: Tensor, wanted: torch.dtype | None) -> Tensor:
     """Returns a state as it was saved, in the type ``wanted``; None, for numbers, keeps the saved type."""
-    if not isinstance(saved, Tensor) or not saved.is_floating_point():
+    if not isinstance(saved, Tensor):
         return cast
     wanted = wanted or saved.dtype
     return cast if cast.dtype == wanted else saved.to(device=cast.device, dtype=wanted)

@@ -39,6 +39,7 @@ def _rules(backend: Any) -> dict[str, _Rule]:
 
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_ON_HOST = "master, rounding, narrow states, ema and copies are for the CPU"
 _ROWS = "master, rounding, narrow states, ema and copies are for whole parameters"
 
 
@@ -108,6 +109,8 @@ class SlowPath:
         param = plain(self._copies.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
+        if storage is not None and _runtime.on_device(param):
+            raise RuntimeError(f"{name} is on device '{param.device}'; {_ON_HOST}")
         grad = self._gradient(subject, param, sharding) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
             if storage is not None:

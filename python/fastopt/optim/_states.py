@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
-from ._codes import CODE_BLOCK
+from ._codes import CODE_BLOCK, decode, encode
 from ._declared import Declared
 from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
-from ._storage import Storage, code, first_value
+from ._storage import KEYS, Storage, code, first_value, is_coded, refuse_parts
 from ._update import Group, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -80,14 +80,15 @@ class States:
                     f"{name} has no state yet; a CUDA graph would make it anew: take a step before capture"
                 )
             entries = self._declined.pop(owner, {}) or self.first(owner, group, update, storage)
+            entries = {key: value for key, value in entries.items() if key not in KEYS or known.get(key) is None}
         states: list[Tensor] = []
         for key in update.states:
             like = self._like(layout, key)
             state = entries[key] if key in entries else known[key]
             if update.sums:
                 state = self._copies.whole(state, written=True)
-            scales = None if storage is None else storage.scales[len(states)]
-            if scales is not None and state.dtype in _CODE_TYPES:
+            state = self._as_coded(state, like, subject, len(states), entries, known)
+            if state.dtype in _CODE_TYPES:
                 like = like.to(dtype=state.dtype, device="meta")
             states.append(self._laid_out(state, like, param.device, entries, key, name))
         if not fresh:
@@ -102,6 +103,26 @@ class States:
             self._new.append((owner, entries))
         carried = tuple(numbers[key] for key in update.carried)
         return tuple(states), numbers.get("step"), carried, 1 if fresh else 2, kept
+
+    def _as_coded(
+        self, given: Any, layout: Tensor, subject: Subject, k: int, entries: dict[str, Any], known: dict[str, Any]
+    ) -> Tensor:
+        """Codes or decodes a state that is not kept as the group asks: the option was set later, or in a checkpoint."""
+        _, owner, name, _, update, storage = subject
+        key = update.states[k]
+        state: Tensor = _tensor(given, f"the state '{key}' of {name}")
+        wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
+        coded = state.dtype in _CODE_TYPES
+        if wanted == coded:
+            return state
+        scale = f"{key}_scale"
+        if coded:
+            entries[key] = decode(state, _scales({**known, **entries}.get(scale), state, scale, name))
+        else:
+            refuse_parts(owner, name)
+            entries[key], entries[scale] = encode(copy_like(state.float(), layout), self._optimizer._codings[key])
+        kept: Tensor = entries[key]
+        return kept
 
     def _kept(
         self, subject: Subject, known: dict[str, Any], entries: dict[str, Any], param: Tensor, layout: Tensor
@@ -161,6 +182,8 @@ class States:
         keys = (*update.states, *(("step",) if update.counts else ()), *update.carried)
         if subject.storage is not None and "step" not in known and any(key in known for key in update.states):
             keys = (*update.states, *update.carried)  # an option that needs the count was set later
+        if not keys and subject.storage is not None:
+            keys = tuple(subject.storage.keys(subject.owner))
         missing = [key for key in keys if known.get(key) is None]
         if 0 < len(missing) < len(keys):
             raise RuntimeError(f"the state of {subject.name} has no '{missing[0]}'")
@@ -188,11 +211,11 @@ class States:
         return state_plain
 
 
-def _scales(scales: Any, codes: Tensor, key: str | None, name: str) -> Tensor:
+def _scales(given: Any, codes: Tensor, key: str | None, name: str) -> Tensor:
     role = f"the state '{key}' of {name}"
-    if scales is None:
+    if given is None:
         raise RuntimeError(f"the state of {name} has no '{key}'")
-    scales = plain(_tensor(scales, role), role)
+    scales = plain(_tensor(given, role), role)
     count = -(-codes.numel() // CODE_BLOCK)
     if scales.dtype != torch.float32 or scales.shape != (count,) or not scales.is_contiguous():
         raise RuntimeError(f"{role} is {kind_of(scales)}, where float32 of shape {(count,)} belongs")

@@ -121,7 +121,7 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
         for update, scalars, indices in optimizer._parts(source):
             chosen = params if indices is None else [params[i] for i in indices]
             storage = None
-            if is_used(group):
+            if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices
                 update, storage = storage_of(optimizer, group, update, numbered, first_number)
                 scalars = with_average(group, scalars)

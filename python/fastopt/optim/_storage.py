@@ -140,7 +140,7 @@ def _weighted(group: Group, scalars: Callable[..., Scalars], t: Number, *carried
     decay = number(group["ema"])
     if group.get("ema_warmup"):
         decay = min(decay, (1.0 + t) / (10.0 + t))
-    return {**scalars(t, *carried), "average_weight": 1.0 if t == 1 else 1.0 - decay}
+    return {**scalars(t, *carried), "ema_weight": 1.0 if t == 1 else 1.0 - decay}
 
 
 def code(
@@ -148,7 +148,7 @@ def code(
 ) -> None:
     """Codes a parameter's first states."""
     for key, scales in zip(update.states, storage.scales, strict=True):
-        if scales is not None and param.numel() >= _FEWEST_CODED:
+        if scales is not None and is_coded(param):
             refuse_parts(param, name)
             entries[key], entries[scales] = encode(entries[key], codings[key])
 
@@ -160,6 +160,10 @@ def first_value(param: Tensor, key: str, name: str) -> Tensor:
             raise RuntimeError(f"{name} has dtype {param.dtype}; master='split' is for bfloat16")
         return torch.zeros_like(param, dtype=torch.int16)
     return param.detach().to(torch.float32) if param.dtype in _HALF else param.detach().clone()
+
+
+def is_coded(param: Tensor) -> bool:
+    return param.numel() >= _FEWEST_CODED
 
 
 def refuse_parts(param: Tensor, name: str) -> None:

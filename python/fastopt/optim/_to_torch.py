@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._codes import decoded
 from ._declared import Declared
 
 
@@ -28,7 +29,7 @@ def to_torch(optimizer: Declared) -> Optimizer:
     own = [key for key in neutral if key not in known]  # a loaded optimizer.defaults has more keys, which are torch's
     for group in optimizer.param_groups:
         for key in own:
-            if key != "state_dtype" and group.get(key, neutral[key]) != neutral[key]:
+            if key not in ("state_dtype", "rounding_seed") and group.get(key, neutral[key]) != neutral[key]:
                 raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
     theirs = rebuilt(cls, optimizer, dropped=own)
     for group in optimizer.param_groups:
@@ -39,7 +40,7 @@ def to_torch(optimizer: Declared) -> Optimizer:
     for param, state in optimizer.state.items():
         theirs.state[param] = {
             key: value if key == "step" or key in optimizer._carried else _in_type_of(param, value)
-            for key, value in state.items()
+            for key, value in decoded(state).items()
         }
     return theirs  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ._all import ALL
 from ._fused import FusedOptimizer
+from ._storage import KEYS
 from ._to_torch import rebuilt, torch_class
 from ._update import CommonOptions, Group
 
@@ -53,7 +54,7 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     The object stays the same, so schedulers, GradScalers and hooks go on. Every group keeps its parameters,
     ``weight_decay``, ``maximize`` and the common options (``l1``, ``max_grad_norm``, ...) unless they are given
     here, and its learning rate's ratio to the first group's; other options are those given or the defaults
-    of ``cls``. States start anew.
+    of ``cls``. States start anew, but for masters and averages.
 
     A scheduler that goes on from the current learning rate (StepLR, CosineAnnealingLR, ExponentialLR, ...) goes on
     from ``lr``. One that starts from its base rates (LambdaLR) is told of the new ones by
@@ -94,7 +95,8 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
 
     optimizer.__class__ = cls
     optimizer.defaults = defaults
-    optimizer.state.clear()
+    for param, state in optimizer.state.items():
+        optimizer.state[param] = {key: state[key] for key in KEYS if key in state}
     for group, new in zip(optimizer.param_groups, groups, strict=True):
         group.clear()
         group.update(new)

@@ -71,6 +71,8 @@ class Lookahead(FusedOptimizer):
     Reference: Zhang et al., *Lookahead Optimizer: k steps forward, 1 step back*, arXiv 1907.08610.
     """
 
+    _is_stored = False
+
     def __init__(
         self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5, *, state_dtype: torch.dtype | None = None
     ) -> None:
@@ -166,10 +168,15 @@ class Lookahead(FusedOptimizer):
             What the inner optimizer returned.
 
         Raises:
-            RuntimeError: as the inner optimizer; or a slow weight cannot be updated.
+            RuntimeError: as the inner optimizer; or a slow weight cannot be updated; or a group has ``master``,
+                ``ema`` or ``copies``, which the slow weights would not reach.
         """
         if _runtime.capturing():
             raise RuntimeError("Lookahead counts its steps on the CPU, which a CUDA graph would not repeat")
+        for group in self.param_groups:
+            for option in ("master", "ema", "copies"):
+                if group.get(option) is not None:
+                    raise RuntimeError(f"{option}: Lookahead writes its slow weights to the parameters alone")
         fresh = self._first_weights()
         scaling = {key: getattr(self, key) for key in ("grad_scale", "found_inf") if key in self.__dict__}
         for key, value in scaling.items():

@@ -113,7 +113,9 @@ class Step:
         if self._storage is not None and storage is not None:
             *_, numbers, seed, random_param, random_states = self._storage
             rounding = Rounding(seed, numbers[index], t, random_param, random_states)
-            kept = Storage(*storage, scalars.pop("average_weight", 0.0), rounding)
+            master, average, copy, scales = storage
+            weight = scalars.pop("ema_weight", 0.0)
+            kept = Storage(master, average, copy, scales, weight, rounding)
         common = self._prologue, scalars, self._max_grad_norm, kept
         self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
         return True
