@@ -222,7 +222,8 @@ class SlowPath:
 
 
 def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:
-    alike = grad.dtype == param.dtype or (grad.dtype in _REAL and param.dtype in _REAL)
+    on_host = not _runtime.on_device(param)  # CUDA has kernels for gradients of the parameter's type alone
+    alike = grad.dtype == param.dtype or (on_host and grad.dtype in _REAL and param.dtype in _REAL)
     if not alike or grad.shape != param.shape or grad.device != param.device:
         raise RuntimeError(f"the gradient of {name} is {kind_of(grad)}, the parameter {kind_of(param)}")
 
