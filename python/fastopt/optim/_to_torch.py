@@ -30,7 +30,8 @@ def to_torch(optimizer: Declared) -> Optimizer:
     for group in optimizer.param_groups:
         for key in own:
             if key not in ("state_dtype", "rounding_seed") and group.get(key, neutral[key]) != neutral[key]:
-                raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
+                shown = "" if key == "copies" else f": {group[key]}"
+                raise ValueError(f"torch.optim.{cls.__name__} has no {key}{shown}")
     theirs = rebuilt(cls, optimizer, dropped=own)
     for group in optimizer.param_groups:
         for param in group["params"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, smaller
+from ._storage import KEYS
 from ._update import CommonOptions, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
             dtype = param.dtype
             if dtype.is_complex and param.grad is not None:
                 raise RuntimeError(f"Adafactor does not support complex parameters ({self._name(param)})")
+            if group.get("master") is not None and not dtype.is_complex:
+                dtype = torch.promote_types(dtype, torch.float32)  # of what is updated
             indices.setdefault((param.dim() > 1, dtype), []).append(i)
         return [
             (_MATRIX if factored else _VECTOR, functools.partial(self._scalars_for, group, dtype), chosen)
@@ -86,7 +89,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         ]
 
     def _state_keys(self) -> set[str]:
-        return {"step", *_MATRIX.states, *_VECTOR.states}
+        return {"step", *_MATRIX.states, *_VECTOR.states, "variance_scale", *KEYS}
 
     def _decay(self, group: Group) -> Decay:
         return Decay.DECOUPLED
