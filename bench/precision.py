@@ -52,9 +52,10 @@ def with_casts(make: Maker) -> Maker:
 
     def build(params: Tensors) -> Step:
         masters = [param.detach().float() for param in params]
-        for master in masters:
-            master.grad = torch.empty_like(master)
-        into, grads = [m.grad for m in masters], [param.grad for param in params]
+        into = [torch.empty_like(master) for master in masters]
+        for master, grad in zip(masters, into, strict=True):
+            master.grad = grad
+        grads = [param.grad for param in params if param.grad is not None]
         targets, step = [param.detach() for param in params], make(masters)
 
         def cast_and_step() -> None:

@@ -315,3 +315,15 @@ def test_adafactor_with_a_master(master: str, shape: tuple[int, ...]) -> None:
     else:
         upper = half.detach().view(torch.int16).int() << 16
         assert torch.equal((upper + optimizer.state[half]["remainder"]).view(torch.float32), whole)
+
+
+def test_states_that_were_coded_go_to_torch_as_they_are() -> None:
+    param = torch.nn.Parameter(torch.randn(5000))
+    param.grad = torch.randn(5000)
+    optimizer = fastopt.Adam([param], state_dtype="int8")
+    optimizer.step()
+    optimizer.param_groups[0]["state_dtype"] = None
+    optimizer.step()
+    average = optimizer.state[param]["exp_avg"]
+    assert average.dtype == torch.float32
+    assert torch.equal(optimizer.to_torch().state[param]["exp_avg"], average)

@@ -76,11 +76,16 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
     return state
 
 
+def _is_code(value: Any) -> bool:
+    """Not so where the option was set to None later: the scales are still there then."""
+    return isinstance(value, Tensor) and value.dtype in (torch.int8, torch.uint8)
+
+
 def decoded(state: dict[str, Any]) -> dict[str, Any]:
     """A parameter's state with float32 numbers instead of codes and scales."""
     scales = {f"{key}_scale" for key in state} & state.keys()
     return {
-        key: decode(value, state[f"{key}_scale"]) if f"{key}_scale" in scales else value
+        key: decode(value, state[f"{key}_scale"]) if f"{key}_scale" in scales and _is_code(value) else value
         for key, value in state.items()
         if key not in scales
     }
