@@ -106,8 +106,8 @@ class Options(Optimizer):
         before = self.__dict__.get("param_groups", [])
         for i, group in enumerate(state["param_groups"]):
             self._check_flags(group)
-            if i < len(before) and "copies" in before[i]:
-                group["copies"] = before[i]["copies"]  # this optimizer's tensors, and not a checkpoint's
             for key, value in defaults.items():
                 group.setdefault(key, before[i].get(key, value) if i < len(before) else value)
+            if i < len(before) and "copies" in before[i]:
+                group["copies"] = before[i]["copies"]  # the user's tensors, which are in no checkpoint
         super().__setstate__(state)

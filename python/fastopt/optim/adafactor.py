@@ -10,7 +10,6 @@ from torch import Tensor
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, smaller
-from ._storage import KEYS
 from ._update import CommonOptions, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         ]
 
     def _state_keys(self) -> set[str]:
-        return {"step", *_MATRIX.states, *_VECTOR.states, "variance_scale", *KEYS}
+        return self._keys_of(_MATRIX, _VECTOR)
 
     def _decay(self, group: Group) -> Decay:
         return Decay.DECOUPLED
