@@ -50,6 +50,20 @@ def within(share: float) -> Agreement:
     return agreement
 
 
+def moves(share: float) -> Agreement:
+    """Compares updated tensors as wholes: the length of the difference may be this share of the move's."""
+
+    def agreement(inputs: Tensors, ours: Tensors, theirs: Tensors) -> str:
+        def excess() -> Iterator[Tensor]:
+            for before, mine, other in zip(inputs, ours, theirs, strict=True):
+                allowed = share * (mine.double() - before.double()).norm()
+                yield (mine.double() - other.double()).norm() / allowed.clamp_min(1e-30)
+
+        return _told(excess())
+
+    return agreement
+
+
 def moments(spatial: bool = False) -> Agreement:
     """Compares means and mean squares of random results; if ``spatial``, whole channels are dropped together."""
 

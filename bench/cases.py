@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from types import ModuleType
 
-from . import batch_norm, compiled, depth, dropout, optimizers, scaling, training
+from . import batch_norm, compiled, depth, dropout, optimizers, precision, scaling, training
 from .machine import Cpu
 from .operation import COLD, HOT, Case
 
-MODULES: tuple[ModuleType, ...] = (optimizers, dropout, batch_norm, depth, training, compiled, scaling)
-BY_CACHES = ("optimizers", "clip", "sparse", "dropout", "batch_norm")  # families; a whole model fills the caches itself
-FAMILIES = ("optimizers", "clip", "sparse", "dropout", "batch_norm", "training", "compiled", "scaling")
+MODULES: tuple[ModuleType, ...] = (optimizers, precision, dropout, batch_norm, depth, training, compiled, scaling)
+BY_CACHES = (
+    "optimizers",
+    "clip",
+    "precision",
+    "sparse",
+    "dropout",
+    "batch_norm",
+)  # families; a whole model fills the caches itself
+FAMILIES = ("optimizers", "clip", "precision", "sparse", "dropout", "batch_norm", "training", "compiled", "scaling")
 
 
 def _by_caches(case: Case) -> list[Case]:

@@ -18,13 +18,15 @@ us: median time of a step of ours. GB/s: what it has to move, by that time. Rati
 x torch: compared with the fastest, in this run, of what torch has of it, named after the ratio: default, \
 foreach=True, for-loop (foreach=False), fused=True; in place (add_, relu_). x default: with what a user gets without \
 flags. x others: with the fastest package that does the same.
-x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False).
+x unconverted: compared with our optimizer on a model that was not converted. x unfused: with convert(fuse=False). \
+x nearest: with our step that rounds to the nearest.
 Caches are cold: before each step 256 MiB of other memory go through them, as a forward and a backward pass do in \
 training. What moves more than that is repeated as it is. hot: the same step again and again, whose tensors may be in \
 a cache."""
 TITLES = {
     "optimizers": "Optimizers",
     "clip": "Clipping by norm, and a step",
+    "precision": "AdamW, by how parameters and states are kept",
     "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",
@@ -60,7 +62,7 @@ SUMMARY = {
     "training step of a GPT of 4 layers, 4 texts of 64": "a training step of a GPT of 4 layers",
     "training step of a ResNet-20, 32 images": "a training step of a ResNet-20",
 }
-OURS = ("unconverted", "unfused")  # fastopt with less of it in use
+OURS = ("unconverted", "unfused", "nearest")  # fastopt with less of it in use
 NAME = "case"
 Cells = list[dict[str, str]]  # a row as {column: text}
 
@@ -198,8 +200,16 @@ def gain(figures: Figures) -> str:
     return "\n".join([*_machine(figures), *_pipes(columns, lines), *skipped])
 
 
+def precision(figures: Figures) -> str:
+    """The tables of this family alone."""
+    text = _machine(figures)
+    for title, columns, lines in _families(figures, {"precision": TITLES["precision"]}):
+        text += [f"{title}:", "", *_pipes(columns, lines)]
+    return "\n".join(text)
+
+
 # By the mark in a document. Only the summary takes several runs.
-PARTS: dict[str, Callable[..., str]] = {"bench": markdown, "gain": gain, "summary": summary}
+PARTS: dict[str, Callable[..., str]] = {"bench": markdown, "gain": gain, "precision": precision, "summary": summary}
 
 
 def write_markdown(runs: Sequence[Figures], file: Path) -> None:

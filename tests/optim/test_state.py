@@ -281,3 +281,49 @@ def test_strings_are_no_numbers(option: str) -> None:
 def test_copies_of_adafactor_go_to_torch(copier) -> None:
     params = some_params()
     assert type(copier(fastopt.Adafactor(params)).to_torch()).__name__ == "Adafactor"
+
+
+def test_copies_are_no_part_of_a_checkpoint() -> None:
+    """Loading leaves the optimizer its own tensors."""
+    params = some_params()
+    copies = [torch.zeros_like(param, dtype=torch.bfloat16) for param in params]
+    optimizer = fastopt.SGD([{"params": params, "copies": copies}], lr=0.1)
+    step_on_some_grads(optimizer, params, 0)
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["copies"] is None
+    optimizer.load_state_dict(saved)
+    step_on_some_grads(optimizer, params, 1)
+    for copied, param in zip(copies, params, strict=True):
+        assert torch.equal(copied, param.bfloat16())
+
+
+@pytest.mark.parametrize("shape", [(5000,), (80, 70)], ids=str)
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_adafactor_with_a_master(master: str, shape: tuple[int, ...]) -> None:
+    """The default eps is that of the type that is updated, and checkpoints are its own."""
+    half = torch.nn.Parameter(torch.randn(shape, dtype=torch.bfloat16))
+    whole = torch.nn.Parameter(half.detach().float())
+    optimizer, other = fastopt.Adafactor([half], master=master), fastopt.Adafactor([whole])
+    for _ in range(3):
+        half.grad = torch.randn(shape, dtype=torch.bfloat16)
+        whole.grad = half.grad.float()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        other.step()
+    if master == "float32":
+        assert torch.equal(optimizer.state[half]["master"], whole)
+    else:
+        upper = half.detach().view(torch.int16).int() << 16
+        assert torch.equal((upper + optimizer.state[half]["remainder"]).view(torch.float32), whole)
+
+
+def test_states_that_were_coded_go_to_torch_as_they_are() -> None:
+    param = torch.nn.Parameter(torch.randn(5000))
+    param.grad = torch.randn(5000)
+    optimizer = fastopt.Adam([param], state_dtype="int8")
+    optimizer.step()
+    optimizer.param_groups[0]["state_dtype"] = None
+    optimizer.step()
+    average = optimizer.state[param]["exp_avg"]
+    assert average.dtype == torch.float32
+    assert torch.equal(optimizer.to_torch().state[param]["exp_avg"], average)

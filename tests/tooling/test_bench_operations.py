@@ -11,15 +11,17 @@ import torch
 import fastopt
 
 pytest.importorskip("rich", reason="needs the extra 'bench'")
-from bench import batch_norm, compiled, depth, dropout, optimizers, products, training, zoo
+from bench import batch_norm, compiled, depth, dropout, optimizers, precision, products, training, zoo
 from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, Tensors, Walk
 from bench.stream import WAYS, Stream
 
 CPU = torch.device("cpu")
 TABLE = ((33, 17), (20, 17))
 MATRICES, MAPS = ((33, 17), (129,)), ((64, 32, 8, 8),)
+CODED = ((80, 80), (4096,))  # states of 4096 elements and more are coded
 OPERATIONS = [
     *((operation, MATRICES) for operation in optimizers.OPERATIONS),
+    *((operation, CODED) for operation in precision.OPERATIONS),
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS)),
 ]
@@ -94,6 +96,8 @@ def wrong(make: Maker) -> Maker:
     ("operation", "shapes"),
     [
         (optimizers.operation("Adam"), MATRICES),
+        (precision.CODED, CODED),
+        (precision.AVERAGE, CODED),
         (dropout.DROPOUT, MAPS),
         (dropout.BACKWARD, MAPS),
         (dropout.DROPOUT2D, MAPS),
@@ -126,6 +130,23 @@ def test_bytes_that_are_moved(dtype: torch.dtype) -> None:
     for (operation, shapes), words in expected.items():
         case = Case(operation, Input("small", shapes, dtype))
         assert case.bytes == words * size * case.input.elements, operation.name
+
+
+def test_bytes_of_what_is_kept_otherwise() -> None:
+    expected = {
+        precision.SPLIT: 26,
+        precision.MASTER: 30,
+        precision.COPY: 30,
+        precision.NARROW: 20,
+        precision.CODED: 16.5,
+        precision.RANDOM: 14,
+        precision.AVERAGE: 36,
+    }
+    assert set(expected) == set(precision.OPERATIONS)
+    for operation, size in expected.items():
+        dtype = torch.bfloat16 if operation in precision.HALVES else torch.float32
+        case = Case(operation, Input("small", CODED, dtype))
+        assert case.bytes == size * case.input.elements, operation.name
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/block.h"
-#include "cpu/dropout/philox.h"
+#include "cpu/philox.h"
 #include "random/task.h"
 
 namespace fastopt {

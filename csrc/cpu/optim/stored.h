@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/block.h"
-#include "cpu/dropout/philox.h"
+#include "cpu/philox.h"
 #include "math/codes.h"
 #include "math/rounding.h"
 #include "random/rounding.h"

@@ -105,7 +105,8 @@ class DenseCopies:
         """Puts a DTensor's parts together. If the whole is written, each process keeps its own part of it."""
         if sharded_dims_of(tensor) is None:
             return tensor
-        whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+        sent = tensor.int() if tensor.dtype == torch.int16 else tensor  # gloo sends no int16
+        whole: Tensor = sent.full_tensor().to(tensor.dtype)  # type: ignore[attr-defined]
         if written:
             self.afterwards(lambda: write_local_shard(tensor, whole))
         return whole

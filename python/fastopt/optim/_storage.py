@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,41 +12,20 @@ from torch import Tensor
 from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode
 from ._program import Number, Scalars, number
-from ._update import Group, Update
+from ._update import HALF, Group, Storage, Update
 
-if TYPE_CHECKING:
-    from ._declared import Declared
-
-_HALF = (torch.bfloat16, torch.float16)
-_CODED_TYPES = (torch.float32, *_HALF)
+_CODED_TYPES = (torch.float32, *HALF)
 _FEWEST_CODED = 4096  # elements from which on a state is coded
 _MASTERS = {"float32": "master", "split": "remainder"}
 KEYS = ("master", "remainder", "ema")
 
 
-class Storage(NamedTuple):
-    """What the engine is told of a group; the parameters' own entries are in their order."""
+class Declares(Protocol):
+    """What an optimizer says of its states."""
 
-    master: str | None  # the key of the master in a parameter's state
-    average: str | None
-    scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
-    copies: list[Any] | None
-    numbers: list[int]  # of the parameters in the optimizer
-    seed: int
-    random_param: bool
-    random_states: bool
+    _codings: ClassVar[dict[str, Coding]]
 
-    def at(self, position: int) -> Storage:
-        """The same of one parameter."""
-        copies = None if self.copies is None else [self.copies[position]]
-        return self._replace(copies=copies, numbers=[self.numbers[position]])
-
-    def keys(self, param: Tensor) -> list[str]:
-        """The states that the options add to a parameter's."""
-        return [key for key in (self.master_of(param), self.average) if key is not None]
-
-    def master_of(self, param: Tensor) -> str | None:
-        return self.master if param.dtype in _HALF else None
+    def _name(self, param: Tensor) -> str: ...
 
 
 def check_storage(group: Group) -> None:
@@ -108,7 +87,7 @@ def is_used(group: Group) -> bool:
 
 
 def storage_of(
-    optimizer: Declared, group: Group, update: Update, indices: Iterable[int], first_number: int
+    optimizer: Declares, group: Group, update: Update, indices: Iterable[int], first_number: int
 ) -> tuple[Update, Storage]:
     """How the engine keeps the parameters of a group, and the update, which counts where random numbers or a warm-up
     need the count."""
@@ -159,7 +138,7 @@ def first_value(param: Tensor, key: str, name: str) -> Tensor:
         if param.dtype != torch.bfloat16:
             raise RuntimeError(f"{name} has dtype {param.dtype}; master='split' is for bfloat16")
         return torch.zeros_like(param, dtype=torch.int16)
-    return param.detach().to(torch.float32) if param.dtype in _HALF else param.detach().clone()
+    return param.detach().to(torch.float32) if param.dtype in HALF else param.detach().clone()
 
 
 def is_coded(param: Tensor) -> bool:
@@ -174,7 +153,7 @@ def refuse_parts(param: Tensor, name: str) -> None:
         )
 
 
-def state_type(optimizer: Declared, param: Tensor, group: Group, key: str) -> torch.dtype:
+def state_type(optimizer: Declares, param: Tensor, group: Group, key: str) -> torch.dtype:
     """The type of a state that is not coded."""
     wanted = group.get("state_dtype")
     if wanted is None and group.get("master") is not None:

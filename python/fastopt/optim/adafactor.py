@@ -79,6 +79,8 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
             dtype = param.dtype
             if dtype.is_complex and param.grad is not None:
                 raise RuntimeError(f"Adafactor does not support complex parameters ({self._name(param)})")
+            if group.get("master") is not None and not dtype.is_complex:
+                dtype = torch.promote_types(dtype, torch.float32)  # of what is updated
             indices.setdefault((param.dim() > 1, dtype), []).append(i)
         return [
             (_MATRIX if factored else _VECTOR, functools.partial(self._scalars_for, group, dtype), chosen)
@@ -86,7 +88,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         ]
 
     def _state_keys(self) -> set[str]:
-        return {"step", *_MATRIX.states, *_VECTOR.states}
+        return self._keys_of(_MATRIX, _VECTOR)
 
     def _decay(self, group: Group) -> Decay:
         return Decay.DECOUPLED
