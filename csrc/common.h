@@ -88,7 +88,8 @@ struct Storage {
     Array master;         // what is updated: float32, or (i16) the lower halves of bits; the parameter has the upper
     Array average, copy;  // of the updated parameter
     float* scales[kMaxStates];  // of a coded state: one for every kCodeBlock elements
-    uint32_t number;            // the parameter's number in the optimizer, for random rounding
+    uint32_t number;            // for random rounding: the parameter's number in the optimizer,
+    int64_t first;              // and the first of its elements that this process has
 };
 
 struct Task {

@@ -176,7 +176,7 @@ class Stored {
     }
 
     void store_at_random(const Array& array, int64_t at, int n, const float* values, uint32_t permutation) {
-        const uint16_t* const random = random_at(at, n);
+        const uint16_t* const random = random_at(storage_->first + at, n);
         if (array.type == DType::bf16)
             narrow_at_random<BFloat16>(values, half_at(array, at), random, permutation, n);
         else

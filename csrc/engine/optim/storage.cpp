@@ -29,9 +29,10 @@ void GroupStorage::read(const py::tuple& options, Constants& common) {
     scale_keys = options[2].cast<py::tuple>();
     copies = options[3];
     numbers = options[4].cast<py::list>();
-    common.seed = options[5].cast<uint64_t>();
-    common.random_param = options[6].cast<bool>();
-    common.random_states = options[7].cast<bool>();
+    firsts = options[5].cast<py::list>();
+    common.seed = options[6].cast<uint64_t>();
+    common.random_param = options[7].cast<bool>();
+    common.random_states = options[8].cast<bool>();
 }
 
 bool GroupStorage::find(PyObject* own, Py_ssize_t index, StorageRefs& refs) const {
@@ -54,6 +55,7 @@ bool GroupStorage::describe(const StorageRefs& refs, const TensorView& param, in
                             Storage& storage) const {
     storage = {};
     storage.number = numbers[static_cast<size_t>(index)].cast<uint32_t>();
+    storage.first = firsts[static_cast<size_t>(index)].cast<int64_t>();
     if (!master_key.is_none() && is_half(param.type)) {
         if (refs.master == nullptr) return false;
         const bool whole = find_alike(refs.master, param, false, storage.master) && storage.master.type == DType::f32;

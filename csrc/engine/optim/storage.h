@@ -19,10 +19,10 @@ struct GroupStorage {
     pybind11::object master_key, average_key;  // in a parameter's state; None where the option is off
     pybind11::tuple scale_keys;                // one for each state, None where it is never coded
     pybind11::object copies;                   // a list parallel to the parameters, or None
-    pybind11::list numbers;                    // of the parameters, for random rounding
+    pybind11::list numbers, firsts;            // of the parameters, for random rounding
 
-    // Reads (master key, average key, scale keys, copies, numbers, seed, whether parameters, whether states are rounded
-    // at random). What kernels need goes to `common`.
+    // Reads (master key, average key, scale keys, copies, numbers, first elements, seed, whether parameters, whether
+    // states are rounded at random). What kernels need goes to `common`.
     void read(const pybind11::tuple& options, Constants& common);
 
     bool has_average() const { return is_used && !average_key.is_none(); }

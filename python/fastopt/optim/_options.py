@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from ._checks import check_number, check_range
 from ._sharded import made_by_zero_redundancy
-from ._storage import check_storage, draw_seed
+from ._storage import check_storage, draw_seed, is_random
 from ._update import COMMON, CommonOptions, Group
 
 _NO_NUMBERS = {"state_dtype", "master", "rounding", "copies"}
@@ -68,6 +68,8 @@ class Options(Optimizer):
         if group.get("max_grad_norm") is not None:
             self._refuse_partition()
         check_storage(group)
+        if self._has_partition and is_random(group):
+            raise ValueError("rounding: ZeroRedundancyOptimizer numbers the parameters anew in each process")
         draw_seed(group)
 
     def _max_norm(self, group: Group) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -86,6 +86,28 @@ def write_local_shard(tensor: Tensor, whole: Tensor) -> None:
     everywhere = module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
     part = everywhere.redistribute(mesh, placements).to_local()
     local(tensor).copy_(part)
+
+
+def first_element(tensor: Tensor, name: Callable[[Tensor], str]) -> int:
+    """Returns the number of the first element that this process has, where its elements follow each other.
+
+    Raises an error with the tensor's name where a tensor is sharded in another way than along its first dimension.
+    """
+    sharding = sharding_of(tensor)
+    dims = sharding.sharded_dims
+    if dims is None:
+        return 0
+    mesh, sharded = dims
+    placement = sharding.placements[sharded[0]]
+    along_first = type(placement) is distributed_tensor().Shard and placement.dim == 0
+    if len(sharded) > 1 or not along_first or not local(tensor).is_contiguous():
+        raise RuntimeError(
+            f"{name(tensor)} has the placements {sharding.placements}; stochastic rounding is for parameters that are "
+            "sharded along their first dimension, in one dimension of the mesh"
+        )
+    rows = -(-tensor.shape[0] // mesh.size(sharded[0]))  # as torch.chunk
+    row = min(mesh.get_local_rank(sharded[0]) * rows, tensor.shape[0])
+    return int(row * (tensor.numel() // tensor.shape[0])) if tensor.shape[0] else 0
 
 
 def refuse_flattened(params: Iterable[Tensor], what: str) -> None:

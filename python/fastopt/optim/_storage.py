@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from .._processes import any_others
 from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode
 from ._program import Number, Scalars, number
+from ._sharded import any_distributed, first_element
 from ._update import HALF, Group, Storage, Update
 
 _CODED_TYPES = (torch.float32, *HALF)
@@ -72,6 +74,8 @@ def is_random(group: Group) -> bool:
 def draw_seed(group: Group) -> None:
     """Gives a group that rounds at random a seed, drawn from torch's generator."""
     if group.get("rounding_seed") is None and is_random(group):
+        if any_others() and torch.distributed.get_world_size() > 1:
+            raise ValueError("rounding_seed: give one, as each process would draw another (stochastic rounding)")
         group["rounding_seed"] = int(torch.randint(2**63 - 1, ()).item())
 
 
@@ -102,12 +106,20 @@ def storage_of(
         scales=tuple(f"{key}_scale" if one else None for key, one in zip(update.states, coded, strict=True)),
         copies=None if copies is None else [copies[i] for i in indices],
         numbers=[first_number + i for i in indices],
+        firsts=_firsts(optimizer, group, indices) if is_random(group) and not update.sums else [0] * len(indices),
         seed=group.get("rounding_seed") or 0,
         random_param=group.get("rounding") == "stochastic",
         random_states=is_random(group),
     )
     counts = update.counts or is_random(group) or bool(group.get("ema_warmup"))
     return update._replace(counts=counts), storage
+
+
+def _firsts(optimizer: Declares, group: Group, indices: list[int]) -> list[int]:
+    params = [group["params"][i] for i in indices]
+    if not any_distributed(params):
+        return [0] * len(params)
+    return [first_element(param, optimizer._name) for param in params]
 
 
 def with_average(group: Group, scalars: Callable[..., Scalars]) -> Callable[..., Scalars]:

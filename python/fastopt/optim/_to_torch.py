@@ -31,7 +31,8 @@ def to_torch(optimizer: Declared) -> Optimizer:
         for key in own:
             is_torchs = key in ("state_dtype", "rounding_seed") or group.get(key) == "nearest"
             if not is_torchs and group.get(key, neutral[key]) != neutral[key]:
-                raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
+                shown = "" if key == "copies" else f": {group[key]}"
+                raise ValueError(f"torch.optim.{cls.__name__} has no {key}{shown}")
     theirs = rebuilt(cls, optimizer, dropped=own)
     for group in optimizer.param_groups:
         for param in group["params"]:

@@ -38,14 +38,15 @@ class Storage(NamedTuple):
     scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
     copies: list[Any] | None
     numbers: list[int]  # of the parameters in the optimizer
+    firsts: list[int]  # elements of the parameters, those that this process's parts begin with
     seed: int
     random_param: bool
     random_states: bool
 
     def at(self, position: int) -> Storage:
-        """The same of one parameter."""
+        """The same of one parameter, as a whole."""
         copies = None if self.copies is None else [self.copies[position]]
-        return self._replace(copies=copies, numbers=[self.numbers[position]])
+        return self._replace(copies=copies, numbers=[self.numbers[position]], firsts=[0])
 
     def keys(self, param: Tensor) -> list[str]:
         """The states that the options add to a parameter's."""

@@ -111,8 +111,8 @@ class Step:
             counters.append((tensor, scalars.pop(key), "state"))
         kept = None
         if self._storage is not None and storage is not None:
-            *_, numbers, seed, random_param, random_states = self._storage
-            rounding = Rounding(seed, numbers[index], t, random_param, random_states)
+            *_, numbers, firsts, seed, random_param, random_states = self._storage
+            rounding = Rounding(seed, numbers[index], firsts[index], t, random_param, random_states)
             master, average, copy, scales = storage
             weight = scalars.pop("ema_weight", 0.0)
             kept = Storage(master, average, copy, scales, weight, rounding)

@@ -21,15 +21,18 @@ class Rounding(NamedTuple):
 
     seed: int
     number: int
+    first: int  # element of the parameter that this process has
     step: int
     param: bool
     states: bool
 
 
-def random_bits(seed: int, number: int, step: int, count: int) -> Array:
-    """16 bits for each of ``count`` elements, as uint32."""
-    blocks = philox(seed, np.arange((count + 7) // 8, dtype=np.uint64), number | (step & 0xFFFFFFFF) << 32)
-    return np.ascontiguousarray(blocks.astype("<u4")).view("<u2").reshape(-1)[:count].astype(np.uint32)
+def random_bits(seed: int, number: int, step: int, count: int, first: int = 0) -> Array:
+    """16 bits for each of the elements [first, first + count), as uint32."""
+    counters = np.arange(first // 8, (first + count + 7) // 8, dtype=np.uint64)
+    blocks = philox(seed, counters, number | (step & 0xFFFFFFFF) << 32)
+    drawn = np.ascontiguousarray(blocks.astype("<u4")).view("<u2").reshape(-1)
+    return drawn[first % 8 : first % 8 + count].astype(np.uint32)
 
 
 def permuted(random: Array, operand: int) -> Array:
@@ -159,9 +162,9 @@ class Kept(NamedTuple):
     def _store(self, values: Array, out: Array, operand: int, at_random: bool) -> None:
         if at_random and out.dtype in (half.bfloat16, np.float16) and values.dtype == np.float32:
             r = self.rounding
-            round_at_random(values, permuted(random_bits(r.seed, r.number, r.step, len(values)), operand), out)
+            round_at_random(values, permuted(random_bits(r.seed, r.number, r.step, len(values), r.first), operand), out)
         else:
             half.store(values if out.dtype not in (half.bfloat16, np.float16) else values.astype(np.float32), out)
 
 
-NOTHING = Kept(None, None, None, (None,) * 8, 0.0, Rounding(0, 0, 0, False, False))
+NOTHING = Kept(None, None, None, (None,) * 8, 0.0, Rounding(0, 0, 0, 0, False, False))
