@@ -31,8 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def takes(options: dict[str, Any], dtype: torch.dtype) -> bool:
     """Whether parameters of the type may have the options."""
-    if options.get("master") == "split":
-        return dtype != torch.float16
+    if options.get("master") == "split" and dtype == torch.float16:
+        return False
     return dtype != torch.float64 or options.get("state_dtype") not in (BF16, "int8")
 
 
