@@ -19,6 +19,8 @@ class Coding(enum.Enum):
     NON_NEGATIVE = torch.uint8
 
 
+CODE_TYPES = tuple(coding.value for coding in Coding)
+
 CODINGS = {
     "exp_avg": Coding.SIGNED,
     "momentum_buffer": Coding.SIGNED,
@@ -78,9 +80,11 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
 
 def decoded(state: dict[str, Any]) -> dict[str, Any]:
     """A parameter's state with float32 numbers instead of codes and scales."""
-    scales = {f"{key}_scale" for key in state} & state.keys()
+    coded = {key for key, value in state.items() if getattr(value, "dtype", None) in CODE_TYPES}
+    coded &= {key for key in state if f"{key}_scale" in state}
+    scales = {f"{key}_scale" for key in state}
     return {
-        key: decode(value, state[f"{key}_scale"]) if f"{key}_scale" in scales else value
+        key: decode(value, state[f"{key}_scale"]) if key in coded else value
         for key, value in state.items()
         if key not in scales
     }

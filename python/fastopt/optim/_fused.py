@@ -41,6 +41,14 @@ class FusedOptimizer(Declared):
         """
         return to_torch(self)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what torch's does. ``copies`` are not part of it, and stay as they are when it is loaded."""
+        state_dict = super().state_dict()
+        for group in state_dict["param_groups"]:
+            if "copies" in group:
+                group["copies"] = None
+        return state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads as torch does, but states keep the precision they were saved with, where ``state_dtype`` asks for it.
 

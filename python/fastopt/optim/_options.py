@@ -108,4 +108,6 @@ class Options(Optimizer):
             self._check_flags(group)
             for key, value in defaults.items():
                 group.setdefault(key, before[i].get(key, value) if i < len(before) else value)
+            if i < len(before) and "copies" in before[i]:
+                group["copies"] = before[i]["copies"]  # the user's tensors, which are in no checkpoint
         super().__setstate__(state)

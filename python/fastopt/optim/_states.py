@@ -9,14 +9,13 @@ from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
-from ._codes import CODE_BLOCK, decode, encode
+from ._codes import CODE_BLOCK, CODE_TYPES, decode, encode
 from ._declared import Declared
 from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
 from ._storage import KEYS, Storage, code, first_value, is_coded, refuse_parts
 from ._update import Group, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
-_CODE_TYPES = (torch.int8, torch.uint8)
 
 
 class States:
@@ -27,6 +26,7 @@ class States:
         self._copies = copies
         self._new: list[tuple[Tensor, dict[str, Any]]] = []  # (parameter, entries)
         self._declined: dict[Tensor, dict[str, Any]] = {}
+        self._decoded: list[tuple[Tensor, str]] = []  # (parameter, the key of scales that are no longer needed)
 
     def first(self, param: Tensor, group: Group, update: Update, storage: Storage | None) -> dict[str, Any]:
         """Makes a parameter's states for the time before its first update."""
@@ -58,7 +58,10 @@ class States:
         for param, entries in self._new:
             if state.setdefault(param, entries) is not entries:
                 state[param].update(entries)
+        for param, key in self._decoded:
+            state[param].pop(key, None)
         self._new.clear()
+        self._decoded.clear()
 
     def of(
         self, subject: Subject, param: Tensor, layout: Tensor
@@ -88,7 +91,7 @@ class States:
             if update.sums:
                 state = self._copies.whole(state, written=True)
             state = self._as_coded(state, like, subject, len(states), entries, known)
-            if state.dtype in _CODE_TYPES:
+            if state.dtype in CODE_TYPES:
                 like = like.to(dtype=state.dtype, device="meta")
             states.append(self._laid_out(state, like, param.device, entries, key, name))
         if not fresh:
@@ -112,12 +115,13 @@ class States:
         key = update.states[k]
         state: Tensor = _tensor(given, f"the state '{key}' of {name}")
         wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
-        coded = state.dtype in _CODE_TYPES
+        coded = state.dtype in CODE_TYPES
         if wanted == coded:
             return state
         scale = f"{key}_scale"
         if coded:
             entries[key] = decode(state, _scales({**known, **entries}.get(scale), state, scale, name))
+            self._decoded.append((owner, scale))
         else:
             refuse_parts(owner, name)
             entries[key], entries[scale] = encode(copy_like(state.float(), layout), self._optimizer._codings[key])
@@ -146,7 +150,7 @@ class States:
         scales = []
         for key, scale in zip(update.states, storage.scales, strict=True):
             state = entries[key] if key in entries else known[key]
-            coded = scale is not None and state.dtype in _CODE_TYPES
+            coded = scale is not None and state.dtype in CODE_TYPES
             scales.append(_scales({**known, **entries}.get(str(scale)), state, scale, name) if coded else None)
         copy = None
         if storage.copies is not None:

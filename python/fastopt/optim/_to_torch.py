@@ -29,7 +29,8 @@ def to_torch(optimizer: Declared) -> Optimizer:
     own = [key for key in neutral if key not in known]  # a loaded optimizer.defaults has more keys, which are torch's
     for group in optimizer.param_groups:
         for key in own:
-            if key not in ("state_dtype", "rounding_seed") and group.get(key, neutral[key]) != neutral[key]:
+            is_torchs = key in ("state_dtype", "rounding_seed") or group.get(key) == "nearest"
+            if not is_torchs and group.get(key, neutral[key]) != neutral[key]:
                 raise ValueError(f"torch.optim.{cls.__name__} has no {key}: {group[key]}")
     theirs = rebuilt(cls, optimizer, dropped=own)
     for group in optimizer.param_groups:
