@@ -51,9 +51,12 @@ class Declared(Options):
 
     def _state_keys(self) -> set[str] | None:
         """Returns the states that a parameter can have, or None for any. A group with every option on has them all."""
-        update = self._update(dict.fromkeys(self.defaults, True))
-        scales = (f"{key}_scale" for key in update.states if key in self._codings)
-        return {"step", *update.states, *update.carried, *scales, *KEYS}
+        return self._keys_of(self._update(dict.fromkeys(self.defaults, True)))
+
+    def _keys_of(self, *updates: Update) -> set[str]:
+        states = {key for update in updates for key in update.states}
+        carried = {key for update in updates for key in update.carried}
+        return {"step", *states, *carried, *KEYS} | {f"{key}_scale" for key in states & self._codings.keys()}
 
     def _decay(self, group: Group) -> Decay:
         return Decay.COUPLED

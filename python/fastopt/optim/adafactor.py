@@ -86,7 +86,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         ]
 
     def _state_keys(self) -> set[str]:
-        return {"step", *_MATRIX.states, *_VECTOR.states}
+        return self._keys_of(_MATRIX, _VECTOR)
 
     def _decay(self, group: Group) -> Decay:
         return Decay.DECOUPLED
