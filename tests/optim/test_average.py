@@ -92,8 +92,7 @@ def test_averaged_swaps_and_restores(master: str | None) -> None:
         assert (params[0] != before).any()
     assert_same_bits(params[0], before)
     with pytest.raises(ZeroDivisionError), ours.averaged():
-        assert (params[0] != before).any()
-        raise ZeroDivisionError
+        1 // int((params[0] == before).all())
     assert_same_bits(params[0], before)
     train(ours, params, range(4, 7))
     train(theirs, expected, range(4, 7))

@@ -150,7 +150,7 @@ def test_changes_are_respected(master: str, dtype: torch.dtype, change: str, bac
         train(optimizer, params, range(5, 6))
         assert_same_bits(params[0], written)
         untouched = half_bits(before) == half_bits(written)
-        assert 0 < untouched.sum() or change == "copy_"
+        assert untouched.any() or change == "copy_"
         after = value_of(optimizer, params[0])
         assert_same_bits(after[untouched], value[untouched])
         if master == "float32":
