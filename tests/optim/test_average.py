@@ -22,16 +22,18 @@ def _averaged(average: Tensor, new: Tensor, decay: float) -> Tensor:
     return torch.from_numpy(lerp(a, b, a.dtype.type(1 - decay)))
 
 
+@BACKENDS
 @pytest.mark.parametrize("warmup", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_is_the_formula(dtype: torch.dtype, decay: float, warmup: bool) -> None:
+def test_is_the_formula(dtype: torch.dtype, decay: float, warmup: bool, backend: str) -> None:
     """Also that of half parameters, in float32. The first update copies; a warm-up starts with small decays."""
     params = [some_values(size, dtype, seed=size).requires_grad_() for size in (1, 129, 1030)]
     optimizer = fastopt.AdamW(params, lr=0.1, ema=decay, ema_warmup=warmup)
     averages: list[Tensor] = []
     for step in range(6):
-        train(optimizer, params, range(step, step + 1))
+        with running(backend):
+            train(optimizer, params, range(step, step + 1))
         now = min(decay, (2 + step) / (11 + step)) if warmup and step else decay
         wide = [p.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).clone() for p in params]
         averages = [_averaged(a, p, now) for a, p in zip(averages, wide, strict=True)] if step else wide
