@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode
 from ._program import Number, Scalars, number
 from ._update import Group, Update
-
-if TYPE_CHECKING:
-    from ._declared import Declared
 
 _HALF = (torch.bfloat16, torch.float16)
 _CODED_TYPES = (torch.float32, *_HALF)
@@ -108,7 +105,7 @@ def is_used(group: Group) -> bool:
 
 
 def storage_of(
-    optimizer: Declared, group: Group, update: Update, indices: Iterable[int], first_number: int
+    codings: dict[str, Coding], group: Group, update: Update, indices: Iterable[int], first_number: int
 ) -> tuple[Update, Storage]:
     """How the engine keeps the parameters of a group, and the update, which counts where random numbers or a warm-up
     need the count."""
@@ -116,7 +113,7 @@ def storage_of(
     draw_seed(group)
     indices, copies = list(indices), group.get("copies")
     codes = group.get("state_dtype") == "int8"
-    coded = [key in optimizer._codings and codes for key in update.states]
+    coded = [key in codings and codes for key in update.states]
     storage = Storage(
         master=_MASTERS[group["master"]] if group.get("master") else None,
         average=None if group.get("ema") is None else "ema",
@@ -174,7 +171,9 @@ def refuse_parts(param: Tensor, name: str) -> None:
         )
 
 
-def state_type(optimizer: Declared, param: Tensor, group: Group, key: str) -> torch.dtype:
+def state_type(
+    codings: dict[str, Coding], param: Tensor, group: Group, key: str, name: Callable[[Tensor], str]
+) -> torch.dtype:
     """The type of a state that is not coded."""
     wanted = group.get("state_dtype")
     if wanted is None and group.get("master") is not None:
@@ -185,8 +184,7 @@ def state_type(optimizer: Declared, param: Tensor, group: Group, key: str) -> to
         return torch.promote_types(param.dtype, wanted)
     if param.dtype not in _CODED_TYPES:
         raise RuntimeError(
-            f"{optimizer._name(param)} has dtype {param.dtype}; state_dtype={wanted!r} is for float32, bfloat16 and "
-            "float16"
+            f"{name(param)} has dtype {param.dtype}; state_dtype={wanted!r} is for float32, bfloat16 and float16"
         )
-    narrow = wanted == torch.bfloat16 and key in optimizer._codings
+    narrow = wanted == torch.bfloat16 and key in codings
     return torch.bfloat16 if narrow else torch.float32
