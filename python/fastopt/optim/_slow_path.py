@@ -20,8 +20,7 @@ from ._layout import shared_pair
 from ._rows import Rows
 from ._sharded import Sharding, local, sharding_of
 from ._states import States
-from ._storage import Storage
-from ._update import Group, Subject, Update
+from ._update import Group, Storage, Subject, Update
 
 
 class _Rule(NamedTuple):

@@ -12,8 +12,8 @@ from . import _counters as counters
 from ._codes import CODE_BLOCK, CODE_TYPES, decode, encode
 from ._declared import Declared
 from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
-from ._storage import KEYS, Storage, code, first_value, is_coded, refuse_parts
-from ._update import Group, Subject, Update
+from ._storage import KEYS, code, first_value, is_coded, refuse_parts
+from ._update import Group, Storage, Subject, Update
 
 _HALF = (torch.bfloat16, torch.float16)
 

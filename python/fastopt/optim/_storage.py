@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,38 +12,12 @@ from torch import Tensor
 from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode
 from ._program import Number, Scalars, number
-from ._update import Group, Update
+from ._update import HALF, Group, Storage, Update
 
-_HALF = (torch.bfloat16, torch.float16)
-_CODED_TYPES = (torch.float32, *_HALF)
+_CODED_TYPES = (torch.float32, *HALF)
 _FEWEST_CODED = 4096  # elements from which on a state is coded
 _MASTERS = {"float32": "master", "split": "remainder"}
 KEYS = ("master", "remainder", "ema")
-
-
-class Storage(NamedTuple):
-    """What the engine is told of a group; the parameters' own entries are in their order."""
-
-    master: str | None  # the key of the master in a parameter's state
-    average: str | None
-    scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
-    copies: list[Any] | None
-    numbers: list[int]  # of the parameters in the optimizer
-    seed: int
-    random_param: bool
-    random_states: bool
-
-    def at(self, position: int) -> Storage:
-        """The same of one parameter."""
-        copies = None if self.copies is None else [self.copies[position]]
-        return self._replace(copies=copies, numbers=[self.numbers[position]])
-
-    def keys(self, param: Tensor) -> list[str]:
-        """The states that the options add to a parameter's."""
-        return [key for key in (self.master_of(param), self.average) if key is not None]
-
-    def master_of(self, param: Tensor) -> str | None:
-        return self.master if param.dtype in _HALF else None
 
 
 def check_storage(group: Group) -> None:
@@ -156,7 +130,7 @@ def first_value(param: Tensor, key: str, name: str) -> Tensor:
         if param.dtype != torch.bfloat16:
             raise RuntimeError(f"{name} has dtype {param.dtype}; master='split' is for bfloat16")
         return torch.zeros_like(param, dtype=torch.int16)
-    return param.detach().to(torch.float32) if param.dtype in _HALF else param.detach().clone()
+    return param.detach().to(torch.float32) if param.dtype in HALF else param.detach().clone()
 
 
 def is_coded(param: Tensor) -> bool:

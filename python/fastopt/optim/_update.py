@@ -5,15 +5,14 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from ._program import Scalars
 
-if TYPE_CHECKING:
-    from ._storage import Storage
+HALF = (torch.bfloat16, torch.float16)
 
 Group = dict[str, Any]
 
@@ -30,6 +29,31 @@ class Update(NamedTuple):
 
 # Parameters of a group with the same update: the update, the rule's scalars, and their indices (None: all).
 Part = tuple[Update, Callable[..., Scalars], "list[int] | None"]
+
+
+class Storage(NamedTuple):
+    """What the engine is told of a group; the parameters' own entries are in their order."""
+
+    master: str | None  # the key of the master in a parameter's state
+    average: str | None
+    scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
+    copies: list[Any] | None
+    numbers: list[int]  # of the parameters in the optimizer
+    seed: int
+    random_param: bool
+    random_states: bool
+
+    def at(self, position: int) -> Storage:
+        """The same of one parameter."""
+        copies = None if self.copies is None else [self.copies[position]]
+        return self._replace(copies=copies, numbers=[self.numbers[position]])
+
+    def keys(self, param: Tensor) -> list[str]:
+        """The states that the options add to a parameter's."""
+        return [key for key in (self.master_of(param), self.average) if key is not None]
+
+    def master_of(self, param: Tensor) -> str | None:
+        return self.master if param.dtype in HALF else None
 
 
 class Subject(NamedTuple):
