@@ -71,7 +71,8 @@ def bits(tensor: Tensor) -> np.ndarray[Any, Any]:
     tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    tensor[tensor.isnan()] = torch.nan
+    if tensor.is_floating_point():
+        tensor[tensor.isnan()] = torch.nan
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 

@@ -85,7 +85,7 @@ def is_used(group: Group) -> bool:
         get("master") is not None
         or get("ema") is not None
         or get("copies") is not None
-        or get("rounding") == "stochastic"
+        or get("rounding") not in (None, "nearest")
         or get("state_dtype") not in (None, torch.float32)
     )
 
