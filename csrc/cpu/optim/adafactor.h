@@ -82,14 +82,15 @@ struct AdafactorMatrix : Adafactor {
     static void combine_means(const Task& task) {
         const auto c = adafactor_scalars<T>(task);
         const FactoredScratch scratch(task.scratch, task.shape);
+        Stored<T> stored(task);
         const auto [count, rows, columns] = task.shape;
         for (int64_t m = 0; m < count; ++m) {
             T* const row_factors = scratch.row_factors<T>(m);
             T* const column_factors = scratch.column_factors<T>(m);
             add_up(scratch.row_sums(m), scratch.across, rows);
             add_up(scratch.column_sums(m), scratch.down, columns);
-            move_means(task.states[0], m * rows, rows, scratch.row_sums(m), columns, c, row_factors);
-            move_means(task.states[1], m * columns, columns, scratch.column_sums(m), rows, c, column_factors);
+            move_means(stored, 0, m * rows, rows, scratch.row_sums(m), columns, c, row_factors);
+            move_means(stored, 1, m * columns, columns, scratch.column_sums(m), rows, c, column_factors);
             const T mean = mean_of_rows(sum(row_factors, rows), rows, c);
             for (int64_t i = 0; i < rows; ++i) row_factors[i] = inverse_root(row_factors[i] / mean);
             for (int64_t i = 0; i < columns; ++i) column_factors[i] = inverse_root(column_factors[i]);
@@ -105,16 +106,17 @@ struct AdafactorMatrix : Adafactor {
                 add_onto(sums + lane * n, sums + (lane + half) * n, n);
     }
 
-    // Moves the state [at, at + n) towards the means of `squares`, sums of `terms` each; also writes it to `means`.
+    // Moves elements [at, at + n) of state k towards the means of `squares`, sums of `terms` each; also writes them to
+    // `means`.
     template <class T>
-    static void move_means(const Array& state, int64_t at, int64_t n, const double* squares, int64_t terms,
+    static void move_means(Stored<T>& stored, int k, int64_t at, int64_t n, const double* squares, int64_t terms,
                            const Scalars<T>& c, T* means) {
-        alignas(64) T buffer[kBlock];
-        for (int64_t i = 0; i < n; i += kBlock) {
-            const int part = int(n - i < kBlock ? n - i : kBlock);
-            T* const values = load(state, at + i, part, buffer);
-            for (int k = 0; k < part; ++k) means[i + k] = values[k] = moved_mean(values[k], squares[i + k], terms, c);
-            store(state, at + i, part, values);
+        alignas(64) T buffer[kMostStored];
+        for (int64_t i = 0; i < n; i += kMostStored) {
+            const int part = int(n - i < kMostStored ? n - i : kMostStored);
+            T* const values = stored.load_state(k, at + i, part, buffer);
+            for (int j = 0; j < part; ++j) means[i + j] = values[j] = moved_mean(values[j], squares[i + j], terms, c);
+            stored.store_state(k, at + i, part, values);
         }
     }
 

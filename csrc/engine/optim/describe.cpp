@@ -11,8 +11,7 @@ constexpr double kLastFloatStep = 16777216.0;
 
 bool fits(const TensorView& state, const TensorView& param) {
     const bool half = param.type == DType::bf16 || param.type == DType::f16;
-    const bool narrow = param.type == DType::f32 && state.type == DType::bf16 && !param.complex;
-    return state.type == param.type || narrow || (half && (state.type == DType::f32 || state.type == DType::bf16));
+    return state.type == param.type || (half && state.type == DType::f32);
 }
 
 // Reads a float32 or float64 tensor of one element.
@@ -61,7 +60,7 @@ bool Step::describe_state(PyObject* state, const TensorView& param, int k, Task&
     if (!view(state, v, coded)) return false;
     if (coded)
         v.complex = param.complex;
-    else if (!fits(v, param))
+    else if (storage_.wants(k, param.type) ? v.type != *storage_.wants(k, param.type) : !fits(v, param))
         return false;
     if (v.device != param.device) return false;
     Matrices shape;

@@ -27,12 +27,21 @@ void GroupStorage::read(const py::tuple& options, Constants& common) {
     master_key = options[0];
     average_key = options[1];
     scale_keys = options[2].cast<py::tuple>();
-    copies = options[3];
-    numbers = options[4].cast<py::list>();
-    firsts = options[5].cast<py::list>();
-    common.seed = options[6].cast<uint64_t>();
-    common.random_param = options[7].cast<bool>();
-    common.random_states = options[8].cast<bool>();
+    const auto narrows = options[3].cast<py::tuple>();
+    for (size_t k = 0; k < narrows.size() && k < kMaxStates; ++k) narrow[k] = narrows[k].cast<bool>();
+    copies = options[4];
+    numbers = options[5].cast<py::list>();
+    firsts = options[6].cast<py::list>();
+    common.seed = options[7].cast<uint64_t>();
+    common.random_param = options[8].cast<bool>();
+    common.random_states = options[9].cast<bool>();
+}
+
+std::optional<DType> GroupStorage::wants(int k, DType param) const {
+    if (!is_used) return std::nullopt;
+    if (narrow[k]) return DType::bf16;
+    if (is_half(param) && !master_key.is_none()) return DType::f32;
+    return std::nullopt;
 }
 
 bool GroupStorage::find(PyObject* own, Py_ssize_t index, StorageRefs& refs) const {

@@ -113,4 +113,4 @@ class Declared(Options):
         return shape
 
     def _state_type(self, param: Tensor, group: Group, key: str) -> torch.dtype:
-        return state_type(self._codings, param, group, key, self._name)
+        return state_type(self, param, group, key)

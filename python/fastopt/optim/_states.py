@@ -88,9 +88,9 @@ class States:
         for key in update.states:
             like = self._like(layout, key)
             state = entries[key] if key in entries else known[key]
+            state = self._as_coded(state, like, subject, len(states), entries, known)
             if update.sums:
                 state = self._copies.whole(state, written=True)
-            state = self._as_coded(state, like, subject, len(states), entries, known)
             if state.dtype in CODE_TYPES:
                 like = like.to(dtype=state.dtype, device="meta")
             states.append(self._laid_out(state, like, param.device, entries, key, name))
@@ -116,10 +116,13 @@ class States:
         state: Tensor = _tensor(given, f"the state '{key}' of {name}")
         wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
         coded = state.dtype in CODE_TYPES
-        if wanted == coded:
-            return state
         scale = f"{key}_scale"
-        if coded:
+        if wanted == coded:
+            other = self._other_type(state, subject, key)
+            if other is None:
+                return state
+            entries[key] = state.to(other)
+        elif coded:
             entries[key] = decode(state, _scales({**known, **entries}.get(scale), state, scale, name))
             self._decoded.append((owner, scale))
         else:
@@ -127,6 +130,15 @@ class States:
             entries[key], entries[scale] = encode(copy_like(state.float(), layout), self._optimizer._codings[key])
         kept: Tensor = entries[key]
         return kept
+
+    def _other_type(self, state: Tensor, subject: Subject, key: str) -> torch.dtype | None:
+        """The type that a state is to have, if it has another one. float32 states of half parameters may stay."""
+        _, owner, _, group, _, _ = subject
+        given, wanted = state.dtype, self._optimizer._state_type(owner, group, key)
+        floats = {torch.float32, torch.bfloat16, torch.float16}
+        if given == wanted or not {given, wanted} <= floats or (wanted == owner.dtype and given == torch.float32):
+            return None
+        return wanted
 
     def _kept(
         self, subject: Subject, known: dict[str, Any], entries: dict[str, Any], param: Tensor, layout: Tensor
@@ -140,6 +152,11 @@ class States:
                 return None
             state = entries[key] if key in entries else known.get(key)
             if state is None:
+                other = {"master": "remainder", "remainder": "master"}.get(key)
+                if known.get(str(other)) is not None:
+                    raise RuntimeError(
+                        f"the state of {name} has a '{other}', and no '{key}': master was another option"
+                    )
                 entries[key] = state = first_value(owner, key, name)
             if update.sums:
                 state = self._copies.whole(state, written=True)

@@ -123,7 +123,7 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices
-                update, storage = storage_of(optimizer._codings, group, update, numbered, first_number)
+                update, storage = storage_of(optimizer, group, update, numbered, first_number)
                 scalars = with_average(group, scalars)
             given: Any = (prologue, max_norm, scalars)
             if capturable:

@@ -53,6 +53,8 @@ def check_storage(group: Group) -> None:
     if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**64):
         raise ValueError(f"Invalid rounding_seed: {seed!r}, not None or an integer of 64 bits")
     ema = group.get("ema")
+    if ema is None and group.get("ema_warmup"):
+        raise ValueError("ema_warmup without ema")
     if ema is not None:
         check_range("ema value", ema)
         if ema >= 1:
@@ -98,12 +100,13 @@ def storage_of(
     check_storage(group)
     draw_seed(group)
     indices, copies = list(indices), group.get("copies")
-    codes = group.get("state_dtype") == "int8"
+    codes, narrow = (group.get("state_dtype") == wanted for wanted in ("int8", torch.bfloat16))
     coded = [key in optimizer._codings and codes for key in update.states]
     storage = Storage(
         master=_MASTERS[group["master"]] if group.get("master") else None,
         average=None if group.get("ema") is None else "ema",
         scales=tuple(f"{key}_scale" if one else None for key, one in zip(update.states, coded, strict=True)),
+        narrow=tuple(key in optimizer._codings and narrow for key in update.states),
         copies=None if copies is None else [copies[i] for i in indices],
         numbers=[first_number + i for i in indices],
         firsts=_firsts(optimizer, group, indices) if is_random(group) and not update.sums else [0] * len(indices),

@@ -36,6 +36,7 @@ class Storage(NamedTuple):
     master: str | None  # the key of the master in a parameter's state
     average: str | None
     scales: tuple[str | None, ...]  # for each state the key of its scales, None where it is never coded
+    narrow: tuple[bool, ...]  # for each state whether it is bfloat16
     copies: list[Any] | None
     numbers: list[int]  # of the parameters in the optimizer
     firsts: list[int]  # elements of the parameters, those that this process's parts begin with
