@@ -54,6 +54,7 @@ def test_gradients_in_place(family: Family) -> None:
     assert torch.autograd.gradgradcheck(in_place, doubles(family))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILY, ids=str)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_reverse_over_forward(family: Family, inplace: bool) -> None:

@@ -62,6 +62,7 @@ def test_compiled_calls_stay_apart(backend: str) -> None:
     assert_compiles(lambda x: F.dropout(x, 0.5) * F.dropout(x, 0.5) * F.dropout(x, 0.5), [x], backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", IN_PLACE, ids=str)
 def test_compiled_in_place(family: Family, backend: str) -> None:
@@ -178,6 +179,7 @@ def test_vmap_with_a_seed(family: Family) -> None:
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_vmap_with_drawn_masks(compiled: bool) -> None:
     """Each sample draws another mask, also if all share the input."""
@@ -213,6 +215,7 @@ def test_vmap_within_vmap() -> None:
     assert not torch.equal(seen[0, 0], seen[0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_transforms(backend: str) -> None:
     x = torch.arange(1.0, 9)

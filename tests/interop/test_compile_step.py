@@ -94,6 +94,7 @@ def with_hooks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+@pytest.mark.slow
 @CASES
 def test_step_next_to_what_is_compiled(case: Case) -> None:
     counter = CompileCounter()
@@ -121,6 +122,7 @@ def test_step_in_what_is_compiled(case: Case, wrap: Callable[[Any], Any]) -> Non
     assert len([why for why in breaks() if "step" in why]) == 1
 
 
+@pytest.mark.slow
 def test_step_is_one_break_more() -> None:
     """A step adds one break to those of ``backward()`` and ``zero_grad()``, which are torch's; it is not traced."""
 
@@ -161,6 +163,7 @@ def test_closure_in_what_is_compiled() -> None:
     assert_same_step(pairs[0][1], [*own.parameters()], pairs[1][1], [*other.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("wrap", [as_it_is, with_lookahead])
 def test_norm_and_scaler_in_what_is_compiled(wrap: Callable[[Any], Any], fused: bool) -> None:

@@ -205,6 +205,7 @@ def test_state_dicts_of_both_kinds() -> None:
     Block().load_state_dict(ours.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled(training: bool) -> None:
     torch._dynamo.reset()

@@ -245,6 +245,7 @@ def drop_twice(x: Tensor) -> Tensor:
         return T.dropout(x, 0.3) + T.alpha_dropout(x, 0.3, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compiled(backend: str) -> None:
     """The mode may be entered inside a compiled function, around it, and by a wrapped model."""

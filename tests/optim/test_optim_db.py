@@ -191,6 +191,7 @@ def test_inputs_with_implementation(info: Any, kwargs: dict[str, Any], numbers_i
     _follow(info, _some_pairs(info, torch.float64), kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", REAL, ids=str)
 @pytest.mark.parametrize(("info", "kwargs"), _rows(info for info in INFOS if info.supports_complex))
 def test_complex_inputs(info: Any, kwargs: dict[str, Any], dtype: torch.dtype, numbers_in: Any) -> None:

@@ -179,6 +179,7 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cells[-1] == ["", "slower", "faster", "only in the old run", "only in the new run"]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'bench'")
     curve = [row(f"by elements: {n}", family="scaling", curve="Adam, by elements", x=n) for n in (10, 100)]

@@ -48,6 +48,7 @@ def test_headers_have_the_same_place_in_each_build(tmp_path: Path) -> None:
     assert "DLPACK_" in (tmp_path / "headers" / "fastopt_dlpack.h").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ccache", "launcher", "used"),
     [('exec "$@"', None, True), ("exit 1", None, False), ('exec "$@"', "", False)],
