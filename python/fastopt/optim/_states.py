@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
-from ._codes import CODE_BLOCK, CODE_TYPES, decode, encode
+from ._codes import CODE_TYPES, decode, encode
 from ._declared import Declared
 from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
+from ._state_checks import check_likeness, scales_of, tensor_of
 from ._storage import KEYS, code, first_value, is_coded, refuse_parts
 from ._update import Group, Storage, Subject, Update
 
@@ -113,7 +114,7 @@ class States:
         """Codes or decodes a state that is not kept as the group asks: the option was set later, or in a checkpoint."""
         _, owner, name, _, update, storage = subject
         key = update.states[k]
-        state: Tensor = _tensor(given, f"the state '{key}' of {name}")
+        state: Tensor = tensor_of(given, f"the state '{key}' of {name}")
         wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
         coded = state.dtype in CODE_TYPES
         scale = f"{key}_scale"
@@ -123,7 +124,7 @@ class States:
                 return state
             entries[key] = state.to(other)
         elif coded:
-            entries[key] = decode(state, _scales({**known, **entries}.get(scale), state, scale, name))
+            entries[key] = decode(state, scales_of({**known, **entries}.get(scale), state, scale, name))
             self._decoded.append((owner, scale))
         else:
             refuse_parts(owner, name)
@@ -168,11 +169,11 @@ class States:
         for key, scale in zip(update.states, storage.scales, strict=True):
             state = entries[key] if key in entries else known[key]
             coded = scale is not None and state.dtype in CODE_TYPES
-            scales.append(_scales({**known, **entries}.get(str(scale)), state, scale, name) if coded else None)
+            scales.append(scales_of({**known, **entries}.get(str(scale)), state, scale, name) if coded else None)
         copy = None
         if storage.copies is not None:
             role = f"the copy of {name}"
-            given = _tensor(storage.copies[position], role)
+            given = tensor_of(storage.copies[position], role)
             copy = plain(self._copies.whole(given, written=True) if update.sums else given, role)
             if copy.shape != param.shape or copy.device != param.device or copy.is_complex() != param.is_complex():
                 raise RuntimeError(f"{role} is {kind_of(copy)}, the parameter {kind_of(param)}")
@@ -192,7 +193,7 @@ class States:
         layout = torch.empty(owner.shape, dtype=owner.dtype, device="meta")
         for key in update.states:
             role = f"the state '{key}' of {name}"
-            _check_likeness(_tensor(known[key], role), self._like(layout, key), owner.device, role)
+            check_likeness(tensor_of(known[key], role), self._like(layout, key), owner.device, role)
         if update.counts:
             counters.as_count(known["step"], counters.place(self._optimizer._option(group, "capturable"), owner), name)
 
@@ -219,43 +220,17 @@ class States:
         self, state: Any, layout: Tensor, device: torch.device, entries: dict[str, Any], key: str, name: str
     ) -> Tensor:
         role = f"the state '{key}' of {name}"
-        state = _tensor(state, role)
+        state = tensor_of(state, role)
         if state.is_sparse:  # from torch's SGD with sparse gradients
             entries[key] = state = copy_like(state.to_dense(), layout)
         state_plain = plain(state, role, TYPES if layout.dtype in TYPES else (layout.dtype,))
-        _check_likeness(state_plain, layout, device, role)
+        check_likeness(state_plain, layout, device, role)
         if state_plain is not state:  # a shard or a view of the state, to which updates are written back
             return self._copies.of(state_plain, layout, role, written=True)
         if not lies_like(state_plain, layout):
             # A checkpoint may bring another layout: the state gets its parameter's once and for all.
             entries[key] = state_plain = copy_like(state_plain, layout)
         return state_plain
-
-
-def _scales(given: Any, codes: Tensor, key: str | None, name: str) -> Tensor:
-    role = f"the state '{key}' of {name}"
-    if given is None:
-        raise RuntimeError(f"the state of {name} has no '{key}'")
-    scales = plain(_tensor(given, role), role)
-    count = -(-codes.numel() // CODE_BLOCK)
-    if scales.dtype != torch.float32 or scales.shape != (count,) or not scales.is_contiguous():
-        raise RuntimeError(f"{role} is {kind_of(scales)}, where float32 of shape {(count,)} belongs")
-    return scales
-
-
-def _tensor(state: Any, role: str) -> Tensor:
-    if not isinstance(state, Tensor):
-        raise TypeError(f"{role} is a {type(state).__name__}, not a tensor")
-    return state
-
-
-def _check_likeness(state: Tensor, layout: Tensor, device: torch.device, role: str) -> None:
-    wide = layout.dtype in _HALF and state.dtype == torch.float32
-    wide |= layout.dtype in (torch.float32, *_HALF) and state.dtype == torch.bfloat16
-    fits = state.shape == layout.shape and (wide or state.dtype == layout.dtype)
-    if not fits or state.device != device:
-        wanted = f"{layout.dtype} of shape {tuple(layout.shape)} on {device}"
-        raise RuntimeError(f"{role} is {kind_of(state)}, where {wanted} belongs")
 
 
 def _replace(known: dict[str, Any], entries: dict[str, Any], key: str, value: Tensor) -> None:
