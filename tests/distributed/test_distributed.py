@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 @pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard and DTensor are public from torch 2.6 on")
-@pytest.mark.parametrize("module", ["sharded_tensors", "training"])
+@pytest.mark.parametrize("module", ["sharded_tensors", "kept_tensors", "training"])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_as_one_process(tmp_path: Path, processes: int, module: str) -> None:
     """One test runs all scenarios of a module, as starting the processes takes longer than most of them."""
