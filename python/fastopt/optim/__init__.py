@@ -10,6 +10,7 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .asgd import ASGD
+from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
 from .groups import param_groups
 from .lamb import LAMB
@@ -39,6 +40,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "from_bitsandbytes",
     "from_torch",
     "param_groups",
     "switch",
