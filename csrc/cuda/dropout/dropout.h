@@ -144,6 +144,7 @@ void with_format(DType type, Start start) {
         case DType::f64: return start(Plain<double>());
         case DType::bf16: return start(Narrow<BFloat16>());
         case DType::f16: return start(Narrow<Float16>());
+        default: return;
     }
 }
 

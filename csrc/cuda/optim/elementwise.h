@@ -144,8 +144,8 @@ Storage storage_of(const Task& task) {
         case DType::f64: return kF64;
         case DType::bf16: return own ? kBF16 : kBF16WithF32;
         case DType::f16: return own ? kF16 : kF16WithF32;
+        default: return kOtherF32;
     }
-    return kOtherF32;
 }
 
 template <class Kind>
