@@ -224,3 +224,19 @@ def test_small_steps_train() -> None:
     wide = drop(torch.float32)
     assert drop(torch.bfloat16) == 0
     assert drop(torch.bfloat16, rounding="stochastic", rounding_seed=1) == pytest.approx(wide, rel=0.3)
+
+
+def test_a_seed_is_drawn_where_one_is_needed() -> None:
+    before = torch.get_rng_state()
+    fastopt.AdamW([torch.zeros(3)], master="float32")
+    assert torch.equal(torch.get_rng_state(), before)
+    optimizer = fastopt.AdamW([{"params": [torch.zeros(3)]}, {"params": [torch.zeros(2)]}], rounding="stochastic")
+    optimizer.add_param_group({"params": [torch.zeros(1)]})
+    seeds = {group["rounding_seed"] for group in optimizer.param_groups}
+    assert len(seeds) == 1
+    assert seeds != {None}
+    torch.set_rng_state(before)
+    assert seeds == {int(torch.randint(2**63 - 1, ()).item())}
+    plain = fastopt.AdamW([torch.zeros(3)])
+    plain.add_param_group({"params": [torch.zeros(1)], "rounding": "stochastic"})
+    assert [group["rounding_seed"] is None for group in plain.param_groups] == [True, False]

@@ -55,13 +55,12 @@ bool as_matrices(const TensorView& param, Matrices& shape) {
 
 bool Step::describe_state(PyObject* state, const TensorView& param, int k, Task& task) const {
     TensorView v;
-    const bool may_be_coded = storage_.is_used && !storage_.scale_keys[static_cast<size_t>(k)].is_none();
+    const bool may_be_coded = storage_ && !storage_->scale_keys[static_cast<size_t>(k)].is_none();
     const bool coded = may_be_coded && param.numel >= kFewestCoded;
     if (!view(state, v, coded)) return false;
-    if (coded)
-        v.complex = param.complex;
-    else if (storage_.wants(k, param.type) ? v.type != *storage_.wants(k, param.type) : !fits(v, param))
-        return false;
+    const auto wanted = storage_ ? storage_->wants(k, param.type) : std::nullopt;
+    if (coded) v.complex = param.complex;
+    if (!coded && !(wanted ? v.type == *wanted : fits(v, param))) return false;
     if (v.device != param.device) return false;
     Matrices shape;
     if (!rule_->factored) {
@@ -137,10 +136,10 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     task.device = param.device;
     task.n = param.numel;
     task.param = {param.data, param.type};
-    if (storage_.is_used) {
+    if (storage_) {
         if (param.device != kHost) return false;  // CUDA has no kernels for it
         Storage storage;
-        if (!storage_.describe(refs.storage, param, index, task, storage)) return false;
+        if (!storage_->describe(refs.storage, param, index, task, storage)) return false;
         task.storage = &storages_.add(storage);
     }
     return true;

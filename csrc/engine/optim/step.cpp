@@ -27,6 +27,7 @@ void Step::TensorRefs::each(Visit visit) const {
         if (object != nullptr) visit(object);
     for (int k = 0; k < kMaxStates && states[k] != nullptr; ++k) visit(states[k]);
     for (int k = 0; k < kMaxCarried && carried[k] != nullptr; ++k) visit(carried[k]);
+    if (!is_stored) return;
     for (PyObject* object : {storage.master, storage.average, storage.copy})
         if (object != nullptr) visit(object);
     for (PyObject* scale : storage.scales)
@@ -56,7 +57,7 @@ void Step::clear() {
     programmed_ = nullptr;
     loss_scale_ = found_inf_ = norm_ = scalars_ = py::object();
     keys_ = carried_keys_ = py::tuple();
-    storage_ = GroupStorage();
+    storage_.reset();
     by_step_.clear();
     walk_.restart();
     std::vector<TensorRefs> released;
@@ -88,8 +89,9 @@ const Constants* Step::constants(int64_t t, const double* carried) {
     if (!result) throw py::error_already_set();
     const auto values = result.cast<py::dict>();
     Constants fresh = common_;
-    if (storage_.has_average()) fresh.average_weight = values["ema_weight"].cast<double>();
-    rule_->scalars.read(values, fresh.rule, count + storage_.has_average());
+    const bool has_average = storage_ && storage_->has_average();
+    if (has_average) fresh.average_weight = values["ema_weight"].cast<double>();
+    rule_->scalars.read(values, fresh.rule, count + has_average);
     fresh.step = static_cast<uint32_t>(t);
     for (size_t k = 0; k < count; ++k) fresh.carried[k] = values[carried_keys_[k]].cast<double>();
     ByStep entry{t, {}, keep(fresh)};
@@ -137,8 +139,8 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;
     common_.unscales = common_.prologue[kLossScale] != 1.0 || given(loss_scale_);
-    storage_ = GroupStorage();
-    if (!storage.is_none()) storage_.read(storage.cast<py::tuple>(), common_);
+    storage_.reset();
+    if (!storage.is_none()) storage_.emplace(storage.cast<py::tuple>(), common_);
     by_step_.clear();
     ++group_;
     programmed_ = nullptr;
@@ -157,7 +159,7 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
         by_step_.push_back({0, {}, keep(common_)});
     }
 
-    const bool has_state = rule_->states > 0 || counts_ || storage_.is_used;
+    const bool has_state = rule_->states > 0 || counts_ || storage_;
     py::list rest;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
@@ -170,7 +172,7 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
             }
         }
         PyObject* own = has_state ? walk_.find(state.ptr(), param.ptr()) : nullptr;
-        TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, {}};
+        TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, false, {}};
         const bool complete = !has_state || find_entries(own, i, tensors);
         if (!complete || !try_add(tensors, i, 2)) rest.append(i);
     }
@@ -192,12 +194,13 @@ bool Step::find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) co
     for (size_t k = 0; k < carried_keys_.size(); ++k)
         if (!find(PyTuple_GET_ITEM(carried_keys_.ptr(), k), tensors.carried[k])) return false;
     if (counts_ && !find(step_name, tensors.step)) return false;
-    return !storage_.is_used || storage_.find(own, index, tensors.storage);
+    tensors.is_stored = storage_.has_value();
+    return !storage_ || storage_->find(own, index, tensors.storage);
 }
 
 bool Step::add_fresh(int64_t index, const py::object& param, const py::dict& entries) {
     const py::object grad = rule_->reads_grad ? grad_of(param.ptr()) : py::object();
-    TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, {}};
+    TensorRefs tensors{param.ptr(), param.ptr(), grad.ptr(), nullptr, {}, {}, false, {}};
     return find_entries(entries.ptr(), index, tensors) && try_add(tensors, index, 1);
 }
 
@@ -208,11 +211,12 @@ bool Step::add_prepared(int64_t index, const py::object& owner, const py::object
         throw py::value_error("the rule has another number of states");
     if (grad.is_none() == rule_->reads_grad) throw py::value_error("the rule and the gradient do not go together");
     const auto or_null = [](const py::object& object) { return object.is_none() ? nullptr : object.ptr(); };
-    TensorRefs tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}, {}};
+    TensorRefs tensors{owner.ptr(), param.ptr(), or_null(grad), or_null(step), {}, {}, false, {}};
     for (size_t k = 0; k < states.size(); ++k) tensors.states[k] = PyTuple_GET_ITEM(states.ptr(), k);
     for (size_t k = 0; k < carried.size(); ++k) tensors.carried[k] = PyTuple_GET_ITEM(carried.ptr(), k);
     if (!storage.is_none()) {
         const auto parts = storage.cast<py::tuple>();
+        tensors.is_stored = true;
         tensors.storage = {or_null(parts[0]), or_null(parts[1]), or_null(parts[2]), {}};
         const auto scales = parts[3].cast<py::tuple>();
         for (size_t k = 0; k < scales.size() && k < kMaxStates; ++k) tensors.storage.scales[k] = or_null(scales[k]);

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -80,6 +81,7 @@ class Step {
         PyObject *owner, *param, *grad, *step;  // grad, step: null where the rule has none
         PyObject* states[kMaxStates];           // null from the first unused one on
         PyObject* carried[kMaxCarried];
+        bool is_stored;  // whether `storage` has anything
         StorageRefs storage;
         template <class Visit>
         void each(Visit visit) const;
@@ -124,7 +126,7 @@ class Step {
     const Rule* rule_ = nullptr;
     pybind11::object scalars_;
     pybind11::tuple keys_, carried_keys_;
-    GroupStorage storage_;
+    std::optional<GroupStorage> storage_;  // none where the group has no such option
     bool counts_ = false;
     int64_t group_ = 0;
     Constants common_{};  // the same in all constants of the group

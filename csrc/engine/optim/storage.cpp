@@ -22,8 +22,7 @@ bool find_alike(PyObject* tensor, const TensorView& param, bool integers, Array&
 
 }  // namespace
 
-void GroupStorage::read(const py::tuple& options, Constants& common) {
-    is_used = true;
+GroupStorage::GroupStorage(const py::tuple& options, Constants& common) {
     master_key = options[0];
     average_key = options[1];
     scale_keys = options[2].cast<py::tuple>();
@@ -38,7 +37,6 @@ void GroupStorage::read(const py::tuple& options, Constants& common) {
 }
 
 std::optional<DType> GroupStorage::wants(int k, DType param) const {
-    if (!is_used) return std::nullopt;
     if (narrow[k]) return DType::bf16;
     if (is_half(param) && !master_key.is_none()) return DType::f32;
     return std::nullopt;

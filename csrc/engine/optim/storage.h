@@ -17,22 +17,21 @@ struct StorageRefs {
 };
 
 struct GroupStorage {
-    bool is_used = false;
     pybind11::object master_key, average_key;  // in a parameter's state; None where the option is off
     pybind11::tuple scale_keys;                // one for each state, None where it is never coded
     bool narrow[kMaxStates] = {};              // states that are bfloat16
     pybind11::object copies;                   // a list parallel to the parameters, or None
     pybind11::list numbers, firsts;            // of the parameters, for random rounding
 
-    // Reads (master key, average key, scale keys, whether states are bfloat16, copies, numbers, first elements, seed,
+    // Of (master key, average key, scale keys, whether states are bfloat16, copies, numbers, first elements, seed,
     // whether parameters, whether states are rounded at random). What kernels need goes to `common`.
-    void read(const pybind11::tuple& options, Constants& common);
+    GroupStorage(const pybind11::tuple& options, Constants& common);
 
     // The type that a state has to have: that of the option, or float32 where its parameter has a master. None: any
     // that goes with the parameter's.
     std::optional<DType> wants(int k, DType param) const;
 
-    bool has_average() const { return is_used && !average_key.is_none(); }
+    bool has_average() const { return !average_key.is_none(); }
 
     // Finds the tensors of the parameter at `index`; `own` is its state or null. False where the average is missing.
     // Not every parameter has a master, and not every state is coded: describe() knows.

@@ -49,11 +49,13 @@ class Options(Optimizer):
         if made_by_zero_redundancy():
             self._has_partition = True
         options = {**own, **COMMON, **common}
+        draw_seed(options)
         self.defaults.update(options)
         for group in self.param_groups:
             for key, value in options.items():
                 group.setdefault(key, value)
             self._check_group(group)
+            draw_seed(group)
 
     def _check_group(self, group: Group) -> None:
         """Checks what torch's constructor does not check."""
@@ -70,7 +72,6 @@ class Options(Optimizer):
         check_storage(group)
         if self._has_partition and is_random(group):
             raise ValueError("rounding: ZeroRedundancyOptimizer numbers the parameters anew in each process")
-        draw_seed(group)
 
     def _max_norm(self, group: Group) -> float | None:
         return self._limit(group, "max_grad_norm")
@@ -98,8 +99,12 @@ class Options(Optimizer):
             raise RuntimeError(f"fastopt.{type(self).__name__} does not support differentiable=True")
 
     def add_param_group(self, param_group: Group) -> None:
-        if isinstance(param_group, dict):  # torch raises the error for anything else
-            self._check_group({**self.defaults, **param_group})
+        if isinstance(param_group, dict):  # torch has the error for other types
+            whole = {**self.defaults, **param_group}
+            self._check_group(whole)
+            draw_seed(whole)
+            if whole.get("rounding_seed") is not None:
+                param_group["rounding_seed"] = whole["rounding_seed"]
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -42,12 +42,7 @@ def check_storage(group: Group) -> None:
             "rounding='stochastic' with a master: the parameter is the nearest rounding of its master, which has not "
             "lost anything (states of state_dtype=torch.bfloat16 are rounded stochastically unless rounding='nearest')"
         )
-    if not (dtype is None or isinstance(dtype, torch.dtype) or dtype == "int8") or dtype not in (
-        None,
-        torch.float32,
-        torch.bfloat16,
-        "int8",
-    ):
+    if dtype not in (None, torch.float32, torch.bfloat16, "int8"):
         raise ValueError(f"Invalid state_dtype: {dtype}, not None, torch.float32, torch.bfloat16 or 'int8'")
     seed = group.get("rounding_seed")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**64):
