@@ -36,6 +36,11 @@ CODINGS = {
 """The usual meanings of the keys. A state that is not here is never coded."""
 
 
+def scale_key(key: str) -> str:
+    """The key of a coded state's scales."""
+    return f"{key}_scale"
+
+
 def _memory(tensor: Tensor) -> Tensor:
     """A dense tensor's elements as they lie in memory."""
     return tensor.as_strided((tensor.numel(),), (1,))
@@ -81,10 +86,10 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
 def decoded(state: dict[str, Any]) -> dict[str, Any]:
     """A parameter's state with float32 numbers instead of codes and scales."""
     coded = {key for key, value in state.items() if getattr(value, "dtype", None) in CODE_TYPES}
-    coded &= {key for key in state if f"{key}_scale" in state}
-    scales = {f"{key}_scale" for key in state}
+    coded &= {key for key in state if scale_key(key) in state}
+    scales = {scale_key(key) for key in state}
     return {
-        key: decode(value, state[f"{key}_scale"]) if key in coded else value
+        key: decode(value, state[scale_key(key)]) if key in coded else value
         for key, value in state.items()
         if key not in scales
     }

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._codes import CODINGS, Coding
+from ._codes import CODINGS, Coding, scale_key
 from ._dense import zeros_like
 from ._options import Options
 from ._program import Number, Scalars, number
@@ -56,7 +56,7 @@ class Declared(Options):
     def _keys_of(self, *updates: Update) -> set[str]:
         states = {key for update in updates for key in update.states}
         carried = {key for update in updates for key in update.carried}
-        return {"step", *states, *carried, *KEYS} | {f"{key}_scale" for key in states & self._codings.keys()}
+        return {"step", *states, *carried, *KEYS} | {scale_key(key) for key in states & self._codings.keys()}
 
     def _decay(self, group: Group) -> Decay:
         return Decay.COUPLED

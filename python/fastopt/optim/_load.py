@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._codes import scale_key
 from ._declared import Declared
 from ._storage import KEYS
 
@@ -51,10 +52,11 @@ def _mend(optimizer: Declared, state_dict: dict[str, Any]) -> None:
     counters: set[int] = set()
     for saved_id, (param, group) in zip(saved_ids, params, strict=True):
         saved = state_dict["state"].get(saved_id, {})
+        scales = {scale_key(key) for key in saved}
         for key, value in optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
                 number = key == "step" or key in optimizer._carried
-                as_saved = number or key in KEYS or key.endswith("_scale") or not saved[key].is_floating_point()
+                as_saved = number or key in KEYS or key in scales or not saved[key].is_floating_point()
                 wanted = None if as_saved else optimizer._state_type(param, group, key)
                 exact = _exact(saved[key], value, wanted)
                 if number and exact.data_ptr() in counters:

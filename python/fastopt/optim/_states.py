@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _runtime
 from . import _counters as counters
-from ._codes import CODE_TYPES, decode, encode
+from ._codes import CODE_TYPES, decode, encode, scale_key
 from ._declared import Declared
 from ._dense import TYPES, DenseCopies, copy_like, kind_of, lies_like, plain
 from ._state_checks import check_likeness, scales_of, tensor_of
@@ -117,7 +117,7 @@ class States:
         state: Tensor = tensor_of(given, f"the state '{key}' of {name}")
         wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
         coded = state.dtype in CODE_TYPES
-        scale = f"{key}_scale"
+        scale = scale_key(key)
         if wanted == coded:
             other = self._other_type(state, subject, key)
             if other is None:

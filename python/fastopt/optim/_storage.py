@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._processes import any_others
 from ._checks import check_range
-from ._codes import CODE_BLOCK, Coding, encode
+from ._codes import CODE_BLOCK, Coding, encode, scale_key
 from ._program import Number, Scalars, number
 from ._sharded import any_distributed, first_element
 from ._update import HALF, Group, Storage, Update
@@ -100,7 +100,7 @@ def storage_of(
     storage = Storage(
         master=_MASTERS[group["master"]] if group.get("master") else None,
         average=None if group.get("ema") is None else "ema",
-        scales=tuple(f"{key}_scale" if one else None for key, one in zip(update.states, coded, strict=True)),
+        scales=tuple(scale_key(key) if one else None for key, one in zip(update.states, coded, strict=True)),
         narrow=tuple(key in optimizer._codings and narrow for key in update.states),
         copies=None if copies is None else [copies[i] for i in indices],
         numbers=[first_number + i for i in indices],
