@@ -90,14 +90,17 @@ class Stored {
         return load(task_.states[k], at, n, buffer);
     }
 
+    // `values` are what load_param() or load_state() returned: the tensor's own memory where nothing changes on the
+    // way.
     FASTOPT_HD void store_param(int64_t at, int n, const T* values) {
-        if (storage_ == nullptr)
-            store(task_.param, at, n, values);
-        else
+        if (storage_ != nullptr)
             store_kept(at, n, values);
+        else if (task_.param.type != kNative<T>)
+            store(task_.param, at, n, values);
     }
 
     FASTOPT_HD void store_state(int k, int64_t at, int n, const T* values) {
+        if (task_.states[k].type == kNative<T>) return;
         if constexpr (sizeof(T) == sizeof(float)) {
             if (storage_ != nullptr && storage_->scales[k] != nullptr) return store_coded(k, at, n, values);
             if (storage_ != nullptr && task_.constants->random_states && is_half(task_.states[k]))

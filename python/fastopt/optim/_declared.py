@@ -17,7 +17,7 @@ from ._dense import zeros_like
 from ._options import Options
 from ._program import Number, Scalars, number
 from ._storage import KEYS, state_type
-from ._update import Decay, Group, Part, Update
+from ._update import COUPLED, DECOUPLED, Decay, Group, Part, Update
 
 
 class Declared(Options):
@@ -59,7 +59,7 @@ class Declared(Options):
         return {"step", *states, *carried, *KEYS} | {scale_key(key) for key in states & self._codings.keys()}
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.COUPLED
+        return COUPLED
 
     def _sparse(self, group: Group) -> str | None:
         """Returns what sparse gradients update: "rows" that they touch, or "dense", everything; None is an error."""
@@ -68,13 +68,13 @@ class Declared(Options):
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         weight_decay = number(self._option(group, "weight_decay", 0.0))
         decay = self._decay(group)
-        shrinks = decay is Decay.DECOUPLED and weight_decay != 0
+        shrinks = decay is DECOUPLED and weight_decay != 0
         max_grad_value = self._limit(group, "max_grad_value")
         return {
             "loss_scale": loss_scale,
             "grad_factor": -1.0 if self._option(group, "maximize") else 1.0,
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
-            "weight_decay": weight_decay if decay is Decay.COUPLED else 0.0,
+            "weight_decay": weight_decay if decay is COUPLED else 0.0,
             "l1": self._limit(group, "l1") or 0.0,
             "decay": 1.0 - number(group["lr"]) * weight_decay if shrinks else 1.0,
         }

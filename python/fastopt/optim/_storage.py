@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
@@ -76,15 +77,21 @@ def draw_seed(group: Group) -> None:
         group["rounding_seed"] = int(torch.randint(2**63 - 1, ()).item())
 
 
+_KEYS_OF_OPTIONS = ("master", "ema", "copies", "rounding", "state_dtype")
+_options = operator.itemgetter(*_KEYS_OF_OPTIONS)
+_UNUSED = (None,) * len(_KEYS_OF_OPTIONS)
+
+
 def is_used(group: Group) -> bool:
-    get = group.get
-    return (
-        get("master") is not None
-        or get("ema") is not None
-        or get("copies") is not None
-        or get("rounding") not in (None, "nearest")
-        or get("state_dtype") not in (None, torch.float32)
-    )
+    """Whether a group has an option of this module; asked at every step."""
+    try:
+        given = _options(group)
+    except KeyError:  # a group that the user made
+        given = tuple(map(group.get, _KEYS_OF_OPTIONS))
+    if given == _UNUSED:
+        return False
+    *others, rounding, dtype = given
+    return others != [None] * len(others) or rounding not in (None, "nearest") or dtype not in (None, torch.float32)
 
 
 def storage_of(

@@ -80,6 +80,9 @@ class Decay(enum.Enum):
     OWN = enum.auto()  # the rule applies it
 
 
+COUPLED, DECOUPLED, OWN = Decay  # an enumeration's attributes take longer to find
+
+
 class CommonOptions(TypedDict, total=False):
     """Options that every optimizer takes, keyword-only; each may also be set per parameter group."""
 

@@ -9,7 +9,7 @@ from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -109,7 +109,7 @@ class AdaBound(FusedOptimizer):
         return _AMSBOUND if group["amsbound"] else _ADABOUND
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
+        return DECOUPLED if group["decoupled_weight_decay"] else COUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         lr, base_lr, gamma = number(group["lr"]), group["base_lr"], group["gamma"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._compat import Adafactor as TorchAdafactor
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, smaller
-from ._update import CommonOptions, Decay, Group, Part, Update
+from ._update import DECOUPLED, CommonOptions, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,7 +91,7 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
         return self._keys_of(_MATRIX, _VECTOR)
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED
+        return DECOUPLED
 
     def _state_shape(self, shape: torch.Size, key: str) -> torch.Size:
         if key == "row_var":

@@ -9,7 +9,7 @@ from .._compat import accepted
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -111,4 +111,4 @@ class Adam(AdamRule, torch.optim.Adam):
         self._extend(common, decoupled_weight_decay=decoupled_weight_decay)
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED if group.get("decoupled_weight_decay") else Decay.COUPLED
+        return DECOUPLED if group.get("decoupled_weight_decay") else COUPLED

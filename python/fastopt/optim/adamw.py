@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._update import CommonOptions, Decay, Group
+from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group
 from .adam import AdamRule
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ class AdamW(AdamRule, torch.optim.AdamW):
 
     def _decay(self, group: Group) -> Decay:
         # As in torch from 2.7 on, a group may say otherwise.
-        return Decay.DECOUPLED if group.get("decoupled_weight_decay", True) else Decay.COUPLED
+        return DECOUPLED if group.get("decoupled_weight_decay", True) else COUPLED

@@ -8,7 +8,7 @@ from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import OWN, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,7 +88,7 @@ class LAMB(FusedOptimizer):
         return _LAMB
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.OWN
+        return OWN
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]

@@ -7,7 +7,7 @@ from torch import Tensor
 from ._checks import check_betas, check_lr, check_range
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import DECOUPLED, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +65,7 @@ class Lion(FusedOptimizer):
         return _LION
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED
+        return DECOUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]

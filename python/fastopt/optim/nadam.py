@@ -8,7 +8,7 @@ from torch import Tensor
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,7 +91,7 @@ class NAdam(FusedOptimizer, torch.optim.NAdam):
         return _NADAM
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
+        return DECOUPLED if group["decoupled_weight_decay"] else COUPLED
 
     def _first_value(self, group: Group, key: str) -> float:
         return 1.0

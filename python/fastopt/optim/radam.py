@@ -8,7 +8,7 @@ from torch import Tensor
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number, select
-from ._update import CommonOptions, Decay, Group, Update
+from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group, Update
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,7 +88,7 @@ class RAdam(FusedOptimizer, torch.optim.RAdam):
         return _RADAM
 
     def _decay(self, group: Group) -> Decay:
-        return Decay.DECOUPLED if group["decoupled_weight_decay"] else Decay.COUPLED
+        return DECOUPLED if group["decoupled_weight_decay"] else COUPLED
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]
