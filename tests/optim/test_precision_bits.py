@@ -10,6 +10,8 @@ from optimizer_cases import ALL_CASES, PLAIN_CASES, Case, ids
 from precision_cases import OPTIONS, set_grad, takes
 from support import ISAS, Guarded, assert_same_bits, assert_same_step, running, some_values
 
+pytestmark = pytest.mark.slow
+
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 # Around 32 elements (a scale), 128 (a tile of the kernels), 4096 (the fewest that are coded) and 16384 (a task).

@@ -22,6 +22,8 @@ from support import (
     states_of,
 )
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
 STORED = {name: options for name, options in OPTIONS.items() if options}
