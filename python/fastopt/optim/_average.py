@@ -28,9 +28,10 @@ def swapped(optimizer: Optimizer) -> Iterator[None]:
     found = averages(optimizer)
     with torch.no_grad():
         kept = {param: param.detach().clone() for param in found}
-        for param, average in found.items():
-            param.copy_(average)
     try:
+        with torch.no_grad():
+            for param, average in found.items():
+                param.copy_(average)
         yield
     finally:
         with torch.no_grad():

@@ -39,10 +39,9 @@ class States:
         for key in update.states:
             entries[key] = optimizer._new_state(param, group, key)
         if storage is not None:
-            name = optimizer._name(param)
-            code(entries, param, update, storage, optimizer._codings, name)
+            code(optimizer, entries, param, update, storage)
             for key in storage.keys(param):
-                entries[key] = first_value(param, key, name)
+                entries[key] = first_value(optimizer, param, key)
         return entries
 
     def keep(self, param: Tensor, entries: dict[str, Any]) -> None:
@@ -127,7 +126,7 @@ class States:
             entries[key] = decode(state, scales_of({**known, **entries}.get(scale), state, scale, name))
             self._decoded.append((owner, scale))
         else:
-            refuse_parts(owner, name)
+            refuse_parts(self._optimizer, owner)
             entries[key], entries[scale] = encode(copy_like(state.float(), layout), self._optimizer._codings[key])
         kept: Tensor = entries[key]
         return kept
@@ -158,7 +157,7 @@ class States:
                     raise RuntimeError(
                         f"the state of {name} has a '{other}', and no '{key}': master was another option"
                     )
-                entries[key] = state = first_value(owner, key, name)
+                entries[key] = state = first_value(self._optimizer, owner, key)
             if update.sums:
                 state = self._copies.whole(state, written=True)
             wanted = torch.int16 if key == "remainder" else torch.float32 if param.dtype in _HALF else param.dtype

@@ -139,21 +139,19 @@ def _weighted(group: Group, scalars: Callable[..., Scalars], t: Number, *carried
     return {**scalars(t, *carried), "ema_weight": 1.0 if t == 1 else 1.0 - decay}
 
 
-def code(
-    entries: dict[str, Any], param: Tensor, update: Update, storage: Storage, codings: dict[str, Coding], name: str
-) -> None:
+def code(optimizer: Declares, entries: dict[str, Any], param: Tensor, update: Update, storage: Storage) -> None:
     """Codes a parameter's first states."""
     for key, scales in zip(update.states, storage.scales, strict=True):
         if scales is not None and is_coded(param):
-            refuse_parts(param, name)
-            entries[key], entries[scales] = encode(entries[key], codings[key])
+            refuse_parts(optimizer, param)
+            entries[key], entries[scales] = encode(entries[key], optimizer._codings[key])
 
 
-def first_value(param: Tensor, key: str, name: str) -> Tensor:
+def first_value(optimizer: Declares, param: Tensor, key: str) -> Tensor:
     """A state that the options add, before the parameter's first update."""
     if key == "remainder":
         if param.dtype != torch.bfloat16:
-            raise RuntimeError(f"{name} has dtype {param.dtype}; master='split' is for bfloat16")
+            raise RuntimeError(f"{optimizer._name(param)} has dtype {param.dtype}; master='split' is for bfloat16")
         return torch.zeros_like(param, dtype=torch.int16)
     return param.detach().to(torch.float32) if param.dtype in HALF else param.detach().clone()
 
@@ -162,11 +160,12 @@ def is_coded(param: Tensor) -> bool:
     return param.numel() >= _FEWEST_CODED
 
 
-def refuse_parts(param: Tensor, name: str) -> None:
+def refuse_parts(optimizer: Declares, param: Tensor) -> None:
     """An error for a DTensor: its blocks would begin anew in each process, and the results would be others."""
     if hasattr(param, "placements"):
         raise RuntimeError(
-            f"{name} is a DTensor; state_dtype='int8' has one scale for {CODE_BLOCK} elements of the whole"
+            f"{optimizer._name(param)} is a DTensor; state_dtype='int8' has one scale for {CODE_BLOCK} elements of "
+            "the whole"
         )
 
 
