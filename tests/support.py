@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,22 @@ def train(case: Any, params: list[Tensor], steps: int, seed: int = 0, **kwargs: 
 
 def some_params(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
     return [some_values(s, dtype, seed + i).requires_grad_() for i, s in enumerate([(7, 5), (70,), ()])]
+
+
+Stepped = tuple[Any, list[Tensor]]  # an optimizer that has stepped, and its parameters
+
+
+def compared_with_reference(run: Callable[[], Stepped]) -> list[tuple[Stepped, Stepped]]:
+    """Compares the steps of every ISA with the reference's, to the bit. Returns both for each ISA."""
+    with running("reference"):
+        theirs = run()
+    results = []
+    for isa in ISAS:
+        with running("native", isa):
+            ours = run()
+        assert_same_step(*ours, *theirs)
+        results.append((ours, theirs))
+    return results
 
 
 def step_on_some_grads(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], seed: int) -> None:

@@ -12,6 +12,7 @@ from support import (
     SIZES,
     Guarded,
     assert_same_step,
+    compared_with_reference,
     running,
     some_values,
 )
@@ -134,12 +135,7 @@ def test_special_values_equal_reference(case: Case, dtype: torch.dtype) -> None:
             optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run()
-    for isa in ISAS:
-        with running("native", isa):
-            ours, params = run()
-            assert_same_step(ours, params, reference, expected)
+    compared_with_reference(run)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optimizer_cases import ALL_CASES, PLAIN_CASES, Case, ids
 from precision_cases import OPTIONS, set_grad, takes
-from support import ISAS, Guarded, assert_same_bits, assert_same_step, running, some_values
+from support import ISAS, Guarded, assert_same_bits, assert_same_step, compared_with_reference, running, some_values
 
 pytestmark = pytest.mark.slow
 
@@ -140,9 +140,4 @@ def test_special_values_equal_reference(case: Case, option: str) -> None:
             optimizer.step()
         return optimizer, params
 
-    with running("reference"):
-        reference, expected = run()
-    for isa in ISAS:
-        with running("native", isa):
-            ours, params = run()
-            assert_same_step(ours, params, reference, expected)
+    compared_with_reference(run)
