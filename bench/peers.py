@@ -75,6 +75,7 @@ ON_CPU: dict[str, Classes] = {
 ON_CUDA: dict[str, Classes] = {
     "Adam": {"apex.optimizers.FusedAdam": {"adam_w_mode": False}, "bitsandbytes.optim.Adam": {}},
     "AdamW": {"apex.optimizers.FusedAdam": {}, "bitsandbytes.optim.AdamW": {}},
+    "AdamW 8-bit states": {"bitsandbytes.optim.AdamW8bit": {}, "torchao.optim.AdamW8bit": {}},
     "SGD": {"apex.optimizers.FusedSGD": {}, "bitsandbytes.optim.SGD": {}},
     "Adagrad": {"apex.optimizers.FusedAdagrad": {}, "bitsandbytes.optim.Adagrad": {}},
     "RMSprop": {"bitsandbytes.optim.RMSprop": {}},

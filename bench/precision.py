@@ -13,7 +13,7 @@ import fastopt
 from .agreement import changes, moves
 from .operation import Agreement, Array, Case, Competitors, Input, Maker, Operation, Step, Tensors, Traffic, Walk
 from .optimizers import LR, one, parameters
-from .peers import variants
+from .peers import implementations, variants
 
 RIVAL = "torch.optim.AdamW"
 DECAY = 0.999
@@ -147,7 +147,13 @@ COPY = operation("bfloat16 copy", copying, each(then_copied), traffic(*FLOATS, w
 NARROW = operation(
     "bfloat16 states", adamw(state_dtype=torch.bfloat16), TORCH, traffic(words(2), words(2)), moves(0.05)
 )
-CODED = operation("8-bit states", adamw(state_dtype="int8"), TORCH, traffic(codes, codes), moves(0.2))
+CODED = operation(
+    "8-bit states",
+    adamw(state_dtype="int8"),
+    implementations("AdamW 8-bit states", RIVAL, lr=LR),
+    traffic(codes, codes),
+    moves(0.2),
+)
 RANDOM = operation(
     "random rounding",
     adamw(rounding="stochastic"),
@@ -175,5 +181,4 @@ def on_cpu() -> list[Case]:
 
 
 def on_cuda() -> list[Case]:
-    """The options are for the CPU."""
-    return []
+    return on_cpu()

@@ -102,10 +102,11 @@ struct Task {
     int64_t n;
     Array param, grad;  // grad has no data where the rule reads none
     Array states[kMaxStates];
-    const Storage* storage;  // null where everything is kept as usual
-    Matrices shape;          // matrices of a factored rule; otherwise empty
-    double* scratch;         // for a rule with several passes
-    double* partials;        // for a reduction: one per kSumChunk elements
+    const Storage* storage;         // null where everything is kept as usual
+    const Storage* device_storage;  // the same in the device's memory
+    Matrices shape;                 // matrices of a factored rule; otherwise empty
+    double* scratch;                // for a rule with several passes
+    double* partials;               // for a reduction: one per kSumChunk elements
 };
 
 // A parameter's 'step' tensor and its other scalar states, without data where the rule has none, and the count that

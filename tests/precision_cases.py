@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from support import HALF, some_values
+from optimizer_cases import Case
+from support import HALF, Guarded, some_values
 
-BF16 = torch.bfloat16
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+FLOATS = (F32, F64, BF16, F16)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -29,6 +30,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# The type of a parameter, of its gradient, of its copy, and sizes: around 32 elements (a scale), 128 (a tile of the
+# kernels), 4096 (the fewest that are coded) and 16384 (a task).
+KINDS: list[tuple[torch.dtype, torch.dtype, torch.dtype, tuple[int, ...]]] = [
+    (F32, BF16, F16, (1, 31, 129, 4095, 4097, 16385)),
+    (BF16, BF16, F32, (7, 33, 127, 4096, 4129)),
+    (BF16, F32, BF16, (5, 160, 4111)),
+    (F16, F32, BF16, (8, 65, 4099)),
+    (F16, F16, F64, (3, 4100)),
+    (F32, F64, F32, (9, 4103)),
+    (F64, F16, BF16, (15, 129, 4097)),
+]
+
+Result = tuple[torch.optim.Optimizer, list[Tensor], list[Tensor]]  # with the parameters and their copies
+
+
 def takes(options: dict[str, Any], dtype: torch.dtype) -> bool:
     """Whether parameters of the type may have the options."""
     if options.get("master") == "split" and dtype == torch.float16:
@@ -41,6 +57,31 @@ def set_grad(param: Tensor, grad: Tensor) -> None:
     if grad.dtype != param.dtype:
         param.grad_dtype = None
     param.grad = grad
+
+
+def run_kinds(
+    case: Case, options: dict[str, Any], guards: list[Guarded], device: torch.device | str = "cpu", scale: float = 1.0
+) -> Result:
+    """Three steps of all types and sizes, each at another misalignment. ``scale``: of the gradients, for GradScaler."""
+    params: list[Tensor] = []
+    grads: list[Tensor] = []
+    copies: list[Tensor] = []
+    described = [(dtypes, size) for *dtypes, sizes in KINDS if takes(options, dtypes[0]) for size in sizes]
+    for i, (dtypes, size) in enumerate(described):
+        for tensors, dtype in zip((params, grads, copies), dtypes, strict=True):
+            guards.append(Guarded(size, dtype, misalign=(i + len(guards)) % 16, device=device))
+            tensors.append(guards[-1].inside)
+        params[-1].copy_(some_values(size, dtypes[0], seed=i)).requires_grad_()
+    optimizer = case.make([{"params": params, "copies": copies}], **options)
+    for step in range(3):
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            low = 1e-4 if grad.dtype == F16 else 1e-8
+            set_grad(param, grad.copy_(scale * some_values(param.shape, grad.dtype, 100 * step + i, low, 1e2)))
+        if scale != 1.0:
+            optimizer.grad_scale = torch.tensor(scale, device=device)
+            optimizer.found_inf = torch.zeros((), device=device)
+        optimizer.step()
+    return optimizer, params, copies
 
 
 def half_params(dtype: torch.dtype = BF16, sizes: Sequence[Any] = ((7, 5), (70,), (65, 64), ())) -> list[Tensor]:

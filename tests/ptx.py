@@ -18,7 +18,7 @@ BLOCKS = 2  # resident on a multiprocessor at the same time: while one waits, th
 # ".rn", ptxas may contract an operation with the next one.
 ROUNDED = r"(add|sub|mul|div|sqrt|rcp)\.rn"
 EXACT = r"(abs|neg|min|max|copysign|selp|mov|testp\.\w+|setp?(\.\w+)+)"
-MOVED = r"(ld|st)\.[\w.]+"
+MOVED = r"(ld|st)(\.[\w.]+)?"
 CONVERTED = r"cvt\.(rn\.|r[nzmp]i\.)?\w+\.\w+"
 ALLOWED = re.compile(rf"({ROUNDED}|{EXACT}|{MOVED})\.(f16|f32|f64)|{CONVERTED}")
 FLOATING = re.compile(r"\.(b?f16|f32|f64)(x2)?\b")

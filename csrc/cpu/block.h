@@ -17,11 +17,6 @@
 namespace fastopt {
 namespace {
 
-template <class T>
-constexpr DType kNative = DType::f32;
-template <>
-constexpr DType kNative<double> = DType::f64;
-
 // Calls visit(format) with the storage format of an array.
 template <class T, class Visit>
 FASTOPT_HD void with_format(DType type, Visit visit) {

@@ -17,7 +17,11 @@ struct DropoutTask;  // random/task.h
 struct alignas(16) ScalarSet {
     float rounded_prologue[kMaxScalars], rounded_rule[kMaxScalars];
     double prologue[kMaxScalars], rule[kMaxScalars];
-    int32_t skip;  // GradScaler found an inf: the step does nothing
+    double average_weight;  // the rest as in Constants
+    uint64_t seed;
+    uint32_t step;
+    int32_t random_param, random_states;  // flags; int32_t, because a byte would be read alone
+    int32_t skip;                         // GradScaler found an inf: the step does nothing
 };
 
 namespace cuda {
@@ -48,9 +52,11 @@ void upload_scalars(const Stream& stream, const Constants* known, int count, con
                     ScalarSet* sets);
 
 // Computes scalars by a program from counters in device memory, and advances the counters unless the step is skipped.
-// `learning_rate` is one number in device memory, or has no data.
-void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+// `learning_rate` is one number in device memory, or has no data; `common` has what needs no program.
+void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
                       const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets);
+
+void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there);
 
 // One step of tasks of one rule; their `scalars` must be ready.
 void update(const Stream& stream, int rule, const Task* const* tasks, int count);

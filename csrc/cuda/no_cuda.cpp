@@ -19,10 +19,11 @@ int device_count(std::string& why) {
 }
 
 void upload_scalars(const Stream&, const Constants*, int, const DeviceInputs&, ScalarSet*) { absent(); }
-void evaluate_scalars(const Stream&, const Program&, const Array&, double, const Counter*, int, const DeviceInputs&,
-                      ScalarSet*) {
+void evaluate_scalars(const Stream&, const Program&, const Array&, const Constants&, const Counter*, int,
+                      const DeviceInputs&, ScalarSet*) {
     absent();
 }
+void upload_storages(const Stream&, const Storage*, int, Storage*) { absent(); }
 void update(const Stream&, int, const Task* const*, int) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
 void join(const Stream&, int, double, const double*, int64_t, const DeviceInputs&, double, double*) { absent(); }

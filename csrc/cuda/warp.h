@@ -33,5 +33,14 @@ __device__ __forceinline__ double merge_lanes(double lane, Join join, int lanes 
     return lane;
 }
 
+// The largest number of the warp, in all its threads, which must all call this.
+__device__ __forceinline__ uint32_t largest_in_warp(uint32_t number) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+        const uint32_t other = __shfl_xor_sync(~0u, number, half);
+        number = number > other ? number : other;
+    }
+    return number;
+}
+
 }  // namespace
 }  // namespace fastopt

@@ -6,6 +6,11 @@
 namespace fastopt {
 namespace {
 
+template <class T>
+constexpr DType kNative = DType::f32;
+template <>
+constexpr DType kNative<double> = DType::f64;
+
 FASTOPT_HD double element(const Array& array, int64_t i) {
     switch (array.type) {
         case DType::f32: return double(static_cast<const float*>(array.data)[i]);

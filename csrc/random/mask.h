@@ -30,9 +30,11 @@ FASTOPT_HD bool tie_kept(const Mask& mask, uint64_t element) {
     return Philox::block(mask.seed, counter, mask.offset).word[0] >= other_bits(mask);
 }
 
-// The first 16 bits of one of a block's elements.
+// The first 16 bits of one of a block's elements. Without an index, for which a GPU would put the words into memory.
 FASTOPT_HD uint32_t bits_of_element(const Philox& block, unsigned within) {
-    return block.word[within / 2] >> (within % 2 * 16) & 0xffffu;
+    const uint32_t first = within < 2 ? block.word[0] : block.word[1];
+    const uint32_t last = within < 6 ? block.word[2] : block.word[3];
+    return (within < 4 ? first : last) >> (within % 2 * 16) & 0xffffu;
 }
 
 FASTOPT_HD bool kept(const Mask& mask, uint64_t element) {

@@ -40,6 +40,7 @@ struct Program {
     Instruction instructions[kMaxInstructions];
     int32_t instruction_count;
     Operand prologue[kMaxScalars], rule[kMaxScalars], carried[kMaxCarried];  // 0 where the rule has fewer
+    Operand average_weight;                                                  // 0 where there is no average
 };
 
 static_assert(kInputs + kMaxInstructions <= 128 && kMaxProgramConstants <= 128, "beyond the range of an Operand");
@@ -57,9 +58,8 @@ FASTOPT_HD double apply(Operation operation, double a, double b, double c) {
     return 0;
 }
 
-// Writes kMaxScalars, kMaxScalars and kMaxCarried results; those that the rule does not have are arbitrary.
-FASTOPT_HD void evaluate(const Program& program, const double* inputs, double* prologue, double* rule,
-                         double* carried) {
+// Writes the program's results to a Constants; those that the rule does not have are arbitrary.
+FASTOPT_HD void evaluate(const Program& program, const double* inputs, Constants& results) {
     double values[kInputs + kMaxInstructions];
     for (int i = 0; i < kInputs; ++i) values[i] = inputs[i];
     const auto at = [&](Operand place) { return place < 0 ? program.constants[~place] : values[place]; };
@@ -67,9 +67,10 @@ FASTOPT_HD void evaluate(const Program& program, const double* inputs, double* p
         const Instruction& next = program.instructions[i];
         values[kInputs + i] = apply(next.operation, at(next.operands[0]), at(next.operands[1]), at(next.operands[2]));
     }
-    for (int i = 0; i < kMaxScalars; ++i) prologue[i] = at(program.prologue[i]);
-    for (int i = 0; i < kMaxScalars; ++i) rule[i] = at(program.rule[i]);
-    for (int i = 0; i < kMaxCarried; ++i) carried[i] = at(program.carried[i]);
+    for (int i = 0; i < kMaxScalars; ++i) results.prologue[i] = at(program.prologue[i]);
+    for (int i = 0; i < kMaxScalars; ++i) results.rule[i] = at(program.rule[i]);
+    for (int i = 0; i < kMaxCarried; ++i) results.carried[i] = at(program.carried[i]);
+    results.average_weight = at(program.average_weight);
 }
 
 }  // namespace

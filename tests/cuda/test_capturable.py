@@ -11,6 +11,7 @@ import fastopt
 from fastopt import _runtime
 from gpu import DEVICE, REAL, assert_same, gpu
 from optimizer_cases import PLAIN_CASES, Case, ids
+from precision_cases import OPTIONS
 from support import assert_same_bits, some_values, states_of
 
 CAPTURABLE = [case for case in PLAIN_CASES if "capturable" in inspect.signature(case.ours).parameters]
@@ -59,6 +60,16 @@ def test_equals_counting_on_the_cpu(case: Case, more: dict[str, Any]) -> None:
         assert step.device == param.device
         assert step.item() == 12
         assert step.dtype == torch.float32
+
+
+@CASES
+@pytest.mark.parametrize("option", ["ema", "ema-warmup", "random-int8-ema", "narrow"])
+def test_storage_equals_counting_on_the_cpu(case: Case, option: str) -> None:
+    """Random numbers and the warm-up of an average depend on the count."""
+    with gpu():
+        ours, params = _train(case, 5, capturable=True, **OPTIONS[option])
+        theirs, expected = _train(case, 5, **OPTIONS[option])
+    _assert_alike(ours, params, theirs, expected)
 
 
 @CASES

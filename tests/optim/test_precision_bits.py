@@ -7,57 +7,23 @@ import torch
 from torch import Tensor
 
 from optimizer_cases import ALL_CASES, PLAIN_CASES, Case, ids
-from precision_cases import OPTIONS, set_grad, takes
+from precision_cases import OPTIONS, Result, run_kinds, set_grad, takes
 from support import ISAS, Guarded, assert_same_bits, assert_same_step, compared_with_reference, running, some_values
 
 pytestmark = pytest.mark.slow
 
-F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
-# Around 32 elements (a scale), 128 (a tile of the kernels), 4096 (the fewest that are coded) and 16384 (a task).
-# The type of the parameter, of its gradient, of its copy, and the sizes.
-KINDS: list[tuple[torch.dtype, torch.dtype, torch.dtype, tuple[int, ...]]] = [
-    (F32, BF16, F16, (1, 31, 129, 4095, 4097, 16385)),
-    (BF16, BF16, F32, (7, 33, 127, 4096, 4129)),
-    (BF16, F32, BF16, (5, 160, 4111)),
-    (F16, F32, BF16, (8, 65, 4099)),
-    (F16, F16, F64, (3, 4100)),
-    (F32, F64, F32, (9, 4103)),
-    (F64, F16, BF16, (15, 129, 4097)),
-]
-STEPS = 3
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
-
-Result = tuple[torch.optim.Optimizer, list[Tensor], list[Tensor]]
-
-
-def _run(case: Case, options: dict[str, Any], guards: list[Guarded]) -> Result:
-    """All types and sizes are in one step, each at another misalignment."""
-    params: list[Tensor] = []
-    grads: list[Tensor] = []
-    copies: list[Tensor] = []
-    described = [(dtypes, size) for *dtypes, sizes in KINDS if takes(options, dtypes[0]) for size in sizes]
-    for i, (dtypes, size) in enumerate(described):
-        for tensors, dtype in zip((params, grads, copies), dtypes, strict=True):
-            guards.append(Guarded(size, dtype, misalign=(i + len(guards)) % 16))
-            tensors.append(guards[-1].inside)
-        params[-1].copy_(some_values(size, dtypes[0], seed=i)).requires_grad_()
-    optimizer = case.make([{"params": params, "copies": copies}], **options)
-    for step in range(STEPS):
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            low = 1e-4 if grad.dtype == F16 else 1e-8
-            set_grad(param, grad.copy_(some_values(param.shape, grad.dtype, 100 * step + i, low, 1e2)))
-        optimizer.step()
-    return optimizer, params, copies
 
 
 def _compare(case: Case, options: dict[str, Any], ways: list[tuple[str, int]]) -> None:
     with running("reference"):
-        reference, expected, expected_copies = _run(case, options, [])
+        reference, expected, expected_copies = run_kinds(case, options, [])
     for isa, threads in ways:
         guards: list[Guarded] = []
         with running("native", isa, threads):
-            ours, params, copies = _run(case, options, guards)
+            ours, params, copies = run_kinds(case, options, guards)
             assert_same_step(ours, params, reference, expected)
             for i, (copy, wanted) in enumerate(zip(copies, expected_copies, strict=True)):
                 assert_same_bits(copy, wanted, f"copy {i}")

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import fastopt
-from precision_cases import BF16
 from support import called, named, running
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
@@ -50,12 +49,6 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             optimizer.step()
         assert (param == 1).all()
-
-
-@pytest.mark.parametrize("options", [{"ema": 0.9}, {"rounding": "stochastic"}, {"state_dtype": BF16}], ids=str)
-def test_capturable(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"(ema|stochastic rounding) with capturable=True: the step count"):
-        fastopt.AdamW([torch.ones(3, requires_grad=True)], capturable=True, **options)
 
 
 @BACKENDS

@@ -104,7 +104,7 @@ class Stored {
         if constexpr (sizeof(T) == sizeof(float)) {
             if (storage_ != nullptr && storage_->scales[k] != nullptr) return store_coded(k, at, n, values);
             if (storage_ != nullptr && task_.constants->random_states && is_half(task_.states[k]))
-                return store_at_random(task_.states[k], at, n, values, kPermutations[1 + k]);
+                return store_at_random(task_.states[k], at, n, values, permutation_of_state(k));
         }
         store(task_.states[k], at, n, values);
     }
@@ -136,7 +136,7 @@ class Stored {
             if (master.type == DType::i16 && master.data != nullptr)
                 split(values, half_at(task_.param, at), static_cast<int16_t*>(master.data) + at, n);
             else if (master.data == nullptr && task_.constants->random_param && is_half(task_.param))
-                store_at_random(task_.param, at, n, values, kPermutations[0]);
+                store_at_random(task_.param, at, n, values, kPermutationOfParam);
             else
                 store(task_.param, at, n, values);
         } else {
@@ -155,7 +155,7 @@ class Stored {
         if (storage_->copy.data == nullptr) return;
         if constexpr (sizeof(T) == sizeof(float))
             if (task_.constants->random_param && is_half(storage_->copy))
-                return store_at_random(storage_->copy, at, n, values, kPermutations[kMaxStates + 1]);
+                return store_at_random(storage_->copy, at, n, values, kPermutationOfCopy);
         store(storage_->copy, at, n, values);
     }
 

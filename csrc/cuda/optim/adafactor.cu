@@ -15,24 +15,24 @@ void start_row_factors(const Start<MatrixTensors>& start) {
     start("Adafactor's factors", make_row_factors<T>, blocks, threads);
 }
 
-template <class Format>
-void update_matrices(const Stream& stream, const Tasks& tasks) {
-    using T = typename Format::Compute;
-    const Start<MatrixTensors> start{stream, tasks, fill_matrices};
-    start("Adafactor's sums", measure_tiles<Format>, tile_blocks, kTileThreads);
-    start("Adafactor's means", move_means<T>, mean_blocks, kMeanThreads);
-    start_row_factors<T>(start);
-    start("Adafactor's squares", measure_updates<Format>, tile_blocks, kTileThreads);
-    start_step_sizes<Adafactor>(start, [](const Task& task) { return FactoredScratch::parts_of(task.shape); });
-    start("Adafactor's update", apply_updates<Format>, tile_blocks, kTileThreads);
-}
+template <class Operands>
+struct UpdateMatrices {
+    static void start(const Stream& stream, const Tasks& tasks) {
+        using T = typename Operands::Compute;
+        const Start<MatrixTensors> start{stream, tasks, fill_matrices};
+        start("Adafactor's sums", measure_tiles<Operands>, tile_blocks, kTileThreads);
+        start("Adafactor's means", move_means<T>, mean_blocks, kMeanThreads);
+        start_row_factors<T>(start);
+        start("Adafactor's squares", measure_updates<Operands>, tile_blocks, kTileThreads);
+        start_step_sizes<Adafactor>(start, [](const Task& task) { return FactoredScratch::parts_of(task.shape); });
+        start("Adafactor's update", apply_updates<Operands>, tile_blocks, kTileThreads);
+    }
+};
 
 }  // namespace
 
 void AdafactorMatrix::update(const Stream& stream, const Task* const* tasks, int count) {
-    for_types(stream, tasks, count,
-              {update_matrices<Plain<float>>, update_matrices<Plain<double>>, update_matrices<Narrow<BFloat16>>,
-               update_matrices<Narrow<Float16>>});
+    for_operands<UpdateMatrices>(stream, tasks, count);
 }
 
 }  // namespace fastopt::cuda

@@ -12,8 +12,10 @@ namespace {
 
 // Blocks per multiprocessor, for kernels that would take more registers without a bound: more blocks have more loads
 // in flight.
+template <class Operands>
+constexpr int kTileBlocks = 2;
 template <class Format>
-constexpr int kTileBlocks = sizeof(typename Format::Compute) == sizeof(float) ? 4 : 2;
+constexpr int kTileBlocks<Typed<Format>> = sizeof(typename Format::Compute) == sizeof(float) ? 4 : 2;
 
 // A thread's factors of 1 / sqrt(second moment).
 template <class T>
@@ -42,27 +44,27 @@ __device__ __forceinline__ double sum_of_tile(const ThreadTile& place, double la
 }
 
 // The gradient's squares by row and by column, and the parameter's squares.
-template <class Format>
+template <class Operands>
 __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_constant__ MatrixTensors tensors) {
-    using T = typename Format::Compute;
+    using T = typename Operands::Compute;
     FASTOPT_SHARED(double[kTileThreads], lanes);
     FASTOPT_SHARED(double[kRowSteps * kTileThreads], columns);
     const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
-    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const Rows<Operands> own(tensors, place, set);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
     double* const row_sums = scratch.row_sums(place.tile) + place.first_row();
     double column_squares[kRowSteps] = {}, param_squares = 0;
     for (int step = 0; step < place.steps; ++step) {
         T param[kRowSteps], grad[kRowSteps];
-        params.load(step, param);
-        grads.load(step, grad);
+        own.load_param(step, param);
+        own.load_grad(step, grad);
         gradients.prepare(param, grad, kRowSteps);
         double row_squares = 0;
         for (int k = 0; k < kRowSteps; ++k) {
-            if (place.lane + k * kLanes >= grads.count(step)) continue;
+            if (place.lane + k * kLanes >= own.count(step)) continue;
             const double square = double(grad[k]) * double(grad[k]);
             row_squares += square;
             column_squares[k] += square;
@@ -85,28 +87,28 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
 }
 
 // The update's squares.
-template <class Format>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+template <class Operands>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
     measure_updates(const __grid_constant__ MatrixTensors tensors) {
-    using T = typename Format::Compute;
+    using T = typename Operands::Compute;
     FASTOPT_SHARED(double[kTileThreads], lanes);
     const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
-    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const Rows<Operands> own(tensors, place, set);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
     const Factors<T> factors(scratch, place);
     double squares = 0;
     for (int step = 0; step < place.steps; ++step) {
         T param[kRowSteps] = {}, grad[kRowSteps];
-        if (Prologue::penalizes(gradients.common)) params.load(step, param);
-        grads.load(step, grad);
+        if (Prologue::penalizes(gradients.common)) own.load_param(step, param);
+        own.load_grad(step, grad);
         gradients.prepare(param, grad, kRowSteps);
         const T row_factor = factors.row(step);
         for (int k = 0; k < kRowSteps; ++k) {
-            if (place.lane + k * kLanes >= grads.count(step)) continue;
+            if (place.lane + k * kLanes >= own.count(step)) continue;
             const T update = Adafactor::update(grad[k], row_factor * factors.columns[k], c);
             squares += double(update) * double(update);
         }
@@ -116,31 +118,31 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
 }
 
 // The update.
-template <class Format>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Format>)
+template <class Operands>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
     apply_updates(const __grid_constant__ MatrixTensors tensors) {
-    using T = typename Format::Compute;
+    using T = typename Operands::Compute;
     const ThreadTile place(tensors);
     const ScalarSet& set = *tensors.scalars[place.tensor];
     if (set.skip != 0) return;
     const Gradients<T> gradients(set);
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
-    const Rows<Format> params(tensors, place, kParam), grads(tensors, place, kGrad);
+    const Rows<Operands> own(tensors, place, set);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
     const Factors<T> factors(scratch, place);
     const T step_size = T(*scratch.step_size);
     for (int step = 0; step < place.steps; ++step) {
         T param[kRowSteps], grad[kRowSteps];
-        params.load(step, param);
-        grads.load(step, grad);
+        own.load_param(step, param);
+        own.load_grad(step, grad);
         gradients.unscale(grad, kRowSteps);
-        if (gradients.unscales) grads.store(step, grad);
+        if (gradients.unscales) own.store_grad(step, grad);
         Prologue::gradient(param, grad, kRowSteps, gradients.common);
         const T row_factor = factors.row(step);
         for (int k = 0; k < kRowSteps; ++k)
             param[k] = Prologue::decayed(param[k], gradients.common) -
                        step_size * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
-        params.store(step, param);
+        own.store_param(step, param);
     }
 }
 

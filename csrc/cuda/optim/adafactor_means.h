@@ -1,8 +1,8 @@
 // Adafactor between its walks over matrices, on a device: means and factors of rows and columns.
 #pragma once
 
-#include "cuda/memory.h"
 #include "cuda/optim/group_sum.h"
+#include "cuda/optim/kept.h"
 #include "cuda/optim/matrices.h"
 #include "cuda/optim/scalars.h"
 #include "rules/adafactor.h"
@@ -77,11 +77,10 @@ __global__ void __launch_bounds__(kMeanThreads) move_means(const __grid_constant
         for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
 
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
-    const MatrixArray which = by_row ? kRowVar : kColumnVar;
-    void* const state = tensors.arrays[tensor][which];
-    const DType type = tensors.types[tensor][which];
-    const T mean = Adafactor::moved_mean(load_element<T>(state, type, i), sums[0], axis.terms, c);
-    store_element(state, type, i, mean);
+    const Kept<T> kept(tensors, tensor, set, kFirstState);
+    const int state = by_row ? 0 : 1;
+    const T mean = Adafactor::moved_mean(kept.load_state(state, i), sums[0], axis.terms, c);
+    kept.store_number(state, i, mean, kept.random_at(i));
     if (by_row)
         scratch.row_factors<T>(0)[i] = mean;
     else

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/memory.h"
+#include "cuda/optim/kept.h"
 #include "cuda/optim/scalars.h"
 #include "cuda/optim/tensors.h"
 #include "rules/kinds.h"
@@ -55,38 +55,46 @@ struct ThreadElements {
     }
 };
 
-// Any types, any alignment: a thread has several elements on their way all the same, kThreads apart.
+// Any types, any alignment, any storage: a thread has several elements on their way all the same, kThreads apart.
 template <class Kind, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     update_elements(const __grid_constant__ Tensors<Places<Kind>::count> tensors) {
-    using P = Places<Kind>;
     constexpr int kCount = 4;
+    static_assert(kPart % kLanes == 0 && kThreads % kLanes == 0, "a warp has a block of codes");
     const BlockSpan span = span_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[span.tensor];
-    void* const* const arrays = tensors.arrays[span.tensor];
-    const DType* const types = tensors.types[span.tensor];
-    const typename Kind::template Constants<T> constants(SetScalars<T>{set, step_scratch<Kind>(arrays)});
+    const Kept<T> kept(tensors, span.tensor, set, Places<Kind>::states);
+    const typename Kind::template Constants<T> constants(
+        SetScalars<T>{set, step_scratch<Kind>(tensors.arrays[span.tensor])});
     const Gradients<T> gradients(set);
     if (set.skip != 0 || constants.is_identity()) return;
-    for (int64_t first = span.begin + threadIdx.x; first < span.end; first += kCount * kThreads) {
-        ThreadElements<Kind, T, kCount> elements{};
+    for (int64_t begin = span.begin; begin < span.end; begin += kCount * kThreads) {
+        const int64_t first = begin + threadIdx.x;
+        const auto exists = [&](int i) { return first + i * kThreads < span.end; };
         const auto each = [&](auto visit) {
+            FASTOPT_UNROLL
             for (int i = 0; i < kCount; ++i)
-                if (first + i * kThreads < span.end) visit(first + i * kThreads, i);
+                if (exists(i)) visit(first + i * kThreads, i);
         };
+        ThreadElements<Kind, T, kCount> elements{};
         each([&](int64_t at, int i) {
-            elements.param[i] = load_element<T>(arrays[0], types[0], at);
-            if (Kind::reads_grad) elements.grad[i] = load_element<T>(arrays[1], types[1], at);
-            for (int k = 0; k < Kind::states; ++k)
-                elements.states[k][i] = load_element<T>(arrays[P::states + k], types[P::states + k], at);
+            elements.param[i] = kept.load_param(at);
+            if (Kind::reads_grad) elements.grad[i] = kept.load_grad(at);
+            for (int k = 0; k < Kind::states; ++k) elements.states[k][i] = kept.load_state(k, at);
         });
+        uint32_t random[kCount] = {};
+        kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
         elements.update(gradients, constants);
         each([&](int64_t at, int i) {
-            store_element(arrays[0], types[0], at, elements.param[i]);
-            if (Kind::reads_grad && gradients.unscales) store_element(arrays[1], types[1], at, elements.grad[i]);
-            for (int k = 0; k < Kind::states; ++k)
-                store_element(arrays[P::states + k], types[P::states + k], at, elements.states[k][i]);
+            kept.store_param(at, elements.param[i], random[i]);
+            if (Kind::reads_grad && gradients.unscales) kept.store_grad(at, elements.grad[i]);
         });
+        FASTOPT_UNROLL
+        for (int k = 0; k < Kind::states; ++k) {
+            FASTOPT_UNROLL
+            for (int i = 0; i < kCount; ++i)
+                kept.store_state(k, first + i * kThreads, exists(i), elements.states[k][i], random[i]);
+        }
     }
 }
 
@@ -126,11 +134,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     for (int k = 0; k < Kind::states; ++k) store_element<StateFormat>(arrays[P::states + k], at, rest.states[k][0]);
 }
 
-// How a task's operands are stored, as far as there is a kernel for it.
-enum Storage { kF32, kF64, kBF16, kBF16WithF32, kF16, kF16WithF32, kOtherF32, kOtherF64, kStorages };
+// Combinations of types that have a kernel of their own.
+enum Variant { kF32, kF64, kBF16, kBF16WithF32, kF16, kF16WithF32, kOtherF32, kOtherF64, kVariants };
 
 template <class Kind>
-Storage storage_of(const Task& task) {
+Variant variant_of(const Task& task) {
     bool aligned = is_aligned(task.param.data) && is_aligned(task.grad.data), own = true, wide = Kind::states > 0;
     for (int k = 0; k < Kind::states; ++k) {
         aligned &= is_aligned(task.states[k].data);
@@ -138,7 +146,7 @@ Storage storage_of(const Task& task) {
         wide &= task.states[k].type == DType::f32;
     }
     const bool f64 = task.param.type == DType::f64;
-    if (!aligned || !(own || wide)) return f64 ? kOtherF64 : kOtherF32;
+    if (is_special(task) || !aligned || !(own || wide)) return f64 ? kOtherF64 : kOtherF32;
     switch (task.param.type) {
         case DType::f32: return kF32;
         case DType::f64: return kF64;
@@ -169,17 +177,17 @@ struct Elementwise {
         using F16 = Narrow<Float16>;
         using F32 = Plain<float>;
         using F64 = Plain<double>;
-        static constexpr void (*kernels[kStorages])(const Tensors<P::count>) = {
+        static constexpr void (*kernels[kVariants])(const Tensors<P::count>) = {
             update_vectors<Kind, F32, F32>,  update_vectors<Kind, F64, F64>, update_vectors<Kind, BF16, BF16>,
             update_vectors<Kind, BF16, F32>, update_vectors<Kind, F16, F16>, update_vectors<Kind, F16, F32>,
             update_elements<Kind, float>,    update_elements<Kind, double>};
-        std::vector<const Task*> stored_as[kStorages];
-        for (int i = 0; i < count; ++i) stored_as[storage_of<Kind>(*tasks[i])].push_back(tasks[i]);
-        for (int storage = 0; storage < kStorages; ++storage) {
-            const std::vector<const Task*>& chosen = stored_as[storage];
+        std::vector<const Task*> of_variant[kVariants];
+        for (int i = 0; i < count; ++i) of_variant[variant_of<Kind>(*tasks[i])].push_back(tasks[i]);
+        for (int variant = 0; variant < kVariants; ++variant) {
+            const std::vector<const Task*>& chosen = of_variant[variant];
             for_tables<P::count>(chosen.data(), static_cast<int>(chosen.size()), kPart, fill_arrays<Kind>,
                                  [&](const Tensors<P::count>& tensors, int64_t blocks) {
-                                     launch(stream, "update", kernels[storage], {blocks, kThreads}, tensors);
+                                     launch(stream, "update", kernels[variant], {blocks, kThreads}, tensors);
                                  });
         }
     }

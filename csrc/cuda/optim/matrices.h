@@ -2,24 +2,27 @@
 #pragma once
 
 #include "cuda/optim/group_sum.h"
+#include "cuda/optim/operands.h"
 #include "cuda/optim/tensors.h"
-#include "cuda/row.h"
 #include "rules/factored.h"
 
 namespace fastopt::cuda {
 namespace {
 
-enum MatrixArray { kParam, kGrad, kRowVar, kColumnVar, kMatrixArrays };
+// Parameter, gradient, second moments of rows and of columns.
+constexpr int kFirstState = 2, kMatrixArrays = 4;
 
 // The matrices of one launch, like Tensors.
 struct MatrixTensors {
-    static constexpr int kEach = kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 4;
+    static constexpr int kEach =
+        kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 8 + 4;
     static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
 
     void* arrays[kMax][kMatrixArrays];
     double* scratch[kMax];
     Matrices shapes[kMax];
     const ScalarSet* scalars[kMax];
+    const Storage* storages[kMax];
     uint32_t end[kMax];
     DType types[kMax][kMatrixArrays];
     int count;
@@ -107,16 +110,16 @@ struct ThreadTile {
 };
 
 // A thread's elements in the rows of its team.
-template <class Format>
+template <class Operands>
 struct Rows {
-    using T = typename Format::Compute;
-    typename Format::Storage* data;
-    int64_t stride;
+    using T = typename Operands::Compute;
+    const Operands operands;
+    int64_t at, stride;
     int rows, columns, lane;
 
-    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const ThreadTile& place, MatrixArray array)
-        : data(static_cast<typename Format::Storage*>(tensors.arrays[place.tensor][array]) +
-               place.tile.at(place.first_row())),
+    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const ThreadTile& place, const ScalarSet& set)
+        : operands(tensors, place.tensor, set, kFirstState),
+          at(place.tile.at(place.first_row())),
           stride(tensors.shapes[place.tensor].columns),
           rows(place.rows),
           columns(place.columns),
@@ -125,11 +128,17 @@ struct Rows {
     // The number of columns of a row; 0 where there is no such row.
     __device__ __forceinline__ int count(int step) const { return step < rows ? columns : 0; }
 
-    __device__ __forceinline__ void load(int step, T (&values)[kRowSteps]) const {
-        load_row<Format>(data, step * stride, count(step), lane, values);
+    __device__ __forceinline__ void load_param(int step, T (&values)[kRowSteps]) const {
+        operands.load_param(at + step * stride, count(step), lane, values);
     }
-    __device__ __forceinline__ void store(int step, const T (&values)[kRowSteps]) const {
-        store_row<Format>(data, step * stride, count(step), lane, values);
+    __device__ __forceinline__ void load_grad(int step, T (&values)[kRowSteps]) const {
+        operands.load_grad(at + step * stride, count(step), lane, values);
+    }
+    __device__ __forceinline__ void store_param(int step, const T (&values)[kRowSteps]) const {
+        operands.store_param(at + step * stride, count(step), lane, values);
+    }
+    __device__ __forceinline__ void store_grad(int step, const T (&values)[kRowSteps]) const {
+        operands.store_grad(at + step * stride, count(step), lane, values);
     }
 };
 

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "cuda/optim/group_sum.h"
+#include "cuda/optim/kept.h"
+#include "cuda/optim/operands.h"
 #include "cuda/optim/scalars.h"
 #include "cuda/optim/tensors.h"
 #include "rules/factored.h"
@@ -60,14 +62,22 @@ void start_step_sizes(const Start<Table>& start, PartsOf parts_of) {
     start("step size", make_step_sizes<Rule, Table>, one_block, summing_threads(start.tasks, parts_of));
 }
 
-using ByType = void (*)(const Stream&, const Tasks&);
+using ByOperands = void (*)(const Stream&, const Tasks&);
 
-// `kernels` has one entry per DType.
-inline void for_types(const Stream& stream, const Task* const* tasks, int count, const ByType (&kernels)[4]) {
-    Tasks of_type[4];
-    for (int i = 0; i < count; ++i) of_type[int(tasks[i]->param.type)].push_back(tasks[i]);
-    for (int type = 0; type < 4; ++type)
-        if (!of_type[type].empty()) kernels[type](stream, of_type[type]);
+// Steps<Operands> is called once for each kind of operands that the tasks have.
+template <template <class> class Steps>
+void for_operands(const Stream& stream, const Task* const* tasks, int count) {
+    constexpr int kSpecial = 4, kKinds = 6;  // the floating types, and special tasks in float32 and float64
+    static constexpr ByOperands start[kKinds] = {
+        Steps<Typed<Plain<float>>>::start,    Steps<Typed<Plain<double>>>::start, Steps<Typed<Narrow<BFloat16>>>::start,
+        Steps<Typed<Narrow<Float16>>>::start, Steps<Kept<float>>::start,          Steps<Kept<double>>::start};
+    Tasks of_kind[kKinds];
+    for (int i = 0; i < count; ++i) {
+        const DType type = tasks[i]->param.type;
+        of_kind[is_special(*tasks[i]) ? kSpecial + (type == DType::f64) : int(type)].push_back(tasks[i]);
+    }
+    for (int kind = 0; kind < kKinds; ++kind)
+        if (!of_kind[kind].empty()) start[kind](stream, of_kind[kind]);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Completes the scalars of a step with what only the device knows: GradScaler's scale and found_inf, the norm for
-// clipping, and, in a captured step, its counters.
+// Brings to a device what its kernels read besides tensors, and completes the scalars of a step with what only the
+// device knows: GradScaler's scale and found_inf, the norm for clipping, and, in a captured step, its counters.
 #include <algorithm>
 
 #include "cuda/launch.h"
@@ -21,41 +21,51 @@ struct KnownSets {
 };
 
 struct CountedSets {
-    static constexpr int kMax = int((kParameterBytes - 128 - sizeof(Program)) / sizeof(Counter));
+    static constexpr int kMax = int((kParameterBytes - 128 - sizeof(Program) - sizeof(Constants)) / sizeof(Counter));
     Program program;
     Array learning_rate;
-    double max_grad_norm;
+    Constants common;
     Counter counters[kMax];
     int count;
     DeviceInputs inputs;
     ScalarSet* sets;
 };
+struct KnownStorages {
+    static constexpr int kMax = int((kParameterBytes - 32) / sizeof(Storage));
+    Storage known[kMax];
+    int count;
+    Storage* there;
+};
 static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
+static_assert(sizeof(KnownStorages) <= kParameterBytes);
 
 __device__ __forceinline__ bool skips(const DeviceInputs& inputs) {
     return inputs.found_inf != nullptr && *inputs.found_inf != 0;
 }
 
-__device__ __forceinline__ void write(ScalarSet& set, const double* prologue, const double* rule, double max_grad_norm,
-                                      const DeviceInputs& inputs) {
+__device__ __forceinline__ void write(ScalarSet& set, const Constants& known, const DeviceInputs& inputs) {
     for (int k = 0; k < kMaxScalars; ++k) {
-        double common = prologue[k];
+        double common = known.prologue[k];
         if (k == kLossScale && inputs.loss_scale != nullptr) common = double(*inputs.loss_scale);
-        if (k == kGradFactor && inputs.norm != nullptr && max_grad_norm >= 0)
-            common = Prologue::clipped(common, *inputs.norm, max_grad_norm);
+        if (k == kGradFactor && inputs.norm != nullptr && known.max_grad_norm >= 0)
+            common = Prologue::clipped(common, *inputs.norm, known.max_grad_norm);
         set.prologue[k] = common;
         set.rounded_prologue[k] = float(common);
-        set.rule[k] = rule[k];
-        set.rounded_rule[k] = float(rule[k]);
+        set.rule[k] = known.rule[k];
+        set.rounded_rule[k] = float(known.rule[k]);
     }
+    set.average_weight = known.average_weight;
+    set.seed = known.seed;
+    set.step = known.step;
+    set.random_param = known.random_param;
+    set.random_states = known.random_states;
     set.skip = skips(inputs);
 }
 
 __global__ void __launch_bounds__(kScalarThreads) write_known_sets(const __grid_constant__ KnownSets sets) {
     const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
     if (i >= sets.count) return;
-    const Constants& known = sets.known[i];
-    write(sets.sets[i], known.prologue, known.rule, known.max_grad_norm, sets.inputs);
+    write(sets.sets[i], sets.known[i], sets.inputs);
 }
 
 __device__ __forceinline__ double read_number(const Array& number) {
@@ -78,12 +88,18 @@ __global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __
     const Counter& counter = sets.counters[i];
     double inputs[kInputs] = {read_number(counter.step) + 1, 0, 0, read_number(sets.learning_rate)};
     for (int k = 0; k < kMaxCarried; ++k) inputs[1 + k] = read_number(counter.carried[k]);
-    double prologue[kMaxScalars] = {}, rule[kMaxScalars] = {}, carried[kMaxCarried] = {};
-    evaluate(sets.program, inputs, prologue, rule, carried);
-    write(sets.sets[i], prologue, rule, sets.max_grad_norm, sets.inputs);
+    Constants constants = sets.common;
+    evaluate(sets.program, inputs, constants);
+    constants.step = uint32_t(int64_t(inputs[0]));
+    write(sets.sets[i], constants, sets.inputs);
     if (skips(sets.inputs)) return;
     write_number(counter.step, inputs[0]);
-    for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], carried[k]);
+    for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], constants.carried[k]);
+}
+
+__global__ void __launch_bounds__(kScalarThreads) write_storages(const __grid_constant__ KnownStorages storages) {
+    const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
+    if (i < storages.count) storages.there[i] = storages.known[i];
 }
 
 // Calls start(first, n) for `count` items, at most `most` at a time.
@@ -106,13 +122,23 @@ void upload_scalars(const Stream& stream, const Constants* known, int count, con
     });
 }
 
-void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, double max_grad_norm,
+void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
                       const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets) {
     in_turns(count, CountedSets::kMax, [&](int first, int n) {
-        CountedSets some{program, learning_rate, max_grad_norm, {}, n, inputs, sets + first};
+        CountedSets some{program, learning_rate, common, {}, n, inputs, sets + first};
         std::copy_n(counters + first, n, some.counters);
         launch(stream, "counted scalars", evaluate_counted_sets,
                {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
+    });
+}
+
+void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there) {
+    in_turns(count, KnownStorages::kMax, [&](int first, int n) {
+        KnownStorages some{};
+        std::copy_n(known + first, n, some.known);
+        some.count = n;
+        some.there = there + first;
+        launch(stream, "storages", write_storages, {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
     });
 }
 

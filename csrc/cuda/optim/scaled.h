@@ -26,12 +26,11 @@ __device__ __forceinline__ int64_t elements_of(const Tensors<kArrays>& tensors, 
 constexpr int kScaledWarps = 8;
 
 // Squares of the parameter and of the direction: a warp takes a chunk.
-template <class Rule, class Format>
+template <class Rule, class Operands>
 __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
-    using T = typename Format::Compute;
+    using T = typename Operands::Compute;
     constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // equal bytes in registers for each type
-    constexpr int kFirstState = Places<ScaledApply<Rule>>::states;
     const BlockSpan span = span_of_block(tensors, kScaledWarps * kSumChunk);
     const ScalarSet& set = *tensors.scalars[span.tensor];
     if (set.skip != 0) return;
@@ -41,20 +40,14 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
     const Gradients<T> gradients(set);
     const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));
-    void* const* const arrays = tensors.arrays[span.tensor];
-    const DType* const types = tensors.types[span.tensor];
+    const Operands operands(tensors, span.tensor, set, Places<ScaledApply<Rule>>::states);
     double param_squares = 0, direction_squares = 0;
     for (int64_t at = begin; at < end; at += kSteps * kLanes) {
         const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
         T param[kSteps], grad[kSteps], states[Rule::states][kSteps];
-        load_row<Format>(arrays[0], at, count, lane, param);
-        load_row<Format>(arrays[1], at, count, lane, grad);
-        for (int k = 0; k < Rule::states; ++k) {
-            if (types[kFirstState + k] != types[0])
-                load_row<Plain<T>>(arrays[kFirstState + k], at, count, lane, states[k]);
-            else
-                load_row<Format>(arrays[kFirstState + k], at, count, lane, states[k]);
-        }
+        operands.load_param(at, count, lane, param);
+        operands.load_grad(at, count, lane, grad);
+        for (int k = 0; k < Rule::states; ++k) operands.load_state(k, at, count, lane, states[k]);
         gradients.prepare(param, grad, kSteps);
         for (int i = 0; i < kSteps; ++i) {
             if (lane + i * kLanes >= count) continue;
@@ -76,8 +69,7 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
 template <class Rule>
 struct Scaled {
     static void update(const Stream& stream, const Task* const* tasks, int count) {
-        for_types(stream, tasks, count,
-                  {measure<Plain<float>>, measure<Plain<double>>, measure<Narrow<BFloat16>>, measure<Narrow<Float16>>});
+        for_operands<Measure>(stream, tasks, count);
         Elementwise<ScaledApply<Rule>>::update(stream, tasks, count);
     }
 
@@ -87,13 +79,15 @@ struct Scaled {
         tensors.n[i] = task.n;
     }
 
-    template <class Format>
-    static void measure(const Stream& stream, const Tasks& tasks) {
-        const Start<ScaledTensors<Rule>> start{stream, tasks, fill};
-        const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
-        start("sums of squares", measure_chunks<Rule, Format>, blocks, kScaledWarps * kLanes);
-        start_step_sizes<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
-    }
+    template <class Operands>
+    struct Measure {
+        static void start(const Stream& stream, const Tasks& tasks) {
+            const Start<ScaledTensors<Rule>> start{stream, tasks, fill};
+            const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
+            start("sums of squares", measure_chunks<Rule, Operands>, blocks, kScaledWarps * kLanes);
+            start_step_sizes<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
+        }
+    };
 };
 
 }  // namespace

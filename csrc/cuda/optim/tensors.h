@@ -9,16 +9,22 @@ namespace {
 // The tensors of one launch, with `kArrays` arrays each.
 template <int kArrays>
 struct Tensors {
-    static constexpr int kEach = kArrays * int(sizeof(void*)) + 8 + 8 + 4 + kArrays;
+    static constexpr int kEach = kArrays * int(sizeof(void*)) + 8 + 8 + 8 + 4 + kArrays;
     static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
 
     void* arrays[kMax][kArrays];
     int64_t n[kMax];
     const ScalarSet* scalars[kMax];
-    uint32_t end[kMax];  // the first block after the tensor's blocks
+    const Storage* storages[kMax];  // null where everything is kept as usual
+    uint32_t end[kMax];             // the first block after the tensor's blocks
     DType types[kMax][kArrays];
     int count;
 };
+
+// Whether a tensor is kept in a special way, or its gradient has another type.
+inline bool is_special(const Task& task) {
+    return task.storage != nullptr || (task.grad.data != nullptr && task.grad.type != task.param.type);
+}
 
 // A block's part of a tensor.
 struct BlockSpan {
@@ -71,6 +77,7 @@ void for_tables(const Task* const* tasks, int count, BlocksOf blocks_of, Fill fi
         const int k = tensors.count++;
         fill(tensors, k, *tasks[i]);
         tensors.scalars[k] = tasks[i]->scalars;
+        tensors.storages[k] = tasks[i]->device_storage;
         tensors.end[k] = static_cast<uint32_t>(blocks += own);
     }
     if (blocks > 0) start(tensors, blocks);

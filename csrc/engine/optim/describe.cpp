@@ -122,9 +122,7 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     if (programmed_ != nullptr && !describe_counter(refs, param, counter, task.constants)) return false;
     if (rule_->factored && !as_matrices(param, task.shape)) return false;
     if (refs.grad != nullptr) {
-        if (!view(refs.grad, grad) || (grad.type != param.type && param.device != kHost) ||
-            grad.device != param.device || !same_layout(grad, param))
-            return false;
+        if (!view(refs.grad, grad) || grad.device != param.device || !same_layout(grad, param)) return false;
         task.grad = {grad.data, grad.type};
     }
     for (int k = 0; k < rule_->states; ++k)
@@ -137,7 +135,6 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     task.n = param.numel;
     task.param = {param.data, param.type};
     if (storage_) {
-        if (param.device != kHost) return false;  // CUDA has no kernels for it
         Storage storage;
         if (!storage_->describe(refs.storage, param, index, task, storage)) return false;
         task.storage = &storages_.add(storage);

@@ -21,7 +21,7 @@ constexpr OperationEntry operations[] = {FASTOPT_OPERATIONS(FASTOPT_ENTRY)};
 class Reader {
    public:
     Program read(const py::tuple& source, const Rule& rule) {
-        if (source.size() != 5) throw py::value_error("not a program");
+        if (source.size() != 6) throw py::value_error("not a program");
         for (const py::handle constant : source[0]) add_constant(constant.cast<double>());
         for (const py::handle instruction : source[1]) add_instruction(instruction.cast<py::tuple>());
         read_places(prologue_names(), source[2], program_.prologue);
@@ -29,6 +29,7 @@ class Reader {
         const auto carried = source[4].cast<py::tuple>();
         if (carried.size() > kMaxCarried) throw py::value_error("too many carried states");
         for (size_t k = 0; k < carried.size(); ++k) program_.carried[k] = place(carried[k].cast<double>());
+        if (!source[5].is_none()) program_.average_weight = place(source[5].cast<double>());
         return program_;
     }
 
@@ -82,7 +83,7 @@ py::tuple evaluate_program(const py::tuple& program, const std::string& rule,
     const Rule& found = find_rule(rule);
     const Program read = read_program(program, found);
     Constants c{};
-    evaluate(read, inputs.data(), c.prologue, c.rule, c.carried);
+    evaluate(read, inputs.data(), c);
     py::tuple carried(program[4].cast<py::tuple>().size());
     for (size_t k = 0; k < carried.size(); ++k) carried[k] = c.carried[k];
     return py::make_tuple(named(prologue_names(), c.prologue), named(found.scalars, c.rule), carried);

@@ -99,10 +99,20 @@ void Step::prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task
             task->scalars = next + counters.size();
             counters.push_back(counters_[static_cast<size_t>(task - tasks_.data())]);
         }
-        cuda::evaluate_scalars(stream, programmed->program, programmed->learning_rate, programmed->max_grad_norm,
+        cuda::evaluate_scalars(stream, programmed->program, programmed->learning_rate, *programmed->common,
                                counters.data(), static_cast<int>(counters.size()), inputs, next);
         next += counters.size();
     }
+}
+
+void Step::prepare_storages_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, Storage* there) {
+    std::vector<Storage> known;
+    for (Task* task : tasks) {
+        if (task->storage == nullptr) continue;
+        task->device_storage = there + known.size();
+        known.push_back(*task->storage);
+    }
+    cuda::upload_storages(stream, known.data(), static_cast<int>(known.size()), there);
 }
 
 void Step::run_on(int device) {
@@ -119,8 +129,11 @@ void Step::run_on(int device) {
     std::map<int, std::vector<const Task*>> by_rule;
     for (const Task* task : tasks)
         if (task->n > 0) by_rule[task->rule].push_back(task);
+    Storage* storages = nullptr;
+    if (storages_.size() > 0) storages = reserve<Storage>(device, static_cast<int64_t>(storages_.size()), held);
     const py::gil_scoped_release released;
     prepare_scalars_on(stream, tasks, sets, inputs);
+    prepare_storages_on(stream, tasks, storages);
     for (const auto& [rule, own] : by_rule) cuda::update(stream, rule, own.data(), static_cast<int>(own.size()));
 }
 

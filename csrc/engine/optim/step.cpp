@@ -154,9 +154,10 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
                 throw py::type_error("lr is not a tensor of one element on a device");
             there = {rate.data, rate.type};
         }
-        programs_.push_back({read_program(scalars.cast<py::tuple>(), *rule_), learning_rate, there, max_grad_norm});
-        programmed_ = &programs_.back();
         by_step_.push_back({0, {}, keep(common_)});
+        programs_.push_back(
+            {read_program(scalars.cast<py::tuple>(), *rule_), learning_rate, there, by_step_.back().constants});
+        programmed_ = &programs_.back();
     }
 
     const bool has_state = rule_->states > 0 || counts_ || storage_;

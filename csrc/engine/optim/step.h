@@ -92,7 +92,7 @@ class Step {
         Program program;
         pybind11::object held;  // the learning rate's tensor
         Array learning_rate;
-        double max_grad_norm;
+        const Constants* common;
     };
 
     // A parameter's position, because sums go in the order of group and index, and its group's program or null.
@@ -118,6 +118,7 @@ class Step {
     void run_on(int device);
     void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                             const cuda::DeviceInputs& inputs);
+    void prepare_storages_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, Storage* there);
 
     // For the whole step.
     pybind11::object loss_scale_, found_inf_, norm_;

@@ -97,6 +97,8 @@ CARRIED = (Symbol("first carried"), Symbol("second carried"))
 LR = Symbol("lr")
 INPUTS = (T, *CARRIED, LR)
 
+AVERAGE_WEIGHT = "ema_weight"  # among a rule's scalars, where parameters have an average
+
 
 class Program(NamedTuple):
     """How to compute scalars. Places number the inputs from 0, then the instructions' results; constants go down from
@@ -107,6 +109,7 @@ class Program(NamedTuple):
     prologue: dict[str, int]  # the places of the results
     scalars: dict[str, int]
     carried: tuple[int, ...]  # in the order of the rule's carried states
+    average_weight: int | None
 
 
 class _Recorder:
@@ -152,6 +155,7 @@ def trace(prologue: Scalars, scalars: Callable[..., Scalars], carried: tuple[str
     rule = scalars(t, *CARRIED[: len(carried)])
     recorder = _Recorder()
     following = tuple(recorder.place(rule[key]) for key in carried)
-    own = {name: x for name, x in rule.items() if name not in carried}
+    weight = recorder.place(rule[AVERAGE_WEIGHT]) if AVERAGE_WEIGHT in rule else None
+    own = {name: x for name, x in rule.items() if name not in (*carried, AVERAGE_WEIGHT)}
     places = recorder.places(prologue), recorder.places(own)
-    return Program(recorder.constants(), recorder.instructions(), *places, following)
+    return Program(recorder.constants(), recorder.instructions(), *places, following, weight)

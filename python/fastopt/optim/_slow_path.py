@@ -38,7 +38,6 @@ def _rules(backend: Any) -> dict[str, _Rule]:
 
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_ON_HOST = "master, rounding, narrow states, ema and copies are for the CPU"
 _ROWS = "master, rounding, narrow states, ema and copies are for whole parameters"
 
 
@@ -108,8 +107,6 @@ class SlowPath:
         param = plain(self._copies.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
             raise RuntimeError(f"{name} is on device '{param.device}'; capturable=True is for CUDA devices")
-        if storage is not None and _runtime.on_device(param):
-            raise RuntimeError(f"{name} is on device '{param.device}'; {_ON_HOST}")
         grad = self._gradient(subject, param, sharding) if rule.reads_grad else None
         if grad is not None and grad.is_sparse:
             if storage is not None:
@@ -221,8 +218,7 @@ class SlowPath:
 
 
 def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:
-    on_host = not _runtime.on_device(param)  # CUDA has kernels for gradients of the parameter's type alone
-    alike = grad.dtype == param.dtype or (on_host and grad.dtype in _REAL and param.dtype in _REAL)
+    alike = grad.dtype == param.dtype or (grad.dtype in _REAL and param.dtype in _REAL)
     if not alike or grad.shape != param.shape or grad.device != param.device:
         raise RuntimeError(f"the gradient of {name} is {kind_of(grad)}, the parameter {kind_of(param)}")
 

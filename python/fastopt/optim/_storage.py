@@ -13,7 +13,7 @@ from torch import Tensor
 from .._processes import any_others
 from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode, scale_key
-from ._program import Number, Scalars, number
+from ._program import AVERAGE_WEIGHT, Number, Scalars, number, select, smaller
 from ._sharded import any_distributed, first_element
 from ._update import HALF, Group, Storage, Update
 
@@ -58,9 +58,6 @@ def check_storage(group: Group) -> None:
     copies = group.get("copies")
     if copies is not None and (not isinstance(copies, list) or len(copies) != len(list(group.get("params", copies)))):
         raise ValueError("copies has to be a list with a tensor for each parameter of the group")
-    if group.get("capturable") and (ema is not None or is_random(group)):
-        what = "ema" if ema is not None else "stochastic rounding"
-        raise ValueError(f"{what} with capturable=True: the step count, which it needs, is on the device")
 
 
 def is_random(group: Group) -> bool:
@@ -97,7 +94,7 @@ def is_used(group: Group) -> bool:
 def storage_of(
     optimizer: Declares, group: Group, update: Update, indices: Iterable[int], first_number: int
 ) -> tuple[Update, Storage]:
-    """How the engine keeps the parameters of a group, and the update, which counts where random numbers or a warm-up
+    """How the engine keeps the parameters of a group, and the update, which counts where random numbers or the average
     need the count."""
     check_storage(group)
     draw_seed(group)
@@ -116,7 +113,9 @@ def storage_of(
         random_param=group.get("rounding") == "stochastic",
         random_states=is_random(group),
     )
-    counts = update.counts or is_random(group) or bool(group.get("ema_warmup"))
+    # Without a count, only the host knows whether a step is a parameter's first.
+    averages = bool(group.get("ema_warmup") or (group.get("capturable") and group.get("ema") is not None))
+    counts = update.counts or is_random(group) or averages
     return update._replace(counts=counts), storage
 
 
@@ -135,8 +134,9 @@ def with_average(group: Group, scalars: Callable[..., Scalars]) -> Callable[...,
 def _weighted(group: Group, scalars: Callable[..., Scalars], t: Number, *carried: Number) -> Scalars:
     decay = number(group["ema"])
     if group.get("ema_warmup"):
-        decay = min(decay, (1.0 + t) / (10.0 + t))
-    return {**scalars(t, *carried), "ema_weight": 1.0 if t == 1 else 1.0 - decay}
+        decay = smaller(decay, (1.0 + t) / (10.0 + t))
+    weight = select(t == 1, lambda: 1.0, lambda: 1.0 - decay)
+    return {**scalars(t, *carried), AVERAGE_WEIGHT: weight}
 
 
 def code(optimizer: Declares, entries: dict[str, Any], param: Tensor, update: Update, storage: Storage) -> None:
