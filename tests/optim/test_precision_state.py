@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import pickle
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -38,8 +38,6 @@ def _saved(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _safetensors(state_dict: dict[str, Any]) -> dict[str, Any]:
-    from safetensors.torch import load, save
-
     tensors = {f"{i}/{key}": value for i, state in state_dict["state"].items() for key, value in state.items()}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in load(save(tensors)).items():
@@ -48,14 +46,9 @@ def _safetensors(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {"state": state, "param_groups": state_dict["param_groups"]}
 
 
-HAS_SAFETENSORS = importlib.util.find_spec("safetensors") is not None
 WAYS = [
     pytest.param(_saved, id="torch.save"),
-    pytest.param(
-        _safetensors,
-        id="safetensors",
-        marks=pytest.mark.skipif(not HAS_SAFETENSORS, reason="safetensors is not installed"),
-    ),
+    pytest.param(_safetensors, id="safetensors"),
     pytest.param(copy.deepcopy, id="deepcopy"),
 ]
 
