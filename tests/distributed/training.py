@@ -232,7 +232,7 @@ def looking_for_zero_redundancy_keeps_nothing() -> None:
 
 
 @SCENARIOS
-def older_sharding_says_that_it_cannot_clip() -> None:
+def older_sharding_has_no_sums() -> None:
     model = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
     train(model, fastopt.AdamW(model.parameters(), lr=0.01), share(range(1)))
     before = [p.detach().clone() for p in model.parameters()]
@@ -241,6 +241,12 @@ def older_sharding_says_that_it_cannot_clip() -> None:
         lambda: fastopt.clip_grad_norm_(model.parameters(), 1.0),
     ):
         refused(RuntimeError, "call clip_grad_norm_ of the FullyShardedDataParallel module", call)
+    for make in (fastopt.LAMB, fastopt.Adafactor):
+        step = make(model.parameters()).step
+        refused(RuntimeError, f"a step of {make.__name__}: FullyShardedDataParallel has cut these parameters", step)
+    for options in ({"state_dtype": torch.bfloat16, "rounding_seed": 1}, {"state_dtype": "int8"}):
+        step = fastopt.AdamW(model.parameters(), **options).step
+        refused(RuntimeError, "FullyShardedDataParallel has cut these parameters", step)
     for param, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(param, old)
 

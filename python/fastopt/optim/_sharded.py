@@ -110,12 +110,15 @@ def first_element(tensor: Tensor, name: Callable[[Tensor], str]) -> int:
     return int(row * (tensor.numel() // tensor.shape[0])) if tensor.shape[0] else 0
 
 
-def refuse_flattened(params: Iterable[Tensor], what: str) -> None:
+INSTEAD_OF_A_NORM = "call clip_grad_norm_ of the FullyShardedDataParallel module before the step, or use fully_shard"
+
+
+def refuse_flattened(params: Iterable[Tensor], what: str, instead: str = INSTEAD_OF_A_NORM) -> None:
     """Refuses parameters of FullyShardedDataParallel, which look whole but are parts."""
     if any_others() and any(getattr(p, "_fsdp_flattened", False) for p in params):
         raise RuntimeError(
-            f"{what}: FullyShardedDataParallel has cut these parameters, and each process would take the norm of its "
-            "own part; call clip_grad_norm_ of the FullyShardedDataParallel module before the step, or use fully_shard"
+            f"{what}: FullyShardedDataParallel has cut these parameters, and each process knows its own part alone; "
+            f"{instead}"
         )
 
 

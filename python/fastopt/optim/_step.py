@@ -120,6 +120,8 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
             params = list(params)
         for update, scalars, indices in optimizer._parts(source):
             chosen = params if indices is None else [params[i] for i in indices]
+            if update.sums:
+                refuse_flattened(chosen, f"a step of {type(optimizer).__name__}", "use fully_shard")
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices

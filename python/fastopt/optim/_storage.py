@@ -14,7 +14,7 @@ from .._processes import any_others
 from ._checks import check_range
 from ._codes import CODE_BLOCK, Coding, encode, scale_key
 from ._program import AVERAGE_WEIGHT, Number, Scalars, number, select, smaller
-from ._sharded import any_distributed, first_element
+from ._sharded import any_distributed, first_element, refuse_flattened
 from ._update import HALF, Group, Storage, Update
 
 _CODED_TYPES = (torch.float32, *HALF)
@@ -99,6 +99,12 @@ def storage_of(
     check_storage(group)
     draw_seed(group)
     indices, copies = list(indices), group.get("copies")
+    for option, depends in (
+        ("stochastic rounding", is_random(group)),
+        ("8-bit states", group.get("state_dtype") == "int8"),
+    ):
+        if depends:  # on which elements of the whole a process has
+            refuse_flattened((group["params"][i] for i in indices), option, "use fully_shard")
     codes, narrow = (group.get("state_dtype") == wanted for wanted in ("int8", torch.bfloat16))
     coded = [key in optimizer._codings and codes for key in update.states]
     storage = Storage(
