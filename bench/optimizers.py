@@ -51,6 +51,7 @@ ELEMENTWISE = {
     "Lion": Rule("Lion", 1, package="optimi"),
 }
 RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 2, package="timm.optim")}
+ROWS_ALONE = {"SparseAdam": Rule("SparseAdam", 2)}
 
 
 def parameters(input: Input) -> Tensors:
@@ -106,8 +107,8 @@ TRAFFIC = {"Adafactor": _adafactor_traffic, "LAMB": _scaled_traffic}
 
 @functools.cache
 def operation(name: str, device: str = "cpu") -> Operation:
-    """The operation of one of ``RULES``."""
-    rule = RULES[name]
+    """The operation of one of the rules above."""
+    rule = (RULES | ROWS_ALONE)[name]
     kwargs = {"lr": LR, **rule.kwargs}
     ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.optimizer}"
     others = implementations(name, rival, **kwargs)
@@ -155,7 +156,7 @@ def sparse(name: str) -> Operation:
 
 
 OPERATIONS = (*map(operation, RULES), clip_and_step())
-SPARSE = tuple(map(sparse, ("SGD", "Adagrad")))
+SPARSE = tuple(map(sparse, ("SGD", "Adagrad", *ROWS_ALONE)))
 
 
 def one(size: str, dtype: torch.dtype = torch.float32) -> Input:

@@ -21,7 +21,10 @@ def _key(name: str) -> str:
 _OPTIMIZERS = [name for name in fastopt.optim.__all__ if isinstance(getattr(fastopt.optim, name), type)]
 _FUNCTIONS = [name for name in functional.__all__ if "drop" in name or "norm" in name]
 _NORMS = [name for name in fastopt.nn.__all__ if "Norm" in name]
-THINGS = {_key(name): name for name in sorted({*_OPTIMIZERS, *_FUNCTIONS, *_NORMS} - {"CommonOptions"}, key=str.lower)}
+THINGS = {
+    _key(name): name
+    for name in sorted({*_OPTIMIZERS, *_FUNCTIONS, *_NORMS} - {"CommonOptions", "Optimizer"}, key=str.lower)
+}
 
 # Longest first: feature_alpha_dropout must not count as alpha_dropout. Any word may have underscores.
 _NAMES = "|".join("_?".join(key) for key in sorted(THINGS, key=len, reverse=True))

@@ -40,7 +40,7 @@ COMMANDS = {
 OPTIMIZERS = {
     name.lower(): getattr(fastopt.optim, name)
     for name in fastopt.optim.__all__
-    if isinstance(getattr(fastopt.optim, name), type) and name != "CommonOptions"
+    if isinstance(getattr(fastopt.optim, name), type) and name not in ("CommonOptions", "Optimizer")
 }
 
 

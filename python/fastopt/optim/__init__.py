@@ -1,4 +1,7 @@
-"""Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused."""
+"""Drop-in optimizers: ``fastopt.optim.X`` is ``torch.optim.X``, fused. ``Optimizer``, ``lr_scheduler`` and
+``swa_utils`` are torch's own, which go with them."""
+
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from ._all import ALL as ALL
 from ._update import CommonOptions
@@ -21,6 +24,7 @@ from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
@@ -37,11 +41,15 @@ __all__ = [
     "Lion",
     "Lookahead",
     "NAdam",
+    "Optimizer",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
     "from_bitsandbytes",
     "from_torch",
+    "lr_scheduler",
     "param_groups",
+    "swa_utils",
     "switch",
 ]

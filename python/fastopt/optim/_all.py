@@ -16,6 +16,7 @@ from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .sparse_adam import SparseAdam
 
 ALL = (
     SGD,
@@ -35,5 +36,7 @@ ALL = (
     LAMB,
 )
 
+FAMILY = (*ALL, SparseAdam)  # which takes sparse gradients alone
+
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
-Declared._family = ALL
+Declared._family = FAMILY

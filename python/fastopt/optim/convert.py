@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._all import ALL
+from ._all import ALL, FAMILY
 from ._fused import FusedOptimizer
 from ._storage import KEYS
 from ._to_torch import rebuilt, torch_class
@@ -37,7 +37,7 @@ def from_torch(optimizer: Optimizer) -> FusedOptimizer:
     Examples:
         >>> optimizer = fastopt.from_torch(optimizer)
     """
-    found = [cls for cls in ALL if torch_class(cls) is type(optimizer)]
+    found = [cls for cls in FAMILY if torch_class(cls) is type(optimizer)]
     if not found:
         raise TypeError(f"fastopt has no equivalent of {type(optimizer).__module__}.{type(optimizer).__qualname__}")
     ours = rebuilt(found[0], optimizer, dropped=())
