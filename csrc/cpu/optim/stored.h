@@ -15,7 +15,7 @@ constexpr int kMostStored = 256;  // elements of a block at most
 
 template <class Half>
 FASTOPT_NOINLINE void narrow_at_random(const float* __restrict from, uint16_t* __restrict to,
-                                       const uint16_t* __restrict random, uint32_t permutation, int n) {
+                                       const uint16_t* __restrict random, uint16_t permutation, int n) {
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) to[i] = round_at_random<Half>(from[i], permuted(random[i], permutation));
 }
@@ -178,7 +178,7 @@ class Stored {
             encode<NonNegativeCode>(values, static_cast<uint8_t*>(codes.data) + at, scales, n);
     }
 
-    void store_at_random(const Array& array, int64_t at, int n, const float* values, uint32_t permutation) {
+    void store_at_random(const Array& array, int64_t at, int n, const float* values, uint16_t permutation) {
         const uint16_t* const random = random_at(storage_->first + at, n);
         if (array.type == DType::bf16)
             narrow_at_random<BFloat16>(values, half_at(array, at), random, permutation, n);
