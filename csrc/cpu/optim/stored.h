@@ -190,10 +190,11 @@ class Stored {
     FASTOPT_NOINLINE const uint16_t* random_at(int64_t at, int n) {
         constexpr int kDrawn = kInterleaved * kCounters * kElementsPerBlock;
         if (at < drawn_begin_ || at + n > drawn_end_) {
-            const Mask mask{task_.constants->seed, rounding_counter(storage_->number, task_.constants->step), 0};
+            if (drawn_end_ == 0) keys_ = round_keys(task_.constants->seed);
+            const uint64_t counter = rounding_counter(storage_->number, task_.constants->step);
             drawn_begin_ = drawn_end_ = at / kElementsPerBlock * kElementsPerBlock;
             while (drawn_end_ < at + n) {
-                random_blocks<kInterleaved>(mask, uint64_t(drawn_end_ / kElementsPerBlock),
+                random_blocks<kInterleaved>(keys_, counter, uint64_t(drawn_end_ / kElementsPerBlock),
                                             random_ + (drawn_end_ - drawn_begin_));
                 drawn_end_ += kDrawn;
             }
@@ -204,6 +205,7 @@ class Stored {
     const Task& task_;
     const Storage* const storage_;
     int64_t drawn_begin_ = 0, drawn_end_ = 0;
+    RoundKeys keys_;  // from the first draw on
     alignas(64) uint16_t random_[kMostStored + 2 * kInterleaved * kCounters * kElementsPerBlock];
 };
 
