@@ -65,13 +65,12 @@ FASTOPT_NOINLINE void encode(const float* __restrict from, const float* __restri
 template <class Code>
 FASTOPT_NOINLINE void decode(const typename Code::Storage* __restrict codes, const float* __restrict scales,
                              float* __restrict to) {
-    alignas(64) float numbers[kFour];
     FASTOPT_VECTORIZE
-    for (int i = 0; i < kFour; ++i) numbers[i] = float(int32_t(codes[i]));
+    for (int i = 0; i < kFour; ++i) to[i] = float(int32_t(codes[i]));
     for (int block = 0; block < 4; ++block) {
         const float scale = scales[block];
         FASTOPT_VECTORIZE
-        for (int i = block * kCodeBlock; i < (block + 1) * kCodeBlock; ++i) to[i] = Code::decode(numbers[i], scale);
+        for (int i = block * kCodeBlock; i < (block + 1) * kCodeBlock; ++i) to[i] = Code::decode(to[i], scale);
     }
 }
 
