@@ -43,13 +43,32 @@ FASTOPT_HD Lanes even(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
 FASTOPT_HD Lanes odd(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
 #endif
 
+// Both words of the key in each round. In memory, from where a word is read into all lanes at once: the way there from
+// a scalar register costs as much as a round's multiplications.
+struct RoundKeys {
+    uint64_t word[Philox::rounds][2];
+};
+
+FASTOPT_HD RoundKeys round_keys(uint64_t seed) {
+    RoundKeys keys;
+    uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+    for (auto& words : keys.word) {
+        words[0] = k0;
+        words[1] = k1;
+        k0 += Philox::weyl0;
+        k1 += Philox::weyl1;
+    }
+    return keys;
+}
+
 // Vectors whose rounds are interleaved, because one alone would wait for its multiplications. All loops are unrolled
 // to keep the state in registers, without copies between rounds or through memory.
 constexpr int kInterleaved = 4;
 
-// Blocks of the counters first, first + 1, ...: V vectors of counters, eight 16-bit numbers per block.
+// Blocks of the counters (first, offset), (first + 1, offset), ...: V vectors of counters, eight 16-bit numbers per
+// block.
 template <int V>
-FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
+FASTOPT_HD void random_blocks(const RoundKeys& keys, uint64_t offset, uint64_t first, uint16_t* out) {
     Lanes lane{};
     for (int i = 0; i < kCounters; ++i)
         lane[i] = uint64_t(i / 2 + i % 2 * (kCounters / 2));  // the order in which the blocks are stored
@@ -57,22 +76,19 @@ FASTOPT_HD void random_blocks(const Mask& mask, uint64_t first, uint16_t* out) {
     for (int v = 0; v < V; ++v) {
         c0[v] = lane + (first + uint64_t(v * kCounters));
         c1[v] = c0[v] >> 32;
-        c2[v] = splat(mask.offset);
-        c3[v] = splat(mask.offset >> 32);
+        c2[v] = splat(offset);
+        c3[v] = splat(offset >> 32);
     }
-    uint32_t k0 = uint32_t(mask.seed), k1 = uint32_t(mask.seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < Philox::rounds; ++round) {
         for (int v = 0; v < V; ++v) {
             const Lanes p0 = multiply(c0[v], splat(Philox::multiplier0));
             const Lanes p1 = multiply(c2[v], splat(Philox::multiplier1));
-            c0[v] = (p1 >> 32) ^ c1[v] ^ splat(k0);
+            c0[v] = (p1 >> 32) ^ c1[v] ^ splat(keys.word[round][0]);
             c1[v] = p1;
-            c2[v] = (p0 >> 32) ^ c3[v] ^ splat(k1);
+            c2[v] = (p0 >> 32) ^ c3[v] ^ splat(keys.word[round][1]);
             c3[v] = p0;
         }
-        k0 += Philox::weyl0;
-        k1 += Philox::weyl1;
     }
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {

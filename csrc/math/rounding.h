@@ -13,10 +13,9 @@ FASTOPT_HD uint16_t round_at_random(float x, uint32_t random);
 
 template <>
 FASTOPT_HD uint16_t round_at_random<BFloat16>(float x, uint32_t random) {
-    const uint32_t u = bits(x);
-    const uint32_t finite = (u + random) >> 16;
-    const uint32_t special = x != x ? 0x7fc0u : u >> 16;
-    return uint16_t((u & 0x7f800000u) == 0x7f800000u ? special : finite);
+    const uint32_t u =
+        x != x ? 0x7fc00000u : bits(x);  // whose upper half stays, like an infinity's: the lower one is 0
+    return uint16_t((u + random) >> 16);
 }
 
 template <>

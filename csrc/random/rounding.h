@@ -11,13 +11,13 @@ FASTOPT_HD uint64_t rounding_counter(uint32_t parameter, uint32_t step) { return
 
 // All that is stored for an element is rounded by the same 16 bits, each operand by another permutation of their
 // values: the parameter by none, state k by k + 1, the copy by the last.
-FASTOPT_HD uint32_t permutation_of_state(int k) {
+FASTOPT_HD uint16_t permutation_of_state(int k) {
     static_assert(kMaxStates == 4, "one for each state");
     return k < 2 ? (k == 0 ? 0x9e37 : 0x79b9) : (k == 2 ? 0x7f4b : 0xc15b);
 }
-constexpr uint32_t kPermutationOfParam = 1, kPermutationOfCopy = 0xe42d;
+constexpr uint16_t kPermutationOfParam = 1, kPermutationOfCopy = 0xe42d;
 
-FASTOPT_HD uint32_t permuted(uint32_t random, uint32_t permutation) { return random * permutation & 0xffffu; }
+FASTOPT_HD uint16_t permuted(uint16_t random, uint16_t permutation) { return uint16_t(random * uint32_t(permutation)); }
 
 }  // namespace
 }  // namespace fastopt

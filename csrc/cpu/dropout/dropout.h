@@ -198,10 +198,11 @@ inline void write_blocks(const DropoutTask& task, int64_t begin, int64_t end) {
     uint16_t* const out = static_cast<uint16_t*>(task.out.data);
     alignas(64) uint16_t blocks[kInterleaved * kCounters * kElementsPerBlock];
     constexpr int64_t step = kInterleaved * kCounters;
+    const RoundKeys keys = round_keys(task.mask.seed);
     const int64_t all = int64_t(uint64_t(end) - uint64_t(begin));  // counters are unsigned 64-bit numbers
     for (int64_t at = 0; at < all; at += step) {
         const int64_t count = all - at < step ? all - at : step;
-        random_blocks<kInterleaved>(task.mask, uint64_t(begin) + uint64_t(at), blocks);
+        random_blocks<kInterleaved>(keys, task.mask.offset, uint64_t(begin) + uint64_t(at), blocks);
         __builtin_memcpy(out + at * kElementsPerBlock, blocks, size_t(count * kElementsPerBlock) * sizeof(uint16_t));
     }
 }

@@ -39,6 +39,7 @@ FASTOPT_NOINLINE void fill_flags(const Mask& mask, uint64_t element, int64_t n, 
     }
     constexpr int vector = kCounters * kElementsPerBlock;
     alignas(64) uint16_t drawn[kBlock + kInterleaved * vector];
+    const RoundKeys keys = round_keys(mask.seed);
     const uint16_t first = uint16_t(first_bits(mask));
     while (n > 0) {
         const int skipped = int(element % kElementsPerBlock);
@@ -46,11 +47,11 @@ FASTOPT_NOINLINE void fill_flags(const Mask& mask, uint64_t element, int64_t n, 
         uint64_t block = element / kElementsPerBlock;
         int filled = 0;
         for (; filled + (kInterleaved - 1) * vector < skipped + count; filled += kInterleaved * vector) {
-            random_blocks<kInterleaved>(mask, block, drawn + filled);
+            random_blocks<kInterleaved>(keys, mask.offset, block, drawn + filled);
             block += kInterleaved * kCounters;
         }
         for (; filled < skipped + count; filled += vector, block += kCounters)
-            random_blocks<1>(mask, block, drawn + filled);
+            random_blocks<1>(keys, mask.offset, block, drawn + filled);
 
         const uint16_t* const from = drawn + skipped;
         if (write_flags(from, first, count, flags) && other_bits(mask) != 0)

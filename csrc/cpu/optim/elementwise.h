@@ -44,6 +44,7 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
 
 // Elements of a block here: few enough that a core still divides for one while it converts the next.
 constexpr int kShortBlock = 128;
+static_assert(kShortBlock % kFour == 0, "what decode() fills");
 
 // Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
 // Never past the tile's end: those lines may be in another worker's cache, being written.
@@ -80,7 +81,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
         update_block<Kind>(param, grad, states, n, constants);
 
         stored.store_param(at, n, param);
-        for (int k = 0; k < Kind::states; ++k) stored.store_state(k, at, n, states[k]);
+        stored.template store_states<Kind::states>(at, n, states);
     }
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "cpu/block.h"
+#include "cpu/optim/coded.h"
 #include "cpu/philox.h"
-#include "math/codes.h"
 #include "math/rounding.h"
 #include "random/rounding.h"
 
@@ -12,10 +12,11 @@ namespace fastopt {
 namespace {
 
 constexpr int kMostStored = 256;  // elements of a block at most
+static_assert(kMostStored % kFour == 0, "what decode() fills");
 
 template <class Half>
 FASTOPT_NOINLINE void narrow_at_random(const float* __restrict from, uint16_t* __restrict to,
-                                       const uint16_t* __restrict random, uint32_t permutation, int n) {
+                                       const uint16_t* __restrict random, uint16_t permutation, int n) {
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) to[i] = round_at_random<Half>(from[i], permuted(random[i], permutation));
 }
@@ -40,35 +41,6 @@ FASTOPT_NOINLINE void split(const float* __restrict from, uint16_t* __restrict u
         const SplitFloat halves = split(from[i]);
         upper[i] = halves.upper;
         lower[i] = halves.lower;
-    }
-}
-
-template <class Code>
-FASTOPT_NOINLINE void decode(const typename Code::Storage* __restrict codes, const float* __restrict scales,
-                             float* __restrict to, int n) {
-    for (int block = 0; block < n; block += kCodeBlock) {
-        const float scale = scales[block / kCodeBlock];
-        const int end = n - block < kCodeBlock ? n : block + kCodeBlock;
-        FASTOPT_VECTORIZE
-        for (int i = block; i < end; ++i) to[i] = Code::decode(codes[i], scale);
-    }
-}
-
-// The largest magnitude is that of the largest bits, and integers have no order in which a NaN could be lost.
-template <class Code>
-FASTOPT_NOINLINE void encode(const float* __restrict from, typename Code::Storage* __restrict codes,
-                             float* __restrict scales, int n) {
-    for (int block = 0; block < n; block += kCodeBlock) {
-        const int end = n - block < kCodeBlock ? n : block + kCodeBlock;
-        uint32_t largest = 0;
-        for (int i = block; i < end; ++i) {
-            const uint32_t magnitude = bits(from[i]) & 0x7fffffffu;
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        const float scale = code_scale(largest), inverse = inverse_scale(scale);
-        scales[block / kCodeBlock] = scale;
-        FASTOPT_VECTORIZE
-        for (int i = block; i < end; ++i) codes[i] = Code::encode(from[i], inverse);
     }
 }
 
@@ -100,6 +72,25 @@ class Stored {
     }
 
     FASTOPT_HD void store_state(int k, int64_t at, int n, const T* values) {
+        measure_state(k, at, n, values);
+        store_measured(k, at, n, values);
+    }
+
+    // All states. Their scales come first: codes of one state are made while the scales of the next are found.
+    template <int kStates>
+    FASTOPT_HD void store_states(int64_t at, int n, const T* const* values) {
+        for (int k = 0; k < kStates; ++k) measure_state(k, at, n, values[k]);
+        for (int k = 0; k < kStates; ++k) store_measured(k, at, n, values[k]);
+    }
+
+   private:
+    FASTOPT_HD void measure_state(int k, int64_t at, int n, const T* values) {
+        if constexpr (sizeof(T) == sizeof(float))
+            if (storage_ != nullptr && storage_->scales[k] != nullptr)
+                measure(values, storage_->scales[k] + at / kCodeBlock, reciprocals_[k], n);
+    }
+
+    FASTOPT_HD void store_measured(int k, int64_t at, int n, const T* values) {
         if (task_.states[k].type == kNative<T>) return;
         if constexpr (sizeof(T) == sizeof(float)) {
             if (storage_ != nullptr && storage_->scales[k] != nullptr) return store_coded(k, at, n, values);
@@ -109,7 +100,6 @@ class Stored {
         store(task_.states[k], at, n, values);
     }
 
-   private:
     static bool is_half(const Array& array) { return array.type == DType::bf16 || array.type == DType::f16; }
     static uint16_t* half_at(const Array& array, int64_t at) { return static_cast<uint16_t*>(array.data) + at; }
 
@@ -171,14 +161,13 @@ class Stored {
 
     FASTOPT_NOINLINE void store_coded(int k, int64_t at, int n, const float* values) const {
         const Array& codes = task_.states[k];
-        float* const scales = storage_->scales[k] + at / kCodeBlock;
         if (codes.type == DType::i8)
-            encode<SignedCode>(values, static_cast<int8_t*>(codes.data) + at, scales, n);
+            encode<SignedCode>(values, reciprocals_[k], static_cast<int8_t*>(codes.data) + at, n);
         else
-            encode<NonNegativeCode>(values, static_cast<uint8_t*>(codes.data) + at, scales, n);
+            encode<NonNegativeCode>(values, reciprocals_[k], static_cast<uint8_t*>(codes.data) + at, n);
     }
 
-    void store_at_random(const Array& array, int64_t at, int n, const float* values, uint32_t permutation) {
+    void store_at_random(const Array& array, int64_t at, int n, const float* values, uint16_t permutation) {
         const uint16_t* const random = random_at(storage_->first + at, n);
         if (array.type == DType::bf16)
             narrow_at_random<BFloat16>(values, half_at(array, at), random, permutation, n);
@@ -190,10 +179,11 @@ class Stored {
     FASTOPT_NOINLINE const uint16_t* random_at(int64_t at, int n) {
         constexpr int kDrawn = kInterleaved * kCounters * kElementsPerBlock;
         if (at < drawn_begin_ || at + n > drawn_end_) {
-            const Mask mask{task_.constants->seed, rounding_counter(storage_->number, task_.constants->step), 0};
+            if (drawn_end_ == 0) keys_ = round_keys(task_.constants->seed);
+            const uint64_t counter = rounding_counter(storage_->number, task_.constants->step);
             drawn_begin_ = drawn_end_ = at / kElementsPerBlock * kElementsPerBlock;
             while (drawn_end_ < at + n) {
-                random_blocks<kInterleaved>(mask, uint64_t(drawn_end_ / kElementsPerBlock),
+                random_blocks<kInterleaved>(keys_, counter, uint64_t(drawn_end_ / kElementsPerBlock),
                                             random_ + (drawn_end_ - drawn_begin_));
                 drawn_end_ += kDrawn;
             }
@@ -203,7 +193,9 @@ class Stored {
 
     const Task& task_;
     const Storage* const storage_;
+    alignas(64) float reciprocals_[kMaxStates][kMostStored / kCodeBlock];  // of the block that is being stored
     int64_t drawn_begin_ = 0, drawn_end_ = 0;
+    RoundKeys keys_;  // from the first draw on
     alignas(64) uint16_t random_[kMostStored + 2 * kInterleaved * kCounters * kElementsPerBlock];
 };
 

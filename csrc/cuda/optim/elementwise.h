@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
             if (Kind::reads_grad) elements.grad[i] = kept.load_grad(at);
             for (int k = 0; k < Kind::states; ++k) elements.states[k][i] = kept.load_state(k, at);
         });
-        uint32_t random[kCount] = {};
+        uint16_t random[kCount] = {};
         kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
         elements.update(gradients, constants);
         each([&](int64_t at, int i) {

@@ -45,7 +45,7 @@ class Kept {
     }
 
     // `random`: the element's 16 random bits.
-    __device__ __forceinline__ void store_param(int64_t at, T value, uint32_t random) const {
+    __device__ __forceinline__ void store_param(int64_t at, T value, uint16_t random) const {
         const Array param = array(0);
         if (storage_ == nullptr) return store_any(param, at, value);
         bool is_exact = param.type == kNative<T>;  // whether `value` is what a reader of the parameter finds
@@ -72,13 +72,13 @@ class Kept {
     __device__ __forceinline__ void store_grad(int64_t at, T value) const { store_any(array(1), at, value); }
 
     // Of a state without codes.
-    __device__ __forceinline__ void store_number(int k, int64_t at, T value, uint32_t random) const {
+    __device__ __forceinline__ void store_number(int k, int64_t at, T value, uint16_t random) const {
         store_rounded(array(first_state_ + k), at, value, set_.random_states,
                       permuted(random, permutation_of_state(k)));
     }
 
     // All threads of a warp must call this, for the 32 elements from a multiple of 32 on. `exists`: within the tensor.
-    __device__ __forceinline__ void store_state(int k, int64_t at, bool exists, T value, uint32_t random) const {
+    __device__ __forceinline__ void store_state(int k, int64_t at, bool exists, T value, uint16_t random) const {
         const Array state = array(first_state_ + k);
         if constexpr (sizeof(T) == sizeof(float)) {
             if (state.type == DType::i8) return encode<SignedCode>(state, storage_->scales[k], at, exists, value);
@@ -88,16 +88,16 @@ class Kept {
     }
 
     // The random bits of an element; 0 where nothing is rounded at random.
-    __device__ __forceinline__ uint32_t random_at(int64_t at) const {
+    __device__ __forceinline__ uint16_t random_at(int64_t at) const {
         if (!is_random()) return 0;
         const uint64_t element = uint64_t(storage_->first + at);
-        return bits_of_element(block(element / kElementsPerBlock), unsigned(element % kElementsPerBlock));
+        return uint16_t(bits_of_element(block(element / kElementsPerBlock), unsigned(element % kElementsPerBlock)));
     }
 
     // The same for rows of a warp's threads: the i-th begins at `begin` + i * `stride`. The elements of a row lie in at
     // most five blocks, and each thread computes one block. All threads of the warp must call this.
     template <int kCount>
-    __device__ __forceinline__ void random_rows(int64_t begin, int stride, uint32_t (&random)[kCount]) const {
+    __device__ __forceinline__ void random_rows(int64_t begin, int stride, uint16_t (&random)[kCount]) const {
         constexpr int kBlocksOfRow = 8;
         static_assert(kCount * kBlocksOfRow == kLanes && kBlocksOfRow > kLanes / kElementsPerBlock);
         if (!is_random()) return;
@@ -111,7 +111,7 @@ class Kept {
             const int source = i * kBlocksOfRow + int(element / kElementsPerBlock - first_block(i));
             Philox drawn;
             for (int word = 0; word < 4; ++word) drawn.word[word] = __shfl_sync(~0u, own.word[word], source);
-            random[i] = bits_of_element(drawn, unsigned(element % kElementsPerBlock));
+            random[i] = uint16_t(bits_of_element(drawn, unsigned(element % kElementsPerBlock)));
         }
     }
 
@@ -164,7 +164,7 @@ class Kept {
     }
 
     __device__ __forceinline__ static void store_rounded(const Array& out, int64_t at, T value, bool at_random,
-                                                         uint32_t random) {
+                                                         uint16_t random) {
         if constexpr (sizeof(T) == sizeof(float)) {
             uint16_t* const halves = static_cast<uint16_t*>(out.data);
             if (at_random && out.type == DType::bf16) {
@@ -192,14 +192,16 @@ class Kept {
 
     template <class Code>
     __device__ __forceinline__ static float decode(const Array& codes, const float* scales, int64_t at) {
-        return Code::decode(static_cast<const typename Code::Storage*>(codes.data)[at], scales[at / kCodeBlock]);
+        const auto code = float(static_cast<const typename Code::Storage*>(codes.data)[at]);
+        return Code::decode(code, scales[at / kCodeBlock]);
     }
     template <class Code>
     __device__ __forceinline__ static void encode(const Array& codes, float* scales, int64_t at, bool exists,
                                                   float value) {
         const float scale = code_scale(largest_in_warp(exists ? bits(value) & 0x7fffffffu : 0u));
         if (!exists) return;
-        static_cast<typename Code::Storage*>(codes.data)[at] = Code::encode(value, inverse_scale(scale));
+        static_cast<typename Code::Storage*>(codes.data)[at] =
+            typename Code::Storage(Code::encode(value, reciprocal_of_scale(scale)));
         if (at % kCodeBlock == 0) scales[at / kCodeBlock] = scale;
     }
 

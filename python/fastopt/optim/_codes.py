@@ -62,9 +62,9 @@ def encode(state: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
         number = torch.where(number == number, number, 0.0)
         rounded = (254.0 * number / (1.0 + number.abs())).round()
     else:
-        number = torch.where(number > 0, number, 0.0)
-        rounded = (255.0 * number.sqrt()).round()
-        rounded = torch.where((number > 0) & (rounded < 1), 1.0, rounded)
+        one = 1 / 255**2  # has the code 1
+        rounded = (255.0 * torch.where(number > one, number, one).sqrt()).round()
+        rounded = torch.where(blocks > 0, rounded, 0.0)
     _memory(codes).copy_(rounded.view(-1)[: state.numel()])
     return codes, scales
 
@@ -77,7 +77,7 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
     if codes.dtype == torch.int8:
         values = c / (254.0 - c.abs()) * scale
     else:
-        root = c / 255.0
+        root = c * (1 / 255)
         values = root * root * scale
     _memory(state).copy_(values)
     return state

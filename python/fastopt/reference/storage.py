@@ -99,9 +99,9 @@ def encode(values: Array, codes: Array, scales: Array) -> None:
         number = np.where(np.isnan(number), np.float32(0), number)
         rounded = np.rint(np.float32(254) * number / (np.float32(1) + np.abs(number)))
     else:
-        number = np.where(number > 0, number, np.float32(0))
-        rounded = np.rint(np.float32(255) * np.sqrt(number))
-        rounded = np.where((number > 0) & (rounded < 1), np.float32(1), rounded)
+        one = np.float32(1 / 255**2)  # has the code 1
+        rounded = np.rint(np.float32(255) * np.sqrt(np.where(number > one, number, one)))
+        rounded = np.where(blocks > 0, rounded, np.float32(0))
     codes[...] = rounded.reshape(-1)[: len(values)].astype(codes.dtype)
 
 
@@ -112,7 +112,7 @@ def decode(codes: Array, scales: Array) -> Array:
     if codes.dtype == np.int8:
         values: Array = c / (np.float32(254) - np.abs(c)) * scale
         return values
-    root: Array = c / np.float32(255)
+    root: Array = c * np.float32(1 / 255)
     return root * root * scale  # type: ignore[no-any-return]
 
 
