@@ -1,0 +1,50 @@
+"""The optimizers that torch does not have, a row each of the table in ``optimizer_cases.py``."""
+
+from __future__ import annotations
+
+import fastopt
+import paper_optimizers
+from optimizer_row import ADAM, ADAM_ERRORS, BETA_ERRORS, BOTH, DECAY, DECOUPLED, Row
+
+BEYOND_TORCH = [
+    Row(
+        fastopt.AdaBound,
+        paper_optimizers.AdaBound,
+        lr=0.05,
+        rates=(0.01, 0.03, {"final_lr": 3e-3}),
+        flags=[
+            *ADAM,
+            {"amsbound": True},
+            {"final_lr": 0.02, "gamma": 0.1},
+            {"amsbound": True, "gamma": 0.1, **BOTH},
+            *DECOUPLED,
+        ],
+        errors=[*ADAM_ERRORS, dict(final_lr=-1.0), dict(gamma=1.0), dict(gamma=-0.1)],
+        plain={"amsbound": True},
+    ),
+    Row(
+        fastopt.Lion,
+        paper_optimizers.Lion,
+        lr=0.01,
+        rates=(0.03, 3e-3, {}),
+        flags=[*DECAY, {"betas": (0.5, 0.9)}, BOTH],
+        errors=[*BETA_ERRORS, dict(weight_decay=-1.0)],
+        by_sign=True,
+    ),
+    Row(
+        fastopt.LAMB,
+        paper_optimizers.LAMB,
+        lr=0.05,
+        rates=(0.1, 0.03, {}),
+        flags=[
+            {},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.0, "always_adapt": True},
+            {"maximize": True},
+            {"betas": (0.5, 0.9), "eps": 1e-4},
+            BOTH,
+        ],
+        errors=ADAM_ERRORS,
+        scaled=True,
+    ),
+]
