@@ -69,6 +69,7 @@ ON_CPU: dict[str, Classes] = {
         "pytorch_optimizer.Lion": {},
     },
     "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
+    "AdEMAMix": {"bitsandbytes.optim.AdEMAMix": {"weight_decay": 0.0}, "pytorch_optimizer.AdEMAMix": {}},
 }
 
 # Packages with fused optimizers for CUDA only, by the name of our class.

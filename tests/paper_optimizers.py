@@ -128,3 +128,36 @@ class LAMB(Paper):
             norms = [np.sqrt(np.sum(np.square(x, dtype=np.float64))) for x in (p, u)]
             trust = norms[0] / norms[1] if all(norms) else 1.0
         return p - float(group["lr"]) * trust * u
+
+
+class AdEMAMix(Paper):
+    """Algorithm 1 of arXiv 2409.03137, with its schedules: beta3 by its half-life, which grows linearly."""
+
+    options: ClassVar = dict(
+        lr=1e-3,
+        betas=(0.9, 0.999, 0.9999),
+        alpha=5.0,
+        t_alpha=None,
+        t_beta3=None,
+        eps=1e-8,
+        weight_decay=0,
+        maximize=False,
+        capturable=False,
+    )
+
+    def keys(self, group):
+        return ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+
+    def update(self, p, g, state, t, group):
+        (beta1, beta2, beta3), alpha = group["betas"], group["alpha"]
+        if group["t_alpha"] is not None:
+            alpha = alpha * min(t / group["t_alpha"], 1)
+        if group["t_beta3"] is not None:
+            s = min(t / group["t_beta3"], 1)
+            half_life = (1 - s) * np.log(0.5) / np.log(beta1) + s * np.log(0.5) / np.log(beta3)
+            beta3 = 0.5 ** (1 / half_life)
+        fast = state["exp_avg_fast"] = beta1 * state["exp_avg_fast"] + (1 - beta1) * g
+        slow = state["exp_avg_slow"] = beta3 * state["exp_avg_slow"] + (1 - beta3) * g
+        v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
+        root = np.sqrt(v / (1 - beta2**t)) + group["eps"]
+        return p - float(group["lr"]) * ((fast / (1 - beta1**t) + alpha * slow) / root + group["weight_decay"] * p)

@@ -47,4 +47,28 @@ BEYOND_TORCH = [
         errors=ADAM_ERRORS,
         scaled=True,
     ),
+    Row(
+        fastopt.AdEMAMix,
+        paper_optimizers.AdEMAMix,
+        lr=0.05,
+        rates=(0.3, 0.3, {}),
+        flags=[
+            *DECAY,
+            {"betas": (0.5, 0.9, 0.99), "eps": 1e-4},
+            {"alpha": 2.0, "t_alpha": 20},
+            {"t_beta3": 30},
+            {"betas": (0.8, 0.9, 0.99), "t_alpha": 30, "t_beta3": 20, **BOTH},
+        ],
+        errors=[
+            *(dict(betas=(*two, 0.9)) for two in ((1.0, 0.9), (0.9, -0.1))),
+            dict(betas=(0.9, 0.9, 1.0)),
+            dict(betas=(0.9, 0.9)),
+            dict(betas=(0.0, 0.9, 0.99), t_beta3=10),
+            dict(alpha=-1.0),
+            dict(t_alpha=0),
+            dict(t_beta3=-1),
+            dict(eps=-1.0),
+            dict(weight_decay=-1.0),
+        ],
+    ),
 ]

@@ -7,6 +7,7 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/ademamix.h"
 #include "rules/asgd.h"
 #include "rules/lamb.h"
 #include "rules/lion.h"
@@ -29,6 +30,7 @@
     RULE("adam", Adam<false>)                                     \
     RULE("adam_amsgrad", Adam<true>)                              \
     RULE("adamax", Adamax)                                        \
+    RULE("ademamix", AdEMAMix)                                    \
     RULE("asgd", Asgd)                                            \
     RULE("lion", Lion)                                            \
     RULE("nadam", NAdam)                                          \

@@ -9,6 +9,7 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
+from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
@@ -26,6 +27,7 @@ __all__ = [
     "ASGD",
     "LAMB",
     "SGD",
+    "AdEMAMix",
     "AdaBound",
     "Adadelta",
     "Adafactor",

@@ -8,6 +8,7 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
+from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .lamb import LAMB
 from .lion import Lion
@@ -33,6 +34,7 @@ ALL = (
     ASGD,
     Lion,
     LAMB,
+    AdEMAMix,
 )
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.

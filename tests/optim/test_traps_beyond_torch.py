@@ -1,0 +1,49 @@
+"""The traps of optimizers that torch does not have; each would be a silently wrong optimizer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import fastopt
+
+
+def _param(value: float = 0.0) -> torch.Tensor:
+    return torch.full((1,), value, dtype=torch.float64, requires_grad=True)
+
+
+def _step(optimizer: torch.optim.Optimizer, param: torch.Tensor, grad: float) -> float:
+    """Returns by how much the parameter has gone down."""
+    before = param.item()
+    param.grad = torch.full_like(param, grad)
+    optimizer.step()
+    return before - param.item()
+
+
+def test_trap_ademamix_does_not_correct_the_slow_average() -> None:
+    """With a constant gradient the corrected averages are 1 from the first step on; the slow one grows."""
+    param = _param()
+    optimizer = fastopt.AdEMAMix([param], lr=1.0, eps=0.0)
+    for t in (1, 2, 3):
+        assert _step(optimizer, param, 1.0) == pytest.approx(1 + 5.0 * (1 - 0.9999**t), rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [1, 50, 100, 1000])
+def test_trap_ademamix_schedules(t: int) -> None:
+    """alpha grows linearly, beta3 so that its half-life does; both stay where they have arrived."""
+    options = dict(lr=0.1, betas=(0.9, 0.999, 0.9999), alpha=5.0, t_alpha=100, t_beta3=100)
+    optimizer = fastopt.AdEMAMix([_param()], **options)
+    scalars = optimizer._scalars(optimizer.param_groups[0], t)
+    s = min(t / 100, 1.0)
+    half_life = (1 - s) * math.log(0.5) / math.log(0.9) + s * math.log(0.5) / math.log(0.9999)
+    assert scalars["slow_step"] == pytest.approx(0.1 * 5.0 * s, rel=1e-12)
+    assert scalars["one_minus_beta3"] == pytest.approx(1 - 0.5 ** (1 / half_life), rel=1e-9)
+
+
+def test_trap_ademamix_beta3_below_beta1_stays() -> None:
+    """The schedule never exceeds beta3. Beyond its end, its formula would go through a pole here."""
+    optimizer = fastopt.AdEMAMix([_param()], betas=(0.9, 0.999, 0.5), t_beta3=10)
+    rates = [optimizer._scalars(optimizer.param_groups[0], t)["one_minus_beta3"] for t in range(1, 40)]
+    assert rates == [0.5] * 39
