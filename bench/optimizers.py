@@ -49,6 +49,7 @@ ELEMENTWISE = {
     "ASGD": Rule("ASGD", 1),
     "AdaBound": Rule("AdaBound", 2, package="adabound"),
     "Lion": Rule("Lion", 1, package="optimi"),
+    "ADOPT": Rule("ADOPT", 2, package="pytorch_optimizer"),
     "AdEMAMix": Rule("AdEMAMix", 3, package="pytorch_optimizer"),
 }
 RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 2, package="timm.optim")}

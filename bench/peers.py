@@ -69,6 +69,11 @@ ON_CPU: dict[str, Classes] = {
         "pytorch_optimizer.Lion": {},
     },
     "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
+    # These clip by another power, or count from 1.
+    "ADOPT": {
+        "timm.optim.Adopt": {"clip_exp": 0.25},
+        "pytorch_optimizer.ADOPT": {"clip_lambda": lambda t: (t - 1) ** 0.25},
+    },
     "AdEMAMix": {"bitsandbytes.optim.AdEMAMix": {"weight_decay": 0.0}, "pytorch_optimizer.AdEMAMix": {}},
 }
 

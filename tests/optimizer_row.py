@@ -29,6 +29,7 @@ class Row:
     sparse: bool = False  # takes sparse gradients
     factored: bool = False  # has states by row and column
     scaled: bool = False  # an element's update depends on its whole tensor
+    moved_after: int = 1  # steps until its parameters and all states have moved
     by_sign: bool = False  # rounding can flip a sign, and with it an element's direction
 
 

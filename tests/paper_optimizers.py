@@ -161,3 +161,38 @@ class AdEMAMix(Paper):
         v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
         root = np.sqrt(v / (1 - beta2**t)) + group["eps"]
         return p - float(group["lr"]) * ((fast / (1 - beta1**t) + alpha * slow) / root + group["weight_decay"] * p)
+
+
+class ADOPT(Paper):
+    """Algorithm 2 of arXiv 2411.02853, whose t is ours minus 1; both decays are its authors'."""
+
+    options: ClassVar = dict(
+        lr=1e-3,
+        betas=(0.9, 0.9999),
+        eps=1e-6,
+        clip_exp=0.25,
+        weight_decay=0,
+        decouple=False,
+        maximize=False,
+        capturable=False,
+    )
+
+    def keys(self, group):
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(self, p, g, state, t, group):
+        lr, (beta1, beta2), v = float(group["lr"]), group["betas"], state["exp_avg_sq"]
+        if not group["decouple"]:
+            g = g + group["weight_decay"] * p
+        if t == 1:
+            state["exp_avg_sq"] = g**2
+            return p
+        if group["decouple"]:
+            p = p * (1 - lr * group["weight_decay"])
+        normed = g / np.maximum(np.sqrt(v), group["eps"])
+        if group["clip_exp"] is not None:
+            bound = (t - 1) ** group["clip_exp"]
+            normed = np.clip(normed, -bound, bound)
+        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * normed
+        state["exp_avg_sq"] = beta2 * v + (1 - beta2) * g**2
+        return p - lr * m

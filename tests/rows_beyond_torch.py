@@ -71,4 +71,18 @@ BEYOND_TORCH = [
             dict(weight_decay=-1.0),
         ],
     ),
+    Row(
+        fastopt.ADOPT,
+        paper_optimizers.ADOPT,
+        lr=0.5,
+        rates=(0.3, 0.3, {}),
+        flags=[
+            *ADAM,
+            {"clip_exp": None, "eps": 0.1},
+            {"clip_exp": 0.5, **BOTH},
+            {"weight_decay": 0.02, "decouple": True},
+        ],
+        errors=[*ADAM_ERRORS, dict(clip_exp=-1.0)],
+        moved_after=2,
+    ),
 ]

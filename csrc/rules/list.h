@@ -8,6 +8,7 @@
 #include "rules/adam.h"
 #include "rules/adamax.h"
 #include "rules/ademamix.h"
+#include "rules/adopt.h"
 #include "rules/asgd.h"
 #include "rules/lamb.h"
 #include "rules/lion.h"
@@ -31,6 +32,7 @@
     RULE("adam_amsgrad", Adam<true>)                              \
     RULE("adamax", Adamax)                                        \
     RULE("ademamix", AdEMAMix)                                    \
+    RULE("adopt", Adopt)                                          \
     RULE("asgd", Asgd)                                            \
     RULE("lion", Lion)                                            \
     RULE("nadam", NAdam)                                          \

@@ -10,6 +10,7 @@ from ._runtime import info
 from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
+    ADOPT,
     ASGD,
     LAMB,
     SGD,
@@ -34,6 +35,7 @@ from .optim import (
 )
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "SGD",

@@ -39,6 +39,19 @@ PEERS = [
         ],
         {"exp_avg_fast": "exp_avg", "exp_avg_slow": "exp_avg_slow", "exp_avg_sq": "exp_avg_sq"},
     ),
+    Peer(
+        fastopt.ADOPT,
+        "timm.optim.Adopt",
+        [
+            *(
+                (flags, {**flags, "clip_exp": 0.25})
+                for flags in ({}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"maximize": True}, {"weight_decay": 0.1})
+            ),
+            *_same({"clip_exp": None}, {"clip_exp": 0.5}),
+            ({"weight_decay": 0.1, "decouple": True}, {"weight_decay": 0.1, "decoupled": True, "clip_exp": 0.25}),
+        ],
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
+    ),
 ]
 CASES = [(peer, *flags) for peer in PEERS for flags in peer.flags]
 

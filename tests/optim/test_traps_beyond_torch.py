@@ -47,3 +47,37 @@ def test_trap_ademamix_beta3_below_beta1_stays() -> None:
     optimizer = fastopt.AdEMAMix([_param()], betas=(0.9, 0.999, 0.5), t_beta3=10)
     rates = [optimizer._scalars(optimizer.param_groups[0], t)["one_minus_beta3"] for t in range(1, 40)]
     assert rates == [0.5] * 39
+
+
+@pytest.mark.parametrize("clip_exp", [0.25, 0.0, None])
+def test_trap_adopt_first_step_moves_only_the_average_square(clip_exp: float | None) -> None:
+    """Not even a decoupled decay moves the parameter; and a NaN, which would go through 0 * n, stays out of exp_avg."""
+    for grad in (3.0, math.nan):
+        param = _param(2.0)
+        optimizer = fastopt.ADOPT([param], lr=0.1, weight_decay=0.5, decouple=True, eps=0.0, clip_exp=clip_exp)
+        assert _step(optimizer, param, grad) == 0
+        assert optimizer.state[param]["exp_avg"].item() == 0
+        assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(grad**2, nan_ok=True)
+    param = _param(2.0)
+    assert _step(fastopt.ADOPT([param], weight_decay=0.5), param, 3.0) == 0
+
+
+def test_trap_adopt_divides_by_the_square_before_the_gradient() -> None:
+    """And eps bounds the root, rather than being added to it."""
+    param = _param()
+    optimizer = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.5), clip_exp=None, eps=1.0)
+    _step(optimizer, param, 2.0)
+    assert _step(optimizer, param, 10.0) == pytest.approx(10 / 2, rel=1e-12)
+    assert _step(optimizer, param, 1.0) == pytest.approx(1 / math.sqrt(0.5 * 4 + 0.5 * 100), rel=1e-12)
+    param = _param()
+    small = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.5), eps=1e-6)
+    _step(small, param, 1e-9)
+    assert _step(small, param, 1e-9) == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_trap_adopt_clamps_by_the_steps_before() -> None:
+    """(t - 1)^(1/4): at most 1 in the second step, which is the first that moves the parameter."""
+    param = _param()
+    optimizer = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.9999))
+    moved = [_step(optimizer, param, 10.0**t) for t in range(5)]
+    assert moved == pytest.approx([0.0, 1.0, 2**0.25, 3**0.25, 4**0.25], rel=1e-12)

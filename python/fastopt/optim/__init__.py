@@ -10,6 +10,7 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .ademamix import AdEMAMix
+from .adopt import ADOPT
 from .asgd import ASGD
 from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
@@ -24,6 +25,7 @@ from .rprop import Rprop
 from .sgd import SGD
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "SGD",

@@ -9,6 +9,7 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .ademamix import AdEMAMix
+from .adopt import ADOPT
 from .asgd import ASGD
 from .lamb import LAMB
 from .lion import Lion
@@ -35,6 +36,7 @@ ALL = (
     Lion,
     LAMB,
     AdEMAMix,
+    ADOPT,
 )
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
