@@ -49,6 +49,7 @@ ELEMENTWISE = {
     "ASGD": Rule("ASGD", 1),
     "AdaBound": Rule("AdaBound", 2, package="adabound"),
     "Lion": Rule("Lion", 1, package="optimi"),
+    "Adan": Rule("Adan", 4, package="pytorch_optimizer"),
     "ADOPT": Rule("ADOPT", 2, package="pytorch_optimizer"),
     "AdEMAMix": Rule("AdEMAMix", 3, package="pytorch_optimizer"),
 }

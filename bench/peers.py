@@ -74,6 +74,7 @@ ON_CPU: dict[str, Classes] = {
         "timm.optim.Adopt": {"clip_exp": 0.25},
         "pytorch_optimizer.ADOPT": {"clip_lambda": lambda t: (t - 1) ** 0.25},
     },
+    "Adan": {"timm.optim.Adan": {}, "pytorch_optimizer.Adan": {}},
     "AdEMAMix": {"bitsandbytes.optim.AdEMAMix": {"weight_decay": 0.0}, "pytorch_optimizer.AdEMAMix": {}},
 }
 

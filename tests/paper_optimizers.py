@@ -196,3 +196,31 @@ class ADOPT(Paper):
         m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * normed
         state["exp_avg_sq"] = beta2 * v + (1 - beta2) * g**2
         return p - lr * m
+
+
+class Adan(Paper):
+    """Algorithm 1 of arXiv 2208.06677, whose betas are 1 minus these; bias corrections and eps are its authors'."""
+
+    options: ClassVar = dict(
+        lr=1e-3,
+        betas=(0.98, 0.92, 0.99),
+        eps=1e-8,
+        weight_decay=0,
+        no_prox=False,
+        maximize=False,
+        capturable=False,
+    )
+
+    def keys(self, group):
+        return ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
+
+    def update(self, p, g, state, t, group):
+        lr, (beta1, beta2, beta3), decay = float(group["lr"]), group["betas"], group["weight_decay"]
+        before = g if t == 1 else -state["neg_pre_grad"]
+        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
+        v = state["exp_avg_diff"] = beta2 * state["exp_avg_diff"] + (1 - beta2) * (g - before)
+        n = state["exp_avg_sq"] = beta3 * state["exp_avg_sq"] + (1 - beta3) * (g + beta2 * (g - before)) ** 2
+        state["neg_pre_grad"] = -g
+        eta = lr / (np.sqrt(n / (1 - beta3**t)) + group["eps"])
+        step = eta * (m / (1 - beta1**t) + beta2 * v / (1 - beta2**t))
+        return (1 - lr * decay) * p - step if group["no_prox"] else (p - step) / (1 + lr * decay)

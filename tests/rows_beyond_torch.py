@@ -85,4 +85,24 @@ BEYOND_TORCH = [
         errors=[*ADAM_ERRORS, dict(clip_exp=-1.0)],
         moved_after=2,
     ),
+    Row(
+        fastopt.Adan,
+        paper_optimizers.Adan,
+        lr=0.05,
+        rates=(0.1, 0.1, {}),
+        flags=[
+            *DECAY,
+            {"betas": (0.5, 0.8, 0.9), "eps": 1e-4},
+            {"no_prox": True},
+            {"no_prox": True, **BOTH},
+        ],
+        errors=[
+            *(dict(betas=(*two, 0.9)) for two in ((1.0, 0.9), (0.9, -0.1))),
+            dict(betas=(0.9, 0.9, 1.0)),
+            dict(betas=(0.9, 0.9)),
+            dict(eps=-1.0),
+            dict(weight_decay=-1.0),
+        ],
+        moved_after=2,
+    ),
 ]

@@ -7,6 +7,7 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/adan.h"
 #include "rules/ademamix.h"
 #include "rules/adopt.h"
 #include "rules/asgd.h"
@@ -31,6 +32,7 @@
     RULE("adam", Adam<false>)                                     \
     RULE("adam_amsgrad", Adam<true>)                              \
     RULE("adamax", Adamax)                                        \
+    RULE("adan", Adan)                                            \
     RULE("ademamix", AdEMAMix)                                    \
     RULE("adopt", Adopt)                                          \
     RULE("asgd", Asgd)                                            \

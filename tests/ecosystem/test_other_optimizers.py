@@ -52,6 +52,15 @@ PEERS = [
         ],
         {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
     ),
+    Peer(
+        fastopt.Adan,
+        "pytorch_optimizer.Adan",  # with maximize, its first difference is not 0
+        [
+            *_same({}, {"betas": (0.5, 0.8, 0.9), "eps": 1e-4}, {"weight_decay": 0.1}),
+            ({"weight_decay": 0.1, "no_prox": True}, {"weight_decay": 0.1, "weight_decouple": True}),
+        ],
+        {"exp_avg": "exp_avg", "exp_avg_diff": "exp_avg_diff", "exp_avg_sq": "exp_avg_sq"},
+    ),
 ]
 CASES = [(peer, *flags) for peer in PEERS for flags in peer.flags]
 

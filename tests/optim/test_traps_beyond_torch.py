@@ -81,3 +81,47 @@ def test_trap_adopt_clamps_by_the_steps_before() -> None:
     optimizer = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.9999))
     moved = [_step(optimizer, param, 10.0**t) for t in range(5)]
     assert moved == pytest.approx([0.0, 1.0, 2**0.25, 3**0.25, 4**0.25], rel=1e-12)
+
+
+def test_trap_adan_first_difference_is_0() -> None:
+    """Otherwise the first step would take the gradient for a change of the gradient."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, eps=0.0)
+    assert _step(optimizer, param, 3.0) == pytest.approx(1.0, rel=1e-12)
+    assert optimizer.state[param]["exp_avg_diff"].item() == 0
+    assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(0.01 * 9, rel=1e-12)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_trap_adan_keeps_a_copy_of_the_gradient(maximize: bool) -> None:
+    """Training writes to the same gradients again, and an alias would make every difference 0."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, maximize=maximize)
+    param.grad = torch.full_like(param, 2.0)
+    optimizer.step()
+    param.grad.add_(3.0)
+    optimizer.step()
+    assert param.grad.item() == 5
+    sign = -1 if maximize else 1
+    assert optimizer.state[param]["exp_avg_diff"].item() == pytest.approx(sign * 0.08 * 3, rel=1e-12)
+    assert optimizer.state[param]["neg_pre_grad"].item() == -5 * sign
+
+
+@pytest.mark.parametrize("no_prox", [False, True])
+def test_trap_adan_decays_after_the_step(no_prox: bool) -> None:
+    """It divides what the step has reached; no_prox decays first."""
+    param = _param(2.0)
+    optimizer = fastopt.Adan([param], lr=0.1, eps=0.0, weight_decay=0.5, no_prox=no_prox)
+    _step(optimizer, param, 3.0)
+    after = 2.0 * (1 - 0.1 * 0.5) - 0.1 if no_prox else (2.0 - 0.1) / (1 + 0.1 * 0.5)
+    assert param.item() == pytest.approx(after, rel=1e-12)
+
+
+def test_trap_adan_corrects_each_average_by_its_own_beta() -> None:
+    """The second step, from its formula: the difference counts beta2 times, in the root too."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, eps=0.0)
+    _step(optimizer, param, 1.0)
+    m, q, n = 0.98 * 0.02 + 0.02 * 2, 0.08, 0.99 * 0.01 + 0.01 * (2 + 0.92) ** 2
+    direction = m / (1 - 0.98**2) + 0.92 * q / (1 - 0.92**2)
+    assert _step(optimizer, param, 2.0) == pytest.approx(direction / math.sqrt(n / (1 - 0.99**2)), rel=1e-12)

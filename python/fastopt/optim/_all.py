@@ -8,6 +8,7 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
+from .adan import Adan
 from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .asgd import ASGD
@@ -37,6 +38,7 @@ ALL = (
     LAMB,
     AdEMAMix,
     ADOPT,
+    Adan,
 )
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
