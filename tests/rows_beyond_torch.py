@@ -6,6 +6,9 @@ import fastopt
 import paper_optimizers
 from optimizer_row import ADAM, ADAM_ERRORS, BETA_ERRORS, BOTH, DECAY, DECOUPLED, Row
 
+_SCHEDULE_FREE = [{"warmup_steps": 3, "r": 1.0}, {"warmup_steps": 5, "weight_lr_power": 0.0, **BOTH}]
+_SCHEDULE_FREE_ERRORS = [dict(warmup_steps=-1), dict(r=-1.0), dict(weight_lr_power=-2.0)]
+
 BEYOND_TORCH = [
     Row(
         fastopt.AdaBound,
@@ -104,5 +107,23 @@ BEYOND_TORCH = [
             dict(weight_decay=-1.0),
         ],
         moved_after=2,
+    ),
+    Row(
+        fastopt.ScheduleFreeAdamW,
+        paper_optimizers.ScheduleFreeAdamW,
+        lr=0.05,
+        rates=(0.3, 0.3, {}),
+        flags=[*ADAM, *_SCHEDULE_FREE],
+        errors=[*ADAM_ERRORS, dict(betas=(0.0, 0.9)), *_SCHEDULE_FREE_ERRORS],
+        counts_by_group=True,
+    ),
+    Row(
+        fastopt.ScheduleFreeSGD,
+        paper_optimizers.ScheduleFreeSGD,
+        lr=0.1,
+        rates=(0.3, 0.004, {"r": 2.0}),
+        flags=[*DECAY, {"momentum": 0.5}, *_SCHEDULE_FREE],
+        errors=[dict(momentum=0.0), dict(momentum=1.0), dict(weight_decay=-1.0), *_SCHEDULE_FREE_ERRORS],
+        counts_by_group=True,
     ),
 ]

@@ -18,6 +18,7 @@
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/rprop.h"
+#include "rules/schedule_free.h"
 #include "rules/sgd.h"
 
 // RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: a direction for each element, then one
@@ -44,6 +45,8 @@
     RULE("rmsprop_centered", RmsProp<false, true>)                \
     RULE("rmsprop_centered_momentum", RmsProp<true, true>)        \
     RULE("rprop", Rprop)                                          \
+    RULE("schedule_free_adamw", ScheduleFreeAdamW)                \
+    RULE("schedule_free_sgd", ScheduleFreeSgd)                    \
     RULE("sgd", Sgd)                                              \
     RULE("sgd_momentum", SgdMomentum<false>)                      \
     RULE("sgd_nesterov", SgdMomentum<true>)                       \

@@ -12,6 +12,7 @@ import fastopt
 
 pytestmark = pytest.mark.ecosystem
 STEPS = 100
+KEYS = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")  # of a Schedule-Free group
 SHAPES = [(17, 5), (), (129,), (4, 3, 2)]
 
 
@@ -28,6 +29,7 @@ def _same(*flags: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]
     return [(each, each) for each in flags]
 
 
+_SCHEDULE_FREE = ({"warmup_steps": 20, "r": 1.0}, {"warmup_steps": 5, "weight_lr_power": 0.0})
 PEERS = [
     Peer(
         fastopt.AdEMAMix,
@@ -61,6 +63,18 @@ PEERS = [
         ],
         {"exp_avg": "exp_avg", "exp_avg_diff": "exp_avg_diff", "exp_avg_sq": "exp_avg_sq"},
     ),
+    Peer(
+        fastopt.ScheduleFreeAdamW,
+        "schedulefree.AdamWScheduleFree",
+        _same({}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"weight_decay": 0.1}, *_SCHEDULE_FREE),
+        {"z": "z", "exp_avg_sq": "exp_avg_sq"},
+    ),
+    Peer(
+        fastopt.ScheduleFreeSGD,
+        "schedulefree.SGDScheduleFree",
+        _same({}, {"momentum": 0.5}, {"weight_decay": 0.1}, *_SCHEDULE_FREE),
+        {"z": "z"},
+    ),
 ]
 CASES = [(peer, *flags) for peer in PEERS for flags in peer.flags]
 
@@ -80,18 +94,47 @@ def _ids(value: Any) -> str:
     return value.ours.__name__ if isinstance(value, Peer) else ",".join(f"{k}={v}" for k, v in value.items()) or "-"
 
 
-@pytest.mark.parametrize(("peer", "own", "other"), CASES, ids=_ids)
-def test_follows_the_package(peer: Peer, own: dict[str, Any], other: dict[str, Any]) -> None:
-    mine, others = _parameters(), _parameters()
-    one, two = peer.ours(mine, lr=0.05, **own), _found(peer.theirs)(others, lr=0.05, **other)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(STEPS):
-        for a, b in zip(mine, others, strict=True):
+def _train(one: Any, ours: list[torch.Tensor], two: Any, theirs: list[torch.Tensor], steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for a, b in zip(ours, theirs, strict=True):
             b.grad = 0.5 * b.detach() + torch.randn(b.shape, generator=generator, dtype=b.dtype)
             a.grad = b.grad.clone()  # theirs may write to it
         one.step()
         two.step()
+
+
+@pytest.mark.parametrize(("peer", "own", "other"), CASES, ids=_ids)
+def test_follows_the_package(peer: Peer, own: dict[str, Any], other: dict[str, Any]) -> None:
+    mine, others = _parameters(), _parameters()
+    one, two = peer.ours(mine, lr=0.05, **own), _found(peer.theirs)(others, lr=0.05, **other)
+    if hasattr(two, "train"):
+        two.train()
+    _train(one, mine, two, others, range(STEPS))
     for a, b in zip(mine, others, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
         for key, name in peer.states.items():
             torch.testing.assert_close(one.state[a][key], two.state[b][name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if hasattr(peer.ours, "eval")], ids=_ids)
+def test_schedule_free_checkpoints_go_both_ways(peer: Peer, mode: str) -> None:
+    """In the package's keys. Each then goes on as the other did."""
+    makers = (peer.ours, _found(peer.theirs))
+    for make, other in (makers, makers[::-1]):
+        params, twins = _parameters(), _parameters()
+        one, two = make(params, lr=0.05, warmup_steps=8), makers[0](twins, lr=0.05, warmup_steps=8)
+        one.train()
+        _train(one, params, two, twins, range(5))
+        getattr(one, mode)()
+        resumed = [p.detach().clone().requires_grad_() for p in params]
+        three = other(resumed, lr=0.7)
+        three.load_state_dict(one.state_dict())
+        three.train()
+        _train(three, resumed, two, twins, range(5, 10))
+        three.eval()
+        two.eval()
+        for a, b in zip(resumed, twins, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert {key: three.param_groups[0][key] for key in KEYS} == {key: two.param_groups[0][key] for key in KEYS}

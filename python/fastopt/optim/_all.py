@@ -18,6 +18,8 @@ from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .schedulefreeadamw import ScheduleFreeAdamW
+from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
 
 ALL = (
@@ -39,6 +41,8 @@ ALL = (
     AdEMAMix,
     ADOPT,
     Adan,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
 )
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.

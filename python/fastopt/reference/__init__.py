@@ -20,6 +20,7 @@ from . import (
     radam,
     rmsprop,
     rprop,
+    schedule_free,
     sgd,
 )
 from .batch_norm import (
@@ -70,6 +71,7 @@ __all__ = [
     "rmsprop",
     "rprop",
     "rules",
+    "schedule_free",
     "sgd",
     "sum_rows",
     "write_mask",
