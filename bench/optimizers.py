@@ -29,6 +29,7 @@ class Rule:
     states: int  # states of the parameter's size
     kwargs: dict[str, Any] = field(default_factory=dict)
     package: str = "torch.optim"  # the package of its rival
+    rival: str = ""  # its rival's name there, if it is another
 
 
 ELEMENTWISE = {
@@ -49,6 +50,11 @@ ELEMENTWISE = {
     "ASGD": Rule("ASGD", 1),
     "AdaBound": Rule("AdaBound", 2, package="adabound"),
     "Lion": Rule("Lion", 1, package="optimi"),
+    "ScheduleFreeAdamW": Rule("ScheduleFreeAdamW", 2, package="schedulefree", rival="AdamWScheduleFree"),
+    "ScheduleFreeSGD": Rule("ScheduleFreeSGD", 1, package="schedulefree", rival="SGDScheduleFree"),
+    "Adan": Rule("Adan", 4, package="pytorch_optimizer"),
+    "ADOPT": Rule("ADOPT", 2, package="pytorch_optimizer"),
+    "AdEMAMix": Rule("AdEMAMix", 3, package="pytorch_optimizer"),
 }
 RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 2, package="timm.optim")}
 ROWS_ALONE = {"SparseAdam": Rule("SparseAdam", 2)}
@@ -110,7 +116,7 @@ def operation(name: str, device: str = "cpu") -> Operation:
     """The operation of one of the rules above."""
     rule = (RULES | ROWS_ALONE)[name]
     kwargs = {"lr": LR, **rule.kwargs}
-    ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.optimizer}"
+    ours, rival = getattr(fastopt, rule.optimizer), f"{rule.package}.{rule.rival or rule.optimizer}"
     others = implementations(name, rival, **kwargs)
     if device == "cuda":
         others |= on_cuda_alone(rule.optimizer, **kwargs)

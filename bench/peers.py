@@ -69,6 +69,15 @@ ON_CPU: dict[str, Classes] = {
         "pytorch_optimizer.Lion": {},
     },
     "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
+    # These clip by another power, or count from 1.
+    "ADOPT": {
+        "timm.optim.Adopt": {"clip_exp": 0.25},
+        "pytorch_optimizer.ADOPT": {"clip_lambda": lambda t: (t - 1) ** 0.25},
+    },
+    "ScheduleFreeAdamW": {"schedulefree.AdamWScheduleFree": {}, "pytorch_optimizer.ScheduleFreeAdamW": {}},
+    "ScheduleFreeSGD": {"schedulefree.SGDScheduleFree": {}, "pytorch_optimizer.ScheduleFreeSGD": {}},
+    "Adan": {"timm.optim.Adan": {}, "pytorch_optimizer.Adan": {}},
+    "AdEMAMix": {"bitsandbytes.optim.AdEMAMix": {"weight_decay": 0.0}, "pytorch_optimizer.AdEMAMix": {}},
 }
 
 # Packages with fused optimizers for CUDA only, by the name of our class.
@@ -109,7 +118,14 @@ def variants(name: str, **kwargs: Any) -> Competitors:
     known = inspect.signature(cls).parameters
 
     def maker(flags: dict[str, bool]) -> Maker:
-        return lambda params: cls(params, **kwargs, **flags).step
+        def make(params: Tensors) -> Step:
+            optimizer: Any = cls(params, **kwargs, **flags)
+            if hasattr(optimizer, "train"):  # the Schedule-Free ones begin in evaluation mode
+                optimizer.train()
+            step: Step = optimizer.step
+            return step
+
+        return make
 
     return {f"{package} {way}": maker(flags) for way, flags in VARIANTS.items() if flags.keys() <= known.keys()}
 

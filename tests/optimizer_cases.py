@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 import fastopt
-import paper_optimizers
+from optimizer_row import ADAM, ADAM_ERRORS, AMSGRAD, BOTH, DECAY, DECOUPLED, Row
+from rows_beyond_torch import BEYOND_TORCH
 
 
 @dataclass(frozen=True)
@@ -40,38 +41,6 @@ class Case:
         return self.theirs(params, **self.kwargs, **more)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One optimizer.
-
-    ``plain`` are arguments with which it has all its states, for tests that do not depend on flags. Each of ``flags``
-    is tried in addition to ``lr``. Each of ``own`` too, but the other implementation does not have them.
-    """
-
-    ours: type[torch.optim.Optimizer]
-    theirs: type[torch.optim.Optimizer] | None  # None: this torch does not have it
-    lr: float
-    rates: tuple[float, float, dict[str, Any]]  # learning rates for a parabola and Rosenbrock's valley; arguments
-    flags: list[dict[str, Any]]
-    errors: list[dict[str, Any]]  # arguments that the constructor refuses
-    plain: dict[str, Any] = field(default_factory=dict)
-    own: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
-    base: dict[str, Any] = field(default_factory=dict)  # in every case
-    complex: bool = True
-    sparse: bool = False  # takes sparse gradients
-    factored: bool = False  # has states by row and column
-    scaled: bool = False  # an element's update depends on its whole tensor
-    by_sign: bool = False  # rounding can flip a sign, and with it an element's direction
-
-
-_DECAY = [{}, {"weight_decay": 0.1}, {"maximize": True}]
-_BOTH = {"weight_decay": 0.1, "maximize": True}
-_ADAM = [*_DECAY, {"betas": (0.5, 0.9), "eps": 1e-4}]
-_AMSGRAD = [{"amsgrad": True}, {"amsgrad": True, **_BOTH}]
-_DECOUPLED = [{"weight_decay": 0.1, "decoupled_weight_decay": True}]
-_BETA_ERRORS = [dict(betas=(1.0, 0.9)), dict(betas=(0.9, 1.0)), dict(betas=(0.9, -0.1))]
-_ADAM_ERRORS = [*_BETA_ERRORS, dict(eps=-1.0), dict(weight_decay=-1.0)]
-
 ROWS = [
     Row(
         fastopt.SGD,
@@ -79,11 +48,11 @@ ROWS = [
         lr=0.1,
         rates=(0.03, 1e-3, {}),
         flags=[
-            *_DECAY,
+            *DECAY,
             {"momentum": 0.9},
             {"momentum": 0.9, "dampening": 0.5},
             {"momentum": 0.9, "nesterov": True},
-            {"momentum": 0.9, "nesterov": True, **_BOTH},
+            {"momentum": 0.9, "nesterov": True, **BOTH},
         ],
         own=[
             ({"momentum": 0.9}, {"lr_in_momentum": True}),
@@ -104,8 +73,8 @@ ROWS = [
         torch.optim.Adam,
         lr=0.05,
         rates=(0.1, 0.1, {}),
-        flags=[*_ADAM, *_AMSGRAD],
-        errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
+        flags=[*ADAM, *AMSGRAD],
+        errors=[*ADAM_ERRORS, dict(foreach=True, fused=True)],
         plain={"amsgrad": True},
     ),
     Row(
@@ -113,15 +82,15 @@ ROWS = [
         torch.optim.AdamW,
         lr=0.05,
         rates=(0.1, 0.03, {}),
-        flags=[*_ADAM, *_AMSGRAD],
-        errors=[*_ADAM_ERRORS, dict(foreach=True, fused=True)],
+        flags=[*ADAM, *AMSGRAD],
+        errors=[*ADAM_ERRORS, dict(foreach=True, fused=True)],
     ),
     Row(
         fastopt.Adagrad,
         torch.optim.Adagrad,
         lr=0.1,
         rates=(1.0, 1.0, {}),
-        flags=[*_DECAY, {"lr_decay": 0.1}, {"initial_accumulator_value": 0.5, "eps": 1e-3, **_BOTH}],
+        flags=[*DECAY, {"lr_decay": 0.1}, {"initial_accumulator_value": 0.5, "eps": 1e-3, **BOTH}],
         own=[({"eps": 1e-6}, {"eps_inside_sqrt": True})],
         errors=[
             dict(lr_decay=-0.5),
@@ -138,11 +107,11 @@ ROWS = [
         lr=0.02,
         rates=(0.01, 1e-3, {}),
         flags=[
-            *_DECAY,
+            *DECAY,
             {"alpha": 0.9, "eps": 1e-4},
             {"momentum": 0.9},
             {"centered": True, "alpha": 0.9},
-            {"centered": True, "momentum": 0.9, "alpha": 0.9, **_BOTH},
+            {"centered": True, "momentum": 0.9, "alpha": 0.9, **BOTH},
         ],
         own=[
             ({"eps": 1e-6}, {"eps_inside_sqrt": True}),
@@ -157,40 +126,25 @@ ROWS = [
         torch.optim.Adadelta,
         lr=5.0,
         rates=(5.0, 1.0, {}),
-        flags=[*_DECAY, {"rho": 0.95, "eps": 1e-3}, {"rho": 0.95, **_BOTH}],
+        flags=[*DECAY, {"rho": 0.95, "eps": 1e-3}, {"rho": 0.95, **BOTH}],
         errors=[dict(rho=1.1), dict(rho=-0.1), dict(eps=-1.0), dict(weight_decay=-1.0)],
     ),
-    Row(fastopt.Adamax, torch.optim.Adamax, lr=0.05, rates=(0.1, 0.3, {}), flags=[*_ADAM, _BOTH], errors=_ADAM_ERRORS),
+    Row(fastopt.Adamax, torch.optim.Adamax, lr=0.05, rates=(0.1, 0.3, {}), flags=[*ADAM, BOTH], errors=ADAM_ERRORS),
     Row(
         fastopt.NAdam,
         torch.optim.NAdam,
         lr=0.05,
         rates=(0.1, 0.03, {}),
-        flags=[*_ADAM, {"momentum_decay": 0.01, **_BOTH}, *_DECOUPLED],
-        errors=[*_ADAM_ERRORS, dict(momentum_decay=-0.2)],
+        flags=[*ADAM, {"momentum_decay": 0.01, **BOTH}, *DECOUPLED],
+        errors=[*ADAM_ERRORS, dict(momentum_decay=-0.2)],
     ),
     Row(
         fastopt.RAdam,
         torch.optim.RAdam,
         lr=0.05,
         rates=(0.1, 0.1, {"max_grad_norm": 1.0}),
-        flags=[*_ADAM, _BOTH, *_DECOUPLED],
-        errors=_ADAM_ERRORS,
-    ),
-    Row(
-        fastopt.AdaBound,
-        paper_optimizers.AdaBound,
-        lr=0.05,
-        rates=(0.01, 0.03, {"final_lr": 3e-3}),
-        flags=[
-            *_ADAM,
-            {"amsbound": True},
-            {"final_lr": 0.02, "gamma": 0.1},
-            {"amsbound": True, "gamma": 0.1, **_BOTH},
-            *_DECOUPLED,
-        ],
-        errors=[*_ADAM_ERRORS, dict(final_lr=-1.0), dict(gamma=1.0), dict(gamma=-0.1)],
-        plain={"amsbound": True},
+        flags=[*ADAM, BOTH, *DECOUPLED],
+        errors=ADAM_ERRORS,
     ),
     Row(
         fastopt.Adafactor,
@@ -198,7 +152,7 @@ ROWS = [
         lr=0.05,
         rates=(0.1, 0.03, {}),
         base={"eps": (1e-5, 1e-3)},  # explicit, as the default depends on the type
-        flags=[*_DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, _BOTH],
+        flags=[*DECAY, {"beta2_decay": -0.5, "d": 2.0}, {"lr": 0.5}, BOTH],
         errors=[dict(beta2_decay=0.8), dict(d=0.5), dict(eps=(-1e-3, 1e-3)), dict(eps=(None, -1.0)), dict(lr=-1.0)],
         complex=False,
         factored=True,
@@ -217,35 +171,11 @@ ROWS = [
         torch.optim.ASGD,
         lr=0.05,
         rates=(0.03, 3e-3, {"t0": 1e6, "lambd": 1e-4}),
-        flags=[*_DECAY, {"t0": 5}, {"lambd": 0.05, "alpha": 0.5, "t0": 2, **_BOTH}],
+        flags=[*DECAY, {"t0": 5}, {"lambd": 0.05, "alpha": 0.5, "t0": 2, **BOTH}],
         errors=[dict(weight_decay=-0.5)],
         plain={"t0": 1, "lambd": 1e-3},
     ),
-    Row(
-        fastopt.Lion,
-        paper_optimizers.Lion,
-        lr=0.01,
-        rates=(0.03, 3e-3, {}),
-        flags=[*_DECAY, {"betas": (0.5, 0.9)}, _BOTH],
-        errors=[*_BETA_ERRORS, dict(weight_decay=-1.0)],
-        by_sign=True,
-    ),
-    Row(
-        fastopt.LAMB,
-        paper_optimizers.LAMB,
-        lr=0.05,
-        rates=(0.1, 0.03, {}),
-        flags=[
-            {},
-            {"weight_decay": 0.0},
-            {"weight_decay": 0.0, "always_adapt": True},
-            {"maximize": True},
-            {"betas": (0.5, 0.9), "eps": 1e-4},
-            _BOTH,
-        ],
-        errors=_ADAM_ERRORS,
-        scaled=True,
-    ),
+    *BEYOND_TORCH,
 ]
 
 

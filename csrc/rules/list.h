@@ -7,6 +7,9 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/adan.h"
+#include "rules/ademamix.h"
+#include "rules/adopt.h"
 #include "rules/asgd.h"
 #include "rules/lamb.h"
 #include "rules/lion.h"
@@ -15,6 +18,7 @@
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/rprop.h"
+#include "rules/schedule_free.h"
 #include "rules/sgd.h"
 
 // RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: a direction for each element, then one
@@ -29,6 +33,9 @@
     RULE("adam", Adam<false>)                                     \
     RULE("adam_amsgrad", Adam<true>)                              \
     RULE("adamax", Adamax)                                        \
+    RULE("adan", Adan)                                            \
+    RULE("ademamix", AdEMAMix)                                    \
+    RULE("adopt", Adopt)                                          \
     RULE("asgd", Asgd)                                            \
     RULE("lion", Lion)                                            \
     RULE("nadam", NAdam)                                          \
@@ -38,6 +45,8 @@
     RULE("rmsprop_centered", RmsProp<false, true>)                \
     RULE("rmsprop_centered_momentum", RmsProp<true, true>)        \
     RULE("rprop", Rprop)                                          \
+    RULE("schedule_free_adamw", ScheduleFreeAdamW)                \
+    RULE("schedule_free_sgd", ScheduleFreeSgd)                    \
     RULE("sgd", Sgd)                                              \
     RULE("sgd_momentum", SgdMomentum<false>)                      \
     RULE("sgd_nesterov", SgdMomentum<true>)                       \

@@ -10,6 +10,7 @@ from ._runtime import info
 from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
+    ADOPT,
     ASGD,
     LAMB,
     SGD,
@@ -20,12 +21,16 @@ from .optim import (
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    AdEMAMix,
     Lion,
     Lookahead,
     NAdam,
     RAdam,
     RMSprop,
     Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
     SparseAdam,
     from_bitsandbytes,
     from_torch,
@@ -34,9 +39,11 @@ from .optim import (
 )
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "SGD",
+    "AdEMAMix",
     "AdaBound",
     "Adadelta",
     "Adafactor",
@@ -44,12 +51,15 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Lion",
     "Lookahead",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "SparseAdam",
     "__version__",
     "clip_grad_norm_",

@@ -56,9 +56,10 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, order: str) -> N
     def run(device: torch.device | str) -> Trained:
         params = [p.to(device, copy=True).requires_grad_() for p in start]
         optimizer = case.make(params)
-        for i, param in enumerate(params):
-            param.grad = some_values(param.shape, dtype, seed=3 + i).to(device)
-        optimizer.step()
+        for step in range(case.row.moved_after):
+            for i, param in enumerate(params):
+                param.grad = (some_values(param.shape, dtype, seed=3 + i) * (1 + step)).to(device)
+            optimizer.step()
         return optimizer, params
 
     _, params = assert_equals_reference(run)

@@ -117,6 +117,10 @@ def every_optimizer(distributed: Callable[[], nn.Module]) -> None:
         if own.grad_norm is not None:
             assert type(own.grad_norm) is Tensor
             assert_close(own.grad_norm, optimizer.grad_norm)
+        if hasattr(own, "eval"):  # Schedule-Free
+            for one in (own, optimizer):
+                one.eval()
+            assert_equal_models(getattr(model, "module", model), expected)
 
 
 @SCENARIOS
@@ -282,7 +286,7 @@ def go_on(make: Make, size: int, steps: Iterable[int], load: Path | None, save: 
 def checkpoints() -> None:
     """A checkpoint of some processes can be resumed by as many, fewer and more, as if training had not stopped."""
     size = dist.get_world_size()
-    names = ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD")
+    names = ("SGD", "AdamW", "NAdam", "Adafactor", "Rprop", "ASGD", "ScheduleFreeAdamW")
     makers = {**{name: MAKERS[name] for name in names}, "Lookahead": lookahead}
     for name, make in makers.items():
         expected, _ = on_one_process(make, range(6))

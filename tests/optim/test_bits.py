@@ -78,9 +78,10 @@ def test_large_equals_reference(case: Case, dtype: torch.dtype, isa: str, thread
         params = [guard.inside.requires_grad_(), some_values(50_001, dtype, seed=2).requires_grad_()]
         before = [p.detach().clone() for p in params]
         optimizer = case.make(params)
-        for param in params:
-            param.grad = some_values(param.shape, dtype, seed=3)
-        optimizer.step()
+        for step in range(case.row.moved_after):
+            for param in params:
+                param.grad = some_values(param.shape, dtype, seed=3) * (1 + step)
+            optimizer.step()
         for param, old in zip(params, before, strict=True):
             assert (param != old).all(), "an element was not updated"
         guard_copy = params[0].detach().clone()
@@ -105,9 +106,10 @@ def test_every_element_changes(case: Case, dtype: torch.dtype, isa: str) -> None
         guards, params = _guarded(dtype)
         before = [p.detach().clone() for p in params]
         optimizer = case.make(params)
-        for i, param in enumerate(params):
-            param.grad = some_values(param.shape, dtype, seed=50 + i)
-        optimizer.step()
+        for step in range(case.row.moved_after):
+            for i, param in enumerate(params):
+                param.grad = some_values(param.shape, dtype, seed=50 + i) * (1 + step)
+            optimizer.step()
         for param, old in zip(params, before, strict=True):
             assert (param != old).all()
             for key, state in optimizer.state[param].items():

@@ -245,7 +245,7 @@ BAD_STATE_ROWS = [
     (case, spoil)
     for case in PLAIN_CASES
     for spoil in BAD_STATES
-    if spoil is not _missing or case.ours not in (fastopt.SGD, fastopt.Lion)
+    if spoil is not _missing or case.ours not in (fastopt.SGD, fastopt.Lion, fastopt.ScheduleFreeSGD)
 ]
 
 

@@ -167,6 +167,7 @@ def test_training_goes_on_from_a_change(master: str, dtype: torch.dtype, case: C
     train(ours, params, range(3), torch.float32)
     twins = [value_of(ours, params[0]).requires_grad_()]
     theirs = case.make(twins)
+    theirs.param_groups[0].update({key: ours.param_groups[0][key] for key in ours._more_group_keys})
     state = {k: v for k, v in copy.deepcopy(ours.state_dict())["state"][0].items() if k not in ("master", "remainder")}
     theirs.load_state_dict({**theirs.state_dict(), "state": {0: state}} if state else theirs.state_dict())
     with torch.no_grad():

@@ -150,7 +150,8 @@ def test_layers_are_frozen_and_thawed(case: Case, numbers_in: Any) -> None:
                 model[0].requires_grad_(seed == 6)
             before = model[0].weight.detach().clone()
             _step(model, optimizer, seed)
-            assert torch.equal(before, model[0].weight) == (3 <= seed < 6)
+            if seed + 1 >= case.row.moved_after:
+                assert torch.equal(before, model[0].weight) == (3 <= seed < 6)
         return optimizer
 
     ours, _ = _both(case, train)

@@ -14,7 +14,7 @@ import fastopt
 from fastopt import _core
 from fastopt.optim._program import INPUTS, LR, Program, Symbol, T, larger, number, select, smaller, trace
 from fastopt.optim._update import IDENTITY_PROLOGUE, Update
-from optimizer_cases import ALL_CASES, Case, ids
+from optimizer_cases import ALL_CASES, Case
 
 STEPS = (1, 2, 3, 5, 6, 7, 10, 100, 10_000, 10**6)
 A, B = INPUTS[1:3]
@@ -43,8 +43,16 @@ def optimizer_of(case: Case) -> Any:
     return case.make(params)
 
 
-@pytest.mark.parametrize("on_device", [False, True], ids=["lr", "lr on the device"])
-@pytest.mark.parametrize("case", ALL_CASES, ids=ids)
+# Numbers of a group, which Python counts, depend on lr, so these optimizers have no capturable.
+WITH_LR = [
+    pytest.param(case, on_device, id=f"{case.id}-{'lr on the device' if on_device else 'lr'}")
+    for case in ALL_CASES
+    for on_device in (False, True)
+    if not (on_device and case.row.counts_by_group)
+]
+
+
+@pytest.mark.parametrize(("case", "on_device"), WITH_LR)
 def test_program_equals_python(case: Case, on_device: bool) -> None:
     optimizer = optimizer_of(case)
     group = optimizer.param_groups[0]

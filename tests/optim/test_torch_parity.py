@@ -51,6 +51,20 @@ def test_follows_torch(case: Case, dtype: torch.dtype, numbers_in: Any) -> None:
             assert mine.dim() == 0 or case.row.factored or mine.stride() == a.stride()
 
 
+@pytest.mark.parametrize("case", [case for case in TORCH_CASES if not case.from_torch], ids=ids)
+def test_follows_the_paper_to_1e_12(case: Case, numbers_in: Any) -> None:
+    """Over 100 steps: a formula that is nearly the paper's would be within the tolerance of fewer steps."""
+    numbers_in(torch.float64)
+    ours, theirs = _params(case, torch.float64), _params(case, torch.float64)
+    one, other = case.make(ours), case.make_theirs(theirs)
+    for step in range(100):
+        _set_grads(ours, theirs, step)
+        one.step()
+        other.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("case", TORCH_CASES, ids=ids)
 def test_half_types_follow_a_float64_replay(case: Case, dtype: torch.dtype) -> None:

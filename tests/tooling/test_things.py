@@ -49,8 +49,8 @@ def test_marks_of_this_very_run(request: pytest.FixtureRequest) -> None:
 def test_any_spelling_and_no_unknown_name() -> None:
     assert things.thing("lion") == "Lion"
     assert things.thing("BatchNorm") == "batch_norm"
-    with pytest.raises(ValueError, match=r"no tests are about 'Adan'; there are: AdaBound, .*SyncBatchNorm$"):
-        things.thing("Adan")
+    with pytest.raises(ValueError, match=r"no tests are about 'Adagard'; there are: AdaBound, .*SyncBatchNorm$"):
+        things.thing("Adagard")
 
 
 def test_every_file_is_in_the_table_of_what_to_run() -> None:

@@ -12,6 +12,9 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
+from .adan import Adan
+from .ademamix import AdEMAMix
+from .adopt import ADOPT
 from .asgd import ASGD
 from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
@@ -23,13 +26,17 @@ from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .schedulefreeadamw import ScheduleFreeAdamW
+from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
-from .sparse_adam import SparseAdam
+from .sparseadam import SparseAdam
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "SGD",
+    "AdEMAMix",
     "AdaBound",
     "Adadelta",
     "Adafactor",
@@ -37,6 +44,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "CommonOptions",
     "Lion",
     "Lookahead",
@@ -45,6 +53,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "SparseAdam",
     "from_bitsandbytes",
     "from_torch",

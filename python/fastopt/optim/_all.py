@@ -8,6 +8,9 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
+from .adan import Adan
+from .ademamix import AdEMAMix
+from .adopt import ADOPT
 from .asgd import ASGD
 from .lamb import LAMB
 from .lion import Lion
@@ -15,8 +18,10 @@ from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .schedulefreeadamw import ScheduleFreeAdamW
+from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
-from .sparse_adam import SparseAdam
+from .sparseadam import SparseAdam
 
 ALL = (
     SGD,
@@ -34,6 +39,11 @@ ALL = (
     ASGD,
     Lion,
     LAMB,
+    AdEMAMix,
+    ADOPT,
+    Adan,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
 )
 
 FAMILY = (*ALL, SparseAdam)  # which takes sparse gradients alone

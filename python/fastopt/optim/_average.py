@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -23,10 +23,10 @@ def averages(optimizer: Optimizer) -> dict[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def swapped(optimizer: Optimizer) -> Iterator[None]:
-    """Puts the averages where the parameters are, and the parameters back at the end."""
-    found = averages(optimizer)
+def swapped(averages_of: Callable[[], dict[Tensor, Tensor]]) -> Iterator[None]:
+    """Puts the averages, by parameter, where the parameters are, and the parameters back at the end."""
     with torch.no_grad():
+        found = averages_of()
         kept = {param: param.detach().clone() for param in found}
     try:
         with torch.no_grad():

@@ -32,6 +32,8 @@ def check_lr(lr: Any) -> None:
     check_range("learning rate", lr)
 
 
-def check_betas(betas: Any) -> None:
-    for i in range(2):
+def check_betas(betas: Any, count: int = 2) -> None:
+    if len(betas) != count:
+        raise ValueError(f"Invalid betas: {betas}, not {count} numbers")
+    for i in range(count):
         check_range(f"beta parameter at index {i}", betas[i], below=1.0)

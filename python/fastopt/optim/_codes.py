@@ -23,6 +23,9 @@ CODE_TYPES = tuple(coding.value for coding in Coding)
 
 CODINGS = {
     "exp_avg": Coding.SIGNED,
+    "exp_avg_diff": Coding.SIGNED,
+    "exp_avg_fast": Coding.SIGNED,
+    "exp_avg_slow": Coding.SIGNED,
     "momentum_buffer": Coding.SIGNED,
     "grad_avg": Coding.SIGNED,
     "exp_avg_sq": Coding.NON_NEGATIVE,

@@ -46,6 +46,9 @@ class Declared(Options):
         """
         raise NotImplementedError
 
+    def _advance(self) -> None:
+        """Moves on what the optimizer counts by itself, when a step has updated all groups."""
+
     def _parts(self, group: Group) -> list[Part]:
         return [(self._update(group), functools.partial(self._scalars, group), None)]
 

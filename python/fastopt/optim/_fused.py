@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .. import _runtime
 from .._compiler import eager
-from ._average import averaged_model, swapped
+from ._average import averaged_model, averages, swapped
 from ._declared import Declared
 from ._dense import norm_tensor
 from ._hooked import hooked
@@ -87,7 +88,7 @@ class FusedOptimizer(Declared):
             >>> with optimizer.averaged():
             ...     validate(model)
         """
-        return swapped(self)
+        return swapped(functools.partial(averages, self))
 
     def averaged_model(self, model: nn.Module) -> AveragedModel:
         """Returns a ``torch.optim.swa_utils.AveragedModel`` of ``model`` that has the averages as parameters.

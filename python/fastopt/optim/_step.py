@@ -97,6 +97,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
             slow_path.add_whole(subject)
         _check_overlap(optimizer, engine_step)
         _write(engine_step, slow_path, norm, threads)
+    optimizer._advance()
 
 
 def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[SlowPath | None, list[_Sharded], bool]:

@@ -1,0 +1,127 @@
+"""The traps of optimizers that torch does not have; each would be a silently wrong optimizer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import fastopt
+
+
+def _param(value: float = 0.0) -> torch.Tensor:
+    return torch.full((1,), value, dtype=torch.float64, requires_grad=True)
+
+
+def _step(optimizer: torch.optim.Optimizer, param: torch.Tensor, grad: float) -> float:
+    """Returns by how much the parameter has gone down."""
+    before = param.item()
+    param.grad = torch.full_like(param, grad)
+    optimizer.step()
+    return before - param.item()
+
+
+def test_trap_ademamix_does_not_correct_the_slow_average() -> None:
+    """With a constant gradient the corrected averages are 1 from the first step on; the slow one grows."""
+    param = _param()
+    optimizer = fastopt.AdEMAMix([param], lr=1.0, eps=0.0)
+    for t in (1, 2, 3):
+        assert _step(optimizer, param, 1.0) == pytest.approx(1 + 5.0 * (1 - 0.9999**t), rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [1, 50, 100, 1000])
+def test_trap_ademamix_schedules(t: int) -> None:
+    """alpha grows linearly, beta3 so that its half-life does; both stay where they have arrived."""
+    options = dict(lr=0.1, betas=(0.9, 0.999, 0.9999), alpha=5.0, t_alpha=100, t_beta3=100)
+    optimizer = fastopt.AdEMAMix([_param()], **options)
+    scalars = optimizer._scalars(optimizer.param_groups[0], t)
+    s = min(t / 100, 1.0)
+    half_life = (1 - s) * math.log(0.5) / math.log(0.9) + s * math.log(0.5) / math.log(0.9999)
+    assert scalars["slow_step"] == pytest.approx(0.1 * 5.0 * s, rel=1e-12)
+    assert scalars["one_minus_beta3"] == pytest.approx(1 - 0.5 ** (1 / half_life), rel=1e-9)
+
+
+def test_trap_ademamix_beta3_below_beta1_stays() -> None:
+    """The schedule never exceeds beta3. Beyond its end, its formula would go through a pole here."""
+    optimizer = fastopt.AdEMAMix([_param()], betas=(0.9, 0.999, 0.5), t_beta3=10)
+    rates = [optimizer._scalars(optimizer.param_groups[0], t)["one_minus_beta3"] for t in range(1, 40)]
+    assert rates == [0.5] * 39
+
+
+@pytest.mark.parametrize("clip_exp", [0.25, 0.0, None])
+def test_trap_adopt_first_step_moves_only_the_average_square(clip_exp: float | None) -> None:
+    """Not even a decoupled decay moves the parameter; and a NaN, which would go through 0 * n, stays out of exp_avg."""
+    for grad in (3.0, math.nan):
+        param = _param(2.0)
+        optimizer = fastopt.ADOPT([param], lr=0.1, weight_decay=0.5, decouple=True, eps=0.0, clip_exp=clip_exp)
+        assert _step(optimizer, param, grad) == 0
+        assert optimizer.state[param]["exp_avg"].item() == 0
+        assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(grad**2, nan_ok=True)
+    param = _param(2.0)
+    assert _step(fastopt.ADOPT([param], weight_decay=0.5), param, 3.0) == 0
+
+
+def test_trap_adopt_divides_by_the_square_before_the_gradient() -> None:
+    """And eps bounds the root, rather than being added to it."""
+    param = _param()
+    optimizer = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.5), clip_exp=None, eps=1.0)
+    _step(optimizer, param, 2.0)
+    assert _step(optimizer, param, 10.0) == pytest.approx(10 / 2, rel=1e-12)
+    assert _step(optimizer, param, 1.0) == pytest.approx(1 / math.sqrt(0.5 * 4 + 0.5 * 100), rel=1e-12)
+    param = _param()
+    small = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.5), eps=1e-6)
+    _step(small, param, 1e-9)
+    assert _step(small, param, 1e-9) == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_trap_adopt_clamps_by_the_steps_before() -> None:
+    """(t - 1)^(1/4): at most 1 in the second step, which is the first that moves the parameter."""
+    param = _param()
+    optimizer = fastopt.ADOPT([param], lr=1.0, betas=(0.0, 0.9999))
+    moved = [_step(optimizer, param, 10.0**t) for t in range(5)]
+    assert moved == pytest.approx([0.0, 1.0, 2**0.25, 3**0.25, 4**0.25], rel=1e-12)
+
+
+def test_trap_adan_first_difference_is_0() -> None:
+    """Otherwise the first step would take the gradient for a change of the gradient."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, eps=0.0)
+    assert _step(optimizer, param, 3.0) == pytest.approx(1.0, rel=1e-12)
+    assert optimizer.state[param]["exp_avg_diff"].item() == 0
+    assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(0.01 * 9, rel=1e-12)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_trap_adan_keeps_a_copy_of_the_gradient(maximize: bool) -> None:
+    """Training writes to the same gradients again, and an alias would make every difference 0."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, maximize=maximize)
+    param.grad = torch.full_like(param, 2.0)
+    optimizer.step()
+    param.grad.add_(3.0)
+    optimizer.step()
+    assert param.grad.item() == 5
+    sign = -1 if maximize else 1
+    assert optimizer.state[param]["exp_avg_diff"].item() == pytest.approx(sign * 0.08 * 3, rel=1e-12)
+    assert optimizer.state[param]["neg_pre_grad"].item() == -5 * sign
+
+
+@pytest.mark.parametrize("no_prox", [False, True])
+def test_trap_adan_decays_after_the_step(no_prox: bool) -> None:
+    """It divides what the step has reached; no_prox decays first."""
+    param = _param(2.0)
+    optimizer = fastopt.Adan([param], lr=0.1, eps=0.0, weight_decay=0.5, no_prox=no_prox)
+    _step(optimizer, param, 3.0)
+    after = 2.0 * (1 - 0.1 * 0.5) - 0.1 if no_prox else (2.0 - 0.1) / (1 + 0.1 * 0.5)
+    assert param.item() == pytest.approx(after, rel=1e-12)
+
+
+def test_trap_adan_corrects_each_average_by_its_own_beta() -> None:
+    """The second step, from its formula: the difference counts beta2 times, in the root too."""
+    param = _param()
+    optimizer = fastopt.Adan([param], lr=1.0, eps=0.0)
+    _step(optimizer, param, 1.0)
+    m, q, n = 0.98 * 0.02 + 0.02 * 2, 0.08, 0.99 * 0.01 + 0.01 * (2 + 0.92) ** 2
+    direction = m / (1 - 0.98**2) + 0.92 * q / (1 - 0.92**2)
+    assert _step(optimizer, param, 2.0) == pytest.approx(direction / math.sqrt(n / (1 - 0.99**2)), rel=1e-12)
