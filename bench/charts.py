@@ -12,11 +12,13 @@ from matplotlib.ticker import FuncFormatter
 
 from .figures import Figures, Row
 from .operation import COLD, HOT
+from .precision import KEPT
 from .report import SUMMARY, TITLES
 
 OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae49", "#222222"
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+LARGE = 1 << 24  # elements: no cache has them
 MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D"}
 ROOFS = (
     ("-", "memory that is there", ("optimizers", "clip")),
@@ -138,6 +140,30 @@ def _scaling(figures: Figures) -> Figure | None:
     return figure
 
 
+def _memory(figures: Figures) -> Figure | None:
+    """Time against the memory that an optimizer keeps."""
+    rows = [r for r in figures.rows if r.operation in KEPT and r.caches != HOT and r.elements >= LARGE]
+    if not rows:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for i, row in enumerate(rows):
+        ours, theirs = KEPT[row.operation]
+        ratio, ns = row.ratio(row.best(of_torch=True) or ""), row.seconds_of("fastopt") / row.elements * 1e9
+        points = [(ours, ns), *([(theirs, ns * ratio.middle)] if ratio else [])]
+        axes.plot(*zip(*points, strict=True), color="#bbbbbb", lw=0.8, zorder=1)
+        for (x, y), name, fill in zip(
+            points, ("fastopt", "torch's way of doing the same"), (OURS, "none"), strict=False
+        ):
+            label = name if row is rows[0] else None
+            axes.scatter(x, y, s=36, fc=fill, ec=OURS if name == "fastopt" else BEST, label=label, zorder=2)
+        axes.annotate(row.operation, points[0], (6, -11 if i % 2 else 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="bytes kept per element, without the gradient", ylabel="ns per element", title=figures.title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def draw(figures: Figures, folder: Path) -> list[Path]:
     """Draws every chart that there are figures for, as PNG, and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +171,7 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
         "summary": _summary(figures),
         "roofline": _roofline(figures),
         "scaling": _scaling(figures),
+        "memory": _memory(figures),
         **{family: _family(figures, family) for family in TITLES},
     }
     files = []

@@ -166,6 +166,19 @@ HALVES, WHOLE = (SPLIT, MASTER, RANDOM), (COPY, NARROW, CODED, AVERAGE)  # by th
 OPERATIONS = (*HALVES, *WHOLE)
 
 
+# Bytes kept for each element, without the gradient that backward makes: ours, and torch's way of doing the same, which
+# keeps a float32 gradient for a master. docs/precision.md counts ours.
+KEPT = {
+    "AdamW split master": (12, 18),
+    "AdamW float32 master": (14, 18),
+    "AdamW random rounding": (6, 6),
+    "AdamW bfloat16 copy": (14, 14),
+    "AdamW bfloat16 states": (8, 12),
+    "AdamW 8-bit states": (6.25, 12),
+    "AdamW average": (16, 16),
+}
+
+
 def many(dtype: torch.dtype) -> Input:
     kind = "" if dtype == torch.float32 else " bfloat16"
     return Input(f"160 tensors of 10k{kind}", ((10_000,),) * 160, dtype)

@@ -184,9 +184,10 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'bench'")
     curve = [row(f"by elements: {n}", family="scaling", curve="Adam, by elements", x=n) for n in (10, 100)]
     rows = [row("Adam, one tensor of 16M", caches=""), row("dropout, 1M", family="dropout"), *curve]
+    rows.append(row("AdamW split master", family="precision", operation="AdamW split master", elements=1 << 24))
     figures(*rows).write(tmp_path / "figures.json")
     assert program.main(["--read", str(tmp_path / "figures.json"), "--pictures", str(tmp_path / "drawn")]) == 0
-    names = {"summary", "roofline", "scaling", "optimizers", "dropout"}
+    names = {"summary", "roofline", "scaling", "optimizers", "dropout", "precision", "memory"}
     assert {file.stem for file in (tmp_path / "drawn").iterdir()} == names
     for name in names:
         assert image.imread(tmp_path / "drawn" / f"{name}.png").std() > 0.01
