@@ -69,6 +69,7 @@ class Declared(Options):
         return None
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
+        self._check_independence(group)  # groups may be edited
         weight_decay = number(self._option(group, "weight_decay", 0.0))
         decay = self._decay(group)
         shrinks = decay is DECOUPLED and weight_decay != 0
@@ -79,8 +80,26 @@ class Declared(Options):
             "max_grad_value": math.inf if max_grad_value is None else max_grad_value,
             "weight_decay": weight_decay if decay is COUPLED else 0.0,
             "l1": self._limit(group, "l1") or 0.0,
-            "decay": 1.0 - number(group["lr"]) * weight_decay if shrinks else 1.0,
+            "decay": 1.0 - self._decay_rate(group) * weight_decay if shrinks else 1.0,
         }
+
+    def _decay_rate(self, group: Group) -> Number:
+        """By how much of ``weight_decay`` a parameter shrinks in a step."""
+        lr = number(group["lr"])
+        if not self._option(group, "independent_weight_decay"):
+            return lr
+        return lr / number(group["initial_lr"]) if group.get("initial_lr") else 1.0
+
+    def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
+        self._check_independence(group)
+
+    def _check_independence(self, group: Group) -> None:
+        wants = self._option(group, "independent_weight_decay") and self._option(group, "weight_decay", 0.0) != 0
+        if wants and self._decay(group) is not DECOUPLED:
+            raise ValueError(
+                f"independent_weight_decay: the decay of {type(self).__name__} is not decoupled from its update here"
+            )
 
     def _clipped(self) -> list[Tensor]:
         """Returns the parameters whose gradients make up the norm."""

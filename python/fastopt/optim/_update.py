@@ -94,6 +94,10 @@ class CommonOptions(TypedDict, total=False):
     ``p.grad`` is left as it is (default: None, off)."""
     max_grad_value: float | None
     """Gradients enter the update clamped to plus or minus this, after ``max_grad_norm`` (default: None)."""
+    independent_weight_decay: bool
+    """Decoupled decay shrinks the parameter by ``1 - lr / initial_lr * weight_decay`` instead of ``1 - lr *
+    weight_decay``: as the schedule goes, but whatever the learning rate. Schedulers set ``initial_lr``; without one the
+    factor is ``1 - weight_decay`` (default: False)."""
     master: str | None
     """bfloat16 and float16 parameters are updated in float32, and are the rounding of what is kept. ``"float32"`` keeps
     a float32 state ``master``; ``"split"``, for bfloat16, an int16 state ``remainder`` with the other half of the bits
@@ -121,6 +125,7 @@ COMMON = CommonOptions(
     l1=0,
     max_grad_norm=None,
     max_grad_value=None,
+    independent_weight_decay=False,
     master=None,
     rounding=None,
     rounding_seed=None,
