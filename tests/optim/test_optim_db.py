@@ -28,6 +28,8 @@ DECIDED = {
     "Adafactor of no elements": "is left as it is; torch divides by the number of elements",
     "sparse gradients": "the error goes on to name the parameter, and AdamW is not called Adam",
     "errors in a step": "go on to name the parameter",
+    "lr of SparseAdam": "is a number of double precision also from a tensor; torch computes in the tensor's",
+    "step of SparseAdam": "is a tensor, as that of all others; torch has an integer",
 }
 
 STEPS = 7
@@ -103,13 +105,21 @@ def _pairs(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype) -> Pairs:
     return [(value.clone().requires_grad_(), value.clone().requires_grad_()) for value in values]
 
 
+def _is_for_rows(info: Any) -> bool:
+    return bool(getattr(info, "only_supports_sparse_grads", False))
+
+
 def _some_pairs(info: Any, dtype: torch.dtype) -> Pairs:
+    if _is_for_rows(info):
+        return _pairs([shape for shape in SHAPES if shape], dtype)
     return _pairs(SHAPES if _name(info) == "Adafactor" else [*SHAPES, EMPTY], dtype)
 
 
 def _make(info: Any, pairs: Pairs, kwargs: dict[str, Any]) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Our optimizer and torch's. Arguments are copied for each, as a scheduler writes to a tensor ``lr``."""
     ours, theirs = zip(*pairs, strict=True)
+    if _is_for_rows(info) and isinstance(kwargs.get("lr"), Tensor):  # DECIDED
+        kwargs = {**kwargs, "lr": kwargs["lr"].double()}
     return _ours(info)(ours, **copy.deepcopy(kwargs)), info.optim_cls(theirs, **copy.deepcopy(kwargs))
 
 
@@ -128,6 +138,8 @@ def _assert_agree(one: torch.optim.Optimizer, other: torch.optim.Optimizer, pair
         mine, theirs = one.state.get(a, {}), other.state.get(b, {})
         assert mine.keys() == theirs.keys(), what
         for key, state in theirs.items():
+            if key == "step" and isinstance(other, torch.optim.SparseAdam):  # DECIDED
+                state = torch.tensor(float(state))
             assert isinstance(mine[key], Tensor) == isinstance(state, Tensor), f"{key} of {what}"
             torch.testing.assert_close(
                 mine[key], state, **tolerance, msg=lambda text, what=f"{key} of {what}": f"{what}: {text}"
@@ -149,6 +161,9 @@ def _follow(
     scheduled = [[make(optimizer) for make in schedulers] for optimizer in both]
     for step in range(steps):
         set_grads(pairs, step)
+        if _is_for_rows(info):
+            for tensor in itertools.chain(*pairs):
+                tensor.grad = tensor.grad if tensor.grad.is_sparse else tensor.grad.to_sparse()
         for optimizer, its_schedulers in zip(both, scheduled, strict=True):
             optimizer.step()
             _step_schedulers(its_schedulers)
@@ -164,7 +179,8 @@ def _step_schedulers(schedulers: list[Any]) -> None:
 
 
 def test_the_table_has_all_of_torchs_optimizers_that_we_have() -> None:
-    shared = {cls.__name__ for cls in fastopt.optim.ALL if hasattr(torch.optim, cls.__name__)}
+    classes = (*fastopt.optim.ALL, fastopt.SparseAdam)
+    shared = {cls.__name__ for cls in classes if hasattr(torch.optim, cls.__name__)}
     assert {_name(info) for info in INFOS} == shared
     assert all(issubclass(_ours(info), info.optim_cls) for info in INFOS)
 
@@ -245,7 +261,9 @@ def test_sparse_gradients(info: Any, dtype: torch.dtype, coalesced: bool, maximi
 
 
 @_decided("sparse gradients")
-@pytest.mark.parametrize("info", [info for info in INFOS if not info.supports_sparse], ids=_name)
+@pytest.mark.parametrize(
+    "info", [info for info in INFOS if not info.supports_sparse and not _is_for_rows(info)], ids=_name
+)
 def test_sparse_gradients_are_refused(info: Any, reason: str) -> None:
     ours, theirs = torch.ones(4, 3, requires_grad=True), torch.ones(4, 3, requires_grad=True)
     one, other = _make(info, [(ours, theirs)], {})
