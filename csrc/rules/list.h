@@ -21,8 +21,8 @@
 #include "rules/schedule_free.h"
 #include "rules/sgd.h"
 
-// RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: a direction for each element, then one
-// step size for the tensor, from the squares of its parameter and direction. MULTI_PASS: several passes with other sums
+// RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: the same with one number for the
+// tensor, from the squares of its parameter and of what the rule measures. MULTI_PASS: several passes with other sums
 // between them; CPU and CUDA each have a struct of that name. CLIP: not a rule, but the prologue's clipping, which
 // writes to the gradients.
 #define FASTOPT_RULES(RULE, STATE_ONLY, SCALED, MULTI_PASS, CLIP) \
