@@ -12,6 +12,7 @@
 #include "rules/adopt.h"
 #include "rules/asgd.h"
 #include "rules/lamb.h"
+#include "rules/lars.h"
 #include "rules/lion.h"
 #include "rules/lookahead.h"
 #include "rules/nadam.h"
@@ -53,5 +54,8 @@
     STATE_ONLY("lookahead", Lookahead)                            \
     SCALED("adafactor", AdafactorVector)                          \
     SCALED("lamb", Lamb)                                          \
+    SCALED("lars", Lars<false, false>)                            \
+    SCALED("lars_momentum", Lars<true, false>)                    \
+    SCALED("lars_nesterov", Lars<true, true>)                     \
     MULTI_PASS("adafactor_factored", AdafactorMatrix)             \
     CLIP("clip")

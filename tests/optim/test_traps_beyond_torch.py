@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -125,3 +126,75 @@ def test_trap_adan_corrects_each_average_by_its_own_beta() -> None:
     m, q, n = 0.98 * 0.02 + 0.02 * 2, 0.08, 0.99 * 0.01 + 0.01 * (2 + 0.92) ** 2
     direction = m / (1 - 0.98**2) + 0.92 * q / (1 - 0.92**2)
     assert _step(optimizer, param, 2.0) == pytest.approx(direction / math.sqrt(n / (1 - 0.99**2)), rel=1e-12)
+
+
+def _lars(param: torch.Tensor, grad: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Returns how far one step of LARS goes down."""
+    own = param.clone().requires_grad_()
+    own.grad = grad.clone()
+    fastopt.LARS([own], **{"lr": 1.0, "momentum": 0.0, "eps": 0.0, "trust_coefficient": 0.5, **kwargs}).step()
+    return param - own.detach()
+
+
+_P = torch.tensor([3.0, 4.0], dtype=torch.float64)  # its norm is 5
+_G = torch.tensor([-0.6, -0.8], dtype=torch.float64)  # against the decay; its norm is 1
+
+
+def test_trap_lars_adds_norms() -> None:
+    """The denominator is the gradient's norm plus the decay's, rather than LAMB's norm of their sum."""
+    rate = 0.5 * 5 / (1 + 0.1 * 5)
+    torch.testing.assert_close(_lars(_P, _G, weight_decay=0.1), rate * (_G + 0.1 * _P), rtol=1e-12, atol=0)
+    rate = 0.5 * 5 / (1 + 0.1 * 5 + 2)
+    torch.testing.assert_close(_lars(_P, _G, weight_decay=0.1, eps=2.0), rate * (_G + 0.1 * _P), rtol=1e-12, atol=0)
+
+
+def test_trap_lars_without_decay_is_sgd_unless_asked_for() -> None:
+    assert torch.equal(_lars(_P, _G, weight_decay=0.0), _P - (_P - _G))
+    adapted = _lars(_P, _G, weight_decay=0.0, always_adapt=True)
+    torch.testing.assert_close(adapted, 0.5 * 5 * _G, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_trap_lars_norms_of_0_give_the_rate_1(weight_decay: float) -> None:
+    """A rate of 0 would keep a parameter of zeros there; and a gradient of zeros leaves the decay, as SGD does."""
+    options = {"weight_decay": weight_decay, "always_adapt": True}
+    assert torch.equal(_lars(torch.zeros_like(_P), _G, **options), _G)
+    torch.testing.assert_close(_lars(_P, torch.zeros_like(_G), **options), weight_decay * _P, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_trap_lars_does_not_depend_on_the_size_of_the_gradient(size: float) -> None:
+    """bitsandbytes' only shortens long updates."""
+    moved = _lars(_P, size * _G, weight_decay=0.0, always_adapt=True)
+    torch.testing.assert_close(moved, 0.5 * 5 * _G, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_trap_lars_keeps_the_local_rate_in_the_velocity_and_lr_outside(nesterov: bool, inside: bool) -> None:
+    """A rate of 0 stops it, but for the paper's form."""
+    param = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
+    optimizer = fastopt.LARS([param], lr=0.1, dampening=0.0, nesterov=nesterov, lr_in_momentum=inside, eps=0.0)
+    param.grad = _G.clone()
+    optimizer.step()
+    velocity = optimizer.state[param]["momentum_buffer"].clone()
+    expected = 1e-3 * 5 / (1 + 5e-4 * 5) * (_G + 5e-4 * _P) * (0.1 if inside else 1)
+    torch.testing.assert_close(velocity, expected, rtol=1e-12, atol=0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = param.detach().clone()
+    optimizer.step()
+    moved = before - param.detach()
+    expected = velocity * (0.9**2 if nesterov else 0.9) if inside else torch.zeros_like(velocity)
+    torch.testing.assert_close(moved, expected, rtol=1e-9, atol=0)
+
+
+def test_trap_lars_does_not_dampen_the_first_velocity() -> None:
+    moved = _lars(_P, _G, momentum=0.9, dampening=0.5, weight_decay=0.0)
+    torch.testing.assert_close(moved, _G, rtol=1e-12, atol=0)
+
+
+def test_trap_lars_one_nan_does_not_spread() -> None:
+    """A norm that is NaN is not above 0, so that the rate is 1."""
+    moved = _lars(_P, torch.tensor([math.nan, 0.5], dtype=torch.float64), weight_decay=0.1)
+    assert moved.isnan().tolist() == [True, False]
+    assert moved[1].item() == pytest.approx(0.5 + 0.4, rel=1e-12)

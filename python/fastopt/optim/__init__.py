@@ -20,6 +20,7 @@ from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
 from .groups import param_groups
 from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .lookahead import Lookahead
 from .nadam import NAdam
@@ -35,6 +36,7 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "AdaBound",

@@ -13,6 +13,7 @@ from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .asgd import ASGD
 from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .nadam import NAdam
 from .radam import RAdam
@@ -39,6 +40,7 @@ ALL = (
     ASGD,
     Lion,
     LAMB,
+    LARS,
     AdEMAMix,
     ADOPT,
     Adan,
