@@ -61,6 +61,7 @@ RULES = {
     "Adafactor": Rule("Adafactor", 0),
     "LAMB": Rule("LAMB", 2, package="timm.optim"),
     "LARS": Rule("LARS", 1, {"lr": 10.0, "momentum": 0.9, "weight_decay": 5e-4}, package="timm.optim", rival="Lars"),
+    "StableAdamW": Rule("StableAdamW", 2, package="optimi"),
 }
 ROWS_ALONE = {"SparseAdam": Rule("SparseAdam", 2)}
 
@@ -122,6 +123,7 @@ TRAFFIC = {
     "Adafactor": _adafactor_traffic,
     "LAMB": _scaled_traffic(2, measured=(0, 1, 2, 3)),
     "LARS": _scaled_traffic(1, measured=(0, 1)),
+    "StableAdamW": _scaled_traffic(2, measured=(0, 2)),
 }
 
 

@@ -73,3 +73,20 @@ class LARS(Paper):
             v = inside * u
         state["momentum_buffer"] = v
         return p - outside * (inside * u + momentum * v if group["nesterov"] else v)
+
+
+class StableAdamW(Paper):
+    """Algorithm 2 of arXiv 2304.13013."""
+
+    options: ClassVar = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.01, maximize=False, capturable=False)
+
+    def keys(self, group):
+        return ("exp_avg_sq", "exp_avg")
+
+    def update(self, p, g, state, t, group):
+        beta1, beta2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in group["betas"])
+        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
+        v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
+        rms = _norm(g / np.maximum(np.sqrt(v), group["eps"])) / np.sqrt(max(g.size, 1))
+        eta = float(group["lr"]) / max(1.0, rms)
+        return (1 - eta * group["weight_decay"]) * p - eta * m / (np.sqrt(v) + group["eps"])

@@ -80,6 +80,15 @@ BEYOND_TORCH = [
         scaled=True,
     ),
     Row(
+        fastopt.StableAdamW,
+        paper_scaled.StableAdamW,
+        lr=0.05,
+        rates=(0.3, 0.1, {}),
+        flags=[{}, {"weight_decay": 0.0}, {"maximize": True}, {"betas": (0.5, 0.9), "eps": 1e-4}, BOTH],
+        errors=ADAM_ERRORS,
+        scaled=True,
+    ),
+    Row(
         fastopt.AdEMAMix,
         paper_optimizers.AdEMAMix,
         lr=0.05,

@@ -21,6 +21,7 @@
 #include "rules/rprop.h"
 #include "rules/schedule_free.h"
 #include "rules/sgd.h"
+#include "rules/stable_adamw.h"
 
 // RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: the same with one number for the
 // tensor, from the squares of its parameter and of what the rule measures. MULTI_PASS: several passes with other sums
@@ -57,5 +58,6 @@
     SCALED("lars", Lars<false, false>)                            \
     SCALED("lars_momentum", Lars<true, false>)                    \
     SCALED("lars_nesterov", Lars<true, true>)                     \
+    SCALED("stable_adamw", StableAdamW)                           \
     MULTI_PASS("adafactor_factored", AdafactorMatrix)             \
     CLIP("clip")

@@ -1,6 +1,7 @@
 """A scaled rule on a device equals the NumPy reference to the bit, wherever its sums are cut.
 
-LAMB's sums read everything, LARS's no state. tests/cuda/test_adafactor.py tests a rule with one state.
+LAMB's sums read everything, LARS's no state, StableAdamW's one state and no parameter.
+tests/cuda/test_adafactor.py tests a rule with one state.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def _compare(dtype: torch.dtype, **kwargs: Any) -> None:
 
 @pytest.mark.parametrize("grad_scale", [1.0, 3.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS])
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
 def test_equals_reference(kind: Any, dtype: torch.dtype, grad_scale: float) -> None:
     _compare(dtype, grad_scale=grad_scale, kind=kind, l1=1e-3, max_grad_norm=0.5)
 
 
-@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS])
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
 def test_equals_reference_without_penalties(kind: Any) -> None:
     """Then the sums need not read every parameter."""
     _compare(torch.float32, kind=kind)

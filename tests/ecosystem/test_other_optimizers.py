@@ -52,6 +52,12 @@ PEERS = [
         {"momentum_buffer": "momentum_buffer"},
     ),
     Peer(
+        fastopt.StableAdamW,
+        "optimi.StableAdamW",  # it has no maximize
+        _same({}, {"weight_decay": 0.0}, {"weight_decay": 0.5}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"eps": 1.0}),
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
+    ),
+    Peer(
         fastopt.AdEMAMix,
         "pytorch_optimizer.AdEMAMix",
         [

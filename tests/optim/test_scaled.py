@@ -109,7 +109,7 @@ def test_the_decay_is_not_the_gradients(backend: str) -> None:
 @pytest.mark.parametrize("state_dtype", [None, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS])
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
 def test_equals_reference_where_sums_are_cut(
     kind: Any, isa: str, dtype: torch.dtype, state_dtype: torch.dtype | None
 ) -> None:

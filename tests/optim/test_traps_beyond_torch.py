@@ -198,3 +198,69 @@ def test_trap_lars_one_nan_does_not_spread() -> None:
     moved = _lars(_P, torch.tensor([math.nan, 0.5], dtype=torch.float64), weight_decay=0.1)
     assert moved.isnan().tolist() == [True, False]
     assert moved[1].item() == pytest.approx(0.5 + 0.4, rel=1e-12)
+
+
+def test_trap_stable_adamw_debiases_betas() -> None:
+    """In place of corrections: the averages begin as the gradient and its square."""
+    param = _param()
+    optimizer = fastopt.StableAdamW([param], lr=1.0, eps=0.0, weight_decay=0.0)
+    state = optimizer.state[param]
+    assert _step(optimizer, param, 3.0) == pytest.approx(1.0, rel=1e-12)
+    assert (state["exp_avg"].item(), state["exp_avg_sq"].item()) == (3.0, 9.0)
+    _step(optimizer, param, 1.0)
+    beta1, beta2 = 0.9 * 0.1 / (1 - 0.9**2), 0.99 * 0.01 / (1 - 0.99**2)
+    assert state["exp_avg"].item() == pytest.approx(beta1 * 3 + (1 - beta1), rel=1e-12)
+    assert state["exp_avg_sq"].item() == pytest.approx(beta2 * 9 + (1 - beta2), rel=1e-12)
+
+
+def test_trap_stable_adamw_measures_the_gradient_and_the_decay_shrinks_too() -> None:
+    """The root mean square is that of g / sqrt(v), which jumps, not of m / sqrt(v). The decay goes by the same rate."""
+    param = _param(2.0)
+    optimizer = fastopt.StableAdamW([param], lr=0.1, betas=(0.9, 0.99), eps=0.0, weight_decay=0.5)
+    for _ in range(50):
+        _step(optimizer, param, 1.0)
+    beta1, beta2 = (beta * (1 - beta**50) / (1 - beta**51) for beta in (0.9, 0.99))
+    m, v = beta1 + (1 - beta1) * 100, beta2 + (1 - beta2) * 100**2
+    before, rate = param.item(), 0.1 / (100 / math.sqrt(v))
+    assert rate < 0.02
+    assert _step(optimizer, param, 100.0) == pytest.approx(rate * (m / math.sqrt(v) + 0.5 * before), rel=1e-9)
+
+
+def test_trap_stable_adamw_never_raises_the_rate() -> None:
+    """A root mean square below 1 leaves it as it is."""
+    param = _param()
+    optimizer = fastopt.StableAdamW([param], lr=0.1, eps=0.0, weight_decay=0.0, betas=(0.0, 0.99))
+    _step(optimizer, param, 100.0)
+    v = 0.99 * 0.01 / (1 - 0.99**2) * 100**2 + (1 - 0.99) / (1 - 0.99**2)
+    assert _step(optimizer, param, 1.0) == pytest.approx(0.1 / math.sqrt(v), rel=1e-12)
+
+
+def test_trap_stable_adamw_eps_bounds_the_measure_and_is_added_in_the_update() -> None:
+    param = _param()
+    optimizer = fastopt.StableAdamW([param], lr=1.0, eps=0.5, weight_decay=0.0, betas=(0.0, 0.0))
+    assert _step(optimizer, param, 1.0) == pytest.approx(1 / 1.5, rel=1e-12)  # the measure is 1, not 1 / 1.5
+    params = [torch.zeros(2, dtype=torch.float64, requires_grad=True)]
+    optimizer = fastopt.StableAdamW(params, lr=1.0, eps=1e-3, weight_decay=0.0)
+    for grad in (*[[1e-9, 1e-9]] * 3, [1e-9, 1.0]):
+        params[0].grad = torch.tensor(grad, dtype=torch.float64)
+        before = params[0].detach().clone()
+        optimizer.step()
+    weight1, weight2 = 0.1 / (1 - 0.9**4), 0.01 / (1 - 0.99**4)  # of the last gradient in the averages
+    rms = math.sqrt((1 / weight2 + (1e-9 / 1e-3) ** 2) / 2)
+    moved = weight1 / (math.sqrt(weight2) + 1e-3) / rms
+    assert (before - params[0].detach())[1].item() == pytest.approx(moved, rel=1e-6)
+
+
+def test_trap_stable_adamw_clips_by_tensor() -> None:
+    """A jump in one tensor leaves the others alone."""
+    calm, wild = _param(), _param()
+    optimizer = fastopt.StableAdamW([calm, wild], lr=0.1, eps=0.0, weight_decay=0.0, betas=(0.0, 0.99))
+    for grads in ((1.0, 1.0), (1.0, 1000.0)):
+        for param, grad in zip((calm, wild), grads, strict=True):
+            param.grad = torch.full_like(param, grad)
+        before = calm.item(), wild.item()
+        optimizer.step()
+    assert before[0] - calm.item() == pytest.approx(0.1, rel=1e-12)
+    v = (0.99 * 0.01 + 0.01 * 1000**2) / (1 - 0.99**2)
+    assert before[1] - wild.item() == pytest.approx(0.1, rel=1e-12)  # g / sqrt(v) over itself
+    assert optimizer.state[wild]["exp_avg_sq"].item() == pytest.approx(v, rel=1e-12)

@@ -31,6 +31,7 @@ from .schedulefreeadamw import ScheduleFreeAdamW
 from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
 from .sparseadam import SparseAdam
+from .stableadamw import StableAdamW
 
 __all__ = [
     "ADOPT",
@@ -58,6 +59,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "SparseAdam",
+    "StableAdamW",
     "from_bitsandbytes",
     "from_torch",
     "lr_scheduler",

@@ -23,6 +23,7 @@ from .schedulefreeadamw import ScheduleFreeAdamW
 from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
 from .sparseadam import SparseAdam
+from .stableadamw import StableAdamW
 
 ALL = (
     SGD,
@@ -41,6 +42,7 @@ ALL = (
     Lion,
     LAMB,
     LARS,
+    StableAdamW,
     AdEMAMix,
     ADOPT,
     Adan,

@@ -23,6 +23,7 @@ from . import (
     rprop,
     schedule_free,
     sgd,
+    stable_adamw,
 )
 from .batch_norm import (
     batch_norm,
@@ -75,6 +76,7 @@ __all__ = [
     "rules",
     "schedule_free",
     "sgd",
+    "stable_adamw",
     "sum_rows",
     "write_mask",
 ]
