@@ -56,7 +56,13 @@ ELEMENTWISE = {
     "ADOPT": Rule("ADOPT", 2, package="pytorch_optimizer"),
     "AdEMAMix": Rule("AdEMAMix", 3, package="pytorch_optimizer"),
 }
-RULES = {**ELEMENTWISE, "Adafactor": Rule("Adafactor", 0), "LAMB": Rule("LAMB", 2, package="timm.optim")}
+RULES = {
+    **ELEMENTWISE,
+    "Adafactor": Rule("Adafactor", 0),
+    "LAMB": Rule("LAMB", 2, package="timm.optim"),
+    "LARS": Rule("LARS", 1, {"lr": 10.0, "momentum": 0.9, "weight_decay": 5e-4}, package="timm.optim", rival="Lars"),
+    "StableAdamW": Rule("StableAdamW", 2, package="optimi"),
+}
 ROWS_ALONE = {"SparseAdam": Rule("SparseAdam", 2)}
 
 
@@ -99,16 +105,26 @@ def _adafactor_traffic(params: Tensors) -> Traffic:
     ]
 
 
-def _scaled_traffic(params: Tensors) -> Traffic:
-    """Sums over parameter and direction, which read everything, and the update."""
-    arrays = [tuple(Array(param.nbytes) for _ in range(4)) for param in params]
-    return [
-        [Walk(read=each) for each in arrays],
-        [Walk(read=(grad,), updated=tuple(rest)) for grad, *rest in arrays],
-    ]
+def _scaled_traffic(states: int, *, measured: tuple[int, ...]) -> Callable[[Tensors], Traffic]:
+    """Sums of squares, and the update. ``measured`` is what the sums read: 0 is the gradient, 1 the parameter, 2 the
+    first state."""
+
+    def of(params: Tensors) -> Traffic:
+        arrays = [[Array(param.nbytes) for _ in range(2 + states)] for param in params]
+        return [
+            [Walk(read=tuple(each[i] for i in measured)) for each in arrays],
+            [Walk(read=(grad,), updated=tuple(rest)) for grad, *rest in arrays],
+        ]
+
+    return of
 
 
-TRAFFIC = {"Adafactor": _adafactor_traffic, "LAMB": _scaled_traffic}
+TRAFFIC = {
+    "Adafactor": _adafactor_traffic,
+    "LAMB": _scaled_traffic(2, measured=(0, 1, 2, 3)),
+    "LARS": _scaled_traffic(1, measured=(0, 1)),
+    "StableAdamW": _scaled_traffic(2, measured=(0, 2)),
+}
 
 
 @functools.cache

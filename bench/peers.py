@@ -69,6 +69,10 @@ ON_CPU: dict[str, Classes] = {
         "pytorch_optimizer.Lion": {},
     },
     "LAMB": {"timm.optim.Lamb": {"max_grad_norm": None}},
+    "StableAdamW": {
+        "optimi.StableAdamW": {"kahan_sum": False},
+        "pytorch_optimizer.StableAdamW": {"eps": 1e-6, "kahan_sum": False},
+    },
     # These clip by another power, or count from 1.
     "ADOPT": {
         "timm.optim.Adopt": {"clip_exp": 0.25},

@@ -56,6 +56,8 @@ class Paper(torch.optim.Optimizer):
                     state[key] = torch.empty_like(param).copy_(_tensor(array, param))
                 if self.counts:
                     state["step"] = torch.tensor(t)
+                if not state:
+                    del self.state[param]
 
     def keys(self, group: dict[str, Any]) -> tuple[str, ...]:
         raise NotImplementedError
@@ -110,28 +112,6 @@ class Lion(Paper):
         update = np.sign(beta1 * state["exp_avg"] + (1 - beta1) * g)
         state["exp_avg"] = beta2 * state["exp_avg"] + (1 - beta2) * g
         return p - float(group["lr"]) * (update + group["weight_decay"] * p)
-
-
-class LAMB(Paper):
-    """Algorithm 2 of arXiv 1904.00962, phi the identity; the exceptions for the ratio are timm's."""
-
-    options: ClassVar = dict(
-        lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, always_adapt=False, maximize=False, capturable=False
-    )
-
-    def keys(self, group):
-        return ("exp_avg", "exp_avg_sq")
-
-    def update(self, p, g, state, t, group):
-        beta1, beta2 = group["betas"]
-        m = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
-        v = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g**2
-        u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + group["eps"]) + group["weight_decay"] * p
-        trust = 1.0
-        if group["weight_decay"] or group["always_adapt"]:
-            norms = [np.sqrt(np.sum(np.square(x, dtype=np.float64))) for x in (p, u)]
-            trust = norms[0] / norms[1] if all(norms) else 1.0
-        return p - float(group["lr"]) * trust * u
 
 
 class AdEMAMix(Paper):

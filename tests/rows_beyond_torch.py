@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fastopt
 import paper_optimizers
+import paper_scaled
 from optimizer_row import ADAM, ADAM_ERRORS, BETA_ERRORS, BOTH, DECAY, DECOUPLED, Row
 
 _SCHEDULE_FREE = [{"warmup_steps": 3, "r": 1.0}, {"warmup_steps": 5, "weight_lr_power": 0.0, **BOTH}]
@@ -36,7 +37,7 @@ BEYOND_TORCH = [
     ),
     Row(
         fastopt.LAMB,
-        paper_optimizers.LAMB,
+        paper_scaled.LAMB,
         lr=0.05,
         rates=(0.1, 0.03, {}),
         flags=[
@@ -47,6 +48,43 @@ BEYOND_TORCH = [
             {"betas": (0.5, 0.9), "eps": 1e-4},
             BOTH,
         ],
+        errors=ADAM_ERRORS,
+        scaled=True,
+    ),
+    Row(
+        fastopt.LARS,
+        paper_scaled.LARS,
+        lr=0.1,
+        base={"trust_coefficient": 0.3},  # steps that a half type sees
+        rates=(10.0, 3.0, {}),
+        flags=[
+            {},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.0, "always_adapt": True},
+            {"maximize": True, "trust_coefficient": 0.5, "eps": 0.1},
+            {"momentum": 0.0},
+            {"dampening": 0.5},
+            {"nesterov": True, **BOTH},
+            {"lr_in_momentum": True},
+            {"lr_in_momentum": True, "nesterov": True},
+            {"lr_in_momentum": True, "momentum": 0.0},
+        ],
+        errors=[
+            dict(momentum=-1.0),
+            dict(momentum=0.0, nesterov=True),
+            dict(nesterov=True, dampening=0.1),
+            dict(weight_decay=-1.0),
+            dict(trust_coefficient=-1.0),
+            dict(eps=-1.0),
+        ],
+        scaled=True,
+    ),
+    Row(
+        fastopt.StableAdamW,
+        paper_scaled.StableAdamW,
+        lr=0.05,
+        rates=(0.3, 0.1, {}),
+        flags=[{}, {"weight_decay": 0.0}, {"maximize": True}, {"betas": (0.5, 0.9), "eps": 1e-4}, BOTH],
         errors=ADAM_ERRORS,
         scaled=True,
     ),

@@ -41,8 +41,7 @@ struct Adafactor {
     }
 
     // The factor of an update: alpha / max(1, RMS(update) / d), from sums of squares over n elements.
-    FASTOPT_HD static double step_size(double param_squares, double update_squares, int64_t n,
-                                       const Scalars<double>& c) {
+    FASTOPT_HD static double scale(double param_squares, double update_squares, int64_t n, const Scalars<double>& c) {
         const double alpha = maximum(c.eps2, square_root(param_squares / double(n))) * c.rho;
         return alpha / maximum(1.0, square_root(update_squares / double(n)) / c.d);
     }
@@ -52,10 +51,17 @@ struct Adafactor {
 struct AdafactorVector : Adafactor {
     static constexpr int states = 1;  // variance
 
+    static constexpr bool measures_param = true;
+    static constexpr int measured_states = states;
     template <class T>
-    FASTOPT_HD static T direction(T, T grad, T* state, const Scalars<T>& c) {
+    FASTOPT_HD static T measured(T, T grad, T* state, const Scalars<T>& c) {
         state[0] = moved(state[0], grad, c);
-        return update(grad, inverse_root(state[0]), c);
+        return Adafactor::update(grad, inverse_root(state[0]), c);
+    }
+
+    template <class T>
+    FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c, T scale) {
+        param -= scale * measured(param, grad, state, c);
     }
 };
 

@@ -42,17 +42,14 @@ struct MatrixTile {
     int64_t all_rows_, all_columns_;
 };
 
-// The beginning of scratch memory: the step size, and sums of the squares of parameter and direction for each part
-// (chunk or tile) of the tensor.
+// The beginning of scratch memory: the rule's scale, and sums of the squares of the parameter and of what is measured,
+// for each part (chunk or tile) of the tensor.
 struct StepScratch {
     int64_t parts;
-    double *step_size, *param_squares, *direction_squares;
+    double *scale, *param_squares, *measured_squares;
 
     FASTOPT_HD StepScratch(double* scratch, int64_t of_parts)
-        : parts(of_parts),
-          step_size(scratch),
-          param_squares(step_size + 1),
-          direction_squares(param_squares + of_parts) {}
+        : parts(of_parts), scale(scratch), param_squares(scale + 1), measured_squares(param_squares + of_parts) {}
 
     // In doubles, like all sizes here.
     FASTOPT_HD static int64_t size(int64_t of_parts) { return 1 + 2 * of_parts; }
@@ -75,7 +72,7 @@ struct FactoredScratch : StepScratch {
           across(tiles_along(shape.columns, kTileColumns)),
           down(tiles_along(shape.rows, kTileRows)),
           shape_(shape),
-          rows_(direction_squares + parts),
+          rows_(measured_squares + parts),
           columns_(rows_ + shape.count * across * shape.rows),
           row_factors_(columns_ + shape.count * down * shape.columns),
           column_factors_(row_factors_ + shape.count * shape.rows) {}

@@ -1,6 +1,6 @@
 // What happens to one element in each kind of rule (list.h): one definition for every CPU and for CUDA. Gradients come
 // as the prologue leaves them. Constants are made from a `source`, which a device has: prologue(), rule<Rule>() and
-// step_size(). `is_identity`: nothing would change.
+// scale(). `is_identity`: nothing would change.
 #pragma once
 
 #include "rules/prologue.h"
@@ -12,7 +12,7 @@ template <class Rule>
 struct OnePass {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = true, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false;
 
     template <class T>
     struct Constants {
@@ -36,7 +36,7 @@ template <class Rule>
 struct StateOnly {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = false, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false;
 
     template <class T>
     struct Constants {
@@ -53,26 +53,33 @@ struct StateOnly {
     }
 };
 
+// What the first pass of a scaled rule reads. It stores nothing.
+template <class Rule>
+struct ScaledMeasure {
+    static constexpr int states = Rule::measured_states;
+    static constexpr bool reads_param = Rule::measures_param, reads_grad = true;
+};
+
 // The second pass of a scaled rule.
 template <class Rule>
 struct ScaledApply {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_grad = true, reads_scratch = true;
+    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = true;
 
     template <class T>
     struct Constants : OnePass<Rule>::template Constants<T> {
-        T step_size;
+        T scale;
 
         template <class Source>
         FASTOPT_HD explicit Constants(const Source& source)
-            : OnePass<Rule>::template Constants<T>(source), step_size(source.step_size()) {}
+            : OnePass<Rule>::template Constants<T>(source), scale(source.scale()) {}
     };
 
     template <class T>
     FASTOPT_HD static void update(T& param, T grad, T* state, const Constants<T>& c) {
-        const T direction = Rule::direction(param, grad, state, c.own);
-        param = Prologue::decayed(param, c.common) - c.step_size * direction;
+        param = Prologue::decayed(param, c.common);
+        Rule::update(param, grad, state, c.own, c.scale);
     }
 };
 
@@ -80,7 +87,7 @@ struct ScaledApply {
 struct Clip {
     static constexpr const char* scalar_names = "";
     static constexpr int states = 0;
-    static constexpr bool reads_grad = false, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false;
 
     template <class T>
     struct Constants {

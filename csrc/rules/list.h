@@ -12,6 +12,7 @@
 #include "rules/adopt.h"
 #include "rules/asgd.h"
 #include "rules/lamb.h"
+#include "rules/lars.h"
 #include "rules/lion.h"
 #include "rules/lookahead.h"
 #include "rules/nadam.h"
@@ -20,9 +21,10 @@
 #include "rules/rprop.h"
 #include "rules/schedule_free.h"
 #include "rules/sgd.h"
+#include "rules/stable_adamw.h"
 
-// RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: a direction for each element, then one
-// step size for the tensor, from the squares of its parameter and direction. MULTI_PASS: several passes with other sums
+// RULE: one element at a time. STATE_ONLY: the same without a gradient. SCALED: the same with one number for the
+// tensor, from the squares of its parameter and of what the rule measures. MULTI_PASS: several passes with other sums
 // between them; CPU and CUDA each have a struct of that name. CLIP: not a rule, but the prologue's clipping, which
 // writes to the gradients.
 #define FASTOPT_RULES(RULE, STATE_ONLY, SCALED, MULTI_PASS, CLIP) \
@@ -53,5 +55,9 @@
     STATE_ONLY("lookahead", Lookahead)                            \
     SCALED("adafactor", AdafactorVector)                          \
     SCALED("lamb", Lamb)                                          \
+    SCALED("lars", Lars<false, false>)                            \
+    SCALED("lars_momentum", Lars<true, false>)                    \
+    SCALED("lars_nesterov", Lars<true, true>)                     \
+    SCALED("stable_adamw", StableAdamW)                           \
     MULTI_PASS("adafactor_factored", AdafactorMatrix)             \
     CLIP("clip")

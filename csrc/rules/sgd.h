@@ -17,6 +17,14 @@ struct Sgd {
     }
 };
 
+// Moves the velocity and returns the direction. `c` has momentum, grad_weight and look_ahead.
+template <bool kNesterov, class T, class Scalars>
+FASTOPT_HD T with_momentum(T& velocity, T grad, const Scalars& c) {
+    velocity = c.momentum * velocity + c.grad_weight * grad;
+    if constexpr (kNesterov) return c.look_ahead * grad + c.momentum * velocity;
+    return velocity;
+}
+
 template <bool kNesterov>
 struct SgdMomentum {
     static constexpr int states = 1;  // momentum_buffer
@@ -26,11 +34,7 @@ struct SgdMomentum {
 
     template <class T>
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {
-        T& velocity = state[0];
-        velocity = c.momentum * velocity + c.grad_weight * grad;
-        T direction = velocity;
-        if constexpr (kNesterov) direction = c.look_ahead * grad + c.momentum * velocity;
-        param -= c.step_size * direction;
+        param -= c.step_size * with_momentum<kNesterov>(state[0], grad, c);
     }
 };
 

@@ -1,6 +1,7 @@
 """A scaled rule on a device equals the NumPy reference to the bit, wherever its sums are cut.
 
-LAMB has two states; tests/cuda/test_adafactor.py tests a rule with one.
+LAMB's sums read everything, LARS's no state, StableAdamW's one state and no parameter.
+tests/cuda/test_adafactor.py tests a rule with one state.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ def _params(dtype: torch.dtype, device: torch.device | str) -> tuple[list[Guarde
     return guards, [guard.inside.requires_grad_() for guard in guards]
 
 
-def _train(params: list[Tensor], grad_scale: float = 1.0, **kwargs: Any) -> fastopt.LAMB:
-    optimizer = fastopt.LAMB(params, lr=0.05, **kwargs)
+def _train(
+    params: list[Tensor], grad_scale: float = 1.0, kind: Any = fastopt.LAMB, **kwargs: Any
+) -> torch.optim.Optimizer:
+    optimizer = kind(params, lr=0.05, **kwargs)
     for step in range(2):
         for i, param in enumerate(params):
             param.grad = (grad_scale * some_values(param.shape, param.dtype, 100 * step + i)).to(param.device)
@@ -56,8 +59,15 @@ def _compare(dtype: torch.dtype, **kwargs: Any) -> None:
 
 @pytest.mark.parametrize("grad_scale", [1.0, 3.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equals_reference(dtype: torch.dtype, grad_scale: float) -> None:
-    _compare(dtype, grad_scale=grad_scale, l1=1e-3, max_grad_norm=0.5)
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
+def test_equals_reference(kind: Any, dtype: torch.dtype, grad_scale: float) -> None:
+    _compare(dtype, grad_scale=grad_scale, kind=kind, l1=1e-3, max_grad_norm=0.5)
+
+
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
+def test_equals_reference_without_penalties(kind: Any) -> None:
+    """Then the sums need not read every parameter."""
+    _compare(torch.float32, kind=kind)
 
 
 def test_order_of_blocks_and_threads(order: str) -> None:
@@ -73,7 +83,7 @@ def test_wide_states(dtype: torch.dtype) -> None:
 def test_states_of_several_types(mixed: str) -> None:
     """One state is float32, the other has the parameter's type."""
 
-    def run(device: torch.device | str) -> tuple[fastopt.LAMB, list[Tensor]]:
+    def run(device: torch.device | str) -> tuple[torch.optim.Optimizer, list[Tensor]]:
         _, params = _params(torch.bfloat16, device)
         optimizer = _train(params)
         for param in params:

@@ -245,7 +245,7 @@ def older_sharding_has_no_sums() -> None:
         lambda: fastopt.clip_grad_norm_(model.parameters(), 1.0),
     ):
         refused(RuntimeError, "call clip_grad_norm_ of the FullyShardedDataParallel module", call)
-    for make in (fastopt.LAMB, fastopt.Adafactor):
+    for make in (fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW, fastopt.Adafactor):
         step = make(model.parameters()).step
         refused(RuntimeError, f"a step of {make.__name__}: FullyShardedDataParallel has cut these parameters", step)
     for options in ({"state_dtype": torch.bfloat16, "rounding_seed": 1}, {"state_dtype": "int8"}):

@@ -32,6 +32,32 @@ def _same(*flags: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]
 _SCHEDULE_FREE = ({"warmup_steps": 20, "r": 1.0}, {"warmup_steps": 5, "weight_lr_power": 0.0})
 PEERS = [
     Peer(
+        fastopt.LARS,
+        "timm.optim.Lars",  # it has no maximize
+        [
+            *(
+                (flags, {"momentum": 0.9, "weight_decay": 5e-4, **flags})
+                for flags in (
+                    {},
+                    {"momentum": 0.0},
+                    {"dampening": 0.5},
+                    {"nesterov": True},
+                    {"weight_decay": 0.0},
+                    {"weight_decay": 0.0, "always_adapt": True},
+                    {"weight_decay": 0.1, "eps": 1e-2},
+                )
+            ),
+            ({"trust_coefficient": 0.1}, {"momentum": 0.9, "weight_decay": 5e-4, "trust_coeff": 0.1}),
+        ],
+        {"momentum_buffer": "momentum_buffer"},
+    ),
+    Peer(
+        fastopt.StableAdamW,
+        "optimi.StableAdamW",  # it has no maximize
+        _same({}, {"weight_decay": 0.0}, {"weight_decay": 0.5}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"eps": 1.0}),
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
+    ),
+    Peer(
         fastopt.AdEMAMix,
         "pytorch_optimizer.AdEMAMix",
         [
@@ -113,7 +139,9 @@ def test_follows_the_package(peer: Peer, own: dict[str, Any], other: dict[str, A
     _train(one, mine, two, others, range(STEPS))
     for a, b in zip(mine, others, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-        for key, name in peer.states.items():
+        kept = {key: name for key, name in peer.states.items() if key in one.state[a]}
+        assert set(kept.values()) == {name for name in peer.states.values() if name in two.state[b]}
+        for key, name in kept.items():
             torch.testing.assert_close(one.state[a][key], two.state[b][name], rtol=1e-12, atol=1e-12)
 
 

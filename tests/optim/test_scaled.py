@@ -109,14 +109,17 @@ def test_the_decay_is_not_the_gradients(backend: str) -> None:
 @pytest.mark.parametrize("state_dtype", [None, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
-def test_equals_reference_where_sums_are_cut(isa: str, dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
+@pytest.mark.parametrize("kind", [fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW])
+def test_equals_reference_where_sums_are_cut(
+    kind: Any, isa: str, dtype: torch.dtype, state_dtype: torch.dtype | None
+) -> None:
     """Blocks have 128 elements, chunks 4096, tiles 16384; each tensor has its own norm."""
 
     def train(backend: str, threads: int) -> tuple[torch.optim.Optimizer, list[Tensor]]:
         sizes = (0, 1, 31, 33, 127, 129, 4095, 4096, 4097, 16385, 140_000)
         params = [some_values(n, dtype, seed=n).requires_grad_() for n in sizes]
         with running(backend, isa, threads):
-            optimizer = fastopt.LAMB(params, lr=0.05, state_dtype=state_dtype, max_grad_value=1.5, l1=1e-3)
+            optimizer = kind(params, lr=0.05, state_dtype=state_dtype, max_grad_value=1.5, l1=1e-3)
             for step in range(2):
                 for param in params:
                     param.grad = some_values(param.shape, dtype, seed=step + param.numel()) * 3

@@ -148,13 +148,11 @@ struct AdafactorMatrix : Adafactor {
                 }
                 add_onto(update_lanes, lanes, kLanes);
             }
-            scratch.direction_squares[unit] = merge(update_lanes, kPlus);
+            scratch.measured_squares[unit] = merge(update_lanes, kPlus);
         }
     }
 
-    static void combine(const Task& task) {
-        combine_step_size<Adafactor>(task, FactoredScratch(task.scratch, task.shape));
-    }
+    static void combine(const Task& task) { combine_scale<Adafactor>(task, FactoredScratch(task.scratch, task.shape)); }
 
     template <class T>
     static void apply(const Task& task, int64_t begin, int64_t end) {
@@ -162,7 +160,7 @@ struct AdafactorMatrix : Adafactor {
         Stored<T> stored(task);
         const auto c = adafactor_scalars<T>(task);
         const FactoredScratch scratch(task.scratch, task.shape);
-        const T step = T(*scratch.step_size);
+        const T scale = T(*scratch.scale);
         alignas(64) T param_buffer[kTileColumns], grad_buffer[kTileColumns];
         for (int64_t unit = begin; unit < end; ++unit) {
             const MatrixTile tile(task.shape, unit);
@@ -181,7 +179,7 @@ struct AdafactorMatrix : Adafactor {
                     FASTOPT_VECTORIZE
                     for (int i = first; i < last; ++i)
                         param[i] = Prologue::decayed(param[i], gradients.common) -
-                                   step * update(grad[i], row_factor * column_factors[i], c);
+                                   scale * update(grad[i], row_factor * column_factors[i], c);
                 }
                 stored.store_param(at, tile.columns, param);
             }

@@ -22,7 +22,7 @@ struct TaskScalars {
     FASTOPT_HD typename Rule::template Scalars<T> rule() const {
         return round_scalars<Rule::template Scalars, T>(task.constants->rule);
     }
-    FASTOPT_HD T step_size() const { return T(*ScaledScratch(task.scratch, task.n).step_size); }
+    FASTOPT_HD T scale() const { return T(*ScaledScratch(task.scratch, task.n).scale); }
 };
 
 template <class Kind, class T>
@@ -51,7 +51,7 @@ static_assert(kShortBlock % kFour == 0, "what decode() fills");
 template <class Kind, class T>
 FASTOPT_HD void prefetch_ahead(const Task& task, int64_t at, int64_t end, int64_t ahead) {
     if (ahead == 0 || end - at < ahead + kShortBlock) return;
-    prefetch(task.param, at + ahead, kShortBlock);
+    if (Kind::reads_param) prefetch(task.param, at + ahead, kShortBlock);
     if (Kind::reads_grad) prefetch(task.grad, at + ahead, kShortBlock);
     for (int k = 0; k < Kind::states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
 }

@@ -24,7 +24,7 @@ struct UpdateMatrices {
         start("Adafactor's means", move_means<T>, mean_blocks, kMeanThreads);
         start_row_factors<T>(start);
         start("Adafactor's squares", measure_updates<Operands>, tile_blocks, kTileThreads);
-        start_step_sizes<Adafactor>(start, [](const Task& task) { return FactoredScratch::parts_of(task.shape); });
+        start_scales<Adafactor>(start, [](const Task& task) { return FactoredScratch::parts_of(task.shape); });
         start("Adafactor's update", apply_updates<Operands>, tile_blocks, kTileThreads);
     }
 };

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
         }
     }
     squares = sum_of_tile(place, squares, lanes);
-    if (place.is_first()) scratch.direction_squares[place.unit] = squares;
+    if (place.is_first()) scratch.measured_squares[place.unit] = squares;
 }
 
 // The update.
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
     const Rows<Operands> own(tensors, place, set);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
     const Factors<T> factors(scratch, place);
-    const T step_size = T(*scratch.step_size);
+    const T scale = T(*scratch.scale);
     for (int step = 0; step < place.steps; ++step) {
         T param[kRowSteps], grad[kRowSteps];
         own.load_param(step, param);
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
         const T row_factor = factors.row(step);
         for (int k = 0; k < kRowSteps; ++k)
             param[k] = Prologue::decayed(param[k], gradients.common) -
-                       step_size * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
+                       scale * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
         own.store_param(step, param);
     }
 }

@@ -1,5 +1,5 @@
 // What rules of several passes share on a device: launching kernels, each over all tensors of one type, and computing
-// the step size from two sums of squares.
+// the scale from two sums of squares.
 #pragma once
 
 #include <algorithm>
@@ -40,9 +40,9 @@ int summing_threads(const Tasks& tasks, Needed needed) {
     return threads;
 }
 
-// A block computes a tensor's step size from the squares of its parts. Tables have scratch_of() and elements_of().
+// A block computes a tensor's scale from the squares of its parts. Tables have scratch_of() and elements_of().
 template <class Rule, class Table>
-__global__ void __launch_bounds__(kSummers) make_step_sizes(const __grid_constant__ Table tensors) {
+__global__ void __launch_bounds__(kSummers) make_scales(const __grid_constant__ Table tensors) {
     FASTOPT_SHARED(double[2 * kTeams], lanes);
     const int tensor = tensor_of_block(tensors);
     const ScalarSet& set = *tensors.scalars[tensor];
@@ -50,16 +50,16 @@ __global__ void __launch_bounds__(kSummers) make_step_sizes(const __grid_constan
     const StepScratch scratch = scratch_of(tensors, tensor);
     const int threads = int(blockDim.x);
     const double param_squares = group_sum(scratch.param_squares, scratch.parts, true, threads, lanes);
-    const double direction_squares = group_sum(scratch.direction_squares, scratch.parts, true, threads, lanes + kTeams);
+    const double measured_squares = group_sum(scratch.measured_squares, scratch.parts, true, threads, lanes + kTeams);
     if (threadIdx.x != 0) return;
-    *scratch.step_size = Rule::step_size(param_squares, direction_squares, elements_of(tensors, tensor),
-                                         scalars_from<Rule::template Scalars>(set.rule));
+    *scratch.scale = Rule::scale(param_squares, measured_squares, elements_of(tensors, tensor),
+                                 scalars_from<Rule::template Scalars>(set.rule));
 }
 
 template <class Rule, class Table, class PartsOf>
-void start_step_sizes(const Start<Table>& start, PartsOf parts_of) {
+void start_scales(const Start<Table>& start, PartsOf parts_of) {
     const auto one_block = [](const Task&) { return 1; };
-    start("step size", make_step_sizes<Rule, Table>, one_block, summing_threads(start.tasks, parts_of));
+    start("scale", make_scales<Rule, Table>, one_block, summing_threads(start.tasks, parts_of));
 }
 
 using ByOperands = void (*)(const Stream&, const Tasks&);

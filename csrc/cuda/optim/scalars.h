@@ -30,7 +30,7 @@ FASTOPT_HD const T* rule_of(const ScalarSet& set) {
         return set.rule;
 }
 
-// What rules/kinds.h makes its constants from. `scratch`: of a scaled rule; it begins with the step size.
+// What rules/kinds.h makes its constants from. `scratch`: of a scaled rule; it begins with the scale.
 template <class T>
 struct SetScalars {
     const ScalarSet& set;
@@ -41,7 +41,7 @@ struct SetScalars {
     FASTOPT_HD typename Rule::template Scalars<T> rule() const {
         return scalars_from<Rule::template Scalars>(rule_of<T>(set));
     }
-    FASTOPT_HD T step_size() const { return T(*scratch); }
+    FASTOPT_HD T scale() const { return T(*scratch); }
 };
 
 // The prologue for `n` gradients in a thread's registers: unscales them (they are then also written back), and makes

@@ -25,11 +25,12 @@ __device__ __forceinline__ int64_t elements_of(const Tensors<kArrays>& tensors, 
 
 constexpr int kScaledWarps = 8;
 
-// Squares of the parameter and of the direction: a warp takes a chunk.
+// Squares of the parameter and of what the rule measures: a warp takes a chunk.
 template <class Rule, class Operands>
 __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
     using T = typename Operands::Compute;
+    using Kind = ScaledMeasure<Rule>;
     constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // equal bytes in registers for each type
     const BlockSpan span = span_of_block(tensors, kScaledWarps * kSumChunk);
     const ScalarSet& set = *tensors.scalars[span.tensor];
@@ -39,31 +40,32 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     if (begin >= span.end) return;
     const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
     const Gradients<T> gradients(set);
+    const bool reads_param = Kind::reads_param || Prologue::penalizes(gradients.common);
     const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));
     const Operands operands(tensors, span.tensor, set, Places<ScaledApply<Rule>>::states);
-    double param_squares = 0, direction_squares = 0;
+    double param_squares = 0, measured_squares = 0;
     for (int64_t at = begin; at < end; at += kSteps * kLanes) {
         const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
-        T param[kSteps], grad[kSteps], states[Rule::states][kSteps];
-        operands.load_param(at, count, lane, param);
+        T param[kSteps] = {}, grad[kSteps], states[kRows<Kind>][kSteps];
+        if (reads_param) operands.load_param(at, count, lane, param);
         operands.load_grad(at, count, lane, grad);
-        for (int k = 0; k < Rule::states; ++k) operands.load_state(k, at, count, lane, states[k]);
+        for (int k = 0; k < Kind::states; ++k) operands.load_state(k, at, count, lane, states[k]);
         gradients.prepare(param, grad, kSteps);
         for (int i = 0; i < kSteps; ++i) {
             if (lane + i * kLanes >= count) continue;
-            T state[Rule::states];
-            for (int k = 0; k < Rule::states; ++k) state[k] = states[k][i];
-            const T direction = Rule::direction(param[i], grad[i], state, c);
-            param_squares += double(param[i]) * double(param[i]);
-            direction_squares += double(direction) * double(direction);
+            T state[kRows<Kind>];
+            for (int k = 0; k < Kind::states; ++k) state[k] = states[k][i];
+            const T value = Rule::measured(param[i], grad[i], state, c);
+            if (Kind::reads_param) param_squares += double(param[i]) * double(param[i]);
+            measured_squares += double(value) * double(value);
         }
     }
     param_squares = merge_lanes(param_squares, Squares::join);
-    direction_squares = merge_lanes(direction_squares, Squares::join);
+    measured_squares = merge_lanes(measured_squares, Squares::join);
     if (lane != 0) return;
     const ScaledScratch scratch = scratch_of(tensors, span.tensor);
     scratch.param_squares[begin / kSumChunk] = param_squares;
-    scratch.direction_squares[begin / kSumChunk] = direction_squares;
+    scratch.measured_squares[begin / kSumChunk] = measured_squares;
 }
 
 template <class Rule>
@@ -85,7 +87,7 @@ struct Scaled {
             const Start<ScaledTensors<Rule>> start{stream, tasks, fill};
             const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
             start("sums of squares", measure_chunks<Rule, Operands>, blocks, kScaledWarps * kLanes);
-            start_step_sizes<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
+            start_scales<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
         }
     };
 };

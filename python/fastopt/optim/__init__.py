@@ -20,6 +20,7 @@ from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
 from .groups import param_groups
 from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .lookahead import Lookahead
 from .nadam import NAdam
@@ -30,11 +31,13 @@ from .schedulefreeadamw import ScheduleFreeAdamW
 from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
 from .sparseadam import SparseAdam
+from .stableadamw import StableAdamW
 
 __all__ = [
     "ADOPT",
     "ASGD",
     "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "AdaBound",
@@ -56,6 +59,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "SparseAdam",
+    "StableAdamW",
     "from_bitsandbytes",
     "from_torch",
     "lr_scheduler",

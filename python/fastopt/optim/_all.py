@@ -13,6 +13,7 @@ from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .asgd import ASGD
 from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .nadam import NAdam
 from .radam import RAdam
@@ -22,6 +23,7 @@ from .schedulefreeadamw import ScheduleFreeAdamW
 from .schedulefreesgd import ScheduleFreeSGD
 from .sgd import SGD
 from .sparseadam import SparseAdam
+from .stableadamw import StableAdamW
 
 ALL = (
     SGD,
@@ -39,6 +41,8 @@ ALL = (
     ASGD,
     Lion,
     LAMB,
+    LARS,
+    StableAdamW,
     AdEMAMix,
     ADOPT,
     Adan,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._fused import FusedOptimizer
+from ._moments import momentum_scalars
 from ._program import Number, Scalars, number
 from ._update import CommonOptions, Group, Update
 
@@ -96,14 +97,4 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         return "rows" if group["momentum"] == 0 else "dense"
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
-        lr, momentum = number(group["lr"]), number(group["momentum"])
-        if momentum == 0:
-            return {"lr": lr}
-        inside, outside = (lr, 1.0) if group.get("lr_in_momentum") else (1.0, lr)
-        weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
-        return {
-            "momentum": momentum,
-            "grad_weight": inside * weight,
-            "look_ahead": inside,
-            "step_size": outside,
-        }
+        return momentum_scalars(group, t) if group["momentum"] != 0 else {"lr": number(group["lr"])}

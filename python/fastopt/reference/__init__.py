@@ -14,6 +14,7 @@ from . import (
     adopt,
     asgd,
     lamb,
+    lars,
     lion,
     lookahead,
     nadam,
@@ -22,6 +23,7 @@ from . import (
     rprop,
     schedule_free,
     sgd,
+    stable_adamw,
 )
 from .batch_norm import (
     batch_norm,
@@ -64,6 +66,7 @@ __all__ = [
     "dropout",
     "expect_first_write",
     "lamb",
+    "lars",
     "lion",
     "lookahead",
     "nadam",
@@ -73,6 +76,7 @@ __all__ = [
     "rules",
     "schedule_free",
     "sgd",
+    "stable_adamw",
     "sum_rows",
     "write_mask",
 ]

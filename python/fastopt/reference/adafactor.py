@@ -20,7 +20,7 @@ def _inverse_root(second_moment: Array) -> Array:
     return root
 
 
-def _step_size(
+def _scale(
     param_squares: float, direction_squares: float, n: int, *, rho: float, eps2: float, d: float, **_: float
 ) -> float:
     """Returns alpha / max(1, RMS(update) / d)."""
@@ -31,7 +31,13 @@ def _step_size(
     return alpha / (clipping if not clipping < 1.0 else 1.0)
 
 
-@rule("adafactor", step_size=_step_size)
+def _moved(param: Array, grad: Array, variance: Array, **c: Any) -> tuple[Array, ...]:
+    """Returns the update of a vector and its state."""
+    variance = lerp(variance, grad * grad, c["one_minus_beta2"])
+    return grad * minimum(_inverse_root(variance), c["limit"]), variance
+
+
+@rule("adafactor", measured=_moved, scale=_scale)
 def adafactor(
     param: Array,
     grad: Array,
@@ -43,10 +49,11 @@ def adafactor(
     eps1: Any,
     eps2: Any,
     d: Any,
+    scale: Any,
 ) -> tuple[Array, ...]:
     """``rho`` is min(lr, 1 / sqrt(t)), ``limit`` is 1 / eps1."""
-    variance = lerp(variance, grad * grad, one_minus_beta2)
-    return grad * minimum(_inverse_root(variance), limit), variance
+    update, variance = _moved(param, grad, variance, one_minus_beta2=one_minus_beta2, limit=limit)
+    return param - scale * update, variance
 
 
 def _tiled(matrices: Array) -> Array:
@@ -110,7 +117,7 @@ def adafactor_factored(
     column_factors = _inverse_root(col_var)
     inverse = row_factors[:, :, None] * column_factors[:, None, :]
     update = grad.reshape(shape) * minimum(inverse, limit)
-    step = _step_size(
+    step = _scale(
         float(total(_tile_sums(_tiled(squares(param).reshape(shape))))),
         float(total(_tile_sums(_tiled(squares(update))))),
         param.size,

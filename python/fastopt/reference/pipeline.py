@@ -22,9 +22,9 @@ from .storage import NOTHING, Kept
 class Rule(NamedTuple):
     """A rule takes (param, grad, *states, *, scalars...) and returns (param, *states).
 
-    A scaled rule returns (direction, *states). It takes a parameter that is not decayed yet, which then moves by the
-    direction times a step size for the whole tensor, ``step_size(squares of the parameter, squares of the direction,
-    elements, **scalars)``, with unrounded scalars.
+    A scaled rule also takes the keyword scale, a number for the whole tensor: ``scale(squares of the parameter, squares
+    of what is measured, elements, **scalars)``, with unrounded scalars. What is measured is the first result of
+    ``measured(param, grad, *states, **scalars)``, whose parameter is not decayed yet.
     """
 
     function: Callable[..., tuple[Array, ...]]
@@ -33,11 +33,12 @@ class Rule(NamedTuple):
     reads_grad: bool  # if not, the rule takes no grad
     factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
-    step_size: Callable[..., float] | None  # of a scaled rule
+    measured: Callable[..., tuple[Array, ...]] | None  # of a scaled rule
+    scale: Callable[..., float] | None
 
 
 RULES: dict[str, Rule] = {}
-_EXTRA = ("exact", "decay", "shape")
+_EXTRA = ("exact", "decay", "shape", "scale")
 
 
 def rule(
@@ -47,7 +48,8 @@ def rule(
     reads_grad: bool = True,
     factored: bool = False,
     decays: bool = False,
-    step_size: Callable[..., float] | None = None,
+    measured: Callable[..., tuple[Array, ...]] | None = None,
+    scale: Callable[..., float] | None = None,
 ) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
     """Registers a rule under the name its kernel has; ``states`` counts what its signature does not show."""
 
@@ -56,7 +58,7 @@ def rule(
         tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
         count = tensors - 1 - reads_grad if states is None else states
-        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays, step_size)
+        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays, measured, scale)
         return function
 
     return register
@@ -134,20 +136,17 @@ def update(
             if c["loss_scale"] != 1:
                 half.store(wide_grad, grad)
             wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
-            undecayed = chosen.decays or chosen.step_size is not None
-            tensors = [wide_param if undecayed else wide_param * c["decay"], wide_grad]
+            tensors = [wide_param if chosen.decays else wide_param * c["decay"], wide_grad]
         if chosen.decays:
             rounded |= {"exact": scalars, "decay": c["decay"]}
         if chosen.factored:
             rounded["shape"] = shape
         loaded = [kept.load_state(k, state) for k, state in enumerate(states)]
-        results = chosen.function(*tensors, *loaded, **rounded)
-        if chosen.step_size is not None:
-            direction, *moved = results
-            sums = sum_of_squares(wide_param), sum_of_squares(direction)
-            step_size = compute(chosen.step_size(*sums, param.size, **scalars))
-            results = (wide_param * c["decay"] - step_size * direction, *moved)
-        new_param, *new_states = results
+        if chosen.measured is not None and chosen.scale is not None:
+            measured, *_ = chosen.measured(wide_param, wide_grad, *loaded, **rounded)
+            sums = sum_of_squares(wide_param), sum_of_squares(measured)
+            rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
+        new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
         kept.store_param(new_param, param)
         for k, (result, out) in enumerate(zip(new_states, states, strict=True)):
             kept.store_state(k, result, out)
