@@ -46,6 +46,11 @@ class Step {
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
                              const pybind11::object& learning_rate, const pybind11::object& storage);
 
+    // Call before an add_group(): run() leaves statistics of the parameter at index i of the group, which has to be on
+    // the CPU, in row rows[i] of `table`, a float64 tensor of kStatistics columns. Rows of parameters that the step
+    // leaves out become NaN. A rule that reads no gradient leaves none.
+    void leave_statistics(const pybind11::object& table, const pybind11::list& rows);
+
     // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
     // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
     // Returns false if the engine cannot take an operand as it is.
@@ -95,10 +100,12 @@ class Step {
         const Constants* common;
     };
 
-    // A parameter's position, because sums go in the order of group and index, and its group's program or null.
+    // A parameter's position, because sums go in the order of group and index, its group's program or null, and its
+    // row for statistics or null.
     struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
+        double* row;
     };
 
     bool find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const;
@@ -115,6 +122,9 @@ class Step {
     pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
     void fetch_partials(int device, int reduction, double exponent);
     void run_on_host(int threads);
+    double* row_of(int64_t index, const Task& task) const;
+    void place_statistics();
+    void write_statistics();
     void run_on(int device);
     void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                             const cuda::DeviceInputs& inputs);
@@ -122,6 +132,9 @@ class Step {
 
     // For the whole step.
     pybind11::object loss_scale_, found_inf_, norm_;
+    pybind11::object held_table_;
+    double* table_ = nullptr;  // of the statistics; null in a step without them
+    int64_t table_rows_ = 0;
 
     // For the current group.
     const Rule* rule_ = nullptr;
@@ -129,6 +142,7 @@ class Step {
     pybind11::tuple keys_, carried_keys_;
     std::optional<GroupStorage> storage_;  // none where the group has no such option
     bool counts_ = false;
+    std::vector<int64_t> rows_;  // of the statistics
     int64_t group_ = 0;
     Constants common_{};  // the same in all constants of the group
     const Programmed* programmed_ = nullptr;
@@ -161,7 +175,7 @@ class Step {
     std::vector<size_t> order_;     // indices of the tasks that enter a norm
     std::vector<Task> measured_;    // copies of these tasks
     std::vector<double> partials_;  // their partial results
-    std::vector<double> scratch_;
+    std::vector<double> scratch_, statistics_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };
