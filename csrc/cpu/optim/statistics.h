@@ -39,7 +39,9 @@ class Statistics {
 
     // Call with a block of the parameter before it is updated, of at most kMostStored elements.
     FASTOPT_NOINLINE void before(const T* param, int n) {
-        __builtin_memcpy(before_, param, static_cast<size_t>(n) * sizeof(T));
+        int i = 0;
+        for (; i + kLanes <= n; i += kLanes) __builtin_memcpy(before_ + i, param + i, kLanes * sizeof(T));
+        __builtin_memcpy(before_ + i, param + i, static_cast<size_t>(n - i) * sizeof(T));
     }
 
     // Call with the block that was given to store_param(). The gradient is read once more, as it is in its tensor: the

@@ -1,7 +1,10 @@
 // The statistics that a monitored Step leaves: where the kernels put them, and the sum over each tensor.
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <vector>
 
 #include "engine/optim/step.h"
 #include "engine/workers/dispatch.h"
@@ -11,28 +14,27 @@ namespace py = pybind11;
 
 namespace fastopt {
 
-void Step::leave_statistics(const py::object& table, const py::list& rows) {
+void Step::leave_statistics(const py::object& table, int64_t first, const py::object& indices) {
     TensorView there;
     if (!view(table.ptr(), there) || there.device != kHost || there.type != DType::f64 || there.complex ||
         !is_contiguous(there) || there.ndim != 2 || there.sizes[1] != kStatistics)
         throw py::type_error("statistics need a float64 tensor of four columns");
-    const int64_t count = there.sizes[0];
-    rows_.clear();
-    for (const py::handle row : rows) {
-        rows_.push_back(row.cast<int64_t>());
-        if (rows_.back() < 0 || rows_.back() >= count) throw py::value_error("statistics have no such row");
-    }
+    more_rows_.clear();
+    if (!indices.is_none()) more_rows_ = indices.cast<std::vector<int64_t>>();
+    first_row_ = first;
     held_table_ = table;
     table_ = static_cast<double*>(there.data);
-    table_rows_ = count;
+    table_rows_ = there.sizes[0];
 }
 
 double* Step::row_of(int64_t index, const Task& task) const {
     if (table_ == nullptr || !rule_->reads_grad) return nullptr;
     if (task.device != kHost)
         throw std::runtime_error(
-            "fastopt.monitor is for parameters on the CPU so far, and one is on a device; remove() it");
-    return table_ + kStatistics * rows_.at(static_cast<size_t>(index));
+            "fastopt.monitor is for parameters on the CPU so far, and one is on a device: remove() the monitor");
+    const int64_t row = first_row_ + (more_rows_.empty() ? index : more_rows_.at(static_cast<size_t>(index)));
+    if (row < 0 || row >= table_rows_) throw py::index_error("statistics have no such row");
+    return table_ + kStatistics * row;
 }
 
 void Step::place_statistics() {

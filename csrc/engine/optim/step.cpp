@@ -138,8 +138,6 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
     carried_keys_ = update[3].cast<py::tuple>();
     if (static_cast<int>(keys_.size()) != rule_->states) throw py::value_error("the rule has another number of states");
     if (carried_keys_.size() > kMaxCarried) throw py::value_error("too many carried states");
-    if (table_ != nullptr && rows_.size() != params.size())
-        throw py::value_error("statistics need a row for each parameter");
     common_ = {};
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;

@@ -46,10 +46,11 @@ class Step {
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
                              const pybind11::object& learning_rate, const pybind11::object& storage);
 
-    // Call before an add_group(): run() leaves statistics of the parameter at index i of the group, which has to be on
-    // the CPU, in row rows[i] of `table`, a float64 tensor of kStatistics columns. Rows of parameters that the step
-    // leaves out become NaN. A rule that reads no gradient leaves none.
-    void leave_statistics(const pybind11::object& table, const pybind11::list& rows);
+    // Call before an add_group(): run() leaves statistics of each parameter of the group, which has to be on the CPU,
+    // in `table`, a float64 tensor of kStatistics columns: of the parameter at index i in row first + i, or first +
+    // indices[i] where indices are given. Rows of parameters that the step leaves out become NaN. A rule that reads no
+    // gradient leaves none.
+    void leave_statistics(const pybind11::object& table, int64_t first, const pybind11::object& indices);
 
     // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
     // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
@@ -142,7 +143,8 @@ class Step {
     pybind11::tuple keys_, carried_keys_;
     std::optional<GroupStorage> storage_;  // none where the group has no such option
     bool counts_ = false;
-    std::vector<int64_t> rows_;  // of the statistics
+    int64_t first_row_ = 0;           // of the statistics
+    std::vector<int64_t> more_rows_;  // the parameters' distances from it; empty where they have no gaps
     int64_t group_ = 0;
     Constants common_{};  // the same in all constants of the group
     const Programmed* programmed_ = nullptr;

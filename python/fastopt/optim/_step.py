@@ -132,8 +132,7 @@ def _gather(
                 refuse_flattened(chosen, f"a step of {type(optimizer).__name__}", "use fully_shard")
             if table is not None:
                 refuse_flattened(chosen, MONITORED, REMOVED)
-                rows = range(first_number, first_number + len(params))
-                engine_step.leave_statistics(table, list(rows) if indices is None else [rows[i] for i in indices])
+                engine_step.leave_statistics(table, first_number, indices)
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices

@@ -91,8 +91,8 @@ class Step:
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
         return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
 
-    def leave_statistics(self, table: Tensor, rows: list[int]) -> None:
-        self._table, self._rows = table, rows
+    def leave_statistics(self, table: Tensor, first: int, indices: list[int] | None) -> None:
+        self._table, self._first_row, self._more_rows = table, first, indices
 
     def add_prepared(
         self,
@@ -121,7 +121,9 @@ class Step:
             master, average, copy, scales = storage
             weight = scalars.pop("ema_weight", 0.0)
             kept = Storage(master, average, copy, scales, weight, rounding)
-        row = None if self._table is None or grad is None else self._rows[index]
+        row = None
+        if self._table is not None and grad is not None:
+            row = self._first_row + (index if self._more_rows is None else self._more_rows[index])
         common = self._prologue, scalars, self._max_grad_norm, kept, row
         self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
         return True
