@@ -31,7 +31,12 @@ class Statistics(NamedTuple):
 
 
 class Monitor:
-    """See :func:`fastopt.monitor`, which makes it."""
+    """What the steps of an optimizer leave, as :func:`fastopt.monitor` returns it.
+
+    Args:
+        optimizer: whose steps are measured.
+        every: one of so many steps is measured.
+    """
 
     def __init__(self, optimizer: FusedOptimizer, every: int) -> None:
         self._optimizer = optimizer
@@ -105,9 +110,9 @@ class Monitor:
         return shown
 
 
-def _statistics(name: str, grad: float, param: float, update: float, non_finite: float) -> Statistics:
-    norms = [math.sqrt(squares) for squares in (grad, param, update)]
-    return Statistics(name, *norms, _ratio(norms[2], norms[1]), int(non_finite))
+def _statistics(name: str, *sums: float) -> Statistics:
+    grad, param, update = map(math.sqrt, sums[:-1])
+    return Statistics(name, grad, param, update, _ratio(update, param), int(sums[-1]))
 
 
 def _ratio(update: float, param: float) -> float:

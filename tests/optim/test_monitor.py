@@ -1,5 +1,5 @@
-"""``fastopt.monitor``: statistics equal the NumPy reference's to the bit and torch's norms, and training is the same with
-and without them."""
+"""``fastopt.monitor``: statistics equal the NumPy reference's to the bit, and torch's norms; training is the same
+with and without them."""
 
 from __future__ import annotations
 
