@@ -9,6 +9,7 @@ import io
 import math
 import pickle
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -19,34 +20,36 @@ import fastopt
 from support import HAS_NAMES, called, named, running, some_values
 
 
-def test_steps_that_leave_out() -> None:
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_steps_that_leave_out(backend: str) -> None:
     """Parameters without a gradient are not there; skipped and failed steps change nothing."""
-    params = [torch.ones(3, requires_grad=True) for _ in range(3)]
-    optimizer = fastopt.Adam([{"params": params[:2]}, {"params": params[2:]}])
-    monitor = fastopt.monitor(optimizer)
-    assert monitor.latest == []
-    assert monitor.as_dict() == {}
-    params[0].grad = params[2].grad = torch.ones(3)
-    optimizer.step()
-    assert [one.name for one in monitor.latest] == ["parameter 0 of group 0", "parameter 0 of group 1"]
-    first = monitor.latest
-
-    optimizer.found_inf, optimizer.grad_scale = torch.ones(()), torch.ones(())
-    params[0].grad = torch.full((3,), 5.0)
-    optimizer.step()
-    assert monitor.latest == first
-    del optimizer.found_inf, optimizer.grad_scale
-
-    params[2].grad = params[0].grad
-    params[1].grad = torch.ones(3)
-    params[1].data = params[0].data
-    with pytest.raises(RuntimeError, match="shares memory"):
+    with running(backend):
+        params = [torch.ones(3, requires_grad=True) for _ in range(3)]
+        optimizer = fastopt.Adam([{"params": params[:2]}, {"params": params[2:]}])
+        monitor = fastopt.monitor(optimizer)
+        assert monitor.latest == []
+        assert monitor.as_dict() == {}
+        params[0].grad = params[2].grad = torch.ones(3)
         optimizer.step()
-    assert monitor.latest == first
+        assert [one.name for one in monitor.latest] == ["parameter 0 of group 0", "parameter 0 of group 1"]
+        first = monitor.latest
 
-    optimizer.zero_grad()
-    optimizer.step()
-    assert monitor.latest == []
+        optimizer.found_inf, optimizer.grad_scale = torch.ones(()), torch.ones(())
+        params[0].grad = torch.full((3,), 5.0)
+        optimizer.step()
+        assert monitor.latest == first
+        del optimizer.found_inf, optimizer.grad_scale
+
+        params[2].grad = params[0].grad
+        params[1].grad = torch.ones(3)
+        params[1].data = params[0].data
+        with pytest.raises(RuntimeError, match="shares memory"):
+            optimizer.step()
+        assert monitor.latest == first
+
+        optimizer.zero_grad()
+        optimizer.step()
+        assert monitor.latest == []
 
 
 def test_every() -> None:
@@ -116,9 +119,11 @@ def test_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_groups_and_checkpoints_keep_it() -> None:
     _, optimizer = _named()
     monitor = fastopt.monitor(optimizer)
+    optimizer.step()
+    before = monitor.latest
     more = torch.ones(3, requires_grad=True)
     optimizer.add_param_group({"params": named(more=more)})
-    assert monitor.latest == []
+    assert repr(monitor.latest) == repr(before)
     more.grad = torch.ones(3)
     optimizer.step()
     assert len(monitor.latest) == 3
@@ -168,13 +173,12 @@ def test_it_ends() -> None:
     step(3.0)
     assert second.latest[0].grad_norm == 2
     third = fastopt.monitor(optimizer)
-    table = third.table_of_step()
     step(4.0)
+    known = weakref.ref(third)
     del third
     gc.collect()
+    assert known() is None
     step(5.0)
-    assert table is not None
-    assert table.isnan().all()  # the first step left its numbers in another
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
