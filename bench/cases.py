@@ -5,20 +5,42 @@ from __future__ import annotations
 from dataclasses import replace
 from types import ModuleType
 
-from . import batch_norm, compiled, depth, dropout, optimizers, precision, scaling, training
+from . import batch_norm, compiled, depth, dropout, monitor, optimizers, precision, scaling, training
 from .machine import Cpu
 from .operation import COLD, HOT, Case
 
-MODULES: tuple[ModuleType, ...] = (optimizers, precision, dropout, batch_norm, depth, training, compiled, scaling)
+MODULES: tuple[ModuleType, ...] = (
+    optimizers,
+    precision,
+    monitor,
+    dropout,
+    batch_norm,
+    depth,
+    training,
+    compiled,
+    scaling,
+)
 BY_CACHES = (
     "optimizers",
     "clip",
     "precision",
+    "monitor",
     "sparse",
     "dropout",
     "batch_norm",
 )  # families; a whole model fills the caches itself
-FAMILIES = ("optimizers", "clip", "precision", "sparse", "dropout", "batch_norm", "training", "compiled", "scaling")
+FAMILIES = (
+    "optimizers",
+    "clip",
+    "precision",
+    "monitor",
+    "sparse",
+    "dropout",
+    "batch_norm",
+    "training",
+    "compiled",
+    "scaling",
+)
 
 
 def _by_caches(case: Case) -> list[Case]:

@@ -27,6 +27,7 @@ TITLES = {
     "optimizers": "Optimizers",
     "clip": "Clipping by norm, and a step",
     "precision": "AdamW, by how parameters and states are kept",
+    "monitor": "AdamW that measures norms",
     "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",

@@ -33,6 +33,10 @@ constexpr int64_t kTile = 16384;
 // on nothing else.
 constexpr int64_t kSumChunk = 4096;
 
+// What a monitored step gathers over each part of a tensor: a chunk, or a tile of its matrices. The squares are those
+// of gradient, parameter and update, the number is that of the gradient's elements that are not finite.
+enum Statistic { kGradSquares, kParamSquares, kUpdateSquares, kNonFinite, kStatistics };
+
 // Elements of a block that stays in L1: the buffers of five half-precision operands fit into 32 KiB.
 constexpr int kBlock = 1024;
 
@@ -107,6 +111,7 @@ struct Task {
     Matrices shape;                 // matrices of a factored rule; otherwise empty
     double* scratch;                // for a rule with several passes
     double* partials;               // for a reduction: one per kSumChunk elements
+    double* statistics;             // of a monitored step: kStatistics for each part of the tensor; otherwise null
 };
 
 // A parameter's 'step' tensor and its other scalar states, without data where the rule has none, and the count that

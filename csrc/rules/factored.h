@@ -108,5 +108,10 @@ struct FactoredScratch : StepScratch {
     double *rows_, *columns_, *row_factors_, *column_factors_;
 };
 
+// The parts over which a monitored step gathers its statistics.
+FASTOPT_HD int64_t parts_of(const Task& task) {
+    return task.shape.count > 0 ? FactoredScratch::parts_of(task.shape) : ScaledScratch::parts_of(task.n);
+}
+
 }  // namespace
 }  // namespace fastopt

@@ -6,6 +6,7 @@ underneath.
 """
 
 from . import nn, optim
+from ._monitor import Monitor, monitor
 from ._runtime import info
 from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
@@ -57,6 +58,7 @@ __all__ = [
     "Adan",
     "Lion",
     "Lookahead",
+    "Monitor",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -73,6 +75,7 @@ __all__ = [
     "from_torch",
     "get_total_norm",
     "info",
+    "monitor",
     "nn",
     "optim",
     "param_groups",

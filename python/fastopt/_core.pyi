@@ -44,6 +44,7 @@ class Step:
         learning_rate: Tensor | None,
         storage: tuple[Any, ...] | None = None,
     ) -> list[int]: ...
+    def leave_statistics(self, table: Tensor, first: int, indices: list[int] | None) -> None: ...
     def add_prepared(
         self,
         index: int,

@@ -75,6 +75,9 @@ def what_cannot_be_kept() -> None:
         "parameter 0 .* is a DTensor; state_dtype='int8'",
         fastopt.AdamW([columns], state_dtype="int8").step,
     )
+    monitor = fastopt.monitor(optimizer := fastopt.SGD([columns]))
+    refused(RuntimeError, "parameter 0 .* is a DTensor of which each process has a part", optimizer.step)
+    monitor.remove()
     assert torch.equal(columns.to_local(), before)
     refused(ValueError, "rounding_seed: give one", lambda: fastopt.AdamW([whole], rounding="stochastic"))
     zero: Any = ZeroRedundancyOptimizer

@@ -39,7 +39,12 @@ def test_the_prologue_has_the_same_scalars() -> None:
 
 def test_public_optimizers_are_in_the_self_test() -> None:
     classes = [getattr(fastopt, name) for name in fastopt.__all__]
-    assert {c for c in classes if isinstance(c, type)} == {*fastopt.optim.ALL, fastopt.SparseAdam, fastopt.Lookahead}
+    assert {c for c in classes if isinstance(c, type)} == {
+        *fastopt.optim.ALL,
+        fastopt.SparseAdam,
+        fastopt.Lookahead,
+        fastopt.Monitor,
+    }
     assert len(fastopt.__main__.TESTED) == len(fastopt.optim.ALL) + 1
 
 

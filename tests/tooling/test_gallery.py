@@ -52,7 +52,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_every_script_has_its_picture_its_place_on_the_page_and_its_test() -> None:
-    assert len(SCRIPTS) == 8
+    assert len(SCRIPTS) == 9
     assert PICTURES.keys() == SCRIPTS.keys()
     assert sorted(re.findall(r"!\[[^]]{20,}\]\(gallery/(\w+)\.png\)", PAGE)) == sorted(SCRIPTS)
     for name in SCRIPTS:
@@ -170,3 +170,14 @@ def test_schedules(draw: Draw) -> None:
         assert run.losses[-1] < 0.6 * sum(constant.losses[-20:]) / 20
     assert runs["StepLR"].rates[-1] == pytest.approx(script.LR / 100)
     assert runs["Warm restarts"].rates[script.STEPS // 3] == script.LR
+
+
+def test_learning_rates(draw: Draw) -> None:
+    script = draw("learning_rates")
+    measured = script.measured
+    lowest, cautious = (measured.rates[step] for step in (measured.lowest, measured.cautious))
+    best = script.RATES[min(range(len(script.RATES)), key=measured.final.__getitem__)]
+    assert best / 4 < lowest < best * 4
+    assert measured.ratios[measured.lowest] > 5 * script.RATIO
+    assert 20 * cautious < lowest
+    assert measured.losses[-1] > 10 * min(measured.losses)

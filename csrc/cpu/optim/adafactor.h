@@ -158,6 +158,7 @@ struct AdafactorMatrix : Adafactor {
     static void apply(const Task& task, int64_t begin, int64_t end) {
         const Gradients<T> gradients(task);
         Stored<T> stored(task);
+        Statistics<T> statistics(task);
         const auto c = adafactor_scalars<T>(task);
         const FactoredScratch scratch(task.scratch, task.shape);
         const T scale = T(*scratch.scale);
@@ -171,6 +172,7 @@ struct AdafactorMatrix : Adafactor {
                 const RowAhead param_ahead(task.param, tile, row), grad_ahead(task.grad, tile, row);
                 T* const param = stored.load_param(at, tile.columns, param_buffer);
                 const T* const grad = gradients.prepare(param, at, tile.columns, grad_buffer, true);
+                if (statistics.is_on()) statistics.before(param, tile.columns);
                 const T row_factor = row_factors[row];
                 for (int first = 0; first < tile.columns; first += kLanes) {
                     const int last = first + kLanes < tile.columns ? first + kLanes : tile.columns;
@@ -182,7 +184,9 @@ struct AdafactorMatrix : Adafactor {
                                    scale * update(grad[i], row_factor * column_factors[i], c);
                 }
                 stored.store_param(at, tile.columns, param);
+                if (statistics.is_on()) statistics.after(stored, at, tile.columns, param, param_buffer, grad_buffer);
             }
+            if (statistics.is_on()) statistics.finish(unit);
         }
     }
 

@@ -3,7 +3,7 @@
 
 #include "cpu/block.h"
 #include "cpu/machine.h"
-#include "cpu/optim/stored.h"
+#include "cpu/optim/statistics.h"
 #include "rules/factored.h"
 #include "rules/kinds.h"
 
@@ -64,6 +64,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
     if (constants.is_identity()) return;
     const Gradients<T> gradients(task);
     Stored<T> stored(task);
+    Statistics<T> statistics(task);
     constexpr int rows = Kind::states > 0 ? Kind::states : 1;
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T grad_buffer[Kind::reads_grad ? kShortBlock : 1];
@@ -78,10 +79,15 @@ void step(const Task& task, int64_t begin, int64_t end) {
         if constexpr (Kind::reads_grad) grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[rows];
         for (int k = 0; k < Kind::states; ++k) states[k] = stored.load_state(k, at, n, state_buffers[k]);
+        if (Kind::reads_grad && statistics.is_on()) statistics.before(param, n);
         update_block<Kind>(param, grad, states, n, constants);
 
         stored.store_param(at, n, param);
         stored.template store_states<Kind::states>(at, n, states);
+        if (Kind::reads_grad && statistics.is_on()) {
+            statistics.after(stored, at, n, param, param_buffer, grad_buffer);
+            if (at + n == end || (at + n) % kSumChunk == 0) statistics.finish(at / kSumChunk);
+        }
     }
 }
 

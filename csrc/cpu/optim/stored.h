@@ -71,6 +71,11 @@ class Stored {
             store(task_.param, at, n, values);
     }
 
+    // What store_param() kept of these values: themselves, or their rounding.
+    FASTOPT_HD const T* kept(int64_t at, int n, const T* values, T* buffer) const {
+        return keeps_exactly() ? values : load(task_.param, at, n, buffer);
+    }
+
     FASTOPT_HD void store_state(int k, int64_t at, int n, const T* values) {
         measure_state(k, at, n, values);
         store_measured(k, at, n, values);
@@ -118,11 +123,14 @@ class Stored {
         return values;
     }
 
+    // Whether store_param() keeps its values as they are: in the parameter or in its master.
+    FASTOPT_HD bool keeps_exactly() const {
+        return task_.param.type == kNative<T> || (storage_ != nullptr && storage_->master.data != nullptr);
+    }
+
     FASTOPT_NOINLINE void store_kept(int64_t at, int n, const T* values) {
-        bool is_exact = task_.param.type == kNative<T>;  // whether `values` are what a reader of the parameter finds
         if constexpr (sizeof(T) == sizeof(float)) {
             const Array& master = storage_->master;
-            is_exact |= master.data != nullptr;
             if (master.type == DType::i16 && master.data != nullptr)
                 split(values, half_at(task_.param, at), static_cast<int16_t*>(master.data) + at, n);
             else if (master.data == nullptr && task_.constants->random_param && is_half(task_.param))
@@ -134,7 +142,7 @@ class Stored {
         }
         if (storage_->average.data == nullptr && storage_->copy.data == nullptr) return;
         alignas(64) T buffer[kMostStored], averages[kMostStored];
-        if (!is_exact) values = load(task_.param, at, n, buffer);
+        values = kept(at, n, values, buffer);
         if (storage_->average.data != nullptr) {
             T* const average = load(storage_->average, at, n, averages);
             const T weight = T(task_.constants->average_weight);

@@ -119,6 +119,7 @@ void Step::run(int threads) {
         else
             run_on(device);
     }
+    write_statistics();
     for (size_t i = 0; i < counters_.size(); ++i) {
         if (places_[i].programmed != nullptr) continue;  // the device has already counted
         write_scalar(counters_[i].step, static_cast<double>(counters_[i].t));
@@ -133,6 +134,7 @@ void Step::run_on_host(int threads) {
     for (const Task* task : tasks) doubles += scratch_size(*task);
     if (scratch_.size() < static_cast<size_t>(doubles)) scratch_.resize(static_cast<size_t>(doubles));
     place_scratch(tasks, scratch_.data());
+    place_statistics();
     for (int pass = 0; pass < kMaxPasses; ++pass) {
         jobs_.clear();
         for (const Task* task : tasks) {

@@ -46,6 +46,12 @@ class Step {
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
                              const pybind11::object& learning_rate, const pybind11::object& storage);
 
+    // Call before an add_group(): run() leaves statistics of each parameter of the group, which has to be on the CPU,
+    // in `table`, a float64 tensor of kStatistics columns: of the parameter at index i in row first + i, or first +
+    // indices[i] where indices are given. Rows of parameters that the step leaves out become NaN. A rule that reads no
+    // gradient leaves none.
+    void leave_statistics(const pybind11::object& table, int64_t first, const pybind11::object& indices);
+
     // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
     // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
     // Returns false if the engine cannot take an operand as it is.
@@ -95,10 +101,12 @@ class Step {
         const Constants* common;
     };
 
-    // A parameter's position, because sums go in the order of group and index, and its group's program or null.
+    // A parameter's position, because sums go in the order of group and index, its group's program or null, and its
+    // row for statistics or null.
     struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
+        double* row;
     };
 
     bool find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const;
@@ -115,6 +123,9 @@ class Step {
     pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
     void fetch_partials(int device, int reduction, double exponent);
     void run_on_host(int threads);
+    double* row_of(int64_t index, const Task& task) const;
+    void place_statistics();
+    void write_statistics();
     void run_on(int device);
     void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                             const cuda::DeviceInputs& inputs);
@@ -122,6 +133,9 @@ class Step {
 
     // For the whole step.
     pybind11::object loss_scale_, found_inf_, norm_;
+    pybind11::object held_table_;
+    double* table_ = nullptr;  // of the statistics; null in a step without them
+    int64_t table_rows_ = 0;
 
     // For the current group.
     const Rule* rule_ = nullptr;
@@ -129,6 +143,8 @@ class Step {
     pybind11::tuple keys_, carried_keys_;
     std::optional<GroupStorage> storage_;  // none where the group has no such option
     bool counts_ = false;
+    int64_t first_row_ = 0;           // of the statistics
+    std::vector<int64_t> more_rows_;  // the parameters' distances from it; empty where they have no gaps
     int64_t group_ = 0;
     Constants common_{};  // the same in all constants of the group
     const Programmed* programmed_ = nullptr;
@@ -161,7 +177,7 @@ class Step {
     std::vector<size_t> order_;     // indices of the tasks that enter a norm
     std::vector<Task> measured_;    // copies of these tasks
     std::vector<double> partials_;  // their partial results
-    std::vector<double> scratch_;
+    std::vector<double> scratch_, statistics_;
     StateWalk walk_;
     OverlapCheck overlap_;
 };

@@ -118,10 +118,15 @@ class Declared(Options):
         return self._name(param) if role == "parameter" else f"the {role} of {self._name(param)}"
 
     def _name_at(self, g: int, i: int) -> str:
-        group = self.param_groups[g]
-        if names := group.get("param_names"):
-            return f"parameter '{names[i]}'"
-        return f"parameter {i} of group {g} (shape {tuple(group['params'][i].shape)})"
+        group, label = self.param_groups[g], self._label_at(g, i)
+        if group.get("param_names"):
+            return f"parameter '{label}'"
+        return f"{label} (shape {tuple(group['params'][i].shape)})"
+
+    def _label_at(self, g: int, i: int) -> str:
+        """Returns a parameter's own name, or its place."""
+        names: list[str] | None = self.param_groups[g].get("param_names")
+        return names[i] if names else f"parameter {i} of group {g}"
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         """Makes a state for the time before its parameter's first update."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import _runtime
 from .._processes import any_others
 from ._declared import Declared
+from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
 from ._program import LR, trace
 from ._sharded import refuse_flattened
@@ -60,8 +61,10 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         engine_step: an empty step of the engine, or one that has been told what the step depends on.
         loss_scale: the number by which gradients are divided first.
     """
+    monitor = monitor_of(optimizer)
+    table = None if monitor is None else monitor.table_of_step()
     try:
-        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale)
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table)
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
@@ -98,11 +101,15 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         _check_overlap(optimizer, engine_step)
         _write(engine_step, slow_path, norm, threads)
     optimizer._advance()
+    if monitor is not None:
+        monitor.end_of_step(table)
 
 
-def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[SlowPath | None, list[_Sharded], bool]:
+def _gather(
+    optimizer: Declared, engine_step: Any, loss_scale: float, table: Tensor | None
+) -> tuple[SlowPath | None, list[_Sharded], bool]:
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
-    group clips by a norm."""
+    group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any."""
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
@@ -123,6 +130,9 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
             chosen = params if indices is None else [params[i] for i in indices]
             if update.sums:
                 refuse_flattened(chosen, f"a step of {type(optimizer).__name__}", "use fully_shard")
+            if table is not None:
+                refuse_flattened(chosen, MONITORED, REMOVED)
+                engine_step.leave_statistics(table, first_number, indices)
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices
@@ -141,6 +151,8 @@ def _gather(optimizer: Declared, engine_step: Any, loss_scale: float) -> tuple[S
                     for i in slow_path.add_fresh(rest, chosen, group, update, storage):
                         name = optimizer._name_at(g, i if indices is None else indices[i])
                         subject = Subject(i, chosen[i], name, group, update, storage)
+                        if table is not None:
+                            refuse_parts(subject, optimizer._sparse(group))
                         if not slow_path.add(subject):
                             sharded.append(_Sharded(subject, given, learning_rate))
         first_number += len(params)

@@ -10,9 +10,7 @@ import numpy as np
 from .half import Array
 from .math import lerp, minimum
 from .pipeline import rule
-from .reductions import LANES, by_lanes, in_order, lanes_of, merge, squares, total
-
-TILE_ROWS, TILE_COLUMNS, BAND_ROWS = 64, 256, 8
+from .reductions import by_lanes, in_order, lanes_of, merge, squares, tiled, total
 
 
 def _inverse_root(second_moment: Array) -> Array:
@@ -56,31 +54,22 @@ def adafactor(
     return param - scale * update, variance
 
 
-def _tiled(matrices: Array) -> Array:
-    """Cuts [matrix, row, column] into [matrix, tile down, band, row, tile across, column], filled up with zeros."""
-    count, rows, columns = matrices.shape
-    high = min(TILE_ROWS, rows + -rows % BAND_ROWS)  # small matrices have no empty bands
-    wide = min(TILE_COLUMNS, columns + -columns % LANES)
-    padded = np.pad(matrices, ((0, 0), (0, -rows % high), (0, -columns % wide)))
-    return padded.reshape(count, padded.shape[1] // high, -1, BAND_ROWS, padded.shape[2] // wide, wide)
-
-
-def _row_sums(tiled: Array) -> Array:
+def _row_sums(tiles: Array) -> Array:
     """Returns [matrix, row]: sums of each tile across, by lanes, and of these sums, by lanes."""
-    return by_lanes(by_lanes(tiled)).reshape(tiled.shape[0], -1)
+    return by_lanes(by_lanes(tiles)).reshape(tiles.shape[0], -1)
 
 
-def _column_sums(tiled: Array) -> Array:
+def _column_sums(tiles: Array) -> Array:
     """Returns [matrix, column]: sums of each band, row after row, then of each tile, band after band, then of all tiles
     down, by lanes."""
-    in_tiles = in_order(in_order(tiled, 3), 2)
-    return by_lanes(np.moveaxis(in_tiles, 1, -1)).reshape(tiled.shape[0], -1)
+    in_tiles = in_order(in_order(tiles, 3), 2)
+    return by_lanes(np.moveaxis(in_tiles, 1, -1)).reshape(tiles.shape[0], -1)
 
 
-def _tile_sums(tiled: Array) -> Array:
+def _tile_sums(tiles: Array) -> Array:
     """Sums every tile: each band row after row into lanes, then the lanes of the bands one after the other, then merges
     the lanes."""
-    bands = np.moveaxis(tiled, 4, 2)
+    bands = np.moveaxis(tiles, 4, 2)
     lanes = lanes_of(bands.reshape(*bands.shape[:4], -1))
     return merge(in_order(lanes, 3)).reshape(-1)
 
@@ -105,7 +94,7 @@ def adafactor_factored(
     """``shape`` is (matrices, rows, columns), ``exact`` has the scalars unrounded."""
     T = param.dtype.type
     count, rows, columns = shape
-    grad_squares = _tiled(squares(grad).reshape(shape))
+    grad_squares = tiled(squares(grad).reshape(shape))
     row_sums = _row_sums(grad_squares)[:, :rows]
     column_sums = _column_sums(grad_squares)[:, :columns]
     row_var = lerp(row_var.reshape(count, rows), (row_sums / columns).astype(T), one_minus_beta2)
@@ -118,8 +107,8 @@ def adafactor_factored(
     inverse = row_factors[:, :, None] * column_factors[:, None, :]
     update = grad.reshape(shape) * minimum(inverse, limit)
     step = _scale(
-        float(total(_tile_sums(_tiled(squares(param).reshape(shape))))),
-        float(total(_tile_sums(_tiled(squares(update))))),
+        float(total(_tile_sums(tiled(squares(param).reshape(shape))))),
+        float(total(_tile_sums(tiled(squares(update))))),
         param.size,
         **exact,
     )

@@ -16,6 +16,7 @@ from . import half
 from .half import Array
 from .math import clamp, sign
 from .reductions import sum_of_squares
+from .statistics import NOTHING_MEASURED, statistics
 from .storage import NOTHING, Kept
 
 
@@ -107,8 +108,9 @@ def update(
     scalars: Mapping[str, float],
     shape: tuple[int, int, int] | None = None,
     kept: Kept = NOTHING,
-) -> None:
-    """Updates the flat arrays in place.
+    measures: bool = False,
+) -> tuple[float, ...]:
+    """Updates the flat arrays in place. Returns statistics, if it measures.
 
     Args:
         name: the rule; "clip" applies :func:`clip` to ``param`` itself.
@@ -117,18 +119,20 @@ def update(
         scalars: the rule's scalars, in double. Both are rounded once, to the compute type.
         shape: the shape of a factored rule's parameter, (matrices, rows, columns).
         kept: how the parameter and its states are kept.
+        measures: whether a monitor asks for statistics, of a rule that reads a gradient.
     """
     if param.size == 0:
-        return
+        return NOTHING_MEASURED
     compute = np.float64 if param.dtype == np.float64 else np.float32
     with np.errstate(all="ignore"):
         c = {key: compute(value) for key, value in common.items()}
         rounded: dict[str, Any] = {key: compute(value) for key, value in scalars.items()}
         clipping = {key: c[key] for key in ("grad_factor", "max_grad_value")}
         wide_param = kept.load_param(param)
+        before = wide_param.copy() if measures else None
         if name == "clip":
             half.store(clip(wide_param, **clipping), param)
-            return
+            return ()
         chosen = RULES[name]
         tensors = [wide_param]
         if grad is not None:
@@ -147,6 +151,9 @@ def update(
             sums = sum_of_squares(wide_param), sum_of_squares(measured)
             rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
         new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
-        kept.store_param(new_param, param)
+        after = kept.store_param(new_param, param)
         for k, (result, out) in enumerate(zip(new_states, states, strict=True)):
             kept.store_state(k, result, out)
+        if grad is None or before is None:
+            return ()
+        return statistics(half.load(grad).astype(compute), before, after, shape)

@@ -11,6 +11,7 @@ from .power import power
 
 CHUNK = 4096
 LANES = 32
+TILE_ROWS, TILE_COLUMNS, BAND_ROWS = 64, 256, 8  # of a matrix
 
 
 def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
@@ -54,6 +55,15 @@ def partials(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Arra
 def total(values: Array) -> Array:
     """Sums the last axis: chunks first, then their sums."""
     return by_lanes(partials(values))
+
+
+def tiled(matrices: Array) -> Array:
+    """Cuts [matrix, row, column] into [matrix, tile down, band, row, tile across, column], filled up with zeros."""
+    count, rows, columns = matrices.shape
+    high = min(TILE_ROWS, rows + -rows % BAND_ROWS)  # small matrices have no empty bands
+    wide = min(TILE_COLUMNS, columns + -columns % LANES)
+    padded = np.pad(matrices, ((0, 0), (0, -rows % high), (0, -columns % wide)))
+    return padded.reshape(count, padded.shape[1] // high, -1, BAND_ROWS, padded.shape[2] // wide, wide)
 
 
 def squares(values: Array) -> Array:

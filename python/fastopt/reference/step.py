@@ -52,6 +52,7 @@ class _Task(NamedTuple):
     scalars: dict[str, float]
     max_grad_norm: float
     storage: Storage | None
+    row: int | None  # for the statistics
 
 
 def flat(tensor: Tensor) -> Array:
@@ -71,6 +72,7 @@ class Step:
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
         self._scalars: Callable[..., dict[str, float]] | None = None
+        self._table: Tensor | None = None
 
     def add_group(
         self,
@@ -88,6 +90,9 @@ class Step:
         self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
         return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
+
+    def leave_statistics(self, table: Tensor, first: int, indices: list[int] | None) -> None:
+        self._table, self._first_row, self._more_rows = table, first, indices
 
     def add_prepared(
         self,
@@ -116,7 +121,10 @@ class Step:
             master, average, copy, scales = storage
             weight = scalars.pop("ema_weight", 0.0)
             kept = Storage(master, average, copy, scales, weight, rounding)
-        common = self._prologue, scalars, self._max_grad_norm, kept
+        row = None
+        if self._table is not None and grad is not None:
+            row = self._first_row + (index if self._more_rows is None else self._more_rows[index])
+        common = self._prologue, scalars, self._max_grad_norm, kept, row
         self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
         return True
 
@@ -164,6 +172,8 @@ class Step:
                 self._tasks[i] = task._replace(prologue={**task.prologue, "grad_factor": factor})
 
     def run(self, threads: int) -> None:
+        if self._table is not None:
+            self._table.fill_(math.nan)
         for task in self._tasks:
             param, *states = map(flat, (task.param, *task.states))
             grad = None if task.grad is None else flat(task.grad)
@@ -172,11 +182,14 @@ class Step:
                 rows, columns = task.param.shape[-2:]
                 shape = (math.prod(task.param.shape[:-2]), rows, columns)
             kept = NOTHING if task.storage is None else task.storage.arrays()
-            update(task.rule, param, grad, states, task.prologue, task.scalars, shape, kept)
+            measures = task.row is not None
+            measured = update(task.rule, param, grad, states, task.prologue, task.scalars, shape, kept, measures)
+            if self._table is not None and task.row is not None:
+                self._table[task.row] = torch.tensor(measured, dtype=torch.float64)
             for counter, value, _ in task.counters:
                 np.copyto(counter.detach().numpy(), value, casting="unsafe")
         self.clear()
 
     def clear(self) -> None:
         self._tasks.clear()
-        self._scalars = None
+        self._scalars = self._table = None

@@ -135,8 +135,8 @@ class Kept(NamedTuple):
         scales = self.scales[k]
         return half.load(state) if scales is None else decode(state, scales)
 
-    def store_param(self, values: Array, param: Array) -> None:
-        """And what goes along with it."""
+    def store_param(self, values: Array, param: Array) -> Array:
+        """And what goes along with it. Returns what is kept of the values: themselves, or their rounding."""
         if self.master is None:
             self._store(values, param, 0, self.rounding.param)
             value = half.load(param)
@@ -151,6 +151,7 @@ class Kept(NamedTuple):
             self.average[...] = lerp(self.average, value, value.dtype.type(self.average_weight))
         if self.copy is not None:
             self._store(value, self.copy, _COPY, self.rounding.param)
+        return value
 
     def store_state(self, k: int, values: Array, state: Array) -> None:
         scales = self.scales[k]
