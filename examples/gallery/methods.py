@@ -19,7 +19,7 @@ METHODS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Lookahead(SGD)": lambda params, **options: fastopt.Lookahead(fastopt.SGD(params, **options)),
 }
 FAMILIES: dict[str, tuple[str, ...]] = {
-    style.BLUE: ("SGD", "ASGD", "ScheduleFreeSGD", "momentum 0.9", "Nesterov 0.9", "Lookahead(SGD)"),
+    style.BLUE: ("SGD", "ASGD", "LARS", "ScheduleFreeSGD", "momentum 0.9", "Nesterov 0.9", "Lookahead(SGD)"),
     style.GREEN: ("Adagrad", "Adadelta", "RMSprop"),
     style.PINK: ("Lion", "Rprop"),
 }
