@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _COLUMNS = 4  # sums of squares of gradient, parameter and update; the number of elements that are not finite
 
 
+_KEYS = ("grad_norm", "param_norm", "update_norm", "ratio", "non_finite")
+
+
 class Statistics(NamedTuple):
     """What a step did to one parameter."""
 
@@ -88,8 +91,8 @@ class Monitor:
             >>> for tag, value in monitor.as_dict().items():
             ...     writer.add_scalar(tag, value, step)
         """
-        keys = Statistics._fields[1:]
-        return {f"{key}/{one.name}": value for key in keys for one in self.latest for value in (getattr(one, key),)}
+        latest = self.latest
+        return {f"{key}/{one.name}": getattr(one, key) for key in _KEYS for one in latest}
 
     def table(self) -> Table:
         """Returns the latest numbers as a ``rich.table.Table``, which ``rich.print`` shows: the largest ratio first.

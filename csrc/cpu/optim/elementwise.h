@@ -70,6 +70,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
     alignas(64) T grad_buffer[Kind::reads_grad ? kShortBlock : 1];
     alignas(64) T state_buffers[rows][kShortBlock];
     const int64_t ahead = machine.ahead / int64_t(sizeof(T));
+    const bool measures = Kind::reads_grad && statistics.is_on();
 
     for (int64_t at = begin; at < end; at += kShortBlock) {
         const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
@@ -79,12 +80,12 @@ void step(const Task& task, int64_t begin, int64_t end) {
         if constexpr (Kind::reads_grad) grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[rows];
         for (int k = 0; k < Kind::states; ++k) states[k] = stored.load_state(k, at, n, state_buffers[k]);
-        if (Kind::reads_grad && statistics.is_on()) statistics.before(param, n);
+        if (measures) statistics.before(param, n);
         update_block<Kind>(param, grad, states, n, constants);
 
         stored.store_param(at, n, param);
         stored.template store_states<Kind::states>(at, n, states);
-        if (Kind::reads_grad && statistics.is_on()) {
+        if (measures) {
             statistics.after(stored, at, n, param, param_buffer, grad_buffer);
             if (at + n == end || (at + n) % kSumChunk == 0) statistics.finish(at / kSumChunk);
         }

@@ -16,7 +16,7 @@ namespace fastopt {
 
 void Step::leave_statistics(const py::object& table, int64_t first, const py::object& indices) {
     TensorView there;
-    if (!view(table.ptr(), there) || there.device != kHost || there.type != DType::f64 || there.complex ||
+    if (!view(table.ptr(), there) || !there.on_host || there.type != DType::f64 || there.complex ||
         !is_contiguous(there) || there.ndim != 2 || there.sizes[1] != kStatistics)
         throw py::type_error("statistics need a float64 tensor of four columns");
     more_rows_.clear();
