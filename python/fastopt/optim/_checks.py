@@ -37,3 +37,11 @@ def check_betas(betas: Any, count: int = 2) -> None:
         raise ValueError(f"Invalid betas: {betas}, not {count} numbers")
     for i in range(count):
         check_range(f"beta parameter at index {i}", betas[i], below=1.0)
+
+
+def check_adam(group: dict[str, Any], betas: int = 2) -> None:
+    """The numbers that Adam's relatives have: ``lr``, ``betas``, ``eps`` and ``weight_decay``."""
+    check_lr(group["lr"])
+    check_betas(group["betas"], betas)
+    check_range("epsilon value", group["eps"])
+    check_range("weight_decay value", group["weight_decay"])

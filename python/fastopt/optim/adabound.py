@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._checks import check_betas, check_lr, check_range
+from ._checks import check_adam, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
@@ -88,12 +88,9 @@ class AdaBound(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_lr(group["lr"])
-        check_betas(group["betas"])
+        check_adam(group)
         check_range("final learning rate", group["final_lr"])
         check_range("gamma parameter", group["gamma"], below=1.0)
-        check_range("epsilon value", group["eps"])
-        check_range("weight_decay value", group["weight_decay"])
 
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._checks import check_betas, check_lr, check_range
+from ._checks import check_adam
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, select
 from ._update import DECOUPLED, OWN, CommonOptions, Decay, Group, Update
@@ -82,10 +82,7 @@ class Adan(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_lr(group["lr"])
-        check_betas(group["betas"], 3)
-        check_range("epsilon value", group["eps"])
-        check_range("weight_decay value", group["weight_decay"])
+        check_adam(group, 3)
 
     def _update(self, group: Group) -> Update:
         return _ADAN

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._checks import check_betas, check_lr, check_range
+from ._checks import check_adam, check_range
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number, select, smaller
@@ -89,16 +89,13 @@ class AdEMAMix(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_lr(group["lr"])
-        check_betas(group["betas"], 3)
+        check_adam(group, 3)
         check_range("alpha value", group["alpha"])
         for key in ("t_alpha", "t_beta3"):
             if group[key] is not None and not group[key] > 0:
                 raise ValueError(f"Invalid {key} value: {group[key]}")
         if group["t_beta3"] is not None and 0 in (group["betas"][0], group["betas"][2]):
             raise ValueError(f"Invalid betas for t_beta3, which takes logarithms of two of them: {group['betas']}")
-        check_range("epsilon value", group["eps"])
-        check_range("weight_decay value", group["weight_decay"])
 
     def _update(self, group: Group) -> Update:
         return _ADEMAMIX

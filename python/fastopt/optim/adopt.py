@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._checks import check_betas, check_lr, check_range
+from ._checks import check_adam, check_range
 from ._fused import FusedOptimizer
 from ._program import Number, Scalars, number, select
 from ._update import COUPLED, OWN, CommonOptions, Decay, Group, Update
@@ -86,12 +86,9 @@ class ADOPT(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_lr(group["lr"])
-        check_betas(group["betas"])
-        check_range("epsilon value", group["eps"])
+        check_adam(group)
         if group["clip_exp"] is not None:
             check_range("clip_exp value", group["clip_exp"])
-        check_range("weight_decay value", group["weight_decay"])
 
     def _update(self, group: Group) -> Update:
         return _ADOPT

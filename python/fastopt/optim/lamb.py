@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._checks import check_betas, check_lr, check_range
+from ._checks import check_adam
 from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
@@ -79,10 +79,7 @@ class LAMB(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        check_lr(group["lr"])
-        check_betas(group["betas"])
-        check_range("epsilon value", group["eps"])
-        check_range("weight_decay value", group["weight_decay"])
+        check_adam(group)
 
     def _update(self, group: Group) -> Update:
         return _LAMB
