@@ -40,12 +40,14 @@ constexpr RuleEntry several_passes(const char* name) {
 
 #define FASTOPT_ONE_PASS(name, ...) one_pass<OnePass<__VA_ARGS__>>(name),
 #define FASTOPT_STATE_ONLY(name, ...) one_pass<StateOnly<__VA_ARGS__>>(name),
+#define FASTOPT_GRAD_ONLY(name, ...) one_pass<GradOnly<__VA_ARGS__>>(name),
 #define FASTOPT_SCALED(name, ...) several_passes<Scaled<__VA_ARGS__>>(name),
 #define FASTOPT_SEVERAL_PASSES(name, ...) several_passes<__VA_ARGS__>(name),
 #define FASTOPT_CLIP(name) one_pass<Clip>(name),
 
 constexpr RuleEntry rules[] = {
-    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)  //
+    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_GRAD_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES,
+                  FASTOPT_CLIP)  //
 };
 
 constexpr bool states_fit() {

@@ -12,7 +12,7 @@ template <class Rule>
 struct OnePass {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false, writes_param = true;
 
     template <class T>
     struct Constants {
@@ -36,7 +36,7 @@ template <class Rule>
 struct StateOnly {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false, writes_param = true;
 
     template <class T>
     struct Constants {
@@ -53,6 +53,27 @@ struct StateOnly {
     }
 };
 
+template <class Rule>
+struct GradOnly {
+    static constexpr const char* scalar_names = Rule::scalar_names;
+    static constexpr int states = Rule::states;
+    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false, writes_param = false;
+
+    template <class T>
+    struct Constants {
+        typename Rule::template Scalars<T> own;
+
+        template <class Source>
+        FASTOPT_HD explicit Constants(const Source& source) : own(source.template rule<Rule>()) {}
+        FASTOPT_HD bool is_identity() const { return false; }
+    };
+
+    template <class T>
+    FASTOPT_HD static void update(T&, T grad, T* state, const Constants<T>& c) {
+        Rule::update(grad, state, c.own);
+    }
+};
+
 // What the first pass of a scaled rule reads. It stores nothing.
 template <class Rule>
 struct ScaledMeasure {
@@ -65,7 +86,7 @@ template <class Rule>
 struct ScaledApply {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
-    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = true;
+    static constexpr bool reads_param = true, reads_grad = true, reads_scratch = true, writes_param = true;
 
     template <class T>
     struct Constants : OnePass<Rule>::template Constants<T> {
@@ -87,7 +108,7 @@ struct ScaledApply {
 struct Clip {
     static constexpr const char* scalar_names = "";
     static constexpr int states = 0;
-    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false;
+    static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false, writes_param = true;
 
     template <class T>
     struct Constants {

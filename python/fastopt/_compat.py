@@ -102,3 +102,7 @@ class _Adafactor(torch.optim.Optimizer):
 
 
 Adafactor: Any = getattr(torch.optim, "Adafactor", _Adafactor)
+
+
+# Without it only isinstance() knows the difference: the constructor is ours.
+Muon: Any = getattr(torch.optim, "Muon", torch.optim.Optimizer)

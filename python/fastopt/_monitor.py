@@ -61,6 +61,9 @@ class Monitor:
         if table is not None:
             self._table = table
 
+    def table_of_last_step(self) -> Tensor | None:
+        return None if (self._steps - 1) % self._every else self._table
+
     def remove(self) -> None:
         """Ends the measurement. The last numbers can still be read."""
         if monitor_of(self._optimizer) is self:

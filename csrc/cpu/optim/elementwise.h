@@ -37,7 +37,7 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
         for (int k = 0; k < Kind::states; ++k) state[k] = state_rows[k][i];
         T value = param[i];
         Kind::update(value, Kind::reads_grad ? grad[i] : T(0), state, constants);
-        param[i] = value;
+        if (Kind::writes_param) param[i] = value;
         for (int k = 0; k < Kind::states; ++k) state_rows[k][i] = state[k];
     }
 }
@@ -83,7 +83,7 @@ void step(const Task& task, int64_t begin, int64_t end) {
         if (measures) statistics.before(param, n);
         update_block<Kind>(param, grad, states, n, constants);
 
-        stored.store_param(at, n, param);
+        if (Kind::writes_param) stored.store_param(at, n, param);
         stored.template store_states<Kind::states>(at, n, states);
         if (measures) {
             statistics.after(stored, at, n, param, param_buffer, grad_buffer);

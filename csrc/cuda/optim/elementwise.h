@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
         elements.update(gradients, constants);
         each([&](int64_t at, int i) {
-            kept.store_param(at, elements.param[i], random[i]);
+            if (Kind::writes_param) kept.store_param(at, elements.param[i], random[i]);
             if (Kind::reads_grad && gradients.unscales) kept.store_grad(at, elements.grad[i]);
         });
         FASTOPT_UNROLL
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         if (Kind::reads_grad) load_vector<Format>(arrays[1], at, elements.grad);
         for (int k = 0; k < Kind::states; ++k) load_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
         elements.update(gradients, constants);
-        store_vector<Format>(arrays[0], at, elements.param);
+        if (Kind::writes_param) store_vector<Format>(arrays[0], at, elements.param);
         if (Kind::reads_grad && gradients.unscales) store_vector<Format>(arrays[1], at, elements.grad);
         for (int k = 0; k < Kind::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
     }
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (Kind::reads_grad) rest.grad[0] = load_element<Format>(arrays[1], at);
     for (int k = 0; k < Kind::states; ++k) rest.states[k][0] = load_element<StateFormat>(arrays[P::states + k], at);
     rest.update(gradients, constants);
-    store_element<Format>(arrays[0], at, rest.param[0]);
+    if (Kind::writes_param) store_element<Format>(arrays[0], at, rest.param[0]);
     if (Kind::reads_grad && gradients.unscales) store_element<Format>(arrays[1], at, rest.grad[0]);
     for (int k = 0; k < Kind::states; ++k) store_element<StateFormat>(arrays[P::states + k], at, rest.states[k][0]);
 }

@@ -22,12 +22,13 @@ constexpr Update in_part() {
 constexpr int kFirst = __COUNTER__ + 1;
 #define FASTOPT_ONE_PASS(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<OnePass<__VA_ARGS__>>>(),
 #define FASTOPT_STATE_ONLY(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<StateOnly<__VA_ARGS__>>>(),
+#define FASTOPT_GRAD_ONLY(name, ...) in_part<__COUNTER__ - kFirst, Elementwise<GradOnly<__VA_ARGS__>>>(),
 #define FASTOPT_SCALED(name, ...) in_part<__COUNTER__ - kFirst, Scaled<__VA_ARGS__>>(),
 #define FASTOPT_SEVERAL_PASSES(name, ...) in_part<__COUNTER__ - kFirst, __VA_ARGS__>(),
 #define FASTOPT_CLIP(name) in_part<__COUNTER__ - kFirst, Elementwise<Clip>>(),
 
-constexpr Update updates[] = {
-    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)};
+constexpr Update updates[] = {FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_GRAD_ONLY, FASTOPT_SCALED,
+                                            FASTOPT_SEVERAL_PASSES, FASTOPT_CLIP)};
 
 }  // namespace
 

@@ -18,11 +18,12 @@ from .adopt import ADOPT
 from .asgd import ASGD
 from .bitsandbytes import from_bitsandbytes
 from .convert import from_torch, switch
-from .groups import param_groups
+from .groups import muon_groups, param_groups
 from .lamb import LAMB
 from .lars import LARS
 from .lion import Lion
 from .lookahead import Lookahead
+from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -51,6 +52,7 @@ __all__ = [
     "CommonOptions",
     "Lion",
     "Lookahead",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",
@@ -63,6 +65,7 @@ __all__ = [
     "from_bitsandbytes",
     "from_torch",
     "lr_scheduler",
+    "muon_groups",
     "param_groups",
     "swa_utils",
     "switch",

@@ -15,6 +15,7 @@ from .asgd import ASGD
 from .lamb import LAMB
 from .lars import LARS
 from .lion import Lion
+from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -50,7 +51,7 @@ ALL = (
     ScheduleFreeSGD,
 )
 
-FAMILY = (*ALL, SparseAdam)  # which takes sparse gradients alone
+FAMILY = (*ALL, Muon, SparseAdam)  # which take matrices, or sparse gradients, alone
 
 # Tells the base class of its subclasses, which it cannot import: a checkpoint may belong to another one.
 Declared._family = FAMILY

@@ -126,12 +126,16 @@ class FusedOptimizer(Declared):
         try:
             loss_scale = loss_scale_of(self, engine_step)
             if loss_scale is not None:
-                run(self, engine_step, loss_scale)
+                self._run(engine_step, loss_scale)
         except BaseException:
             engine_step.clear()
             raise
         self._engine_step = engine_step
         return loss
+
+    def _run(self, engine_step: Any, loss_scale: float) -> None:
+        """Updates everything, with gradients divided by ``loss_scale``."""
+        run(self, engine_step, loss_scale)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -37,7 +37,7 @@ def _own(optimizer: Declared, state_dict: dict[str, Any]) -> dict[str, Any]:
     foreign = set() if known is None else found - known
     if foreign:
         makes: Any = optimizer._family
-        others = [cls.__name__ for cls in makes if foreign <= (cls([torch.empty(0)])._state_keys() or set())]
+        others = [cls.__name__ for cls in makes if foreign <= (cls([torch.empty(0, 0)])._state_keys() or set())]
         if others:
             names = ", ".join(f"'{key}'" for key in sorted(foreign))
             raise ValueError(

@@ -22,6 +22,9 @@ class Monitor(Protocol):
     def end_of_step(self, table: Tensor | None) -> None:
         """Takes the table when a step has updated all groups."""
 
+    def table_of_last_step(self) -> Tensor | None:
+        """Returns the table that was taken last, None if that step left no statistics."""
+
 
 def monitor_of(optimizer: Any) -> Monitor | None:
     """Returns an optimizer's monitor, as long as somebody has it."""

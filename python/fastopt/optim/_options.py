@@ -12,8 +12,6 @@ from ._sharded import made_by_zero_redundancy
 from ._storage import check_storage, draw_seed, is_random
 from ._update import COMMON, CommonOptions, Group
 
-_NO_NUMBERS = {"state_dtype", "master", "rounding", "copies"}
-
 
 class Options(Optimizer):
     """The options that every optimizer takes, in addition to those of torch's class."""
@@ -23,6 +21,7 @@ class Options(Optimizer):
     torch's optimizers: a scheduler's, another class's, your own."""
     _has_partition = False  # whether ZeroRedundancyOptimizer gave the other parameters to other processes
 
+    _no_numbers: ClassVar[frozenset[str]] = frozenset({"state_dtype", "master", "rounding", "copies"})
     _more_group_keys: ClassVar[frozenset[str]] = frozenset()  # keys that are no arguments, as "fused" in some classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,7 +59,7 @@ class Options(Optimizer):
     def _check_group(self, group: Group) -> None:
         """Checks what torch's constructor does not check."""
         self._check_flags(group)
-        for option in self.defaults.keys() & group.keys() - _NO_NUMBERS:
+        for option in self.defaults.keys() & group.keys() - self._no_numbers:
             value = group[option]
             for one in value if isinstance(value, (tuple, list)) and option != "lr" else (value,):
                 if one is not None or option == "lr":

@@ -102,7 +102,7 @@ class SlowPath:
         self._add(subject, sharding_of(subject.owner), whole=True)
 
     def _add(self, subject: Subject, sharding: Sharding, *, whole: bool) -> None:
-        _, owner, name, group, update, storage = subject
+        _, owner, name, group, update, storage, _ = subject
         rule = self._rules[update.rule]
         param = plain(self._copies.whole(owner, written=True) if whole else owner, name)
         if self._optimizer._option(group, "capturable") and not _runtime.on_device(param):
@@ -134,12 +134,11 @@ class SlowPath:
             raise RuntimeError(f"{subject.name}: its memory cannot be reached ({type(subject.owner).__name__})")
 
     def _check_kinds(self, subject: Subject, sharding: Sharding) -> None:
-        _, owner, name, group, update, _ = subject
-        if self._rules[update.rule].reads_grad:
-            assert owner.grad is not None
-            self._check_grad_layout(owner.grad, group, name)
+        if self._rules[subject.update.rule].reads_grad:
+            assert subject.grad is not None
+            self._check_grad_layout(subject.grad, subject.group, subject.name)
         if sharding.is_partial:
-            raise RuntimeError(f"{name} is a DTensor whose terms are not added yet (Partial placement)")
+            raise RuntimeError(f"{subject.name} is a DTensor whose terms are not added yet (Partial placement)")
 
     def _check_grad_layout(self, grad: Tensor, group: Group, name: str) -> None:
         kind = type(self._optimizer).__name__
@@ -155,7 +154,7 @@ class SlowPath:
 
     def _gradient(self, subject: Subject, param: Tensor, sharding: Sharding) -> Tensor:
         """Returns the gradient, strided, or sparse where only its rows are updated."""
-        grad, name = subject.owner.grad, subject.name
+        grad, name = subject.grad, subject.name
         assert grad is not None
         if grad.is_sparse:
             grad = self._sparse(grad, self._optimizer._sparse(subject.group))

@@ -70,9 +70,9 @@ class States:
 
         States have to be on the device of ``param``; they get the layout of ``layout``.
         """
-        _, owner, name, group, update, storage = subject
+        _, owner, name, group, update, storage, _ = subject
         if not update.states and not update.counts and storage is None:
-            return (), None, (), 1, None
+            return (), None, (), subject.again.t if subject.again else 1, None
         known, fresh = self._known(subject)
         counter = ("step",) if update.counts else ()
         device = counters.place(self._optimizer._option(group, "capturable"), owner)
@@ -105,13 +105,14 @@ class States:
         if entries:
             self._new.append((owner, entries))
         carried = tuple(numbers[key] for key in update.carried)
-        return tuple(states), numbers.get("step"), carried, 1 if fresh else 2, kept
+        t = subject.again.t if subject.again else 1 if fresh else 2
+        return tuple(states), numbers.get("step"), carried, t, kept
 
     def _as_coded(
         self, given: Any, layout: Tensor, subject: Subject, k: int, entries: dict[str, Any], known: dict[str, Any]
     ) -> Tensor:
         """Codes or decodes a state that is not kept as the group asks: the option was set later, or in a checkpoint."""
-        _, owner, name, _, update, storage = subject
+        _, owner, name, _, update, storage, _ = subject
         key = update.states[k]
         state: Tensor = tensor_of(given, f"the state '{key}' of {name}")
         wanted = storage is not None and storage.scales[k] is not None and is_coded(owner)
@@ -133,7 +134,7 @@ class States:
 
     def _other_type(self, state: Tensor, subject: Subject, key: str) -> torch.dtype | None:
         """The type that a state is to have, if it has another one. float32 states of half parameters may stay."""
-        _, owner, _, group, _, _ = subject
+        _, owner, _, group, *_ = subject
         given, wanted = state.dtype, self._optimizer._state_type(owner, group, key)
         floats = {torch.float32, torch.bfloat16, torch.float16}
         if given == wanted or not {given, wanted} <= floats or (wanted == owner.dtype and given == torch.float32):
@@ -144,7 +145,7 @@ class States:
         self, subject: Subject, known: dict[str, Any], entries: dict[str, Any], param: Tensor, layout: Tensor
     ) -> tuple[Any, ...]:
         """Returns (master, average, copy, scales) for the engine. What an option that was set later needs is made."""
-        position, owner, name, _, update, storage = subject
+        position, owner, name, _, update, storage, _ = subject
         assert storage is not None
 
         def kept(key: str | None) -> Tensor | None:
@@ -184,7 +185,7 @@ class States:
 
         First states are made here. Made later, these small tensors between large temporary ones would fragment memory.
         """
-        _, owner, name, group, update, storage = subject
+        _, owner, name, group, update, storage, _ = subject
         known, fresh = self._known(subject)
         if fresh:
             self.decline(owner, self.first(owner, group, update, storage))

@@ -76,7 +76,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = norm_across_processes(clipped)
 
-    _check_overlap(optimizer, engine_step)
+    check_overlap(optimizer, engine_step)
     threads = torch.get_num_threads()
     norm: Any = None
     if clips:
@@ -87,7 +87,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         optimizer._grad_norm = norm
     else:
         optimizer.__dict__.pop("_grad_norm", None)
-    _write(engine_step, slow_path, norm, threads)
+    write(engine_step, slow_path, norm, threads)
     for one in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
         assert slow_path is not None
         subject = one.subject.alone()
@@ -98,8 +98,8 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         )
         with torch.no_grad():
             slow_path.add_whole(subject)
-        _check_overlap(optimizer, engine_step)
-        _write(engine_step, slow_path, norm, threads)
+        check_overlap(optimizer, engine_step)
+        write(engine_step, slow_path, norm, threads)
     optimizer._advance()
     if monitor is not None:
         monitor.end_of_step(table)
@@ -161,7 +161,8 @@ def _gather(
     return slow_path, sharded, clips
 
 
-def _check_overlap(optimizer: Declared, engine_step: Any) -> None:
+def check_overlap(optimizer: Declared, engine_step: Any) -> None:
+    """Call when everything is gathered: raises an error that names two tensors that share memory."""
     conflict = engine_step.check_overlap_and_bump_versions()
     if conflict is not None:
         one, role, other, other_role = conflict
@@ -169,7 +170,8 @@ def _check_overlap(optimizer: Declared, engine_step: Any) -> None:
         raise RuntimeError("{} shares memory with {}".format(*names))
 
 
-def _write(engine_step: Any, slow_path: SlowPath | None, norm: Any, threads: int) -> None:
+def write(engine_step: Any, slow_path: SlowPath | None, norm: Any, threads: int) -> None:
+    """Updates what is gathered. ``norm`` is that of the gradients, if they are clipped."""
     if norm is not None:
         engine_step.clip(norm)
     if slow_path is not None:

@@ -23,9 +23,9 @@ def to_torch(optimizer: Declared) -> Optimizer:
     cls = torch_class(type(optimizer))
     if cls is None:
         raise TypeError(f"torch has no {type(optimizer).__name__}")
-    known = set(cls([torch.empty(0)]).defaults)
+    known = set(cls([torch.empty(0, 0)]).defaults)
     ours: Any = type(optimizer)
-    neutral = ours([torch.empty(0)]).defaults
+    neutral = ours([torch.empty(0, 0)]).defaults
     own = [key for key in neutral if key not in known]  # a loaded optimizer.defaults has more keys, which are torch's
     for group in optimizer.param_groups:
         for key in own:

@@ -57,6 +57,13 @@ class Storage(NamedTuple):
         return self.master if param.dtype in HALF else None
 
 
+class Again(NamedTuple):
+    """What a second update of a parameter goes by, in the same step."""
+
+    grad: Tensor  # in place of the parameter's own
+    t: int  # the count, which the first update has moved
+
+
 class Subject(NamedTuple):
     """A parameter that the engine does not take as it is, on the slow path of a step."""
 
@@ -66,6 +73,11 @@ class Subject(NamedTuple):
     group: Group
     update: Update
     storage: Storage | None  # how the group keeps its parameters
+    again: Again | None = None  # where it is updated a second time in a step
+
+    @property
+    def grad(self) -> Tensor | None:
+        return self.owner.grad if self.again is None else self.again.grad
 
     def alone(self) -> Subject:
         """The same, as the only parameter that the engine takes."""

@@ -83,7 +83,7 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
         raise TypeError(f"switch cannot start from {type(optimizer).__name__}{hint}")
     if cls not in ALL:
         raise TypeError(f"switch cannot go to {getattr(cls, '__name__', cls)}")
-    probe = cls([torch.empty(0)], lr=lr, **options)  # type: ignore[call-arg]
+    probe = cls([torch.empty(0, 0)], lr=lr, **options)  # type: ignore[call-arg]
     defaults = probe.defaults
     groups = [_switched(group, optimizer, defaults, lr, options) for group in optimizer.param_groups]
     for group in groups:

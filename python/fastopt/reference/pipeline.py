@@ -32,6 +32,7 @@ class Rule(NamedTuple):
     states: int
     scalars: tuple[str, ...]
     reads_grad: bool  # if not, the rule takes no grad
+    writes_param: bool  # if not, the parameter stays as it is, without its decay too
     factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
     measured: Callable[..., tuple[Array, ...]] | None  # of a scaled rule
@@ -47,6 +48,7 @@ def rule(
     *,
     states: int | None = None,
     reads_grad: bool = True,
+    writes_param: bool = True,
     factored: bool = False,
     decays: bool = False,
     measured: Callable[..., tuple[Array, ...]] | None = None,
@@ -59,7 +61,7 @@ def rule(
         tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
         count = tensors - 1 - reads_grad if states is None else states
-        RULES[name] = Rule(function, count, scalars, reads_grad, factored, decays, measured, scale)
+        RULES[name] = Rule(function, count, scalars, reads_grad, writes_param, factored, decays, measured, scale)
         return function
 
     return register
@@ -151,7 +153,7 @@ def update(
             sums = sum_of_squares(wide_param), sum_of_squares(measured)
             rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
         new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
-        after = kept.store_param(new_param, param)
+        after = kept.store_param(new_param, param) if chosen.writes_param else wide_param
         for k, (result, out) in enumerate(zip(new_states, states, strict=True)):
             kept.store_state(k, result, out)
         if grad is None or before is None:
