@@ -68,7 +68,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_all_accesses_are_wide(functions)
 
 
-VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|StateOnly|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
+VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|StateOnly|GradOnly|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
 BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 

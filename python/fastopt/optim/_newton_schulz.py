@@ -27,7 +27,8 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: in
         eps: norms are at least this.
     """
     a, b, c = coefficients
-    x.div_(torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32).clamp_(min=eps))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x.div_(torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=wide).clamp_(min=eps))
     is_tall = x.size(1) > x.size(2)
 
     def gram() -> Tensor:

@@ -97,6 +97,7 @@ class Muon(AdamRule, TorchMuon):
             "adjust_lr_fn": adjust_lr_fn,
         }
         own = {"flatten": flatten, "use_muon": use_muon, "betas": betas, "maximize": maximize}
+        _check_numbers({**defaults, **own})  # before the parameters, as in torch
         Optimizer.__init__(self, params, {**defaults, **own})  # torch's Muon has matrices alone
         self._extend(common, **own)
 
@@ -110,28 +111,15 @@ class Muon(AdamRule, TorchMuon):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        names = {"lr": "Learning rate", "momentum": "momentum", "weight_decay": "weight decay", "eps": "eps"}
-        for key, name in names.items():
-            if not group[key] >= 0:
-                raise ValueError(f"{name} should be >= 0 but is: {group[key]}")
-        if group["adjust_lr_fn"] not in _LR_FUNCTIONS:
-            raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
-        if len(group["ns_coefficients"]) != 3:
-            raise ValueError("Coefficients must be a tuple of exactly 3 values")
-        if not isinstance(group["ns_steps"], int) or not 0 <= group["ns_steps"] < 100:
-            raise ValueError(f"ns_steps should be an integer from 0 to 99 but is: {group['ns_steps']}")
-        check_betas(group["betas"])
+        _check_numbers(group)
 
     def _check_matrices(self, group: Group) -> None:
         if not group["use_muon"]:
             return
         for param in group["params"]:
             if param.ndim < 2 or (param.ndim > 2 and not group["flatten"]):
-                hint = "flatten=True takes it as a matrix" if param.ndim > 2 else "give it a group with use_muon=False"
                 raise ValueError(
-                    f"Muon only supports 2D parameters whereas we found a parameter with size: {param.size()}; {hint}"
+                    f"Muon only supports 2D parameters whereas we found a parameter with size: {param.size()}"
                 )
 
     def _parts(self, group: Group) -> list[Part]:
@@ -166,3 +154,19 @@ class Muon(AdamRule, TorchMuon):
         with Directions(self) as directions:
             super()._run(engine_step, loss_scale)
             directions.apply(engine_step)
+
+
+def _check_numbers(group: Group) -> None:
+    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    names = {"lr": "Learning rate", "momentum": "momentum", "weight_decay": "weight decay", "eps": "eps"}
+    for key, name in names.items():
+        if not group[key] >= 0:
+            raise ValueError(f"{name} should be >= 0 but is: {group[key]}")
+    if group["adjust_lr_fn"] not in _LR_FUNCTIONS:
+        raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
+    if len(group["ns_coefficients"]) != 3:
+        raise ValueError("Coefficients must be a tuple of exactly 3 values")
+    if not isinstance(group["ns_steps"], int) or not 0 <= group["ns_steps"] < 100:
+        raise ValueError(f"ns_steps should be an integer from 0 to 99 but is: {group['ns_steps']}")
+    check_betas(group["betas"])
