@@ -81,6 +81,29 @@ def steps_have_the_bits_of_one_process() -> None:
 
 
 @SCENARIOS
+def muons_products_are_of_the_whole() -> None:
+    """Every process makes the same products; matrices of a shape are one batch in both."""
+    shapes = [(6, 5), (130, 70), (3, 4, 2), (130, 70), (1, 3)]
+    for dtype, options in ((torch.float32, {}), (torch.bfloat16, {"master": "float32", "nesterov": False})):
+        for mesh, placements in meshes():
+            whole = [some_values(shape, dtype, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+            parts = distributed(whole, mesh, placements)
+            before = [p.detach().clone() for p in whole]
+            optimizers = [fastopt.Muon(params, lr=0.5, flatten=True, **options) for params in (whole, parts)]
+            for step in range(1, 4):
+                step_on_some_grads(optimizers[0], whole, step)
+                for part, param in zip(parts, whole, strict=True):
+                    part.grad = distribute_tensor(param.grad.clone(), mesh, placements)
+                optimizers[1].step()
+            for part, param, old in zip(parts, whole, before, strict=True):
+                assert_same_bits(part.full_tensor().detach(), param.detach())
+                assert not torch.equal(old, param)
+                assert set(optimizers[1].state[part]) == set(optimizers[0].state[param])
+                for key, state in optimizers[0].state[param].items():
+                    assert_same_bits(optimizers[1].state[part][key].full_tensor(), state, key)
+
+
+@SCENARIOS
 def one_parameter_is_whole_at_a_time() -> None:
     """At any time, Adafactor's step has at most one parameter put together, with its gradient and a vector's state."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
