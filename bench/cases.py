@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import ModuleType
 
-from . import batch_norm, compiled, depth, dropout, monitor, optimizers, precision, scaling, training
+from . import batch_norm, compiled, depth, dropout, monitor, muon, optimizers, precision, scaling, training
 from .machine import Cpu
 from .operation import COLD, HOT, Case
 
@@ -13,6 +13,7 @@ MODULES: tuple[ModuleType, ...] = (
     optimizers,
     precision,
     monitor,
+    muon,
     dropout,
     batch_norm,
     depth,
@@ -34,6 +35,7 @@ FAMILIES = (
     "clip",
     "precision",
     "monitor",
+    "muon",
     "sparse",
     "dropout",
     "batch_norm",

@@ -28,6 +28,7 @@ TITLES = {
     "clip": "Clipping by norm, and a step",
     "precision": "AdamW, by how parameters and states are kept",
     "monitor": "AdamW that measures norms",
+    "muon": "Muon, and its matrix products",
     "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",

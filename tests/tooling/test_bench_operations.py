@@ -11,7 +11,7 @@ import torch
 import fastopt
 
 pytest.importorskip("rich", reason="needs the extra 'bench'")
-from bench import batch_norm, compiled, depth, dropout, monitor, optimizers, precision, products, training, zoo
+from bench import batch_norm, compiled, depth, dropout, monitor, muon, optimizers, precision, products, training, zoo
 from bench.operation import Array, Case, Input, Maker, Operation, Shape, Step, Tensors, Walk
 from bench.stream import WAYS, Stream
 
@@ -21,6 +21,7 @@ MATRICES, MAPS = ((33, 17), (129,)), ((64, 32, 8, 8),)
 CODED = ((80, 80), (4096,))  # states of 4096 elements and more are coded
 OPERATIONS = [
     *((operation, MATRICES) for operation in (*optimizers.OPERATIONS, *monitor.OPERATIONS)),
+    *((operation, TABLE) for operation in muon.OPERATIONS),
     *((operation, CODED) for operation in precision.OPERATIONS),
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS)),

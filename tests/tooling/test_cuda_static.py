@@ -68,7 +68,9 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_all_accesses_are_wide(functions)
 
 
-VECTORS = re.compile(r"update_vectors<(?:(?:OnePass|StateOnly|GradOnly|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>")
+VECTORS = re.compile(
+    r"update_vectors<(?:(?:OnePass|StateOnly|GradOnly|ScaledApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>"
+)
 BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 
@@ -76,7 +78,9 @@ def assert_all_accesses_are_wide(functions: Functions) -> None:
     """Every rule accesses 16 bytes of every operand at a time, in every type. A step that unscales also writes
     gradients; GradOnly leaves the parameter. The compiler may unroll the loop over vectors."""
     listed = (CUDA.parent / "rules" / "list.h").read_text()
-    names = {rule: name for name, rule in re.findall(r'(?:RULE|STATE_ONLY|GRAD_ONLY|SCALED)\("(\w+)", (.+)\) *\\', listed)}
+    names = {
+        rule: name for name, rule in re.findall(r'(?:RULE|STATE_ONLY|GRAD_ONLY|SCALED)\("(\w+)", (.+)\) *\\', listed)
+    }
     known = _core.rules()
     seen = set()
     for function in functions:
