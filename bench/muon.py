@@ -28,7 +28,7 @@ OPERATION = Operation(
     rival=RIVAL,
     others=variants(RIVAL, lr=LR),
     traffic=None,
-    agreement=moves(0.1),
+    agreement=moves(0.3),
 )
 OPERATIONS = (OPERATION,)
 
