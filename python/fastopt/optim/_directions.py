@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class _Matrix(NamedTuple):
     """A parameter that the step orthogonalizes."""
 
     param: Tensor
-    index: int  # in its group
+    position: int  # in its group
     is_fresh: bool  # whether it has no state before the step
 
 
@@ -108,13 +109,14 @@ class Directions:
 
     def _update(self, engine_step: Any, alike: _Alike, members: list[_Matrix], results: Tensor) -> None:
         optimizer, group = self._optimizer, alike.group
-        indices = [one.index for one in members]
+        indices = [one.position for one in members]
         monitor = monitor_of(optimizer)
         table = None if monitor is None else monitor.table_of_last_step()
         moved = None if table is None else torch.full_like(table, math.nan)
         if moved is not None:
             engine_step.leave_statistics(moved, alike.first_number, indices)
-        update, storage, scalars = _APPLY, None, functools.partial(_scalars, group, alike.shape)
+        update, storage = _APPLY, None
+        scalars: Callable[..., Scalars] = functools.partial(_scalars, group, alike.shape)
         if is_used(group):
             update, storage = storage_of(optimizer, group, update, indices, alike.first_number)
             update, scalars = update._replace(counts=False), with_average(group, scalars)
@@ -135,7 +137,7 @@ class Directions:
         step = self._optimizer.state[one.param].get("step")
         t = int(step.item()) if step is not None else 1 if one.is_fresh else 2
         again = Again(_placed(result.view(one.param.shape), one.param), t)
-        name = self._optimizer._name_at(alike.g, one.index)
+        name = self._optimizer._name_at(alike.g, one.position)
         return Subject(position, one.param, name, alike.group, update, storage, again)
 
 

@@ -37,7 +37,7 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: in
     def polynomial(g: Tensor) -> Tensor:
         return torch.baddbmm(g, g, g, beta=b, alpha=c)
 
-    if _is_shorter(*sorted(x.shape[1:]), steps):
+    if _is_shorter(min(x.shape[1:]), max(x.shape[1:]), steps):
         for first in range(0, steps, _KEPT):
             g, product = gram(), None
             for last in reversed(range(min(_KEPT, steps - first))):

@@ -21,7 +21,7 @@ _ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 _LR_FUNCTIONS = (None, "original", "match_rms_adamw")
 
 
-class Muon(AdamRule, TorchMuon):
+class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
     r"""Muon: momentum whose direction is made orthogonal, for the matrices of hidden layers; AdamW for everything else.
 
     .. math::
