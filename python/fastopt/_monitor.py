@@ -14,8 +14,10 @@ from .optim._fused import FusedOptimizer
 from .optim._monitored import monitor_of, set_monitor
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
+_USUAL_RATIO = 1e-3  # of weights that neither stand still nor jump
 _COLUMNS = 4  # sums of squares of gradient, parameter and update; the number of elements that are not finite
 
 
@@ -114,6 +116,30 @@ class Monitor:
             *norms, count = one[1:]
             shown.add_row(one.name, *(f"{norm:.3g}" for norm in norms), str(count or ""))
         return shown
+
+    def figure(self) -> Figure:
+        """Returns the latest ratios as a ``matplotlib.figure.Figure``: a bar for each parameter, in the order of the
+        groups, with a line at 1e-3; red where a gradient has elements that are not finite.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+
+        Examples:
+            >>> monitor.figure().savefig("ratios.png")
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("figure() needs matplotlib: pip install matplotlib") from None
+        latest = self.latest
+        figure = Figure(figsize=(7, 1 + 0.2 * max(len(latest), 4)), layout="constrained")
+        axes = figure.add_subplot(xscale="log", xlabel="norm of the update / norm of the parameter")
+        widths = [one.ratio if math.isfinite(one.ratio) else 0.0 for one in latest]
+        axes.barh(range(len(latest)), widths, color=["tab:red" if one.non_finite else "tab:blue" for one in latest])
+        axes.set_yticks(range(len(latest)), [one.name for one in latest], fontsize=7)
+        axes.axvline(_USUAL_RATIO, color="black", linestyle=":")
+        axes.invert_yaxis()
+        return figure
 
 
 def _statistics(name: str, *sums: float) -> Statistics:

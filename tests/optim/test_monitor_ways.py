@@ -279,3 +279,28 @@ def test_the_engine_refuses_a_wrong_table() -> None:
     with pytest.raises(IndexError, match="no such row"):
         optimizer.step()
     assert params[1].item() == 1
+
+
+def test_figure() -> None:
+    """Its bars are the ratios; red marks a gradient that is not finite."""
+    pytest.importorskip("matplotlib", reason="figure() needs matplotlib")
+    params = [torch.ones(3, requires_grad=True) for _ in range(3)]
+    optimizer = fastopt.SGD(named(first=params[0], second=params[1], third=params[2]), lr=0.1)
+    monitor = fastopt.monitor(optimizer)
+    for param in params:
+        param.grad = torch.ones(3)
+    params[1].grad[1] = torch.inf
+    optimizer.step()
+    (axes,) = monitor.figure().axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [one.name for one in monitor.latest]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == [one.ratio if one.name != "second" and not one.non_finite else 0.0 for one in monitor.latest]
+    colours = [bar.get_facecolor()[0] > bar.get_facecolor()[2] for bar in axes.patches]
+    assert colours == [False, True, False]
+
+
+def test_figure_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    optimizer = fastopt.SGD([torch.ones(3, requires_grad=True)], lr=0.1)
+    with pytest.raises(ImportError, match=r"figure\(\) needs matplotlib"):
+        fastopt.monitor(optimizer).figure()
