@@ -12,7 +12,7 @@ from optimizer_cases import PLAIN_CASES, ROWS, Case, Row
 DECAYED = {"weight_decay": 0.1, "cautious_weight_decay": True}
 CAUTIOUS = {"cautious": True}
 DECOUPLED: dict[str, dict[str, Any]] = {  # with which the decay is apart from the update
-    **dict.fromkeys(("Adam", "NAdam", "RAdam", "AdaBound"), {"decoupled_weight_decay": True}),
+    **{name: {"decoupled_weight_decay": True} for name in ("Adam", "NAdam", "RAdam", "AdaBound")},
     "ADOPT": {"decouple": True},
     "Adan": {"no_prox": True},
     "AdamW": {},

@@ -77,7 +77,7 @@ def test_adan_is_cautious_without_its_proximal_decay() -> None:
     params = [torch.ones(3, requires_grad=True)]
     fastopt.Adan(params, no_prox=True, **BOTH)
     fastopt.Adan(params, **CAUTIOUS)
-    with pytest.raises(ValueError, match="cautious: Adan divides the updated parameter.*no_prox=True"):
+    with pytest.raises(ValueError, match=r"cautious: Adan divides the updated parameter.*no_prox=True"):
         fastopt.Adan(params, weight_decay=0.1, cautious=True)
 
 
@@ -157,7 +157,8 @@ def test_layouts(backend: str) -> None:
         params = [param.requires_grad_() for param in params]
         optimizer = fastopt.AdamW(params, lr=0.1, **BOTH)
         for seed in range(3):
-            for param, grad in zip(params, reversed(_strided(some_values((8, 16, 6, 7), torch.float32, seed + 5)))):
+            grads = _strided(some_values((8, 16, 6, 7), torch.float32, seed + 5))
+            for param, grad in zip(params, reversed(grads), strict=True):
                 param.grad = grad
             optimizer.step()
         for param in params[1:]:
