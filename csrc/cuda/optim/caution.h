@@ -39,6 +39,14 @@ __global__ void __launch_bounds__(kSummers) make_factors(const __grid_constant__
     if (threadIdx.x == 0) *scratch = Caution<double>::factor_of(agreeing, n);
 }
 
+// The tasks whose updates are cautious.
+inline Tasks masked_of(const Tasks& tasks) {
+    Tasks masked;
+    for (const Task* task : tasks)
+        if (task->constants->masks) masked.push_back(task);
+    return masked;
+}
+
 inline void start_factors(const Stream& stream, const Tasks& tasks, int64_t part) {
     const auto fill = [](Tensors<1>& tensors, int i, const Task& task) {
         tensors.arrays[i][0] = task.scratch;

@@ -1,9 +1,6 @@
 // Rules of one pass on a device: a thread loads 16 bytes of every operand, prologue, rule, and stores them again.
 #pragma once
 
-#include <algorithm>
-#include <iterator>
-
 #include "cuda/optim/caution.h"
 #include "cuda/optim/kept.h"
 #include "cuda/optim/scalars.h"
@@ -83,7 +80,7 @@ struct ThreadElements {
 template <class Kind, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     update_elements(const __grid_constant__ Tensors<Places<Kind>::special> tensors, bool counts) {
-    constexpr int kCount = 4;
+    constexpr int kCount = int(4 * sizeof(float) / sizeof(T));  // equal bytes in registers for each type
     static_assert(kPart % kLanes == 0 && kThreads % kLanes == 0, "a warp has a block of codes");
     const BlockSpan span = span_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[span.tensor];
@@ -115,7 +112,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
             elements.update(gradients, constants);
         if (counts) continue;
         uint16_t random[kCount] = {};
-        kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
+        if constexpr (sizeof(T) == sizeof(float))  // double is not rounded at random
+            kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
         each([&](int64_t at, int i) {
             kept.store_param(at, elements.param[i], random[i]);
             if (Kind::reads_grad && gradients.unscales) kept.store_grad(at, elements.grad[i]);
@@ -218,16 +216,13 @@ struct Elementwise {
             start<P::count>(of_variant[variant], [&](const Tensors<P::count>& tensors, int64_t blocks) {
                 launch(stream, "update", kernels[variant], {blocks, kThreads}, tensors);
             });
-        if constexpr (Kind::may_be_cautious) {
-            const auto masks = [](const Task* task) { return task->constants->masks; };
-            Tasks masked[kVariants];
-            for (int variant = kOtherF32; variant < kVariants; ++variant)
-                std::copy_if(of_variant[variant].begin(), of_variant[variant].end(),
-                             std::back_inserter(masked[variant]), masks);
-            start_special(stream, masked, true);
-            for (int variant = kOtherF32; variant < kVariants; ++variant) start_factors(stream, masked[variant], kPart);
-        }
-        start_special(stream, of_variant, false);
+        if constexpr (Kind::may_be_cautious)
+            for (const Variant variant : {kOtherF32, kOtherF64}) {
+                const Tasks masked = masked_of(of_variant[variant]);
+                start_special(stream, variant, masked, true);
+                start_factors(stream, masked, kPart);
+            }
+        for (const Variant variant : {kOtherF32, kOtherF64}) start_special(stream, variant, of_variant[variant], false);
     }
 
    private:
@@ -236,13 +231,12 @@ struct Elementwise {
         for_tables<kArrays>(tasks.data(), static_cast<int>(tasks.size()), kPart, fill_arrays<Kind, kArrays>, launch);
     }
 
-    static void start_special(const Stream& stream, const Tasks* of_variant, bool counts) {
-        constexpr int kSpecial = Places<Kind>::special;
-        for (int variant = kOtherF32; variant < kVariants; ++variant)
-            start<kSpecial>(of_variant[variant], [&](const Tensors<kSpecial>& tensors, int64_t blocks) {
-                const auto kernel = variant == kOtherF64 ? update_elements<Kind, double> : update_elements<Kind, float>;
-                launch(stream, "update", kernel, {blocks, kThreads}, tensors, counts);
-            });
+    static void start_special(const Stream& stream, Variant variant, const Tasks& tasks, bool counts) {
+        constexpr int kArrays = Places<Kind>::special;
+        const auto kernel = variant == kOtherF64 ? update_elements<Kind, double> : update_elements<Kind, float>;
+        start<kArrays>(tasks, [&](const Tensors<kArrays>& tensors, int64_t blocks) {
+            launch(stream, "update", kernel, {blocks, kThreads}, tensors, counts);
+        });
     }
 };
 
