@@ -25,6 +25,7 @@ constexpr int kMaxStates = 4;
 constexpr int kMaxCarried = 2;
 constexpr int kMaxScalars = 12;
 constexpr int kMaxPasses = 3;
+constexpr int kMaskedPasses = 2;
 
 // Elements a worker takes at a time: 64 KiB of float32 per operand.
 constexpr int64_t kTile = 16384;
@@ -69,6 +70,7 @@ struct Constants {
     uint32_t step;                     // the step count, for random rounding
     bool random_param, random_states;  // whether half types are rounded at random
     bool unscales;                     // the step writes the unscaled gradients back
+    bool masks, decays_cautiously;     // the update is cautious, the decay is (rules/caution.h)
 };
 
 // Indices of the two prologue scalars that the engine itself reads.
@@ -132,6 +134,8 @@ struct RuleEntry {
     int passes;
     Pass f32[kMaxPasses];  // float32, bfloat16 and float16 parameters: arithmetic in float32
     Pass f64[kMaxPasses];
+    Pass masked_f32[kMaskedPasses];  // of a cautious update; null where the rule has other passes than one
+    Pass masked_f64[kMaskedPasses];
 };
 
 // A sum, or a similar reduction, over a tensor's elements: one partial result per kSumChunk elements.

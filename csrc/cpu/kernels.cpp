@@ -18,19 +18,21 @@ namespace {
 
 template <class Kind>
 constexpr RuleEntry one_pass(const char* name) {
-    return {name,
-            Kind::scalar_names,
-            Kind::states,
-            Kind::reads_grad,
-            false,
-            1,
-            {{step<Kind, float>, nullptr}},
-            {{step<Kind, double>, nullptr}}};
+    RuleEntry entry{name, Kind::scalar_names, Kind::states, Kind::reads_grad, false, 1, {}, {}, {}, {}};
+    entry.f32[0] = {step<Kind, float>, nullptr};
+    entry.f64[0] = {step<Kind, double>, nullptr};
+    if constexpr (Kind::may_be_cautious) {
+        entry.masked_f32[0] = {count_agreeing<Kind, float>, combine_counts};
+        entry.masked_f32[1] = entry.f32[0];
+        entry.masked_f64[0] = {count_agreeing<Kind, double>, combine_counts};
+        entry.masked_f64[1] = entry.f64[0];
+    }
+    return entry;
 }
 
 template <class Rule>
 constexpr RuleEntry several_passes(const char* name) {
-    RuleEntry entry{name, Rule::scalar_names, Rule::states, true, Rule::factored, Rule::pass_count, {}, {}};
+    RuleEntry entry{name, Rule::scalar_names, Rule::states, true, Rule::factored, Rule::pass_count, {}, {}, {}, {}};
     for (int k = 0; k < Rule::pass_count; ++k) {
         entry.f32[k] = Rule::template passes<float>[k];
         entry.f64[k] = Rule::template passes<double>[k];

@@ -21,7 +21,8 @@ struct alignas(16) ScalarSet {
     uint64_t seed;
     uint32_t step;
     int32_t random_param, random_states;  // flags; int32_t, because a byte would be read alone
-    int32_t skip;                         // GradScaler found an inf: the step does nothing
+    int32_t masks, decays_cautiously;
+    int32_t skip;  // GradScaler found an inf: the step does nothing
 };
 
 namespace cuda {

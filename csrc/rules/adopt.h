@@ -13,6 +13,12 @@ struct Adopt {
     // clip: (t - 1)^clip_exp; shrink: 1 - lr * weight_decay where it is decoupled, which the first step leaves out
     FASTOPT_SCALARS(first, one_minus_beta1, beta2, one_minus_beta2, clip, lr, shrink, eps);
 
+    // The decay that `shrink` is, for a cautious one.
+    template <class T>
+    FASTOPT_HD static T decay(const Scalars<T>& c) {
+        return c.shrink;
+    }
+
     // A branch-free selection, so that a NaN of the first gradient does not enter exp_avg.
     template <class T>
     FASTOPT_HD static void update(T& param, T grad, T* state, const Scalars<T>& c) {

@@ -8,11 +8,18 @@
 namespace fastopt {
 namespace {
 
+// Whether a rule applies a decoupled decay itself, and says which.
+template <class Rule, class = void>
+constexpr bool decays_itself = false;
+template <class Rule>
+constexpr bool decays_itself<Rule, decltype(void(&Rule::template decay<float>))> = true;
+
 template <class Rule>
 struct OnePass {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
     static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false, writes_param = true;
+    static constexpr bool may_be_cautious = true;
 
     template <class T>
     struct Constants {
@@ -30,6 +37,13 @@ struct OnePass {
         param = Prologue::decayed(param, c.common);
         Rule::update(param, grad, state, c.own);
     }
+
+    // By what the parameter shrinks.
+    template <class T>
+    FASTOPT_HD static T decay(const Constants<T>& c) {
+        if constexpr (decays_itself<Rule>) return Rule::decay(c.own);
+        return c.common.decay;
+    }
 };
 
 template <class Rule>
@@ -37,6 +51,7 @@ struct StateOnly {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
     static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false, writes_param = true;
+    static constexpr bool may_be_cautious = false;
 
     template <class T>
     struct Constants {
@@ -58,6 +73,7 @@ struct GradOnly {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
     static constexpr bool reads_param = true, reads_grad = true, reads_scratch = false, writes_param = false;
+    static constexpr bool may_be_cautious = false;
 
     template <class T>
     struct Constants {
@@ -87,6 +103,7 @@ struct ScaledApply {
     static constexpr const char* scalar_names = Rule::scalar_names;
     static constexpr int states = Rule::states;
     static constexpr bool reads_param = true, reads_grad = true, reads_scratch = true, writes_param = true;
+    static constexpr bool may_be_cautious = false;
 
     template <class T>
     struct Constants : OnePass<Rule>::template Constants<T> {
@@ -109,6 +126,7 @@ struct Clip {
     static constexpr const char* scalar_names = "";
     static constexpr int states = 0;
     static constexpr bool reads_param = true, reads_grad = false, reads_scratch = false, writes_param = true;
+    static constexpr bool may_be_cautious = false;
 
     template <class T>
     struct Constants {

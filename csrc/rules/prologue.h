@@ -53,6 +53,9 @@ struct Prologue {
             for (int i = 0; i < n; ++i) grad[i] += c.l1 * sign(param[i]);
     }
 
+    // Of a rule whose gradients are prepared already.
+    FASTOPT_HD static Scalars<double> prepared(double decay) { return {1, 1, __builtin_inf(), 0, 0, decay}; }
+
     // grad_factor for gradients of this norm, which are to have a norm of at most max_norm. NaN passes.
     FASTOPT_HD static double clipped(double grad_factor, double norm, double max_norm) {
         const double coefficient = max_norm / (norm + 1e-6);

@@ -25,7 +25,13 @@ OPTIONS: list[dict[str, Any]] = [
     {"state_dtype": torch.bfloat16, "rounding_seed": 5},
     RANDOM,
 ]
-MAKERS = (fastopt.AdamW, fastopt.LAMB, fastopt.Adafactor, lambda p, **o: fastopt.SGD(p, lr=0.1, momentum=0.9, **o))
+MAKERS = (
+    fastopt.AdamW,
+    fastopt.LAMB,
+    fastopt.Adafactor,
+    lambda p, **o: fastopt.SGD(p, lr=0.1, momentum=0.9, **o),
+    lambda p, **o: fastopt.Lion(p, cautious=True, **o),
+)
 
 
 def is_nested(placements: list[Any]) -> bool:

@@ -59,6 +59,7 @@ def steps_have_the_bits_of_one_process() -> None:
     makers = [lambda p, row=row: row.ours(p, lr=row.lr, **row.base, **row.plain) for row in ROWS]
     makers.append(lambda p: fastopt.Lookahead(fastopt.AdamW(p, lr=0.1), k=2))
     makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, l1=1e-2, max_grad_value=0.9))
+    makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, cautious=True, cautious_weight_decay=True))
     for make in makers:
         for dtype in (torch.float32, torch.bfloat16):
             for mesh, placements in meshes():

@@ -248,6 +248,9 @@ def older_sharding_has_no_sums() -> None:
     for make in (fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW, fastopt.Adafactor):
         step = make(model.parameters()).step
         refused(RuntimeError, f"a step of {make.__name__}: FullyShardedDataParallel has cut these parameters", step)
+    step = fastopt.AdamW(model.parameters(), cautious=True).step
+    refused(RuntimeError, "cautious: FullyShardedDataParallel has cut these parameters", step)
+    fastopt.AdamW(model.parameters(), lr=0.0, cautious_weight_decay=True).step()
     for options in ({"state_dtype": torch.bfloat16, "rounding_seed": 1}, {"state_dtype": "int8"}):
         step = fastopt.AdamW(model.parameters(), **options).step
         refused(RuntimeError, "FullyShardedDataParallel has cut these parameters", step)

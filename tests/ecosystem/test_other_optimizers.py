@@ -30,7 +30,31 @@ def _same(*flags: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]
 
 
 _SCHEDULE_FREE = ({"warmup_steps": 20, "r": 1.0}, {"warmup_steps": 5, "weight_lr_power": 0.0})
+
+
+def _cautious(**flags: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {**flags, "cautious": True}, {**flags, "caution": True}
+
+
 PEERS = [
+    Peer(
+        fastopt.AdamW,
+        "timm.optim.AdamWLegacy",
+        [_cautious(), _cautious(weight_decay=0.3), _cautious(betas=(0.5, 0.9), amsgrad=True), _cautious(maximize=True)],
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "max_exp_avg_sq": "max_exp_avg_sq"},
+    ),
+    Peer(
+        fastopt.Lion,
+        "timm.optim.Lion",
+        [_cautious(weight_decay=0.0), _cautious(weight_decay=0.3), _cautious(betas=(0.5, 0.9), weight_decay=0.0)],
+        {"exp_avg": "exp_avg"},
+    ),
+    Peer(
+        fastopt.SGD,
+        "timm.optim.SGDW",
+        [_cautious(momentum=0.9, weight_decay=0.0), _cautious(momentum=0.9, nesterov=True, weight_decay=0.0)],
+        {"momentum_buffer": "momentum_buffer"},
+    ),
     Peer(
         fastopt.LARS,
         "timm.optim.Lars",  # it has no maximize
@@ -76,6 +100,7 @@ PEERS = [
                 for flags in ({}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"maximize": True}, {"weight_decay": 0.1})
             ),
             *_same({"clip_exp": None}, {"clip_exp": 0.5}),
+            _cautious(clip_exp=0.25),
             ({"weight_decay": 0.1, "decouple": True}, {"weight_decay": 0.1, "decoupled": True, "clip_exp": 0.25}),
         ],
         {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},

@@ -147,6 +147,19 @@ def test_decay_goes_by_the_learning_rate_before_its_adjustment() -> None:
     assert_same_bits(param.detach(), torch.full((8, 2), 1.0) * torch.tensor(1 - 0.1 * 0.5, dtype=torch.float32))
 
 
+def test_cautious_decay_is_where_the_update_goes_against_the_parameter() -> None:
+    param = some_values((16, 16), torch.float32, seed=0).requires_grad_()
+    starts, plain = param.detach().clone(), param.detach().clone().requires_grad_()
+    for one, options in ((param, {"weight_decay": 0.5, "cautious_weight_decay": True}), (plain, {"weight_decay": 0.0})):
+        one.grad = some_values((16, 16), torch.float32, seed=1)
+        fastopt.Muon([one], lr=0.1, **options).step()
+    update = starts - plain.detach()
+    decays = update * starts >= 0
+    assert decays.any()
+    assert not decays.all()
+    assert_same_bits(param.detach(), torch.where(decays, starts * 0.95, starts) - update)
+
+
 def test_a_group_without_muon_is_adamw() -> None:
     shapes = [(7,), (), (3, 4, 5), (6, 5)]
     ours, expected, matrices = _params(shapes=shapes), _params(shapes=shapes), _params(shapes=[(8, 9)])
@@ -228,6 +241,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"ema": 0.9},
     {"l1": 0.01, "max_grad_norm": 0.5, "max_grad_value": 0.01},
     {"independent_weight_decay": True},
+    {"cautious_weight_decay": True, "weight_decay": 0.5},
 ]
 
 
@@ -363,6 +377,9 @@ def test_errors() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             fastopt.Muon([torch.ones(2, 2, requires_grad=True)], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cautious: a mask would undo"):
+        fastopt.Muon([torch.ones(2, 2, requires_grad=True)], cautious=True)
+    fastopt.Muon([torch.ones(2, requires_grad=True)], use_muon=False, cautious=True)
     optimizer = fastopt.Muon([torch.ones(2, 2, requires_grad=True)])
     with pytest.raises(ValueError, match="2D"):
         optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)]})

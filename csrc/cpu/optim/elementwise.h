@@ -3,7 +3,7 @@
 
 #include "cpu/block.h"
 #include "cpu/machine.h"
-#include "cpu/optim/statistics.h"
+#include "cpu/optim/hooked.h"
 #include "rules/factored.h"
 #include "rules/kinds.h"
 
@@ -46,14 +46,19 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
 constexpr int kShortBlock = 128;
 static_assert(kShortBlock % kFour == 0, "what decode() fills");
 
-// Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
-// Never past the tile's end: those lines may be in another worker's cache, being written.
 template <class Kind, class T>
 FASTOPT_HD void prefetch_ahead(const Task& task, int64_t at, int64_t end, int64_t ahead) {
-    if (ahead == 0 || end - at < ahead + kShortBlock) return;
-    if (Kind::reads_param) prefetch(task.param, at + ahead, kShortBlock);
-    if (Kind::reads_grad) prefetch(task.grad, at + ahead, kShortBlock);
-    for (int k = 0; k < Kind::states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
+    prefetch_ahead<Kind::reads_param, Kind::reads_grad, kShortBlock>(task, Kind::states, at, end, ahead);
+}
+
+template <class Kind, class T>
+void step(const Task& task, int64_t begin, int64_t end);
+
+// The rule for hooked_step().
+template <class Kind, class T>
+FASTOPT_HD RulePass<T> rule_pass(const typename Kind::template Constants<T>& constants) {
+    if constexpr (Kind::may_be_cautious) return {step<Kind, T>, Kind::states, Kind::decay(constants), true};
+    return {step<Kind, T>, Kind::states, T(1), Kind::writes_param};
 }
 
 // Loads, prepares the gradient, updates and stores the elements [begin, end) of one parameter, block by block. `Kind`
@@ -62,15 +67,15 @@ template <class Kind, class T>
 void step(const Task& task, int64_t begin, int64_t end) {
     const typename Kind::template Constants<T> constants(TaskScalars<T>{task});
     if (constants.is_identity()) return;
+    if constexpr (Kind::reads_grad)
+        if (is_hooked(task)) return hooked_step(task, begin, end, rule_pass<Kind, T>(constants), false);
     const Gradients<T> gradients(task);
     Stored<T> stored(task);
-    Statistics<T> statistics(task);
     constexpr int rows = Kind::states > 0 ? Kind::states : 1;
     alignas(64) T param_buffer[kShortBlock];
     alignas(64) T grad_buffer[Kind::reads_grad ? kShortBlock : 1];
     alignas(64) T state_buffers[rows][kShortBlock];
     const int64_t ahead = machine.ahead / int64_t(sizeof(T));
-    const bool measures = Kind::reads_grad && statistics.is_on();
 
     for (int64_t at = begin; at < end; at += kShortBlock) {
         const int n = int(end - at < kShortBlock ? end - at : kShortBlock);
@@ -80,16 +85,18 @@ void step(const Task& task, int64_t begin, int64_t end) {
         if constexpr (Kind::reads_grad) grad = gradients.prepare(param, at, n, grad_buffer, true);
         T* states[rows];
         for (int k = 0; k < Kind::states; ++k) states[k] = stored.load_state(k, at, n, state_buffers[k]);
-        if (measures) statistics.before(param, n);
         update_block<Kind>(param, grad, states, n, constants);
 
         if (Kind::writes_param) stored.store_param(at, n, param);
-        stored.template store_states<Kind::states>(at, n, states);
-        if (measures) {
-            statistics.after(stored, at, n, param, param_buffer, grad_buffer);
-            if (at + n == end || (at + n) % kSumChunk == 0) statistics.finish(at / kSumChunk);
-        }
+        stored.store_states(Kind::states, at, n, states);
     }
+}
+
+// The first pass of a cautious update.
+template <class Kind, class T>
+void count_agreeing(const Task& task, int64_t begin, int64_t end) {
+    const typename Kind::template Constants<T> constants(TaskScalars<T>{task});
+    hooked_step(task, begin, end, rule_pass<Kind, T>(constants), true);
 }
 
 }  // namespace

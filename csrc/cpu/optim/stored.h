@@ -11,7 +11,7 @@
 namespace fastopt {
 namespace {
 
-constexpr int kMostStored = 256;  // elements of a block at most
+constexpr int kMostStored = 512;  // elements of a block at most
 static_assert(kMostStored % kFour == 0, "what decode() fills");
 
 template <class Half>
@@ -42,6 +42,16 @@ FASTOPT_NOINLINE void split(const float* __restrict from, uint16_t* __restrict u
         upper[i] = halves.upper;
         lower[i] = halves.lower;
     }
+}
+
+// Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
+// Never past the tile's end: those lines may be in another worker's cache, being written.
+template <bool kParam, bool kGrad, int kCount>
+FASTOPT_HD void prefetch_ahead(const Task& task, int states, int64_t at, int64_t end, int64_t ahead) {
+    if (ahead == 0 || end - at < ahead + kCount) return;
+    if (kParam) prefetch(task.param, at + ahead, kCount);
+    if (kGrad) prefetch(task.grad, at + ahead, kCount);
+    for (int k = 0; k < states; ++k) prefetch(task.states[k], at + ahead, kCount);
 }
 
 template <class T>
@@ -82,10 +92,9 @@ class Stored {
     }
 
     // All states. Their scales come first: codes of one state are made while the scales of the next are found.
-    template <int kStates>
-    FASTOPT_HD void store_states(int64_t at, int n, const T* const* values) {
-        for (int k = 0; k < kStates; ++k) measure_state(k, at, n, values[k]);
-        for (int k = 0; k < kStates; ++k) store_measured(k, at, n, values[k]);
+    FASTOPT_HD void store_states(int states, int64_t at, int n, const T* const* values) {
+        for (int k = 0; k < states; ++k) measure_state(k, at, n, values[k]);
+        for (int k = 0; k < states; ++k) store_measured(k, at, n, values[k]);
     }
 
    private:

@@ -1,8 +1,7 @@
 // Rules of one pass on a device: a thread loads 16 bytes of every operand, prologue, rule, and stores them again.
 #pragma once
 
-#include <vector>
-
+#include "cuda/optim/caution.h"
 #include "cuda/optim/kept.h"
 #include "cuda/optim/scalars.h"
 #include "cuda/optim/tensors.h"
@@ -23,11 +22,12 @@ struct Places {
     static constexpr int states = 1 + Kind::reads_grad;
     static constexpr int scratch = states + Kind::states;
     static constexpr int count = scratch + Kind::reads_scratch;
+    static constexpr int special = scratch + 1;  // for special tasks, whose updates may be cautious
 };
 
 template <class Kind>
 __device__ __forceinline__ const double* step_scratch(void* const* arrays) {
-    return Kind::reads_scratch ? static_cast<const double*>(arrays[Places<Kind>::count - 1]) : nullptr;
+    return Kind::reads_scratch ? static_cast<const double*>(arrays[Places<Kind>::scratch]) : nullptr;
 }
 
 // At least one, as there are no arrays of none.
@@ -41,6 +41,26 @@ struct ThreadElements {
 
     __device__ __forceinline__ void update(const Gradients<T>& gradients,
                                            const typename Kind::template Constants<T>& constants) {
+        each(gradients, [&](T& own, T prepared, T* state) { Kind::update(own, prepared, state, constants); });
+    }
+
+    // The same, where the update or the decay is cautious. Returns how many elements the mask keeps.
+    __device__ __forceinline__ int update(const Gradients<T>& gradients,
+                                          const typename Kind::template Constants<T>& constants,
+                                          const Caution<T>& caution) {
+        int agreeing = 0;
+        each(gradients, [&](T& own, T prepared, T* state) {
+            T value = caution.is_on() ? kNoParameter<T> : own;
+            Kind::update(value, prepared, state, constants);
+            agreeing += Caution<T>::agrees(value, prepared);
+            own = caution.is_on() ? caution.updated(own, value, prepared) : value;
+        });
+        return agreeing;
+    }
+
+   private:
+    template <class Update>
+    __device__ __forceinline__ void each(const Gradients<T>& gradients, Update update) {
         for (int i = 0; i < kCount; ++i) {
             T state[kRows<Kind>], prepared = T(0);
             for (int k = 0; k < Kind::states; ++k) state[k] = states[k][i];
@@ -49,17 +69,18 @@ struct ThreadElements {
                 prepared = grad[i];
                 Prologue::gradient(&param[i], &prepared, 1, gradients.common);
             }
-            Kind::update(param[i], prepared, state, constants);
+            update(param[i], prepared, state);
             for (int k = 0; k < Kind::states; ++k) states[k][i] = state[k];
         }
     }
 };
 
-// Any types, any alignment, any storage: a thread has several elements on their way all the same, kThreads apart.
+// Any types, any alignment, any storage, any caution: a thread has several elements on their way all the same, kThreads
+// apart. `counts`: stores nothing but the number of elements that each block's masks keep.
 template <class Kind, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    update_elements(const __grid_constant__ Tensors<Places<Kind>::count> tensors) {
-    constexpr int kCount = 4;
+    update_elements(const __grid_constant__ Tensors<Places<Kind>::special> tensors, bool counts) {
+    constexpr int kCount = int(4 * sizeof(float) / sizeof(T));  // equal bytes in registers for each type
     static_assert(kPart % kLanes == 0 && kThreads % kLanes == 0, "a warp has a block of codes");
     const BlockSpan span = span_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[span.tensor];
@@ -68,6 +89,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         SetScalars<T>{set, step_scratch<Kind>(tensors.arrays[span.tensor])});
     const Gradients<T> gradients(set);
     if (set.skip != 0 || constants.is_identity()) return;
+    double* const scratch = static_cast<double*>(tensors.arrays[span.tensor][Places<Kind>::scratch]);
+    int agreeing = 0;
     for (int64_t begin = span.begin; begin < span.end; begin += kCount * kThreads) {
         const int64_t first = begin + threadIdx.x;
         const auto exists = [&](int i) { return first + i * kThreads < span.end; };
@@ -82,9 +105,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
             if (Kind::reads_grad) elements.grad[i] = kept.load_grad(at);
             for (int k = 0; k < Kind::states; ++k) elements.states[k][i] = kept.load_state(k, at);
         });
+        if constexpr (Kind::may_be_cautious)
+            agreeing +=
+                elements.update(gradients, constants, caution_of<T>(set, Kind::decay(constants), scratch, counts));
+        else
+            elements.update(gradients, constants);
+        if (counts) continue;
         uint16_t random[kCount] = {};
-        kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
-        elements.update(gradients, constants);
+        if constexpr (sizeof(T) == sizeof(float))  // double is not rounded at random
+            kept.random_rows(first - threadIdx.x % kLanes, kThreads, random);
         each([&](int64_t at, int i) {
             if (Kind::writes_param) kept.store_param(at, elements.param[i], random[i]);
             if (Kind::reads_grad && gradients.unscales) kept.store_grad(at, elements.grad[i]);
@@ -96,6 +125,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                 kept.store_state(k, first + i * kThreads, exists(i), elements.states[k][i], random[i]);
         }
     }
+    if (counts) leave_count<kThreads / kLanes>(agreeing, scratch + 1 + span.begin / kPart);
 }
 
 // Parameters and gradients in one format, states in one, all aligned.
@@ -156,8 +186,8 @@ Variant variant_of(const Task& task) {
     }
 }
 
-template <class Kind>
-void fill_arrays(Tensors<Places<Kind>::count>& tensors, int i, const Task& task) {
+template <class Kind, int kArrays>
+void fill_arrays(Tensors<kArrays>& tensors, int i, const Task& task) {
     const auto set = [&](int k, const Array& array) {
         tensors.arrays[i][k] = array.data;
         tensors.types[i][k] = array.type;
@@ -165,7 +195,7 @@ void fill_arrays(Tensors<Places<Kind>::count>& tensors, int i, const Task& task)
     set(0, task.param);
     if (Kind::reads_grad) set(1, task.grad);
     for (int k = 0; k < Kind::states; ++k) set(Places<Kind>::states + k, task.states[k]);
-    if (Kind::reads_scratch) tensors.arrays[i][Places<Kind>::scratch] = task.scratch;
+    if constexpr (kArrays > Places<Kind>::scratch) tensors.arrays[i][Places<Kind>::scratch] = task.scratch;
 }
 
 // A step of many tensors.
@@ -177,19 +207,36 @@ struct Elementwise {
         using F16 = Narrow<Float16>;
         using F32 = Plain<float>;
         using F64 = Plain<double>;
-        static constexpr void (*kernels[kVariants])(const Tensors<P::count>) = {
+        static constexpr void (*kernels[kOtherF32])(const Tensors<P::count>) = {
             update_vectors<Kind, F32, F32>,  update_vectors<Kind, F64, F64>, update_vectors<Kind, BF16, BF16>,
-            update_vectors<Kind, BF16, F32>, update_vectors<Kind, F16, F16>, update_vectors<Kind, F16, F32>,
-            update_elements<Kind, float>,    update_elements<Kind, double>};
-        std::vector<const Task*> of_variant[kVariants];
+            update_vectors<Kind, BF16, F32>, update_vectors<Kind, F16, F16>, update_vectors<Kind, F16, F32>};
+        Tasks of_variant[kVariants];
         for (int i = 0; i < count; ++i) of_variant[variant_of<Kind>(*tasks[i])].push_back(tasks[i]);
-        for (int variant = 0; variant < kVariants; ++variant) {
-            const std::vector<const Task*>& chosen = of_variant[variant];
-            for_tables<P::count>(chosen.data(), static_cast<int>(chosen.size()), kPart, fill_arrays<Kind>,
-                                 [&](const Tensors<P::count>& tensors, int64_t blocks) {
-                                     launch(stream, "update", kernels[variant], {blocks, kThreads}, tensors);
-                                 });
-        }
+        for (int variant = 0; variant < kOtherF32; ++variant)
+            start<P::count>(of_variant[variant], [&](const Tensors<P::count>& tensors, int64_t blocks) {
+                launch(stream, "update", kernels[variant], {blocks, kThreads}, tensors);
+            });
+        if constexpr (Kind::may_be_cautious)
+            for (const Variant variant : {kOtherF32, kOtherF64}) {
+                const Tasks masked = masked_of(of_variant[variant]);
+                start_special(stream, variant, masked, true);
+                start_factors(stream, masked, kPart);
+            }
+        for (const Variant variant : {kOtherF32, kOtherF64}) start_special(stream, variant, of_variant[variant], false);
+    }
+
+   private:
+    template <int kArrays, class Launch>
+    static void start(const Tasks& tasks, Launch launch) {
+        for_tables<kArrays>(tasks.data(), static_cast<int>(tasks.size()), kPart, fill_arrays<Kind, kArrays>, launch);
+    }
+
+    static void start_special(const Stream& stream, Variant variant, const Tasks& tasks, bool counts) {
+        constexpr int kArrays = Places<Kind>::special;
+        const auto kernel = variant == kOtherF64 ? update_elements<Kind, double> : update_elements<Kind, float>;
+        start<kArrays>(tasks, [&](const Tensors<kArrays>& tensors, int64_t blocks) {
+            launch(stream, "update", kernel, {blocks, kThreads}, tensors, counts);
+        });
     }
 };
 

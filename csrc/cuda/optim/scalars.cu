@@ -59,6 +59,8 @@ __device__ __forceinline__ void write(ScalarSet& set, const Constants& known, co
     set.step = known.step;
     set.random_param = known.random_param;
     set.random_states = known.random_states;
+    set.masks = known.masks;
+    set.decays_cautiously = known.decays_cautiously;
     set.skip = skips(inputs);
 }
 

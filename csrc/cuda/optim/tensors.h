@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "rules/caution.h"
 
 namespace fastopt::cuda {
 namespace {
@@ -21,9 +22,10 @@ struct Tensors {
     int count;
 };
 
-// Whether a tensor is kept in a special way, or its gradient has another type.
+// Whether a tensor is kept in a special way, its update is cautious, or its gradient has another type.
 inline bool is_special(const Task& task) {
-    return task.storage != nullptr || (task.grad.data != nullptr && task.grad.type != task.param.type);
+    return task.storage != nullptr || is_cautious(*task.constants) ||
+           (task.grad.data != nullptr && task.grad.type != task.param.type);
 }
 
 // A block's part of a tensor.

@@ -130,6 +130,10 @@ bool Step::describe(const TensorRefs& refs, int64_t index, int64_t t, Task& task
     const RuleEntry& entry = kernels().rules[rule_->index];
     task.passes = param.type == DType::f64 ? entry.f64 : entry.f32;
     task.pass_count = entry.passes;
+    if (task.constants->masks) {
+        task.passes = param.type == DType::f64 ? entry.masked_f64 : entry.masked_f32;
+        task.pass_count = kMaskedPasses;
+    }
     task.rule = rule_->index;
     task.device = param.device;
     task.n = param.numel;

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "engine/optim/program.h"
+#include "engine/workers/dispatch.h"
+#include "rules/caution.h"
 
 namespace py = pybind11;
 
@@ -141,6 +143,10 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
     common_ = {};
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;
+    common_.masks = update[5].cast<bool>();
+    common_.decays_cautiously = update[6].cast<bool>();
+    if (is_cautious(common_) && kernels().rules[rule_->index].masked_f32[0].kernel == nullptr)
+        throw py::value_error("the update of this rule cannot be cautious");
     common_.unscales = common_.prologue[kLossScale] != 1.0 || given(loss_scale_);
     storage_.reset();
     if (!storage.is_none()) storage_.emplace(storage.cast<py::tuple>(), common_);

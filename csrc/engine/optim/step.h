@@ -36,7 +36,8 @@ class Step {
     // Adds every parameter of a group that needs no preparation, and has a gradient if the rule reads one. Returns the
     // indices of the others with a gradient: fresh, of another layout, or wrong.
     // `update` is (rule, keys of its states in the optimizer's state dict, whether a parameter's state has a 'step',
-    // keys of scalars that are carried from step to step).
+    // keys of scalars that are carried from step to step, whether it needs sums over the whole parameter, whether the
+    // update is cautious, whether the decay is).
     // `scalars(t, *carried)` returns the rule's scalars for the t-th update of a parameter and the next carried values;
     // it is called once per distinct argument. If the update does not count, t is 1 for a parameter without state and 2
     // for all others.

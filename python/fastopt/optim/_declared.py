@@ -69,7 +69,7 @@ class Declared(Options):
         return None
 
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
-        self._check_independence(group)  # groups may be edited
+        self._check_decay(group)  # groups may be edited
         weight_decay = number(self._option(group, "weight_decay", 0.0))
         decay = self._decay(group)
         shrinks = decay is DECOUPLED and weight_decay != 0
@@ -92,14 +92,38 @@ class Declared(Options):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        self._check_independence(group)
+        self._check_decay(group)
+        self._caution(group)
 
-    def _check_independence(self, group: Group) -> None:
-        wants = self._option(group, "independent_weight_decay") and self._option(group, "weight_decay", 0.0) != 0
-        if wants and self._decay(group) is not DECOUPLED:
-            raise ValueError(
-                f"independent_weight_decay: the decay of {type(self).__name__} is not decoupled from its update here"
-            )
+    def _check_decay(self, group: Group) -> None:
+        independent, cautious = group.get("independent_weight_decay"), group.get("cautious_weight_decay")
+        if not (independent or cautious) or self._option(group, "weight_decay", 0.0) == 0:
+            return
+        for option, wanted, offered in (
+            ("independent_weight_decay", independent, self._decay(group) is DECOUPLED),
+            ("cautious_weight_decay", cautious, self._is_decay_apart(group)),
+        ):
+            if wanted and not offered:
+                raise ValueError(f"{option}: the decay of {type(self).__name__} is not decoupled from its update here")
+
+    def _is_decay_apart(self, group: Group) -> bool:
+        """Whether the decay is a factor of the parameter alone, so that it may be cautious."""
+        return self._decay(group) is DECOUPLED
+
+    def _why_bold(self, group: Group) -> str | None:
+        """Returns why an update cannot be cautious, None where it can be: where the rule subtracts from the parameter
+        what does not depend on it."""
+        return None
+
+    def _caution(self, group: Group) -> tuple[bool, bool]:
+        """Returns whether the group's updates are cautious, and whether their decay is."""
+        masks = bool(group.get("cautious"))
+        decays = bool(group.get("cautious_weight_decay")) and self._option(group, "weight_decay", 0.0) != 0
+        why = self._why_bold(group) if masks or decays else None
+        if why is not None:
+            option = "cautious" if masks else "cautious_weight_decay"
+            raise ValueError(f"{option}: {type(self).__name__} {why}")
+        return masks, decays
 
     def _clipped(self) -> list[Tensor]:
         """Returns the parameters whose gradients make up the norm."""

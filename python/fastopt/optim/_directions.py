@@ -120,6 +120,8 @@ class Directions:
         if is_used(group):
             update, storage = storage_of(optimizer, group, update, indices, alike.first_number)
             update, scalars = update._replace(counts=False), with_average(group, scalars)
+        if group.get("cautious_weight_decay") and group["weight_decay"] != 0:
+            update = update._replace(decays_cautiously=True)
         prologue = {**IDENTITY_PROLOGUE, "decay": optimizer._prologue(group, 1.0)["decay"]}
         engine_step.add_group(update, prologue, -1.0, scalars, [], optimizer.state, None, storage)
         slow_path = SlowPath(optimizer, engine_step, 1.0)

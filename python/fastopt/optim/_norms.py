@@ -13,9 +13,9 @@ from .._processes import gathered
 from ._dense import DenseCopies, dense_layout, plain
 from ._layout import shared_pair
 from ._sharded import ShardedDims, any_distributed, reduce_partial, sharded_dims_of
-from ._update import IDENTITY_PROLOGUE
+from ._update import IDENTITY_PROLOGUE, Update
 
-_CLIP = ("clip", (), False, ())  # an update of the gradients themselves
+_CLIP = Update("clip", (), counts=False)  # an update of the gradients themselves
 _REDUCTIONS = {2.0: "squares", 1.0: "magnitudes", 0.0: "nonzeros", math.inf: "largest", -math.inf: "smallest"}
 
 

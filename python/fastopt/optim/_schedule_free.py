@@ -54,6 +54,9 @@ class ScheduleFree(FusedOptimizer):
             local(state).copy_(exact_value(param, self.state.get(param) or {}))
         return state
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "moves its parameter between two sequences, one of which takes the steps"
+
     def _next(self, group: Group) -> tuple[dict[str, Any], float]:
         """The numbers of a group after the step that it takes next, and the new z's weight in x in that step."""
         k = group["k"] + 1

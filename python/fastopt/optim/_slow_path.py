@@ -149,6 +149,10 @@ class SlowPath:
             for option in ("weight_decay", "l1"):
                 if self._optimizer._option(group, option, 0) != 0:
                     raise RuntimeError(f"{option} option is not compatible with sparse gradients ({name})")
+            if group.get("cautious") and self._optimizer._sparse(group) == "rows":
+                raise RuntimeError(
+                    f"{name} has a sparse gradient, of which fastopt updates rows; the mean of cautious is of the whole"
+                )
         elif grad.layout != torch.strided:
             raise RuntimeError(f"{kind} does not support gradients of layout {grad.layout} ({name})")
 

@@ -16,7 +16,7 @@ from ._program import LR, trace
 from ._sharded import refuse_flattened
 from ._slow_path import SlowPath
 from ._storage import is_used, storage_of, with_average
-from ._update import IDENTITY_PROLOGUE, Subject
+from ._update import IDENTITY_PROLOGUE, Group, Subject, Update
 
 _NOT_CAPTURABLE = (
     "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
@@ -126,10 +126,12 @@ def _gather(
         params = group["params"]
         if not isinstance(params, list):
             params = list(params)
-        for update, scalars, indices in optimizer._parts(source):
+        for bold, scalars, indices in optimizer._parts(source):
             chosen = params if indices is None else [params[i] for i in indices]
+            update = _cautious(optimizer, group, bold)
             if update.sums:
-                refuse_flattened(chosen, f"a step of {type(optimizer).__name__}", "use fully_shard")
+                what = "cautious" if update.masks else f"a step of {type(optimizer).__name__}"
+                refuse_flattened(chosen, what, "use fully_shard")
             if table is not None:
                 refuse_flattened(chosen, MONITORED, REMOVED)
                 engine_step.leave_statistics(table, first_number, indices)
@@ -159,6 +161,14 @@ def _gather(
     if slow_path is not None:
         slow_path.check_views()
     return slow_path, sharded, clips
+
+
+def _cautious(optimizer: Declared, group: Group, update: Update) -> Update:
+    """Returns an update with the group's caution; the mean of a mask needs the whole parameter."""
+    if not (group.get("cautious") or group.get("cautious_weight_decay")):
+        return update
+    masks, decays = optimizer._caution(group)
+    return update._replace(sums=update.sums or masks, masks=masks, decays_cautiously=decays)
 
 
 def check_overlap(optimizer: Declared, engine_step: Any) -> None:

@@ -24,6 +24,8 @@ class Update(NamedTuple):
     counts: bool = True  # whether the state has a 'step'
     carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
     sums: bool = False  # whether the rule needs sums over the whole parameter
+    masks: bool = False  # whether the update is cautious
+    decays_cautiously: bool = False
 
 
 # Parameters of a group with the same update: the update, the rule's scalars, and their indices (None: all).
@@ -110,6 +112,13 @@ class CommonOptions(TypedDict, total=False):
     """Decoupled decay shrinks the parameter by ``1 - lr / initial_lr * weight_decay`` instead of ``1 - lr *
     weight_decay``: as the schedule goes, but whatever the learning rate. Schedulers set ``initial_lr``; without one the
     factor is ``1 - weight_decay`` (default: False)."""
+    cautious: bool
+    """Drops the elements of an update whose sign is not the gradient's, and divides the others by the part that is
+    left, 1e-3 at least: ``u * mask / max(mean(mask), 1e-3)``, with ``mask = u * g > 0``. It takes a second pass over
+    gradient, parameter and states (default: False)."""
+    cautious_weight_decay: bool
+    """Decoupled decay leaves out the elements that the update moves away from 0: it shrinks ``p`` where ``u * p >= 0``
+    (default: False)."""
     master: str | None
     """bfloat16 and float16 parameters are updated in float32, and are the rounding of what is kept. ``"float32"`` keeps
     a float32 state ``master``; ``"split"``, for bfloat16, an int16 state ``remainder`` with the other half of the bits
@@ -138,6 +147,8 @@ COMMON = CommonOptions(
     max_grad_norm=None,
     max_grad_value=None,
     independent_weight_decay=False,
+    cautious=False,
+    cautious_weight_decay=False,
     master=None,
     rounding=None,
     rounding_seed=None,

@@ -105,6 +105,9 @@ class Adafactor(FusedOptimizer, TorchAdafactor):  # type: ignore[misc]
             return super()._new_state(param, group, key)
         return param.new_zeros(self._state_shape(param.shape, key), dtype=self._state_type(param, group, key))
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "scales its update by the root mean square of the parameter"
+
     def _scalars_for(self, group: Group, dtype: torch.dtype, t: Number) -> Scalars:
         eps1, eps2 = group["eps"]
         if eps1 is None:

@@ -90,6 +90,11 @@ class Adan(FusedOptimizer):
     def _decay(self, group: Group) -> Decay:
         return DECOUPLED if group["no_prox"] else OWN
 
+    def _why_bold(self, group: Group) -> str | None:
+        if group["no_prox"] or group["weight_decay"] == 0:
+            return None
+        return "divides the updated parameter by its decay, unless no_prox=True"
+
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         lr, (beta1, beta2, beta3) = number(group["lr"]), group["betas"]
         return {

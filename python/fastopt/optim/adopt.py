@@ -96,6 +96,9 @@ class ADOPT(FusedOptimizer):
     def _decay(self, group: Group) -> Decay:
         return OWN if group["decouple"] else COUPLED  # the prologue's would decay in the first step too
 
+    def _is_decay_apart(self, group: Group) -> bool:
+        return bool(group["decouple"])
+
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         lr, (beta1, beta2), clip_exp = number(group["lr"]), group["betas"], group["clip_exp"]
         shrink = 1.0 - lr * number(group["weight_decay"]) if group["decouple"] else 1.0

@@ -88,6 +88,9 @@ class ASGD(FusedOptimizer, torch.optim.ASGD):
     def _first_value(self, group: Group, key: str) -> float:
         return float(group["lr"]) if key == "eta" else 1.0
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "averages the updated parameter in the same rule"
+
     def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
         lr, lambd, (eta, mu) = number(group["lr"]), group["lambd"], carried
         return {

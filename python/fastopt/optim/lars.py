@@ -105,6 +105,9 @@ class LARS(FusedOptimizer):
     def _decay(self, group: Group) -> Decay:
         return OWN
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "scales its update by the norm of the parameter"
+
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         weight_decay = number(group["weight_decay"])
         return {

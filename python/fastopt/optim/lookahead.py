@@ -132,6 +132,9 @@ class Lookahead(FusedOptimizer):
     def _prologue(self, group: Group, loss_scale: float) -> Scalars:
         return IDENTITY_PROLOGUE
 
+    def _caution(self, group: Group) -> tuple[bool, bool]:
+        return False, False  # the inner optimizer has been cautious
+
     def _max_norm(self, group: Group) -> float | None:
         return None
 

@@ -145,6 +145,14 @@ class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
     def _decay(self, group: Group) -> Decay:
         return DECOUPLED
 
+    def _caution(self, group: Group) -> tuple[bool, bool]:
+        masks, decays = super()._caution(group)
+        if not group["use_muon"]:
+            return masks, decays
+        if masks:
+            raise ValueError("cautious: a mask would undo what makes Muon's updates orthogonal")
+        return False, False  # the decay is a matter of the second half (_directions.py)
+
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         if key == DIRECTION:
             return torch.empty_like(param, dtype=self._state_type(param, group, key))

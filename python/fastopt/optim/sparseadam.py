@@ -81,6 +81,9 @@ class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):
     def _sparse(self, group: Group) -> str | None:
         return "rows"
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "updates rows of a parameter, and a mask has a mean over the whole"
+
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = betas = number(group["betas"][0]), number(group["betas"][1])
         return {

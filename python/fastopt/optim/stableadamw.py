@@ -84,6 +84,9 @@ class StableAdamW(FusedOptimizer):
     def _decay(self, group: Group) -> Decay:
         return OWN  # by the learning rate of the tensor
 
+    def _why_bold(self, group: Group) -> str | None:
+        return "scales its update by a number of the whole tensor"
+
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = group["betas"]
         return {

@@ -11,7 +11,7 @@ from .math import clamp, lerp, maximum
 from .pipeline import rule
 
 
-@rule("adopt")
+@rule("adopt", own_decay="shrink")
 def adopt(
     param: Array,
     grad: Array,

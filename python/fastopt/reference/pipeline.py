@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import half
+from .caution import Caution, no_parameter, updated
 from .half import Array
 from .math import clamp, sign
 from .reductions import sum_of_squares
@@ -37,9 +38,11 @@ class Rule(NamedTuple):
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
     measured: Callable[..., tuple[Array, ...]] | None  # of a scaled rule
     scale: Callable[..., float] | None
+    own_decay: str | None  # the scalar that shrinks the parameter, instead of the prologue's
 
 
 RULES: dict[str, Rule] = {}
+_BOLD = Caution()
 _EXTRA = ("exact", "decay", "shape", "scale")
 
 
@@ -53,6 +56,7 @@ def rule(
     decays: bool = False,
     measured: Callable[..., tuple[Array, ...]] | None = None,
     scale: Callable[..., float] | None = None,
+    own_decay: str | None = None,
 ) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
     """Registers a rule under the name its kernel has; ``states`` counts what its signature does not show."""
 
@@ -61,7 +65,8 @@ def rule(
         tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
         count = tensors - 1 - reads_grad if states is None else states
-        RULES[name] = Rule(function, count, scalars, reads_grad, writes_param, factored, decays, measured, scale)
+        kind = reads_grad, writes_param, factored, decays, measured, scale, own_decay
+        RULES[name] = Rule(function, count, scalars, *kind)
         return function
 
     return register
@@ -111,6 +116,7 @@ def update(
     shape: tuple[int, int, int] | None = None,
     kept: Kept = NOTHING,
     measures: bool = False,
+    caution: Caution = _BOLD,
 ) -> tuple[float, ...]:
     """Updates the flat arrays in place. Returns statistics, if it measures.
 
@@ -122,6 +128,7 @@ def update(
         shape: the shape of a factored rule's parameter, (matrices, rows, columns).
         kept: how the parameter and its states are kept.
         measures: whether a monitor asks for statistics, of a rule that reads a gradient.
+        caution: what is cautious, where the rule's update does not depend on the parameter.
     """
     if param.size == 0:
         return NOTHING_MEASURED
@@ -142,7 +149,8 @@ def update(
             if c["loss_scale"] != 1:
                 half.store(wide_grad, grad)
             wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
-            tensors = [wide_param if chosen.decays else wide_param * c["decay"], wide_grad]
+            moved = no_parameter(wide_param) if any(caution) else wide_param
+            tensors = [moved if chosen.decays else moved * c["decay"], wide_grad]
         if chosen.decays:
             rounded |= {"exact": scalars, "decay": c["decay"]}
         if chosen.factored:
@@ -153,6 +161,9 @@ def update(
             sums = sum_of_squares(wide_param), sum_of_squares(measured)
             rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
         new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
+        if any(caution):
+            decay = rounded[chosen.own_decay] if chosen.own_decay else c["decay"]
+            new_param = updated(caution, wide_param, new_param, wide_grad, decay)
         after = kept.store_param(new_param, param) if chosen.writes_param else wide_param
         for k, (result, out) in enumerate(zip(new_states, states, strict=True)):
             kept.store_state(k, result, out)

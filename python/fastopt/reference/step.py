@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._compat import increment_version
 from . import half
+from .caution import Caution
 from .half import Array
 from .pipeline import RULES, clip_coefficient, update
 from .reductions import norm
@@ -53,6 +54,7 @@ class _Task(NamedTuple):
     max_grad_norm: float
     storage: Storage | None
     row: int | None  # for the statistics
+    caution: Caution
 
 
 def flat(tensor: Tensor) -> Array:
@@ -85,7 +87,8 @@ class Step:
         learning_rate: None,
         storage: tuple[Any, ...] | None = None,
     ) -> list[int]:
-        self._rule, _, _, self._carried, *_ = update
+        self._rule, _, _, self._carried, _, *caution = update
+        self._caution = Caution(*caution)
         self._storage = storage
         self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
@@ -124,7 +127,7 @@ class Step:
         row = None
         if self._table is not None and grad is not None:
             row = self._first_row + (index if self._more_rows is None else self._more_rows[index])
-        common = self._prologue, scalars, self._max_grad_norm, kept, row
+        common = self._prologue, scalars, self._max_grad_norm, kept, row, self._caution
         self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
         return True
 
@@ -183,7 +186,8 @@ class Step:
                 shape = (math.prod(task.param.shape[:-2]), rows, columns)
             kept = NOTHING if task.storage is None else task.storage.arrays()
             measures = task.row is not None
-            measured = update(task.rule, param, grad, states, task.prologue, task.scalars, shape, kept, measures)
+            how = shape, kept, measures, task.caution
+            measured = update(task.rule, param, grad, states, task.prologue, task.scalars, *how)
             if self._table is not None and task.row is not None:
                 self._table[task.row] = torch.tensor(measured, dtype=torch.float64)
             for counter, value, _ in task.counters:
