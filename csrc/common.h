@@ -23,6 +23,7 @@ namespace fastopt {
 
 constexpr int kMaxStates = 4;
 constexpr int kMaxCarried = 2;
+constexpr int kShared = 4;  // numbers that all groups share, of a grouped rule
 constexpr int kMaxScalars = 12;
 constexpr int kMaxPasses = 3;
 
@@ -86,6 +87,10 @@ struct Pass {
     void (*combine)(const Task&);  // null where there is nothing to combine
 };
 
+// Makes the scale of all `count` tasks of a step from their sums, and moves on the shared numbers. `sums` has room for
+// two numbers for each task.
+using JoinGroup = void (*)(const Task* const* tasks, int64_t count, double* sums, double* shared);
+
 // How a parameter is kept in addition to its own memory, and its states other than as numbers. An option that is off
 // has no data.
 struct Storage {
@@ -132,6 +137,7 @@ struct RuleEntry {
     int passes;
     Pass f32[kMaxPasses];  // float32, bfloat16 and float16 parameters: arithmetic in float32
     Pass f64[kMaxPasses];
+    JoinGroup join_group;  // of a grouped rule, between its passes; otherwise null
 };
 
 // A sum, or a similar reduction, over a tensor's elements: one partial result per kSumChunk elements.

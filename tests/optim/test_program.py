@@ -12,7 +12,7 @@ import torch
 
 import fastopt
 from fastopt import _core
-from fastopt.optim._program import INPUTS, LR, Program, Symbol, T, larger, number, select, smaller, trace
+from fastopt.optim._program import INPUTS, LR, SHARED, Program, Symbol, T, larger, number, select, smaller, trace
 from fastopt.optim._update import IDENTITY_PROLOGUE, Update
 from optimizer_cases import ALL_CASES, Case
 
@@ -25,11 +25,19 @@ def exact(scalars: dict[str, Any]) -> dict[str, str]:
     return {name: float(value).hex() for name, value in scalars.items()}
 
 
-def assert_same_scalars(program: Program, update: Update, prologue: Any, scalars: Any, lr: float, t: int) -> None:
+def assert_same_scalars(
+    program: Program,
+    update: Update,
+    prologue: Any,
+    scalars: Any,
+    lr: float,
+    t: int,
+    shared: tuple[float, ...] = (math.nan,) * len(SHARED),
+) -> None:
     carried = {"mu_product": (1.0, 0.43, 0.0), "eta": (lr, 1e-3, math.inf), "mu": (1.0, 0.01, math.nan)}
     for values in itertools.product(*(carried.get(key, (1.0, 0.43, 0.0)) for key in update.carried)):
         expected = dict(scalars(t, *values))
-        inputs = [float(t), *values, *[math.nan] * (2 - len(values)), lr]
+        inputs = [float(t), *values, *[math.nan] * (2 - len(values)), lr, *shared]
         got_prologue, got, following = _core.evaluate_program(program, update.rule, inputs)
         assert exact(got_prologue) == exact(prologue)
         assert exact({**got, **dict(zip(update.carried, following, strict=True))}) == exact(expected)

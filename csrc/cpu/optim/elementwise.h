@@ -48,12 +48,12 @@ static_assert(kShortBlock % kFour == 0, "what decode() fills");
 
 // Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
 // Never past the tile's end: those lines may be in another worker's cache, being written.
-template <class Kind, class T>
+template <class Kind, class T, int kFirstState = 0>
 FASTOPT_HD void prefetch_ahead(const Task& task, int64_t at, int64_t end, int64_t ahead) {
     if (ahead == 0 || end - at < ahead + kShortBlock) return;
     if (Kind::reads_param) prefetch(task.param, at + ahead, kShortBlock);
     if (Kind::reads_grad) prefetch(task.grad, at + ahead, kShortBlock);
-    for (int k = 0; k < Kind::states; ++k) prefetch(task.states[k], at + ahead, kShortBlock);
+    for (int k = 0; k < Kind::states; ++k) prefetch(task.states[kFirstState + k], at + ahead, kShortBlock);
 }
 
 // Loads, prepares the gradient, updates and stores the elements [begin, end) of one parameter, block by block. `Kind`

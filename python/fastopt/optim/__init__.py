@@ -24,6 +24,7 @@ from .lars import LARS
 from .lion import Lion
 from .lookahead import Lookahead
 from .nadam import NAdam
+from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -53,6 +54,7 @@ __all__ = [
     "Lookahead",
     "NAdam",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",

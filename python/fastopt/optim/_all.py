@@ -16,6 +16,7 @@ from .lamb import LAMB
 from .lars import LARS
 from .lion import Lion
 from .nadam import NAdam
+from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -48,6 +49,7 @@ ALL = (
     Adan,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    Prodigy,
 )
 
 FAMILY = (*ALL, SparseAdam)  # which takes sparse gradients alone

@@ -24,6 +24,7 @@ class Update(NamedTuple):
     counts: bool = True  # whether the state has a 'step'
     carried: tuple[str, ...] = ()  # the keys of numbers that go from step to step, 0-dim tensors
     sums: bool = False  # whether the rule needs sums over the whole parameter
+    shares: bool = False  # whether it needs sums over all parameters, which move on the numbers that the groups share
 
 
 # Parameters of a group with the same update: the update, the rule's scalars, and their indices (None: all).
