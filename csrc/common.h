@@ -87,9 +87,8 @@ struct Pass {
     void (*combine)(const Task&);  // null where there is nothing to combine
 };
 
-// Makes the scale of all `count` tasks of a step from their sums, and moves on the shared numbers. `sums` has room for
-// two numbers for each task.
-using JoinGroup = void (*)(const Task* const* tasks, int64_t count, double* sums, double* shared);
+// Makes the scale of all tasks of a step from their sums, and moves on the shared numbers.
+using JoinGroup = void (*)(const Task* const* tasks, int64_t count);
 
 // How a parameter is kept in addition to its own memory, and its states other than as numbers. An option that is off
 // has no data.
@@ -116,6 +115,8 @@ struct Task {
     Matrices shape;                 // matrices of a factored rule; otherwise empty
     double* scratch;                // for a rule with several passes
     double* partials;               // for a reduction: one per kSumChunk elements
+    double* shared;                 // of a grouped rule: the numbers that all groups share,
+    double* sums;                   // and room for two sums of each task of the step, and the scale
     double* statistics;             // of a monitored step: kStatistics for each part of the tensor; otherwise null
 };
 

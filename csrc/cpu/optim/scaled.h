@@ -86,7 +86,8 @@ struct Grouped : Rule {
     static constexpr bool factored = false;
 
     // The sums of the tensors are summed like those of the parts of one.
-    static void join_group(const Task* const* tasks, int64_t count, double* sums, double* shared) {
+    static void join_group(const Task* const* tasks, int64_t count) {
+        double *const sums = tasks[0]->sums, *const shared = tasks[0]->shared;
         const auto scalars = [&](int64_t i) {
             return round_scalars<Rule::template Scalars, double>(tasks[i]->constants->rule);
         };

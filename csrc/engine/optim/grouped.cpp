@@ -21,6 +21,9 @@ void Step::check_devices() const {
     for (const int device : devices_)
         if (device != shared_.device)
             throw std::runtime_error("the update needs sums over all parameters, which are on several devices");
+    for (const ParamIndex& place : places_)
+        if (shared_.device != kHost && place.programmed == nullptr)
+            throw std::runtime_error("shared numbers are on a device, and so are scalars that depend on them");
 }
 
 // All tasks of a grouped rule that have elements, in the order of the parameters.
@@ -34,12 +37,19 @@ const std::vector<const Task*>& Step::grouped_tasks() {
     return grouped_;
 }
 
+void Step::place_sums(double* sums) {
+    for (const size_t i : order_) {
+        tasks_[i].shared = static_cast<double*>(shared_.data);
+        tasks_[i].sums = sums;
+    }
+}
+
 void Step::join_groups() {
     const std::vector<const Task*>& tasks = grouped_tasks();
     if (tasks.empty()) return;
-    partials_.resize(2 * tasks.size());
-    kernels().rules[tasks[0]->rule].join_group(tasks.data(), static_cast<int64_t>(tasks.size()), partials_.data(),
-                                               static_cast<double*>(shared_.data));
+    partials_.resize(sums_size(tasks.size()));
+    place_sums(partials_.data());
+    kernels().rules[tasks[0]->rule].join_group(tasks.data(), static_cast<int64_t>(tasks.size()));
 }
 
 }  // namespace fastopt

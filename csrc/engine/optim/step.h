@@ -126,6 +126,7 @@ class Step {
     const std::vector<Task*>& tasks_on(int device);
     bool is_earlier(size_t a, size_t b) const;
     const std::vector<const Task*>& grouped_tasks();
+    void place_sums(double* sums);  // to the tasks that grouped_tasks() found
     void measure(const Constants& constants);
     pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
     void fetch_partials(int device, int reduction, double exponent);
@@ -197,6 +198,7 @@ class Step {
 // Partial results of a sum, and scratch memory, are stored task after task.
 int64_t count_chunks(const std::vector<Task>& tasks);
 void place_partials(std::vector<Task>& tasks, int device, double* first);
+inline size_t sums_size(size_t grouped) { return 2 * grouped + 1; }
 int64_t scratch_size(const Task& task);  // in doubles: 0 unless the task has several passes
 void place_scratch(const std::vector<Task*>& tasks, double* first);
 

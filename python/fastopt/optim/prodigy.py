@@ -11,6 +11,7 @@ from ._fused import FusedOptimizer
 from ._master import exact_value
 from ._program import Number, Scalars, number
 from ._sharded import local
+from ._shared import is_on_device
 from ._update import COUPLED, HALF, OWN, CommonOptions, Decay, Group, Part, Update
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class Prodigy(FusedOptimizer):
 
     with the first values :math:`p_0` of the parameters. The sums :math:`r` and :math:`\lVert s \rVert_1` go over all
     parameters of all groups. The groups have :math:`d` as ``d``, :math:`r` as ``d_numerator``, the largest estimate as
-    ``d_max`` and the number of steps as ``k``: ``group["d"] * group["lr"]`` is the rate to log. Steps before the first
-    gradient that is not 0 move no parameter.
+    ``d_max`` and the number of steps as ``k``: ``group["d"] * group["lr"]`` is the rate to log. On a CUDA device they
+    are 0-dim tensors there, and a step does not wait for them. Steps before the first gradient that is not 0 move no
+    parameter.
 
     A group whose ``lr`` is 0 stands still and is not in the sums. Groups may have different ``lr``, and enter the sums
     with theirs. They need the same ``betas``, ``beta3``, ``use_bias_correction``, ``d0``, ``d_coef`` and
@@ -45,7 +47,7 @@ class Prodigy(FusedOptimizer):
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or group dicts; float32, float64, bfloat16, float16 or
-            complex, any shape, all on the CPU.
+            complex, any shape, all on the CPU or all on one CUDA device.
         lr: factor of the learning rate that is found, for schedules; a float or a 1-element tensor (default: 1).
         betas: decay rates of the two averages, in [0, 1) (default: (0.9, 0.999)).
         beta3: decay rate of the sums, in [0, 1); None for the root of the second beta (default: None).
@@ -59,6 +61,8 @@ class Prodigy(FusedOptimizer):
         d_coef: factor of the estimate, the way to tune it (default: 1).
         growth_rate: how much :math:`d` may grow in a step, as a factor of at least 1 (default: inf).
         maximize: ascends instead.
+        capturable: keeps the counts on the device, so that a CUDA graph can capture the step, and GradScaler
+            need not wait; on a CUDA device it always does (default: False).
         **common: options of every optimizer, see :class:`fastopt.optim.CommonOptions`.
 
     Raises:
@@ -92,6 +96,7 @@ class Prodigy(FusedOptimizer):
         growth_rate: float = math.inf,
         *,
         maximize: bool = False,
+        capturable: bool = False,
         **common: Unpack[CommonOptions],
     ) -> None:
         defaults = {
@@ -111,6 +116,7 @@ class Prodigy(FusedOptimizer):
             "k": 0,
             "growth_rate": growth_rate,
             "maximize": maximize,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
         self._extend(common)
@@ -133,6 +139,12 @@ class Prodigy(FusedOptimizer):
         check_range("growth_rate value", group["growth_rate"])
         if group["growth_rate"] < 1:
             raise ValueError(f"Invalid growth_rate value: {group['growth_rate']}, less than 1")
+
+    def _option(self, group: Group, key: str, otherwise: Any = None) -> Any:
+        # Only the device knows d there, so it computes the scalars.
+        if key == "capturable" and is_on_device(self):
+            return True
+        return super()._option(group, key, otherwise)
 
     def _parts(self, group: Group) -> list[Part]:
         first = self.param_groups[0]

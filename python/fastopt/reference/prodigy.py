@@ -14,7 +14,7 @@ def _measured(param: Array, grad: Array, *states: Array, beta3: Any, s_weight: A
     """Returns each element's part in the progress, and in the sum that this is divided by."""
     if step_size == 0:
         return np.zeros_like(param), np.zeros_like(param)
-    _, _, s, p0 = states
+    s, p0 = states[2:]
     return grad * (p0 - param), np.abs(beta3 * s + s_weight * grad)
 
 

@@ -54,7 +54,7 @@ class _Task(NamedTuple):
     storage: Storage | None
     row: int | None  # for the statistics
 
-    def arrays(self) -> tuple[Any, ...]:
+    def arrays(self) -> tuple[str, Array, Array | None, list[Array], dict[str, float], dict[str, float]]:
         """The rule, its flat operands and its scalars."""
         grad = None if self.grad is None else flat(self.grad)
         return self.rule, flat(self.param), grad, [*map(flat, self.states)], self.prologue, self.scalars
