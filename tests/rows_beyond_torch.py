@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 import fastopt
 import paper_optimizers
 import paper_prodigy
@@ -174,7 +176,7 @@ BEYOND_TORCH = [
         ],
         scaled=True,
         counts_by_group=True,
-        wide=("s",),
+        wide={torch.bfloat16: ("s",), torch.float16: ("exp_avg", "exp_avg_sq", "s")},
         grouped=True,
     ),
     Row(

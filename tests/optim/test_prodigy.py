@@ -196,6 +196,17 @@ def test_trap_prodigy_s_and_p0_are_not_narrowed(dtype: torch.dtype, state_dtype:
     assert not {"s_scale", "p0_scale"} & state.keys()
 
 
+def test_trap_prodigy_float16_has_averages() -> None:
+    """With d0 = 1e-6, d^2 g^2 is 1e-15: a float16 average would be 0, and the step would be divided by d eps alone."""
+    p = torch.ones(70, dtype=torch.float16, requires_grad=True)
+    optimizer = fastopt.Prodigy([p])
+    for _ in range(3):
+        p.grad = torch.full_like(p, 0.5)
+        optimizer.step()
+    assert (p - 1).abs().max() < 1e-3
+    assert (optimizer.state[p]["exp_avg_sq"] > 0).all()
+
+
 @pytest.mark.parametrize("master", ["float32", "split"])
 def test_p0_has_all_bits_of_a_master(master: str) -> None:
     """A parameter that trained with another optimizer's master begins where the master is."""

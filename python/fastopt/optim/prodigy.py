@@ -160,9 +160,11 @@ class Prodigy(FusedOptimizer):
         return OWN if group["decouple"] else COUPLED
 
     def _state_type(self, param: Tensor, group: Group, key: str) -> torch.dtype:
-        # In a half type, s would stand still: it changes by less than a thousandth in a step.
-        narrow = key == "s" and param.dtype in HALF
-        return torch.float32 if narrow else super()._state_type(param, group, key)
+        kind = super()._state_type(param, group, key)
+        # In a half type, s would stand still: it changes by less than a thousandth in a step. float16 has no numbers as
+        # small as d^2 g^2, and the averages would become 0.
+        wide = param.dtype in HALF and (key == "s" or (kind == torch.float16 and key != "p0"))
+        return torch.float32 if wide else kind
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:
         state = super()._new_state(param, group, key)
