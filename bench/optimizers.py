@@ -62,6 +62,7 @@ RULES = {
     "LAMB": Rule("LAMB", 2, package="timm.optim"),
     "LARS": Rule("LARS", 1, {"lr": 10.0, "momentum": 0.9, "weight_decay": 5e-4}, package="timm.optim", rival="Lars"),
     "StableAdamW": Rule("StableAdamW", 2, package="optimi"),
+    "Prodigy": Rule("Prodigy", 4, {"lr": 1.0, "d0": 1e-3}, package="prodigyopt"),
 }
 ROWS_ALONE = {"SparseAdam": Rule("SparseAdam", 2)}
 
@@ -119,11 +120,21 @@ def _scaled_traffic(states: int, *, measured: tuple[int, ...]) -> Callable[[Tens
     return of
 
 
+def _prodigy_traffic(params: Tensors) -> Traffic:
+    """The sums read gradient, parameter, s and p0; the update leaves p0 alone."""
+    arrays = [[Array(param.nbytes) for _ in range(6)] for param in params]
+    return [
+        [Walk(read=(grad, param, s, p0)) for grad, param, s, p0, *_ in arrays],
+        [Walk(read=(grad,), updated=(param, s, *averages)) for grad, param, s, _, *averages in arrays],
+    ]
+
+
 TRAFFIC = {
     "Adafactor": _adafactor_traffic,
     "LAMB": _scaled_traffic(2, measured=(0, 1, 2, 3)),
     "LARS": _scaled_traffic(1, measured=(0, 1)),
     "StableAdamW": _scaled_traffic(2, measured=(0, 2)),
+    "Prodigy": _prodigy_traffic,
 }
 
 

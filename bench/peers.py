@@ -73,6 +73,7 @@ ON_CPU: dict[str, Classes] = {
         "optimi.StableAdamW": {"kahan_sum": False},
         "pytorch_optimizer.StableAdamW": {"eps": 1e-6, "kahan_sum": False},
     },
+    "Prodigy": {"prodigyopt.Prodigy": {}},
     # These clip by another power, or count from 1.
     "ADOPT": {
         "timm.optim.Adopt": {"clip_exp": 0.25},

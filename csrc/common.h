@@ -23,6 +23,7 @@ namespace fastopt {
 
 constexpr int kMaxStates = 4;
 constexpr int kMaxCarried = 2;
+constexpr int kShared = 4;  // numbers that all groups share, of a grouped rule
 constexpr int kMaxScalars = 12;
 constexpr int kMaxPasses = 3;
 constexpr int kMaskedPasses = 2;
@@ -88,6 +89,9 @@ struct Pass {
     void (*combine)(const Task&);  // null where there is nothing to combine
 };
 
+// Makes the scale of all tasks of a step from their sums, and moves on the shared numbers.
+using JoinGroup = void (*)(const Task* const* tasks, int64_t count);
+
 // How a parameter is kept in addition to its own memory, and its states other than as numbers. An option that is off
 // has no data.
 struct Storage {
@@ -113,6 +117,8 @@ struct Task {
     Matrices shape;                 // matrices of a factored rule; otherwise empty
     double* scratch;                // for a rule with several passes
     double* partials;               // for a reduction: one per kSumChunk elements
+    double* shared;                 // of a grouped rule: the numbers that all groups share,
+    double* sums;                   // and room for two sums of each task of the step, and the scale
     double* statistics;             // of a monitored step: kStatistics for each part of the tensor; otherwise null
 };
 
@@ -136,6 +142,7 @@ struct RuleEntry {
     Pass f64[kMaxPasses];
     Pass masked_f32[kMaskedPasses];  // of a cautious update; null where the rule has other passes than one
     Pass masked_f64[kMaskedPasses];
+    JoinGroup join_group;  // of a grouped rule, between its passes; otherwise null
 };
 
 // A sum, or a similar reduction, over a tensor's elements: one partial result per kSumChunk elements.

@@ -85,6 +85,7 @@ void register_step(py::module_& m) {
              py::arg("scalars"), py::arg("params"), py::arg("state"), py::arg("learning_rate"),
              py::arg("storage") = py::none())
         .def("leave_statistics", &Step::leave_statistics, py::arg("table"), py::arg("first"), py::arg("indices"))
+        .def("share", &Step::share, py::arg("numbers"))
         .def("add_prepared", &Step::add_prepared, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
              py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"), py::arg("storage") = py::none())
         .def("add_fresh", &Step::add_fresh, py::arg("index"), py::arg("param"), py::arg("entries"))

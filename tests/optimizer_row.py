@@ -29,6 +29,8 @@ class Row:
     sparse: bool = False  # takes sparse gradients
     factored: bool = False  # has states by row and column
     scaled: bool = False  # an element's update depends on its whole tensor
+    wide: dict[torch.dtype, tuple[str, ...]] = field(default_factory=dict)  # states that are float32, by half type
+    grouped: bool = False  # an update depends on all parameters
     moved_after: int = 1  # steps until its parameters and all states have moved
     counts_by_group: bool = False  # parameters that come late join in their group's count
     by_sign: bool = False  # rounding can flip a sign, and with it an element's direction

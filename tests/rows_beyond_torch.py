@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 import fastopt
 import paper_optimizers
+import paper_prodigy
 import paper_scaled
 from optimizer_row import ADAM, ADAM_ERRORS, BETA_ERRORS, BOTH, DECAY, DECOUPLED, Row
 
@@ -145,6 +148,36 @@ BEYOND_TORCH = [
             dict(weight_decay=-1.0),
         ],
         moved_after=2,
+    ),
+    Row(
+        fastopt.Prodigy,
+        paper_prodigy.Prodigy,
+        lr=1.0,
+        base={"d0": 1e-2},  # steps that a half type sees
+        rates=(1.0, 0.5, {"use_bias_correction": True}),
+        flags=[
+            {},
+            {"weight_decay": 0.1},
+            {"maximize": True, "growth_rate": 1.02},  # the parameters of the tests fly away otherwise
+            {"betas": (0.5, 0.9), "eps": 1e-4},
+            {"beta3": 0.9, "d_coef": 0.5},
+            {"use_bias_correction": True, "growth_rate": 1.02},
+            {"safeguard_warmup": True, "growth_rate": 1.02, **BOTH},
+            {"weight_decay": 0.1, "decouple": False},
+        ],
+        errors=[
+            *ADAM_ERRORS,
+            dict(eps=0.0),
+            dict(beta3=1.0),
+            dict(beta3=-0.1),
+            dict(d0=0.0),
+            dict(d_coef=-1.0),
+            dict(growth_rate=0.9),
+        ],
+        scaled=True,
+        counts_by_group=True,
+        wide={torch.bfloat16: ("s",), torch.float16: ("exp_avg", "exp_avg_sq", "s")},
+        grouped=True,
     ),
     Row(
         fastopt.ScheduleFreeAdamW,

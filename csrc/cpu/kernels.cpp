@@ -18,7 +18,7 @@ namespace {
 
 template <class Kind>
 constexpr RuleEntry one_pass(const char* name) {
-    RuleEntry entry{name, Kind::scalar_names, Kind::states, Kind::reads_grad, false, 1, {}, {}, {}, {}};
+    RuleEntry entry{name, Kind::scalar_names, Kind::states, Kind::reads_grad, false, 1, {}, {}, {}, {}, nullptr};
     entry.f32[0] = {step<Kind, float>, nullptr};
     entry.f64[0] = {step<Kind, double>, nullptr};
     if constexpr (Kind::may_be_cautious) {
@@ -32,7 +32,8 @@ constexpr RuleEntry one_pass(const char* name) {
 
 template <class Rule>
 constexpr RuleEntry several_passes(const char* name) {
-    RuleEntry entry{name, Rule::scalar_names, Rule::states, true, Rule::factored, Rule::pass_count, {}, {}, {}, {}};
+    RuleEntry entry{name, Rule::scalar_names, Rule::states, true, Rule::factored, Rule::pass_count, {}, {}, {},
+                    {},   Rule::join_group};
     for (int k = 0; k < Rule::pass_count; ++k) {
         entry.f32[k] = Rule::template passes<float>[k];
         entry.f64[k] = Rule::template passes<double>[k];
@@ -44,11 +45,13 @@ constexpr RuleEntry several_passes(const char* name) {
 #define FASTOPT_STATE_ONLY(name, ...) one_pass<StateOnly<__VA_ARGS__>>(name),
 #define FASTOPT_GRAD_ONLY(name, ...) one_pass<GradOnly<__VA_ARGS__>>(name),
 #define FASTOPT_SCALED(name, ...) several_passes<Scaled<__VA_ARGS__>>(name),
+#define FASTOPT_GROUPED(name, ...) several_passes<Grouped<__VA_ARGS__>>(name),
 #define FASTOPT_SEVERAL_PASSES(name, ...) several_passes<__VA_ARGS__>(name),
 #define FASTOPT_CLIP(name) one_pass<Clip>(name),
 
 constexpr RuleEntry rules[] = {
-    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_GRAD_ONLY, FASTOPT_SCALED, FASTOPT_SEVERAL_PASSES,
+    FASTOPT_RULES(FASTOPT_ONE_PASS, FASTOPT_STATE_ONLY, FASTOPT_GRAD_ONLY, FASTOPT_SCALED, FASTOPT_GROUPED,
+                  FASTOPT_SEVERAL_PASSES,
                   FASTOPT_CLIP)  //
 };
 

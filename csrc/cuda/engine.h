@@ -53,9 +53,11 @@ void upload_scalars(const Stream& stream, const Constants* known, int count, con
                     ScalarSet* sets);
 
 // Computes scalars by a program from counters in device memory, and advances the counters unless the step is skipped.
-// `learning_rate` is one number in device memory, or has no data; `common` has what needs no program.
+// `learning_rate` is one number in device memory, or has no data; `common` has what needs no program; `shared` are the
+// numbers that all groups share, or null.
 void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
-                      const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets);
+                      const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
+                      ScalarSet* sets);
 
 void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there);
 

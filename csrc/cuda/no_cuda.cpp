@@ -20,7 +20,7 @@ int device_count(std::string& why) {
 
 void upload_scalars(const Stream&, const Constants*, int, const DeviceInputs&, ScalarSet*) { absent(); }
 void evaluate_scalars(const Stream&, const Program&, const Array&, const Constants&, const Counter*, int,
-                      const DeviceInputs&, ScalarSet*) {
+                      const DeviceInputs&, const double*, ScalarSet*) {
     absent();
 }
 void upload_storages(const Stream&, const Storage*, int, Storage*) { absent(); }

@@ -42,20 +42,20 @@ struct MatrixTile {
     int64_t all_rows_, all_columns_;
 };
 
-// The beginning of scratch memory: the rule's scale, and sums of the squares of the parameter and of what is measured,
-// for each part (chunk or tile) of the tensor.
+// The beginning of scratch memory: the rule's scale, and two sums for each part (chunk or tile) of the tensor: of the
+// squares of the parameter and of what is measured, or, of a grouped rule, of its two terms.
 struct StepScratch {
     int64_t parts;
-    double *scale, *param_squares, *measured_squares;
+    double *scale, *first_sums, *second_sums;
 
     FASTOPT_HD StepScratch(double* scratch, int64_t of_parts)
-        : parts(of_parts), scale(scratch), param_squares(scale + 1), measured_squares(param_squares + of_parts) {}
+        : parts(of_parts), scale(scratch), first_sums(scale + 1), second_sums(first_sums + of_parts) {}
 
     // In doubles, like all sizes here.
     FASTOPT_HD static int64_t size(int64_t of_parts) { return 1 + 2 * of_parts; }
 };
 
-// For a scaled rule.
+// For a scaled or grouped rule.
 struct ScaledScratch : StepScratch {
     FASTOPT_HD ScaledScratch(double* scratch, int64_t n) : StepScratch(scratch, parts_of(n)) {}
 
@@ -72,7 +72,7 @@ struct FactoredScratch : StepScratch {
           across(tiles_along(shape.columns, kTileColumns)),
           down(tiles_along(shape.rows, kTileRows)),
           shape_(shape),
-          rows_(measured_squares + parts),
+          rows_(second_sums + parts),
           columns_(rows_ + shape.count * across * shape.rows),
           row_factors_(columns_ + shape.count * down * shape.columns),
           column_factors_(row_factors_ + shape.count * shape.rows) {}

@@ -90,11 +90,34 @@ struct GradOnly {
     }
 };
 
-// What the first pass of a scaled rule reads. It stores nothing.
+// The first pass of a scaled rule: what it reads, and the two numbers of an element whose squares are summed. It stores
+// nothing.
 template <class Rule>
 struct ScaledMeasure {
-    static constexpr int states = Rule::measured_states;
+    static constexpr int first_state = 0, states = Rule::measured_states;
     static constexpr bool reads_param = Rule::measures_param, reads_grad = true;
+    static constexpr bool squares = true, first_is_param = true;
+
+    template <class T>
+    FASTOPT_HD static void measure(T param, T grad, T* state, const typename Rule::template Scalars<T>& c, T& first,
+                                   T& second) {
+        first = param;
+        second = Rule::measured(param, grad, state, c);
+    }
+};
+
+// The first pass of a grouped rule, whose two terms are summed as they are.
+template <class Rule>
+struct GroupedMeasure {
+    static constexpr int first_state = Rule::states - Rule::measured_states, states = Rule::measured_states;
+    static constexpr bool reads_param = true, reads_grad = true;
+    static constexpr bool squares = false, first_is_param = false;
+
+    template <class T>
+    FASTOPT_HD static void measure(T param, T grad, T* state, const typename Rule::template Scalars<T>& c, T& first,
+                                   T& second) {
+        Rule::measure(param, grad, state, c, first, second);
+    }
 };
 
 // The second pass of a scaled rule.
@@ -119,6 +142,12 @@ struct ScaledApply {
         param = Prologue::decayed(param, c.common);
         Rule::update(param, grad, state, c.own, c.scale);
     }
+};
+
+// The second pass of a grouped rule. It leaves alone the states after those that the rule updates.
+template <class Rule>
+struct GroupedApply : ScaledApply<Rule> {
+    static constexpr int states = Rule::updated_states;
 };
 
 // Gradients that are passed as parameters.

@@ -17,8 +17,8 @@
 
 namespace fastopt {
 
-// A program's inputs: t, the carried scalars before the update, lr.
-constexpr int kInputs = 2 + kMaxCarried;
+// A program's inputs: t, the carried scalars before the update, lr, the numbers that all groups share.
+constexpr int kInputs = 2 + kMaxCarried + kShared;
 constexpr int kMaxProgramConstants = 32;
 constexpr int kMaxInstructions = 48;
 constexpr int kMaxOperands = 3;

@@ -35,16 +35,16 @@ Result = tuple[int, float, torch.Tensor]  # the fewest steps to the goal, the lr
 
 def run(race: Race, name: str) -> Result:
     params = [torch.tensor(race.start, requires_grad=True) for _ in race.rates]
-    optimizer = METHODS[name]([{"params": p, "lr": lr} for p, lr in zip(params, race.rates, strict=True)])
+    optimizers = [METHODS[name]([p], lr=lr) for p, lr in zip(params, race.rates, strict=True)]  # groups may share sums
     points = [torch.stack(params).detach()]
     for _ in range(race.steps):
-        optimizer.zero_grad()
         race.f(*torch.stack(params).T).sum().backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         points.append(torch.stack(params).detach())
-    paths = torch.stack(points, 1)
-    needed = [int((~(race.f(*path.T) < race.goal)).nonzero().max()) + 1 for path in paths]
-    return min(zip(needed, race.rates, paths, strict=True), key=lambda result: result[0])
+    needed = [int((~(race.f(*path.T) < race.goal)).nonzero().max()) + 1 for path in torch.stack(points, 1)]
+    return min(zip(needed, race.rates, torch.stack(points, 1), strict=True), key=lambda result: result[0])
 
 
 def measure() -> list[dict[str, Result]]:

@@ -40,6 +40,7 @@ Make = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MAKERS: dict[str, Make] = {
     row.ours.__name__: lambda p, row=row: row.ours(p, lr=row.lr / 10, **row.base, **row.plain, max_grad_norm=0.1)
     for row in ROWS
+    if not row.grouped  # needs sums over all parameters, of which a process has parts
 }
 
 
@@ -245,7 +246,7 @@ def older_sharding_has_no_sums() -> None:
         lambda: fastopt.clip_grad_norm_(model.parameters(), 1.0),
     ):
         refused(RuntimeError, "call clip_grad_norm_ of the FullyShardedDataParallel module", call)
-    for make in (fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW, fastopt.Adafactor):
+    for make in (fastopt.LAMB, fastopt.LARS, fastopt.StableAdamW, fastopt.Adafactor, fastopt.Prodigy):
         step = make(model.parameters()).step
         refused(RuntimeError, f"a step of {make.__name__}: FullyShardedDataParallel has cut these parameters", step)
     step = fastopt.AdamW(model.parameters(), cautious=True).step
@@ -256,6 +257,37 @@ def older_sharding_has_no_sums() -> None:
         refused(RuntimeError, "FullyShardedDataParallel has cut these parameters", step)
     for param, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(param, old)
+
+
+@SCENARIOS
+def sums_over_all_parameters_are_not_for_parts() -> None:
+    """Prodigy's d would be another one in each process."""
+    model = sharded(world())
+    optimizer: Any = fastopt.Prodigy(model.parameters())
+    x, y = next(iter(share(range(1))))
+    (model(x) - y).square().mean().backward()
+    before = [p.to_local().clone() for p in model.parameters()]  # type: ignore[attr-defined]
+    refused(RuntimeError, "is a DTensor that is cut; its update needs sums over all parameters", optimizer.step)
+    for param, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(param.to_local(), old)  # type: ignore[attr-defined]
+    assert not optimizer.state
+    assert optimizer.param_groups[0]["k"] == 0
+
+    whole = net()
+    zero = ZeroRedundancyOptimizer(whole.parameters(), optimizer_class=fastopt.Prodigy)
+    (whole(x) - y).square().mean().backward()
+    refused(RuntimeError, "ZeroRedundancyOptimizer is not for it", zero.step)
+
+
+@SCENARIOS
+def sums_over_all_parameters_are_alike_in_all_processes() -> None:
+    model = DistributedDataParallel(net())
+    optimizer = fastopt.Prodigy(model.parameters(), d0=1e-2)
+    train(model, optimizer, share(range(5)))
+    numbers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(numbers, [optimizer.param_groups[0][key] for key in ("d", "d_max", "d_numerator", "k")])
+    assert all(each == numbers[0] for each in numbers)
+    assert numbers[0][-1] == 5
 
 
 def built(make: Make, mesh: DeviceMesh | None) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -115,6 +115,27 @@ PEERS = [
         {"exp_avg": "exp_avg", "exp_avg_diff": "exp_avg_diff", "exp_avg_sq": "exp_avg_sq"},
     ),
     Peer(
+        fastopt.Prodigy,
+        "prodigyopt.Prodigy",  # its s and p0 are flat
+        [
+            ({"lr": 1.0, "d0": 1e-2, **flags}, {"lr": 1.0, "d0": 1e-2, **flags})
+            for flags in (
+                {},
+                {"d0": 1e-6},
+                {"lr": 0.3},
+                {"betas": (0.5, 0.9), "eps": 1e-4},
+                {"beta3": 0.9},
+                {"weight_decay": 0.1},
+                {"weight_decay": 0.1, "decouple": False},
+                {"use_bias_correction": True},
+                {"safeguard_warmup": True, "lr": 0.5},
+                {"d_coef": 0.5},
+                {"growth_rate": 1.02},
+            )
+        ],
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "s", "p0": "p0"},
+    ),
+    Peer(
         fastopt.ScheduleFreeAdamW,
         "schedulefree.AdamWScheduleFree",
         _same({}, {"betas": (0.5, 0.9), "eps": 1e-4}, {"weight_decay": 0.1}, *_SCHEDULE_FREE),
@@ -158,7 +179,8 @@ def _train(one: Any, ours: list[torch.Tensor], two: Any, theirs: list[torch.Tens
 @pytest.mark.parametrize(("peer", "own", "other"), CASES, ids=_ids)
 def test_follows_the_package(peer: Peer, own: dict[str, Any], other: dict[str, Any]) -> None:
     mine, others = _parameters(), _parameters()
-    one, two = peer.ours(mine, lr=0.05, **own), _found(peer.theirs)(others, lr=0.05, **other)
+    lr = {"lr": 0.05}
+    one, two = peer.ours(mine, **{**lr, **own}), _found(peer.theirs)(others, **{**lr, **other})
     if hasattr(two, "train"):
         two.train()
     _train(one, mine, two, others, range(STEPS))
@@ -167,7 +189,12 @@ def test_follows_the_package(peer: Peer, own: dict[str, Any], other: dict[str, A
         kept = {key: name for key, name in peer.states.items() if key in one.state[a]}
         assert set(kept.values()) == {name for name in peer.states.values() if name in two.state[b]}
         for key, name in kept.items():
-            torch.testing.assert_close(one.state[a][key], two.state[b][name], rtol=1e-12, atol=1e-12)
+            theirs = two.state[b][name].reshape(a.shape)
+            torch.testing.assert_close(one.state[a][key], theirs, rtol=1e-12, atol=1e-12)
+    numbers = [key for key in ("d", "d_max", "d_numerator", "k") if key in one.param_groups[0]]
+    assert [one.param_groups[0][key] for key in numbers] == pytest.approx(
+        [two.param_groups[0][key] for key in numbers], rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])

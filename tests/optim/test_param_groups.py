@@ -183,7 +183,7 @@ def test_a_layer_joins_in(case: Case, numbers_in: Any) -> None:
     assert [group["lr"] for group in ours.param_groups] == [group["lr"] for group in theirs.param_groups]
 
 
-@CASES
+@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if not case.row.grouped], ids=ids)
 def test_options_by_group(case: Case) -> None:
     """One step over groups with different options equals a step of a separate optimizer for each, to the bit."""
     options: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ import torch
 
 import fastopt
 from fastopt import _core
-from fastopt.optim._program import INPUTS, LR, Program, Symbol, T, larger, number, select, smaller, trace
+from fastopt.optim._program import INPUTS, LR, SHARED, Program, Symbol, T, larger, number, select, smaller, trace
 from fastopt.optim._update import IDENTITY_PROLOGUE, Update
 from optimizer_cases import ALL_CASES, Case
 
@@ -25,11 +25,19 @@ def exact(scalars: dict[str, Any]) -> dict[str, str]:
     return {name: float(value).hex() for name, value in scalars.items()}
 
 
-def assert_same_scalars(program: Program, update: Update, prologue: Any, scalars: Any, lr: float, t: int) -> None:
+def assert_same_scalars(
+    program: Program,
+    update: Update,
+    prologue: Any,
+    scalars: Any,
+    lr: float,
+    t: int,
+    shared: tuple[float, ...] = (math.nan,) * len(SHARED),
+) -> None:
     carried = {"mu_product": (1.0, 0.43, 0.0), "eta": (lr, 1e-3, math.inf), "mu": (1.0, 0.01, math.nan)}
     for values in itertools.product(*(carried.get(key, (1.0, 0.43, 0.0)) for key in update.carried)):
         expected = dict(scalars(t, *values))
-        inputs = [float(t), *values, *[math.nan] * (2 - len(values)), lr]
+        inputs = [float(t), *values, *[math.nan] * (2 - len(values)), lr, *shared]
         got_prologue, got, following = _core.evaluate_program(program, update.rule, inputs)
         assert exact(got_prologue) == exact(prologue)
         assert exact({**got, **dict(zip(update.carried, following, strict=True))}) == exact(expected)
@@ -48,7 +56,7 @@ WITH_LR = [
     pytest.param(case, on_device, id=f"{case.id}-{'lr on the device' if on_device else 'lr'}")
     for case in ALL_CASES
     for on_device in (False, True)
-    if not (on_device and case.row.counts_by_group)
+    if not (on_device and case.row.counts_by_group and not case.row.grouped)
 ]
 
 
@@ -56,14 +64,17 @@ WITH_LR = [
 def test_program_equals_python(case: Case, on_device: bool) -> None:
     optimizer = optimizer_of(case)
     group = optimizer.param_groups[0]
-    traced = {**group, "lr": LR} if on_device else group
+    counted = dict(zip(optimizer._shared, SHARED, strict=False))
+    traced = {**group, **({"lr": LR} if on_device else {}), **counted}
     rates = (group["lr"], 0.0, 1e-3, 7.0, math.inf) if on_device else (group["lr"],)
     for part, (update, recorded, _) in enumerate(optimizer._parts(traced)):
         program = trace(optimizer._prologue(traced, 1.0), recorded, update.carried, T if update.counts else 2)
         for lr, t in itertools.product(rates, STEPS if update.counts else (2,)):
-            actual = {**group, "lr": lr}
+            numbers = (0.3, 0.4, -2.0, float(t))[: len(counted)]
+            actual = {**group, "lr": lr, **dict(zip(counted, numbers, strict=True))}
             _, scalars, _ = optimizer._parts(actual)[part]
-            assert_same_scalars(program, update, optimizer._prologue(actual, 1.0), scalars, lr, t)
+            shared = {"shared": numbers} if numbers else {}
+            assert_same_scalars(program, update, optimizer._prologue(actual, 1.0), scalars, lr, t, **shared)
 
 
 def test_first_update_of_sgd_is_another_program() -> None:
@@ -115,7 +126,7 @@ def lookahead(alpha: Any) -> Callable[[Any], Any]:
 
 
 def value_of(x: Any, a: float, b: float) -> float:
-    _, scalars, _ = _core.evaluate_program(trace(IDENTITY_PROLOGUE, lookahead(x)), "lookahead", [1.0, a, b, 0.0])
+    _, scalars, _ = _core.evaluate_program(trace(IDENTITY_PROLOGUE, lookahead(x)), "lookahead", [1.0, a, b, *[0.0] * 5])
     return scalars["alpha"]
 
 
@@ -188,7 +199,7 @@ def long(symbol: Symbol, operations: int, step: Callable[[int], float]) -> Any:
 
 
 def evaluated(program: Any, rule: str = "lookahead") -> Any:
-    return _core.evaluate_program(tuple(program), rule, [1.0, 2.0, 3.0, 4.0])
+    return _core.evaluate_program(tuple(program), rule, [float(i) for i in range(len(INPUTS))])
 
 
 def test_too_long_a_program() -> None:
@@ -219,7 +230,7 @@ def test_names_are_the_rules() -> None:
         (("sine", 0), "no operation 'sine'"),
         (("add", 0), "'add' has other operands"),
         (("add", 0, 0, 0), "'add' has other operands"),
-        (("add", 0, 4), "a value it does not have"),  # itself
+        (("add", 0, len(INPUTS)), "a value it does not have"),  # itself
         (("add", 0, -9), "a value it does not have"),
         (("add", 0, 10**30), "a value it does not have"),
         (("add", 0, math.nan), "a value it does not have"),
@@ -235,9 +246,9 @@ def test_malformed_instructions(instruction: tuple[Any, ...], error: str) -> Non
 def test_malformed_programs() -> None:
     program = trace(IDENTITY_PROLOGUE, lookahead(T))
     with pytest.raises(ValueError, match="a value it does not have"):
-        evaluated(program._replace(scalars={"alpha": 4}))
+        evaluated(program._replace(scalars={"alpha": len(INPUTS)}))
     with pytest.raises(ValueError, match="a value it does not have"):
-        evaluated(program._replace(carried=(4,)))
+        evaluated(program._replace(carried=(len(INPUTS),)))
     with pytest.raises(ValueError, match="too many carried"):
         evaluated(program._replace(carried=(0, 0, 0)))
     with pytest.raises(ValueError, match="an operation without a name"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import subprocess
 from collections.abc import Iterator
@@ -107,12 +108,16 @@ def test_every_optimizer_has_its_page_with_its_paper(name: str) -> None:
     assert f"({name}.md)" in PAGES["optimizers/index.md"].read_text()
 
 
+def _value(text: str) -> Any:
+    return math.inf if text == "inf" else ast.literal_eval(text)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_defaults_are_those_of_the_signature(name: str) -> None:
     parameters = list(inspect.signature(OPTIMIZERS[name]).parameters.values())
     own = table(f"optimizers/{name}.md", "Defaults")
     common = {key: row for key, row in table("optimizers/index.md", "Common options").items() if key not in own}
-    shown = {key: ast.literal_eval(row[0].strip("`")) for key, row in {**common, **own}.items() if row[0]}
+    shown = {key: _value(row[0].strip("`")) for key, row in {**common, **own}.items() if row[0]}
     actual = {p.name: p.default for p in parameters if p.default is not p.empty}
     assert {key: shown.get(key) for key in actual} == actual
     assert own.keys() <= {p.name for p in parameters}

@@ -73,7 +73,7 @@ struct AdafactorMatrix : Adafactor {
                 add_onto(param_lanes, lanes, kLanes);
                 add_onto(column_sums, columns, tile.columns);
             }
-            scratch.param_squares[unit] = merge(param_lanes, kPlus);
+            scratch.first_sums[unit] = merge(param_lanes, kPlus);
         }
     }
 
@@ -148,7 +148,7 @@ struct AdafactorMatrix : Adafactor {
                 }
                 add_onto(update_lanes, lanes, kLanes);
             }
-            scratch.measured_squares[unit] = merge(update_lanes, kPlus);
+            scratch.second_sums[unit] = merge(update_lanes, kPlus);
         }
     }
 
@@ -191,6 +191,7 @@ struct AdafactorMatrix : Adafactor {
     }
 
     static constexpr int pass_count = 3;
+    static constexpr JoinGroup join_group = nullptr;
     template <class T>
     static constexpr Pass passes[pass_count] = {
         {measure<T>, combine_means<T>}, {measure_update<T>, combine}, {apply<T>, nullptr}};

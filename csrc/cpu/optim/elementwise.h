@@ -46,9 +46,9 @@ FASTOPT_HD void update_block(T* __restrict param, const T* __restrict grad, T* c
 constexpr int kShortBlock = 128;
 static_assert(kShortBlock % kFour == 0, "what decode() fills");
 
-template <class Kind, class T>
+template <class Kind, class T, int kFirstState = 0>
 FASTOPT_HD void prefetch_ahead(const Task& task, int64_t at, int64_t end, int64_t ahead) {
-    prefetch_ahead<Kind::reads_param, Kind::reads_grad, kShortBlock>(task, Kind::states, at, end, ahead);
+    prefetch_ahead<Kind::reads_param, Kind::reads_grad, kShortBlock>(task, kFirstState, Kind::states, at, end, ahead);
 }
 
 template <class Kind, class T>

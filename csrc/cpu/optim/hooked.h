@@ -80,7 +80,7 @@ FASTOPT_NOINLINE void hooked_step(const Task& task, int64_t begin, int64_t end, 
     BlockTask<T> block(task);
     const bool measures = statistics.is_on() && !counts;
     const Caution<T> caution = caution_of(task, rule.decay, counts);
-    double* const counted = counts ? ScaledScratch(task.scratch, task.n).param_squares : nullptr;
+    double* const counted = counts ? ScaledScratch(task.scratch, task.n).first_sums : nullptr;
     const int64_t ahead = machine.ahead / int64_t(sizeof(T));
     int64_t agreeing = 0;
     alignas(64) T param_buffer[kMostStored], grad_buffer[kMostStored], negated[kMostStored];
@@ -88,7 +88,7 @@ FASTOPT_NOINLINE void hooked_step(const Task& task, int64_t begin, int64_t end, 
 
     for (int64_t at = begin; at < end; at += kMostStored) {
         const int n = int(end - at < kMostStored ? end - at : kMostStored);
-        prefetch_ahead<true, true, kMostStored>(task, rule.states, at, end, ahead);
+        prefetch_ahead<true, true, kMostStored>(task, 0, rule.states, at, end, ahead);
         T* const param = stored.load_param(at, n, param_buffer);
         T* const grad = gradients.prepare(param, at, n, grad_buffer, !counts);
         T* states[kMaxStates];
@@ -121,7 +121,7 @@ FASTOPT_NOINLINE void hooked_step(const Task& task, int64_t begin, int64_t end, 
 // Makes the factor of the updates from the counts.
 void combine_counts(const Task& task) {
     const ScaledScratch scratch(task.scratch, task.n);
-    *scratch.scale = Caution<double>::factor_of(sum(scratch.param_squares, scratch.parts), task.n);
+    *scratch.scale = Caution<double>::factor_of(sum(scratch.first_sums, scratch.parts), task.n);
 }
 
 }  // namespace

@@ -47,11 +47,11 @@ FASTOPT_NOINLINE void split(const float* __restrict from, uint16_t* __restrict u
 // Where memory does not come by itself: hardware prefetchers stop at every 4 KiB page, and there are several rows.
 // Never past the tile's end: those lines may be in another worker's cache, being written.
 template <bool kParam, bool kGrad, int kCount>
-FASTOPT_HD void prefetch_ahead(const Task& task, int states, int64_t at, int64_t end, int64_t ahead) {
+FASTOPT_HD void prefetch_ahead(const Task& task, int first_state, int states, int64_t at, int64_t end, int64_t ahead) {
     if (ahead == 0 || end - at < ahead + kCount) return;
     if (kParam) prefetch(task.param, at + ahead, kCount);
     if (kGrad) prefetch(task.grad, at + ahead, kCount);
-    for (int k = 0; k < states; ++k) prefetch(task.states[k], at + ahead, kCount);
+    for (int k = 0; k < states; ++k) prefetch(task.states[first_state + k], at + ahead, kCount);
 }
 
 template <class T>

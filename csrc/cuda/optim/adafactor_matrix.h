@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kTileThreads) measure_tiles(const __grid_const
 
     for (int k = 0; k < kRowSteps; ++k) columns[k * kTileThreads + threadIdx.x] = column_squares[k];
     param_squares = sum_of_tile(place, param_squares, lanes);  // includes a barrier
-    if (place.is_first()) scratch.param_squares[place.unit] = param_squares;
+    if (place.is_first()) scratch.first_sums[place.unit] = param_squares;
     for (int column = place.index; column < place.columns; column += place.teams.threads()) {
         const int row_step = column / kLanes * kTileThreads;
         double sum = 0;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
         }
     }
     squares = sum_of_tile(place, squares, lanes);
-    if (place.is_first()) scratch.measured_squares[place.unit] = squares;
+    if (place.is_first()) scratch.second_sums[place.unit] = squares;
 }
 
 // The update.

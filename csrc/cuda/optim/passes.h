@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kSummers) make_scales(const __grid_constant__ 
     if (set.skip != 0) return;
     const StepScratch scratch = scratch_of(tensors, tensor);
     const int threads = int(blockDim.x);
-    const double param_squares = group_sum(scratch.param_squares, scratch.parts, true, threads, lanes);
-    const double measured_squares = group_sum(scratch.measured_squares, scratch.parts, true, threads, lanes + kTeams);
+    const double param_squares = group_sum(scratch.first_sums, scratch.parts, true, threads, lanes);
+    const double measured_squares = group_sum(scratch.second_sums, scratch.parts, true, threads, lanes + kTeams);
     if (threadIdx.x != 0) return;
     *scratch.scale = Rule::scale(param_squares, measured_squares, elements_of(tensors, tensor),
                                  scalars_from<Rule::template Scalars>(set.rule));

@@ -28,6 +28,7 @@ struct CountedSets {
     Counter counters[kMax];
     int count;
     DeviceInputs inputs;
+    const double* shared;
     ScalarSet* sets;
 };
 struct KnownStorages {
@@ -90,6 +91,7 @@ __global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __
     const Counter& counter = sets.counters[i];
     double inputs[kInputs] = {read_number(counter.step) + 1, 0, 0, read_number(sets.learning_rate)};
     for (int k = 0; k < kMaxCarried; ++k) inputs[1 + k] = read_number(counter.carried[k]);
+    for (int k = 0; k < kShared && sets.shared != nullptr; ++k) inputs[2 + kMaxCarried + k] = sets.shared[k];
     Constants constants = sets.common;
     evaluate(sets.program, inputs, constants);
     constants.step = uint32_t(int64_t(inputs[0]));
@@ -125,9 +127,10 @@ void upload_scalars(const Stream& stream, const Constants* known, int count, con
 }
 
 void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
-                      const Counter* counters, int count, const DeviceInputs& inputs, ScalarSet* sets) {
+                      const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
+                      ScalarSet* sets) {
     in_turns(count, CountedSets::kMax, [&](int first, int n) {
-        CountedSets some{program, learning_rate, common, {}, n, inputs, sets + first};
+        CountedSets some{program, learning_rate, common, {}, n, inputs, shared, sets + first};
         std::copy_n(counters + first, n, some.counters);
         launch(stream, "counted scalars", evaluate_counted_sets,
                {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);

@@ -1,4 +1,4 @@
-// Scaled rules on a device, in the CPU's two passes (cpu/optim/scaled.h).
+// Scaled and grouped rules on a device, in the CPU's two passes (cpu/optim/scaled.h).
 #pragma once
 
 #include "cuda/optim/elementwise.h"
@@ -25,12 +25,16 @@ __device__ __forceinline__ int64_t elements_of(const Tensors<kArrays>& tensors, 
 
 constexpr int kScaledWarps = 8;
 
-// Squares of the parameter and of what the rule measures: a warp takes a chunk.
-template <class Rule, class Operands>
+template <class Kind, class T>
+__device__ __forceinline__ double term(T value) {
+    return Kind::squares ? double(value) * double(value) : double(value);
+}
+
+// The two sums of each chunk, which a warp takes.
+template <class Rule, class Kind, class Operands>
 __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     measure_chunks(const __grid_constant__ ScaledTensors<Rule> tensors) {
     using T = typename Operands::Compute;
-    using Kind = ScaledMeasure<Rule>;
     constexpr int kSteps = kRowSteps * int(sizeof(float)) / int(sizeof(T));  // equal bytes in registers for each type
     const BlockSpan span = span_of_block(tensors, kScaledWarps * kSumChunk);
     const ScalarSet& set = *tensors.scalars[span.tensor];
@@ -43,29 +47,45 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     const bool reads_param = Kind::reads_param || Prologue::penalizes(gradients.common);
     const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));
     const Operands operands(tensors, span.tensor, set, Places<ScaledApply<Rule>>::states);
-    double param_squares = 0, measured_squares = 0;
+    double first_sum = 0, second_sum = 0;
     for (int64_t at = begin; at < end; at += kSteps * kLanes) {
         const int count = int(end - at < kSteps * kLanes ? end - at : kSteps * kLanes);
         T param[kSteps] = {}, grad[kSteps], states[kRows<Kind>][kSteps];
         if (reads_param) operands.load_param(at, count, lane, param);
         operands.load_grad(at, count, lane, grad);
-        for (int k = 0; k < Kind::states; ++k) operands.load_state(k, at, count, lane, states[k]);
+        for (int k = 0; k < Kind::states; ++k) operands.load_state(Kind::first_state + k, at, count, lane, states[k]);
         gradients.prepare(param, grad, kSteps);
         for (int i = 0; i < kSteps; ++i) {
             if (lane + i * kLanes >= count) continue;
-            T state[kRows<Kind>];
+            T state[kRows<Kind>], first, second;
             for (int k = 0; k < Kind::states; ++k) state[k] = states[k][i];
-            const T value = Rule::measured(param[i], grad[i], state, c);
-            if (Kind::reads_param) param_squares += double(param[i]) * double(param[i]);
-            measured_squares += double(value) * double(value);
+            Kind::measure(param[i], grad[i], state, c, first, second);
+            if (Kind::reads_param) first_sum += term<Kind>(first);
+            second_sum += term<Kind>(second);
         }
     }
-    param_squares = merge_lanes(param_squares, Squares::join);
-    measured_squares = merge_lanes(measured_squares, Squares::join);
+    first_sum = merge_lanes(first_sum, Squares::join);
+    second_sum = merge_lanes(second_sum, Squares::join);
     if (lane != 0) return;
     const ScaledScratch scratch = scratch_of(tensors, span.tensor);
-    scratch.param_squares[begin / kSumChunk] = param_squares;
-    scratch.measured_squares[begin / kSumChunk] = measured_squares;
+    scratch.first_sums[begin / kSumChunk] = first_sum;
+    scratch.second_sums[begin / kSumChunk] = second_sum;
+}
+
+template <class Rule>
+using StartScaled = Start<ScaledTensors<Rule>>;
+
+template <class Rule>
+void fill_scaled(ScaledTensors<Rule>& tensors, int i, const Task& task) {
+    fill_arrays<ScaledApply<Rule>>(tensors, i, task);
+    tensors.n[i] = task.n;
+}
+
+template <class Rule, class Kind, class Operands>
+void start_chunks(const Stream& stream, const Tasks& tasks) {
+    const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
+    const StartScaled<Rule> start{stream, tasks, fill_scaled<Rule>};
+    start("sums", measure_chunks<Rule, Kind, Operands>, blocks, kScaledWarps * kLanes);
 }
 
 template <class Rule>
@@ -76,18 +96,12 @@ struct Scaled {
     }
 
    private:
-    static void fill(ScaledTensors<Rule>& tensors, int i, const Task& task) {
-        fill_arrays<ScaledApply<Rule>>(tensors, i, task);
-        tensors.n[i] = task.n;
-    }
-
     template <class Operands>
     struct Measure {
         static void start(const Stream& stream, const Tasks& tasks) {
-            const Start<ScaledTensors<Rule>> start{stream, tasks, fill};
-            const auto blocks = [](const Task& task) { return tiles_along(task.n, kScaledWarps * kSumChunk); };
-            start("sums of squares", measure_chunks<Rule, Operands>, blocks, kScaledWarps * kLanes);
-            start_scales<Rule>(start, [](const Task& task) { return ScaledScratch::parts_of(task.n); });
+            start_chunks<Rule, ScaledMeasure<Rule>, Operands>(stream, tasks);
+            start_scales<Rule>(StartScaled<Rule>{stream, tasks, fill_scaled<Rule>},
+                               [](const Task& task) { return ScaledScratch::parts_of(task.n); });
         }
     };
 };

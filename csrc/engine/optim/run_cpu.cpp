@@ -62,14 +62,17 @@ const std::vector<Task*>& Step::tasks_on(int device) {
     return on_one_;
 }
 
-// Collects the clipped tasks in the order of the parameters; prepared ones come later in tasks_.
+// Tasks in the order of the parameters; prepared ones come later in tasks_.
+bool Step::is_earlier(size_t a, size_t b) const {
+    return std::tie(places_[a].group, places_[a].index) < std::tie(places_[b].group, places_[b].index);
+}
+
+// Collects the clipped tasks.
 void Step::measure(const Constants& constants) {
     order_.clear();
     for (size_t i = 0; i < tasks_.size(); ++i)
         if (tasks_[i].constants->max_grad_norm >= 0) order_.push_back(i);
-    const auto earlier = [this](size_t a, size_t b) {
-        return std::tie(places_[a].group, places_[a].index) < std::tie(places_[b].group, places_[b].index);
-    };
+    const auto earlier = [this](size_t a, size_t b) { return is_earlier(a, b); };
     if (!std::is_sorted(order_.begin(), order_.end(), earlier)) std::sort(order_.begin(), order_.end(), earlier);
     measured_.clear();
     for (const size_t i : order_) {
@@ -147,6 +150,7 @@ void Step::run_on_host(int threads) {
         run_released(jobs_, threads);
         for (const Job<Task>& job : jobs_)
             if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
+        if (pass == 0 && shared_.data != nullptr) join_groups();
     }
     if (scratch_.size() > kKeptScratch) scratch_ = {};
 }

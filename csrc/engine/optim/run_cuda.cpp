@@ -100,7 +100,8 @@ void Step::prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task
             counters.push_back(counters_[static_cast<size_t>(task - tasks_.data())]);
         }
         cuda::evaluate_scalars(stream, programmed->program, programmed->learning_rate, *programmed->common,
-                               counters.data(), static_cast<int>(counters.size()), inputs, next);
+                               counters.data(), static_cast<int>(counters.size()), inputs,
+                               static_cast<const double*>(shared_.data), next);
         next += counters.size();
     }
 }
@@ -129,6 +130,10 @@ void Step::run_on(int device) {
     std::map<int, std::vector<const Task*>> by_rule;
     for (const Task* task : tasks)
         if (task->n > 0) by_rule[task->rule].push_back(task);
+    if (shared_.data != nullptr && !grouped_tasks().empty()) {
+        place_sums(reserve<double>(device, static_cast<int64_t>(sums_size(grouped_.size())), held));
+        by_rule[grouped_[0]->rule] = grouped_;
+    }
     Storage* storages = nullptr;
     if (storages_.size() > 0) storages = reserve<Storage>(device, static_cast<int64_t>(storages_.size()), held);
     const py::gil_scoped_release released;

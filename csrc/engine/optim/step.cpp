@@ -57,8 +57,9 @@ void Step::clear() {
     programs_.clear();
     devices_.clear();
     programmed_ = nullptr;
-    loss_scale_ = found_inf_ = norm_ = scalars_ = held_table_ = py::object();
+    loss_scale_ = found_inf_ = norm_ = scalars_ = held_table_ = held_shared_ = py::object();
     table_ = nullptr;
+    shared_ = {};
     keys_ = carried_keys_ = py::tuple();
     storage_.reset();
     by_step_.clear();
@@ -140,6 +141,8 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
     carried_keys_ = update[3].cast<py::tuple>();
     if (static_cast<int>(keys_.size()) != rule_->states) throw py::value_error("the rule has another number of states");
     if (carried_keys_.size() > kMaxCarried) throw py::value_error("too many carried states");
+    if (kernels().rules[rule_->index].join_group != nullptr && shared_.data == nullptr)
+        throw py::value_error("the rule's groups share numbers, which share() gives it");
     common_ = {};
     prologue_names().read(prologue, common_.prologue);
     common_.max_grad_norm = max_grad_norm;
@@ -235,6 +238,7 @@ bool Step::add_prepared(int64_t index, const py::object& owner, const py::object
 }
 
 py::object Step::check_overlap_and_bump_versions() {
+    check_devices();
     if (const auto found = overlap_.find(tasks_, counters_)) {
         const auto owner = [this](const MemoryRange& range) {
             return py::reinterpret_borrow<py::object>(refs_[range.task].owner);

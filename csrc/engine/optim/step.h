@@ -53,6 +53,10 @@ class Step {
     // gradient leaves none.
     void leave_statistics(const pybind11::object& table, int64_t first, const pybind11::object& indices);
 
+    // Call before an add_group() of a grouped rule: the numbers that all groups share, a float64 tensor on the device
+    // of all parameters. run() moves them on.
+    void share(const pybind11::object& numbers);
+
     // Adds one prepared parameter: the one at `index` in the group of the last add_group(). `owner` is the optimizer's
     // parameter if `param` is a dense copy of it; `t` is the count if the group does not count.
     // Returns false if the engine cannot take an operand as it is.
@@ -64,8 +68,9 @@ class Step {
     // dict. Returns false if it needs preparation, like the parameters that add_group() leaves out.
     bool add_fresh(int64_t index, const pybind11::object& param, const pybind11::dict& entries);
 
-    // Call after the last add. If a written tensor shares memory with another, returns (owner, role, owner, role) of
-    // the two; otherwise returns None, having told torch that parameters, and gradients that are unscaled, will change.
+    // Call after the last add. Parameters of a grouped rule have to be on one device. If a written tensor shares memory
+    // with another, returns (owner, role, owner, role) of the two; otherwise returns None, having told torch that
+    // parameters, and gradients that are unscaled, will change.
     pybind11::object check_overlap_and_bump_versions();
 
     // The norm of the gradients of all groups whose max_grad_norm is not negative, divided by the loss scale; of the
@@ -120,10 +125,15 @@ class Step {
     const Constants* keep(const Constants& fresh);
 
     const std::vector<Task*>& tasks_on(int device);
+    bool is_earlier(size_t a, size_t b) const;
+    const std::vector<const Task*>& grouped_tasks();
+    void place_sums(double* sums);  // to the tasks that grouped_tasks() found
     void measure(const Constants& constants);
     pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
     void fetch_partials(int device, int reduction, double exponent);
     void run_on_host(int threads);
+    void join_groups();
+    void check_devices() const;
     double* row_of(int64_t index, const Task& task) const;
     void place_statistics();
     void write_statistics();
@@ -137,6 +147,8 @@ class Step {
     pybind11::object held_table_;
     double* table_ = nullptr;  // of the statistics; null in a step without them
     int64_t table_rows_ = 0;
+    pybind11::object held_shared_;
+    TensorView shared_{};  // of a grouped rule; without data in other steps
 
     // For the current group.
     const Rule* rule_ = nullptr;
@@ -172,10 +184,11 @@ class Step {
     bool asks_layouts_ = true, left_out_ = false;
 
     // Memory that every step reuses.
-    pybind11::list written_;        // what autograd is told about; None between steps
-    std::vector<Task*> on_one_;     // the tasks of one device
-    std::vector<Job<Task>> jobs_;   // those on the host
-    std::vector<size_t> order_;     // indices of the tasks that enter a norm
+    pybind11::list written_;       // what autograd is told about; None between steps
+    std::vector<Task*> on_one_;    // the tasks of one device
+    std::vector<Job<Task>> jobs_;  // those on the host
+    std::vector<size_t> order_;    // indices of the tasks that enter a norm, or a grouped rule's sums
+    std::vector<const Task*> grouped_;
     std::vector<Task> measured_;    // copies of these tasks
     std::vector<double> partials_;  // their partial results
     std::vector<double> scratch_, statistics_;
@@ -186,6 +199,7 @@ class Step {
 // Partial results of a sum, and scratch memory, are stored task after task.
 int64_t count_chunks(const std::vector<Task>& tasks);
 void place_partials(std::vector<Task>& tasks, int device, double* first);
+inline size_t sums_size(size_t grouped) { return 2 * grouped + 1; }
 int64_t scratch_size(const Task& task);  // in doubles: 0 unless the task has several passes
 void place_scratch(const std::vector<Task*>& tasks, double* first);
 

@@ -17,6 +17,7 @@ from .lars import LARS
 from .lion import Lion
 from .muon import Muon
 from .nadam import NAdam
+from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -49,6 +50,7 @@ ALL = (
     Adan,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    Prodigy,
 )
 
 FAMILY = (*ALL, Muon, SparseAdam)  # which take matrices, or sparse gradients, alone

@@ -31,6 +31,7 @@ class Declared(Options):
     _sparse_hint = ""
     _is_stored = True  # whether the options of _storage.py are its own
     _codings: ClassVar[dict[str, Coding]] = CODINGS  # of the states that state_dtype narrows
+    _shared: tuple[str, ...] = ()  # the keys of numbers that all groups share, where the update needs sums over them
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
     # Set by a step that clipped. The class has no default, because a trainer's wrapper would find that first.
     _grad_norm: float | Tensor
@@ -48,6 +49,10 @@ class Declared(Options):
 
     def _advance(self) -> None:
         """Moves on what the optimizer counts by itself, when a step has updated all groups."""
+
+    def _move_on(self, *numbers: float) -> None:
+        """Gives the groups the next values of the numbers that they share."""
+        raise NotImplementedError
 
     def _parts(self, group: Group) -> list[Part]:
         return [(self._update(group), functools.partial(self._scalars, group), None)]

@@ -91,11 +91,12 @@ def larger(a: Number, b: Number) -> Number:
 
 
 # The inputs of a program, in the order of csrc/rules/program.h: the count of the update, the carried numbers before it,
-# and the learning rate of a group that has it on the device.
+# the learning rate of a group that has it on the device, and the numbers that all groups share.
 T = Symbol("t")
 CARRIED = (Symbol("first carried"), Symbol("second carried"))
 LR = Symbol("lr")
-INPUTS = (T, *CARRIED, LR)
+SHARED = (Symbol("first shared"), Symbol("second shared"), Symbol("third shared"), Symbol("fourth shared"))
+INPUTS = (T, *CARRIED, LR, *SHARED)
 
 AVERAGE_WEIGHT = "ema_weight"  # among a rule's scalars, where parameters have an average
 

@@ -12,8 +12,9 @@ from .._processes import any_others
 from ._declared import Declared
 from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
-from ._program import LR, trace
+from ._program import LR, Number, trace
 from ._sharded import refuse_flattened
+from ._shared import keep, refuse_process_parts, refuse_shard, share
 from ._slow_path import SlowPath
 from ._storage import is_used, storage_of, with_average
 from ._update import IDENTITY_PROLOGUE, Group, Subject, Update
@@ -64,7 +65,8 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     monitor = monitor_of(optimizer)
     table = None if monitor is None else monitor.table_of_step()
     try:
-        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table)
+        shared = share(optimizer, engine_step) if optimizer._shared else None
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, shared[1] if shared else {})
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
@@ -101,15 +103,18 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, norm, threads)
     optimizer._advance()
+    if shared is not None:
+        keep(optimizer, shared[0])
     if monitor is not None:
         monitor.end_of_step(table)
 
 
 def _gather(
-    optimizer: Declared, engine_step: Any, loss_scale: float, table: Tensor | None
+    optimizer: Declared, engine_step: Any, loss_scale: float, table: Tensor | None, shared: dict[str, Number]
 ) -> tuple[SlowPath | None, list[_Sharded], bool]:
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
-    group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any."""
+    group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any. ``shared`` are the numbers
+    that take the place of each group's own."""
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
@@ -119,6 +124,7 @@ def _gather(
         capturable = bool(optimizer._option(group, "capturable"))
         learning_rate = group["lr"] if capturable and _is_on_device(group["lr"]) else None
         source = group if learning_rate is None else {**group, "lr": LR}
+        source = {**source, **shared} if shared else source
         prologue = optimizer._prologue(source, loss_scale)
         max_grad_norm = optimizer._max_norm(group)
         clips |= max_grad_norm is not None
@@ -129,6 +135,8 @@ def _gather(
         for bold, scalars, indices in optimizer._parts(source):
             chosen = params if indices is None else [params[i] for i in indices]
             update = _cautious(optimizer, group, bold)
+            if update.shares:
+                refuse_process_parts(optimizer, chosen)
             if update.sums:
                 what = "cautious" if update.masks else f"a step of {type(optimizer).__name__}"
                 refuse_flattened(chosen, what, "use fully_shard")
@@ -153,6 +161,8 @@ def _gather(
                     for i in slow_path.add_fresh(rest, chosen, group, update, storage):
                         name = optimizer._name_at(g, i if indices is None else indices[i])
                         subject = Subject(i, chosen[i], name, group, update, storage)
+                        if update.shares:
+                            refuse_shard(subject)
                         if table is not None:
                             refuse_parts(subject, optimizer._sparse(group))
                         if not slow_path.add(subject):

@@ -26,6 +26,7 @@ class Update(NamedTuple):
     sums: bool = False  # whether the rule needs sums over the whole parameter
     masks: bool = False  # whether the update is cautious
     decays_cautiously: bool = False
+    shares: bool = False  # whether it needs sums over all parameters, which move on the numbers that the groups share
 
 
 # Parameters of a group with the same update: the update, the rule's scalars, and their indices (None: all).

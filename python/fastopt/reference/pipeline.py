@@ -16,7 +16,7 @@ from . import half
 from .caution import Caution, no_parameter, updated
 from .half import Array
 from .math import clamp, sign
-from .reductions import sum_of_squares
+from .reductions import squares, sum_of, total
 from .statistics import NOTHING_MEASURED, statistics
 from .storage import NOTHING, Kept
 
@@ -27,6 +27,10 @@ class Rule(NamedTuple):
     A scaled rule also takes the keyword scale, a number for the whole tensor: ``scale(squares of the parameter, squares
     of what is measured, elements, **scalars)``, with unrounded scalars. What is measured is the first result of
     ``measured(param, grad, *states, **scalars)``, whose parameter is not decayed yet.
+
+    A grouped rule's scale is a number for all tensors of a step. ``measured`` returns two terms, which are summed;
+    ``weighted(sum, shared, **scalars)`` is a tensor's first sum with its group's weight; ``scale(first, second, shared,
+    **scalars)`` takes the sums over all tensors, and moves on the numbers that all groups share.
     """
 
     function: Callable[..., tuple[Array, ...]]
@@ -36,9 +40,10 @@ class Rule(NamedTuple):
     writes_param: bool  # if not, the parameter stays as it is, without its decay too
     factored: bool  # the rule also takes the keyword shape, (matrices, rows, columns)
     decays: bool  # the rule applies the decoupled decay itself; it also takes the keywords decay and exact
-    measured: Callable[..., tuple[Array, ...]] | None  # of a scaled rule
+    measured: Callable[..., tuple[Array, ...]] | None  # of a scaled or grouped rule
     scale: Callable[..., float] | None
     own_decay: str | None  # the scalar that shrinks the parameter, instead of the prologue's
+    weighted: Callable[..., float] | None  # of a grouped rule
 
 
 RULES: dict[str, Rule] = {}
@@ -57,6 +62,7 @@ def rule(
     measured: Callable[..., tuple[Array, ...]] | None = None,
     scale: Callable[..., float] | None = None,
     own_decay: str | None = None,
+    weighted: Callable[..., float] | None = None,
 ) -> Callable[[Callable[..., tuple[Array, ...]]], Callable[..., tuple[Array, ...]]]:
     """Registers a rule under the name its kernel has; ``states`` counts what its signature does not show."""
 
@@ -65,7 +71,7 @@ def rule(
         tensors = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         scalars = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _EXTRA)
         count = tensors - 1 - reads_grad if states is None else states
-        kind = reads_grad, writes_param, factored, decays, measured, scale, own_decay
+        kind = reads_grad, writes_param, factored, decays, measured, scale, own_decay, weighted
         RULES[name] = Rule(function, count, scalars, *kind)
         return function
 
@@ -106,6 +112,73 @@ def penalize(param: Array, grad: Array, *, weight_decay: Any, l1: Any) -> Array:
     return grad
 
 
+class _Loaded(NamedTuple):
+    """Everything in the compute type: the operands, with the gradient as the rule reads it, and the rule's scalars."""
+
+    param: Array
+    grad: Array | None
+    states: list[Array]
+    scalars: dict[str, Any]
+    decay: Any
+
+
+def _load(
+    param: Array,
+    grad: Array | None,
+    states: list[Array],
+    common: Mapping[str, float],
+    scalars: Mapping[str, float],
+    kept: Kept,
+    writes: bool,
+) -> _Loaded:
+    """``writes``: stores the unscaled gradient."""
+    compute = _compute_type(param)
+    c = {key: compute(value) for key, value in common.items()}
+    rounded = {key: compute(value) for key, value in scalars.items()}
+    wide_param, wide_grad = kept.load_param(param), None
+    if grad is not None:
+        wide_grad = unscale(half.load(grad).astype(compute), loss_scale=c["loss_scale"])
+        if writes and c["loss_scale"] != 1:
+            half.store(wide_grad, grad)
+        wide_grad = clip(wide_grad, grad_factor=c["grad_factor"], max_grad_value=c["max_grad_value"])
+        wide_grad = penalize(wide_param, wide_grad, weight_decay=c["weight_decay"], l1=c["l1"])
+    loaded = [kept.load_state(k, state) for k, state in enumerate(states)]
+    return _Loaded(wide_param, wide_grad, loaded, rounded, c["decay"])
+
+
+def _compute_type(param: Array) -> Any:
+    return np.float64 if param.dtype == np.float64 else np.float32
+
+
+def terms(
+    name: str,
+    param: Array,
+    grad: Array | None,
+    states: list[Array],
+    common: Mapping[str, float],
+    scalars: Mapping[str, float],
+    shared: Array,
+    kept: Kept = NOTHING,
+) -> tuple[float, float]:
+    """Returns a tensor's two sums of a grouped rule. Writes nothing."""
+    rule = RULES[name]
+    assert rule.measured is not None
+    assert rule.weighted is not None
+    with np.errstate(all="ignore"):
+        loaded = _load(param, grad, states, common, scalars, kept, writes=False)
+        first, second = rule.measured(loaded.param, loaded.grad, *loaded.states, **loaded.scalars)
+        return rule.weighted(sum_of(first), shared, **scalars), sum_of(second)
+
+
+def join(name: str, sums: list[tuple[float, float]], shared: Array, scalars: Mapping[str, float]) -> float:
+    """Returns the scale of all tensors of a step from their sums, and moves on the shared numbers."""
+    rule = RULES[name]
+    assert rule.scale is not None
+    with np.errstate(all="ignore"):
+        first, second = (total(np.array(column)) for column in zip(*sums, strict=True))
+        return rule.scale(first, second, shared, **scalars)
+
+
 def update(
     name: str,
     param: Array,
@@ -117,6 +190,7 @@ def update(
     kept: Kept = NOTHING,
     measures: bool = False,
     caution: Caution = _BOLD,
+    scale: float | None = None,
 ) -> tuple[float, ...]:
     """Updates the flat arrays in place. Returns statistics, if it measures.
 
@@ -129,40 +203,37 @@ def update(
         kept: how the parameter and its states are kept.
         measures: whether a monitor asks for statistics, of a rule that reads a gradient.
         caution: what is cautious, where the rule's update does not depend on the parameter.
+        scale: of a grouped rule, what :func:`join` returned.
     """
     if param.size == 0:
         return NOTHING_MEASURED
-    compute = np.float64 if param.dtype == np.float64 else np.float32
+    compute = _compute_type(param)
     with np.errstate(all="ignore"):
-        c = {key: compute(value) for key, value in common.items()}
-        rounded: dict[str, Any] = {key: compute(value) for key, value in scalars.items()}
-        clipping = {key: c[key] for key in ("grad_factor", "max_grad_value")}
-        wide_param = kept.load_param(param)
-        before = wide_param.copy() if measures else None
         if name == "clip":
-            half.store(clip(wide_param, **clipping), param)
+            limits = {key: compute(common[key]) for key in ("grad_factor", "max_grad_value")}
+            half.store(clip(kept.load_param(param), **limits), param)
             return ()
         chosen = RULES[name]
+        operands = _load(param, grad, states, common, scalars, kept, writes=True)
+        wide_param, wide_grad, loaded, rounded, decay = operands
+        before = wide_param.copy() if measures else None
         tensors = [wide_param]
-        if grad is not None:
-            wide_grad = unscale(half.load(grad).astype(compute), loss_scale=c["loss_scale"])
-            if c["loss_scale"] != 1:
-                half.store(wide_grad, grad)
-            wide_grad = penalize(wide_param, clip(wide_grad, **clipping), weight_decay=c["weight_decay"], l1=c["l1"])
+        if wide_grad is not None:
             moved = no_parameter(wide_param) if any(caution) else wide_param
-            tensors = [moved if chosen.decays else moved * c["decay"], wide_grad]
+            tensors = [moved if chosen.decays else moved * decay, wide_grad]
         if chosen.decays:
-            rounded |= {"exact": scalars, "decay": c["decay"]}
+            rounded |= {"exact": scalars, "decay": decay}
         if chosen.factored:
             rounded["shape"] = shape
-        loaded = [kept.load_state(k, state) for k, state in enumerate(states)]
-        if chosen.measured is not None and chosen.scale is not None:
+        if scale is not None:
+            rounded["scale"] = compute(scale)
+        elif chosen.measured is not None and chosen.scale is not None:
             measured, *_ = chosen.measured(wide_param, wide_grad, *loaded, **rounded)
-            sums = sum_of_squares(wide_param), sum_of_squares(measured)
+            sums = sum_of(squares(wide_param)), sum_of(squares(measured))
             rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
         new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
         if any(caution):
-            decay = rounded[chosen.own_decay] if chosen.own_decay else c["decay"]
+            decay = rounded[chosen.own_decay] if chosen.own_decay else decay
             new_param = updated(caution, wide_param, new_param, wide_grad, decay)
         after = kept.store_param(new_param, param) if chosen.writes_param else wide_param
         for k, (result, out) in enumerate(zip(new_states, states, strict=True)):

@@ -72,9 +72,9 @@ def squares(values: Array) -> Array:
     return product
 
 
-def sum_of_squares(values: Array) -> float:
-    """Sums the squares of a tensor for a scaled rule: the results of chunks are summed like elements."""
-    return float(total(partials(squares(values))))
+def sum_of(values: Array) -> float:
+    """Sums a tensor's terms for a scaled or grouped rule: the results of chunks are summed like elements."""
+    return float(total(partials(values.astype(np.float64))))
 
 
 def _terms(reduction: str, values: Array, exponent: float) -> Array:

@@ -14,7 +14,7 @@ from .._compat import increment_version
 from . import half
 from .caution import Caution
 from .half import Array
-from .pipeline import RULES, clip_coefficient, update
+from .pipeline import RULES, clip_coefficient, join, terms, update
 from .reductions import norm
 from .storage import NOTHING, Kept, Rounding
 
@@ -56,6 +56,14 @@ class _Task(NamedTuple):
     row: int | None  # for the statistics
     caution: Caution
 
+    def arrays(self) -> tuple[str, Array, Array | None, list[Array], dict[str, float], dict[str, float]]:
+        """The rule, its flat operands and its scalars."""
+        grad = None if self.grad is None else flat(self.grad)
+        return self.rule, flat(self.param), grad, [*map(flat, self.states)], self.prologue, self.scalars
+
+    def kept(self) -> Kept:
+        return NOTHING if self.storage is None else self.storage.arrays()
+
 
 def flat(tensor: Tensor) -> Array:
     """Returns the memory of a dense CPU tensor as a 1-D array, with complex numbers as pairs."""
@@ -75,6 +83,7 @@ class Step:
         self._tasks: list[_Task] = []
         self._scalars: Callable[..., dict[str, float]] | None = None
         self._table: Tensor | None = None
+        self._shared: Tensor | None = None
 
     def add_group(
         self,
@@ -96,6 +105,9 @@ class Step:
 
     def leave_statistics(self, table: Tensor, first: int, indices: list[int] | None) -> None:
         self._table, self._first_row, self._more_rows = table, first, indices
+
+    def share(self, numbers: Tensor) -> None:
+        self._shared = numbers
 
     def add_prepared(
         self,
@@ -177,23 +189,29 @@ class Step:
     def run(self, threads: int) -> None:
         if self._table is not None:
             self._table.fill_(math.nan)
+        scale = self._scale_of_groups()
         for task in self._tasks:
-            param, *states = map(flat, (task.param, *task.states))
-            grad = None if task.grad is None else flat(task.grad)
             shape = None
             if task.rule in RULES and RULES[task.rule].factored:
                 rows, columns = task.param.shape[-2:]
                 shape = (math.prod(task.param.shape[:-2]), rows, columns)
-            kept = NOTHING if task.storage is None else task.storage.arrays()
-            measures = task.row is not None
-            how = shape, kept, measures, task.caution
-            measured = update(task.rule, param, grad, states, task.prologue, task.scalars, *how)
+            how = shape, task.kept(), task.row is not None, task.caution, scale
+            measured = update(*task.arrays(), *how)
             if self._table is not None and task.row is not None:
                 self._table[task.row] = torch.tensor(measured, dtype=torch.float64)
             for counter, value, _ in task.counters:
                 np.copyto(counter.detach().numpy(), value, casting="unsafe")
         self.clear()
 
+    def _scale_of_groups(self) -> float | None:
+        """Of a grouped rule: makes its scale, and moves on the numbers that the groups share."""
+        tasks = [task for task in self._tasks if task.param.numel()]
+        if self._shared is None or not tasks:
+            return None
+        shared = flat(self._shared)
+        sums = [terms(*task.arrays(), shared, task.kept()) for task in tasks]
+        return join(tasks[0].rule, sums, shared, tasks[0].scalars)
+
     def clear(self) -> None:
         self._tasks.clear()
-        self._scalars = self._table = None
+        self._scalars = self._table = self._shared = None
