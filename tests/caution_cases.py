@@ -24,6 +24,7 @@ NEVER = {
     "Adafactor": "root mean square of the parameter",
     "LAMB": "norm of the parameter",
     "LARS": "norm of the parameter",
+    "Prodigy": "estimates its step size",
     "ScheduleFreeAdamW": "between two sequences",
     "ScheduleFreeSGD": "between two sequences",
     "SparseAdam": "updates rows",

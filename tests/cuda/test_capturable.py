@@ -90,6 +90,22 @@ def test_a_learning_rate_on_the_device(case: Case) -> None:
     assert_same(ours, params, theirs, others)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64], ids=str)
+def test_types_of_a_learning_rate_on_the_device(dtype: torch.dtype) -> None:
+    """None of them is read as the bytes of another."""
+    rate = 2.0 if dtype == torch.int64 else 0.125
+    with gpu():
+        params, others = _params(), _params()
+        ours = fastopt.Adam(params, lr=torch.tensor(rate, dtype=dtype, device=DEVICE), capturable=True)
+        theirs = fastopt.Adam(others, lr=rate, capturable=True)
+        for step in range(2):
+            for some in (params, others):
+                _set_grads(some, step)
+            ours.step()
+            theirs.step()
+    assert_same(ours, params, theirs, others)
+
+
 @CASES
 def test_grad_scaler(case: Case) -> None:
     """The device divides by the scale. If an inf was found, it updates and counts nothing."""

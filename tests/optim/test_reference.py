@@ -41,6 +41,7 @@ def test_public_optimizers_are_in_the_self_test() -> None:
     classes = [getattr(fastopt, name) for name in fastopt.__all__]
     assert {c for c in classes if isinstance(c, type)} == {
         *fastopt.optim.ALL,
+        fastopt.Muon,
         fastopt.SparseAdam,
         fastopt.Lookahead,
         fastopt.Monitor,

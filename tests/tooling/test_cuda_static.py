@@ -71,6 +71,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
 VECTORS = re.compile(
     r"update_vectors<(?:(?:OnePass|StateOnly|GradOnly|ScaledApply|GroupedApply)<(.+)>|(Clip)), \w+<(\w+)>, \w+<(\w+)>>"
 )
+LISTED = re.compile(r'(?:RULE|STATE_ONLY|GRAD_ONLY|SCALED|GROUPED)\("(\w+)", (.+)\) *\\')
 BYTES = {"double": 8, "float": 4, "BFloat16": 2, "Float16": 2}
 
 

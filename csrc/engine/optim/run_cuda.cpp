@@ -18,10 +18,9 @@ T* reserve(int device, int64_t count, std::vector<py::object>& held) {
     return static_cast<T*>(memory.data);
 }
 
-// The address of a tensor's one number, in memory that the device can read; null where there is no tensor.
-template <class T>
-const T* number_on(int device, const py::object& tensor, std::vector<py::object>& held) {
-    if (!tensor || tensor.is_none()) return nullptr;
+// A tensor's one number, in memory that the device can read; without data where there is no tensor.
+Array number_on(int device, const py::object& tensor, std::vector<py::object>& held) {
+    if (!tensor || tensor.is_none()) return {};
     py::object there = tensor;
     TensorView v;
     bool good = view(there.ptr(), v);
@@ -29,10 +28,18 @@ const T* number_on(int device, const py::object& tensor, std::vector<py::object>
         there = tensor.attr("to")("cuda:" + std::to_string(device), py::arg("non_blocking") = true);
         good = view(there.ptr(), v);
     }
-    if (!good || v.numel != 1 || v.type != (sizeof(T) == sizeof(float) ? DType::f32 : DType::f64))
+    if (!good || v.numel != 1 || (v.type != DType::f32 && v.type != DType::f64))
         throw py::type_error("a number that a step on " + std::to_string(device) + " depends on cannot be read there");
     held.push_back(there);
-    return static_cast<const T*>(v.data);
+    return {v.data, v.type};
+}
+
+template <class T>
+const T* number_of_type(int device, const py::object& tensor, std::vector<py::object>& held) {
+    const Array number = number_on(device, tensor, held);
+    if (number.data != nullptr && number.type != (sizeof(T) == sizeof(float) ? DType::f32 : DType::f64))
+        throw py::type_error("a number that a step on " + std::to_string(device) + " depends on has another type");
+    return static_cast<const T*>(number.data);
 }
 
 std::vector<const Task*> of_device(const std::vector<Task>& tasks, int device) {
@@ -50,7 +57,7 @@ py::object Step::norm_on(int device, int reduction, double exponent, double loss
     const int64_t chunks = count_chunks(measured_);
     double* const partials = reserve<double>(device, chunks, held);
     const DeviceMemory result = allocate(device, sizeof(double));
-    const cuda::DeviceInputs inputs{number_on<float>(device, loss_scale_, held), nullptr, nullptr};
+    const cuda::DeviceInputs inputs{number_of_type<float>(device, loss_scale_, held), nullptr, nullptr};
     place_partials(measured_, device, partials);
     const std::vector<const Task*> measured = of_device(measured_, device);
     {
@@ -99,9 +106,9 @@ void Step::prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task
             task->scalars = next + counters.size();
             counters.push_back(counters_[static_cast<size_t>(task - tasks_.data())]);
         }
-        cuda::evaluate_scalars(stream, programmed->program, programmed->learning_rate, *programmed->common,
-                               counters.data(), static_cast<int>(counters.size()), inputs,
-                               static_cast<const double*>(shared_.data), next);
+        cuda::evaluate_scalars(stream, programmed->program, programmed->there, *programmed->common, counters.data(),
+                               static_cast<int>(counters.size()), inputs, static_cast<const double*>(shared_.data),
+                               next);
         next += counters.size();
     }
 }
@@ -120,8 +127,10 @@ void Step::run_on(int device) {
     const cuda::Stream stream = stream_of(device);
     const std::vector<Task*>& tasks = tasks_on(device);
     std::vector<py::object> held;
-    const cuda::DeviceInputs inputs{number_on<float>(device, loss_scale_, held),
-                                    number_on<float>(device, found_inf_, held), number_on<double>(device, norm_, held)};
+    const cuda::DeviceInputs inputs{number_of_type<float>(device, loss_scale_, held),
+                                    number_of_type<float>(device, found_inf_, held),
+                                    number_of_type<double>(device, norm_, held)};
+    for (Programmed& programmed : programs_) programmed.there = number_on(device, programmed.learning_rate, held);
     int64_t doubles = 0;
     for (const Task* task : tasks) doubles += scratch_size(*task);
     ScalarSet* const sets = reserve<ScalarSet>(device, static_cast<int64_t>(constants_.size() + tasks.size()), held);

@@ -160,15 +160,12 @@ py::list Step::add_group(const py::tuple& update, const py::dict& prologue, doub
         scalars_ = scalars;
     } else {
         TensorView rate;
-        Array there{};
-        if (given(learning_rate)) {
-            if (!view(learning_rate.ptr(), rate) || rate.numel != 1 || rate.device == kHost)
-                throw py::type_error("lr is not a tensor of one element on a device");
-            there = {rate.data, rate.type};
-        }
+        if (given(learning_rate) && (!view(learning_rate.ptr(), rate) || rate.numel != 1 || rate.device == kHost ||
+                                     (rate.type != DType::f32 && rate.type != DType::f64)))
+            throw py::type_error("lr is not a float32 or float64 tensor of one element on a device");
         by_step_.push_back({0, {}, keep(common_)});
         programs_.push_back(
-            {read_program(scalars.cast<py::tuple>(), *rule_), learning_rate, there, by_step_.back().constants});
+            {read_program(scalars.cast<py::tuple>(), *rule_), learning_rate, by_step_.back().constants, {}});
         programmed_ = &programs_.back();
     }
 

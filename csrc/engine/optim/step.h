@@ -102,9 +102,9 @@ class Step {
     // A group whose scalars the device computes.
     struct Programmed {
         Program program;
-        pybind11::object held;  // the learning rate's tensor
-        Array learning_rate;
+        pybind11::object learning_rate;  // a tensor on any device, or None
         const Constants* common;
+        Array there;  // the learning rate on the device that is run
     };
 
     // A parameter's position, because sums go in the order of group and index, its group's program or null, and its

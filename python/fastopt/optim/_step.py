@@ -37,6 +37,12 @@ def _is_on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and _runtime.on_device(value)
 
 
+def _as_number(learning_rate: Tensor) -> Tensor:
+    """In a type that kernels read. The device converts it, also in a CUDA graph."""
+    known = learning_rate.dtype in (torch.float32, torch.float64)
+    return learning_rate if known else learning_rate.detach().to(torch.float64)
+
+
 def loss_scale_of(optimizer: Declared, engine_step: Any) -> float | None:
     """Returns what gradients are divided by, as GradScaler's contract says. With an inf among them it returns None, and
     the step does nothing.
@@ -122,7 +128,7 @@ def _gather(
     for g, group in enumerate(optimizer.param_groups):
         optimizer._check_flags(group)
         capturable = bool(optimizer._option(group, "capturable"))
-        learning_rate = group["lr"] if capturable and _is_on_device(group["lr"]) else None
+        learning_rate = _as_number(group["lr"]) if capturable and _is_on_device(group["lr"]) else None
         source = group if learning_rate is None else {**group, "lr": LR}
         source = {**source, **shared} if shared else source
         prologue = optimizer._prologue(source, loss_scale)

@@ -232,7 +232,7 @@ def update(
             sums = sum_of(squares(wide_param)), sum_of(squares(measured))
             rounded["scale"] = compute(chosen.scale(*sums, param.size, **scalars))
         new_param, *new_states = chosen.function(*tensors, *loaded, **rounded)
-        if any(caution):
+        if any(caution) and wide_grad is not None:
             decay = rounded[chosen.own_decay] if chosen.own_decay else decay
             new_param = updated(caution, wide_param, new_param, wide_grad, decay)
         after = kept.store_param(new_param, param) if chosen.writes_param else wide_param

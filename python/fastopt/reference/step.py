@@ -96,8 +96,8 @@ class Step:
         learning_rate: None,
         storage: tuple[Any, ...] | None = None,
     ) -> list[int]:
-        self._rule, _, _, self._carried, _, *caution = update
-        self._caution = Caution(*caution)
+        self._rule, _, _, self._carried, _, masks, decays, *_ = update
+        self._caution = Caution(masks, decays)
         self._storage = storage
         self._prologue, self._max_grad_norm, self._scalars = prologue, max_grad_norm, scalars
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
