@@ -8,6 +8,7 @@ underneath.
 from . import nn, optim
 from ._monitor import Monitor, monitor
 from ._runtime import info
+from ._step_in_backward import StepInBackward, step_in_backward
 from ._version import __version__
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
@@ -72,6 +73,7 @@ __all__ = [
     "ScheduleFreeSGD",
     "SparseAdam",
     "StableAdamW",
+    "StepInBackward",
     "__version__",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -85,5 +87,6 @@ __all__ = [
     "nn",
     "optim",
     "param_groups",
+    "step_in_backward",
     "switch",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._compat import distributed_tensor
+from ._chosen import Chosen, One, chosen_groups
 from ._declared import Declared
 from ._monitored import monitor_of
 from ._newton_schulz import in_batches, newton_schulz, product_type
@@ -37,9 +38,7 @@ class _Matrix(NamedTuple):
 class _Alike(NamedTuple):
     """Parameters of one group that are matrices of one shape."""
 
-    group: Group
-    g: int
-    first_number: int  # of the group's parameters in the optimizer
+    chosen: Chosen
     shape: tuple[int, int]
     members: list[_Matrix]
 
@@ -52,26 +51,24 @@ def shape_of(param: Tensor) -> tuple[int, int]:
 class Directions:
     """A context for one step, in which the parameters that Muon updates have the state ``direction``."""
 
-    def __init__(self, optimizer: Declared) -> None:
+    def __init__(self, optimizer: Declared, one: One | None) -> None:
         self._optimizer = optimizer
+        self._one = one
         self._alike: list[_Alike] = []
 
     def __enter__(self) -> Directions:
-        first_number = 0
-        for g, group in enumerate(self._optimizer.param_groups):
+        own_grad = None if self._one is None else self._one.grad
+        for chosen in chosen_groups(self._optimizer, self._one):
+            group = chosen.group
             found: dict[tuple[Any, ...], list[_Matrix]] = {}
             for i, param in enumerate(group["params"] if group["use_muon"] else ()):
-                if param.grad is None:
+                if param.grad is None and own_grad is None:
                     continue
                 state = self._optimizer.state.get(param)
                 if state:
                     state[DIRECTION] = self._optimizer._new_state(param, group, DIRECTION)
                 found.setdefault((*shape_of(param), param.device), []).append(_Matrix(param, i, not state))
-            self._alike += [
-                _Alike(group, g, first_number, (rows, columns), members)
-                for (rows, columns, _), members in found.items()
-            ]
-            first_number += len(group["params"])
+            self._alike += [_Alike(chosen, (rows, columns), members) for (rows, columns, _), members in found.items()]
         return self
 
     def __exit__(
@@ -102,23 +99,23 @@ class Directions:
             direction = self._taken(one.param)
             whole = direction.full_tensor() if sharding_of(direction).placements else direction
             matrix.copy_(whole.reshape(alike.shape))
-        group = alike.group
+        group = alike.chosen.group
         if batch.numel() == 0:
             return batch
         return newton_schulz(batch, group["ns_coefficients"], group["ns_steps"], group["eps"])
 
     def _update(self, engine_step: Any, alike: _Alike, members: list[_Matrix], results: Tensor) -> None:
-        optimizer, group = self._optimizer, alike.group
+        optimizer, (_, group, _, first_number) = self._optimizer, alike.chosen
         indices = [one.position for one in members]
-        monitor = monitor_of(optimizer)
+        monitor = monitor_of(optimizer) if self._one is None else None
         table = None if monitor is None else monitor.table_of_last_step()
         moved = None if table is None else torch.full_like(table, math.nan)
         if moved is not None:
-            engine_step.leave_statistics(moved, alike.first_number, indices)
+            engine_step.leave_statistics(moved, first_number, indices)
         update, storage = _APPLY, None
         scalars: Callable[..., Scalars] = functools.partial(_scalars, group, alike.shape)
         if is_used(group):
-            update, storage = storage_of(optimizer, group, update, indices, alike.first_number)
+            update, storage = storage_of(optimizer, group, update, indices, first_number)
             update, scalars = update._replace(counts=False), with_average(group, scalars)
         if group.get("cautious_weight_decay") and group["weight_decay"] != 0:
             update = update._replace(decays_cautiously=True)
@@ -130,7 +127,7 @@ class Directions:
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, None, torch.get_num_threads())
         if table is not None and moved is not None:
-            rows = [alike.first_number + index for index in indices]
+            rows = [first_number + index for index in indices]
             table[rows, 1:3] = moved[rows, 1:3]  # the first half has left what is known of the gradient
 
     def _subject(
@@ -139,8 +136,8 @@ class Directions:
         step = self._optimizer.state[one.param].get("step")
         t = int(step.item()) if step is not None else 1 if one.is_fresh else 2
         again = Again(_placed(result.view(one.param.shape), one.param), t)
-        name = self._optimizer._name_at(alike.g, one.position)
-        return Subject(position, one.param, name, alike.group, update, storage, again)
+        name = self._optimizer._name_at(alike.chosen.g, alike.chosen.first_index + one.position)
+        return Subject(position, one.param, name, alike.chosen.group, update, storage, again)
 
 
 def _placed(whole: Tensor, param: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _runtime
 from .._processes import any_others
+from ._chosen import One, chosen_groups
 from ._declared import Declared
 from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
@@ -17,7 +18,7 @@ from ._sharded import refuse_flattened
 from ._shared import keep, refuse_process_parts, refuse_shard, share
 from ._slow_path import SlowPath
 from ._storage import is_used, storage_of, with_average
-from ._update import IDENTITY_PROLOGUE, Group, Subject, Update
+from ._update import IDENTITY_PROLOGUE, Again, Group, Subject, Update
 
 _NOT_CAPTURABLE = (
     "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
@@ -60,19 +61,21 @@ def loss_scale_of(optimizer: Declared, engine_step: Any) -> float | None:
     return 1.0 if grad_scale is None else float(grad_scale)
 
 
-def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
-    """Updates the parameters of all groups.
+def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
+    """Updates the parameters of all groups, or one of them. Then what the optimizer counts by itself stays.
 
     Args:
         optimizer: the optimizer whose step it is.
         engine_step: an empty step of the engine, or one that has been told what the step depends on.
         loss_scale: the number by which gradients are divided first.
+        one: the only parameter to update.
     """
-    monitor = monitor_of(optimizer)
+    monitor = monitor_of(optimizer) if one is None else None
     table = None if monitor is None else monitor.table_of_step()
     try:
         shared = share(optimizer, engine_step) if optimizer._shared else None
-        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, shared[1] if shared else {})
+        numbers = shared[1] if shared else {}
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, numbers, one)
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
@@ -80,7 +83,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
     norm_of_parts = None
     if clips and (slow_path is not None or any_others()):
         optimizer._refuse_partition()
-        clipped = optimizer._clipped()
+        clipped = optimizer._clipped() if one is None else [optimizer.param_groups[one.g]["params"][one.position]]
         refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = norm_across_processes(clipped)
 
@@ -92,23 +95,26 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
             norm = engine_step.norm("squares", 2.0, loss_scale, threads)
         else:
             norm = norm_of_parts.take(getattr(optimizer, "grad_scale", None))
-        optimizer._grad_norm = norm
-    else:
+        norm = norm if one is None else one.norm(norm)
+        if one is None:
+            optimizer._grad_norm = norm
+    elif one is None:
         optimizer.__dict__.pop("_grad_norm", None)
     write(engine_step, slow_path, norm, threads)
-    for one in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
+    for part in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
         assert slow_path is not None
-        subject = one.subject.alone()
+        subject = part.subject.alone()
         if optimizer._option(subject.group, "capturable"):
             loss_scale_of(optimizer, engine_step)  # tells the engine again, which forgets it after a run
         engine_step.add_group(
-            subject.update, *one.given, [subject.owner], optimizer.state, one.learning_rate, subject.storage
+            subject.update, *part.given, [subject.owner], optimizer.state, part.learning_rate, subject.storage
         )
         with torch.no_grad():
             slow_path.add_whole(subject)
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, norm, threads)
-    optimizer._advance()
+    if one is None:
+        optimizer._advance()
     if shared is not None:
         keep(optimizer, shared[0])
     if monitor is not None:
@@ -116,16 +122,21 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float) -> None:
 
 
 def _gather(
-    optimizer: Declared, engine_step: Any, loss_scale: float, table: Tensor | None, shared: dict[str, Number]
+    optimizer: Declared,
+    engine_step: Any,
+    loss_scale: float,
+    table: Tensor | None,
+    shared: dict[str, Number],
+    one: One | None,
 ) -> tuple[SlowPath | None, list[_Sharded], bool]:
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
     group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any. ``shared`` are the numbers
     that take the place of each group's own."""
+    own_grad = None if one is None else one.grad
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
-    first_number = 0
-    for g, group in enumerate(optimizer.param_groups):
+    for g, group, first_index, first_number in chosen_groups(optimizer, one):
         optimizer._check_flags(group)
         capturable = bool(optimizer._option(group, "capturable"))
         learning_rate = _as_number(group["lr"]) if capturable and _is_on_device(group["lr"]) else None
@@ -160,20 +171,22 @@ def _gather(
                 given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            rest = engine_step.add_group(update, *given, chosen, optimizer.state, learning_rate, storage)
-            if rest:
+            again = None if own_grad is None else Again(own_grad, None)
+            taken = chosen if again is None else []
+            rest = engine_step.add_group(update, *given, taken, optimizer.state, learning_rate, storage)
+            if rest or again is not None:
                 slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
-                    for i in slow_path.add_fresh(rest, chosen, group, update, storage):
-                        name = optimizer._name_at(g, i if indices is None else indices[i])
-                        subject = Subject(i, chosen[i], name, group, update, storage)
+                    fresh = slow_path.add_fresh(rest, chosen, group, update, storage)
+                    for i in fresh if again is None else range(len(chosen)):
+                        name = optimizer._name_at(g, first_index + (i if indices is None else indices[i]))
+                        subject = Subject(i, chosen[i], name, group, update, storage, again)
                         if update.shares:
                             refuse_shard(subject)
                         if table is not None:
                             refuse_parts(subject, optimizer._sparse(group))
                         if not slow_path.add(subject):
                             sharded.append(_Sharded(subject, given, learning_rate))
-        first_number += len(params)
     if slow_path is not None:
         slow_path.check_views()
     return slow_path, sharded, clips

@@ -61,10 +61,10 @@ class Storage(NamedTuple):
 
 
 class Again(NamedTuple):
-    """What a second update of a parameter goes by, in the same step."""
+    """What an update goes by that is not, or not alone, the step's of its parameter."""
 
     grad: Tensor  # in place of the parameter's own
-    t: int  # the count, which the first update has moved
+    t: int | None  # the count, where an earlier update of the same step has moved it
 
 
 class Subject(NamedTuple):
@@ -76,7 +76,7 @@ class Subject(NamedTuple):
     group: Group
     update: Update
     storage: Storage | None  # how the group keeps its parameters
-    again: Again | None = None  # where it is updated a second time in a step
+    again: Again | None = None
 
     @property
     def grad(self) -> Tensor | None:

@@ -1,0 +1,254 @@
+"""Steps each parameter in backward, as soon as its gradient is complete."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from . import _runtime
+from ._checks import check_module
+from .optim._chosen import One
+from .optim._fused import FusedOptimizer
+from .optim._monitored import monitor_of
+from .optim._update import HALF
+
+_CLIPS = (None, "tensor", "previous")
+_NO_NORM = (
+    "max_grad_norm: the norm of all gradients is known only after backward; use max_grad_value, clip='tensor' (each "
+    "gradient by its own norm) or clip='previous' (by the norm of the step before)"
+)
+_MONITORED = "step_in_backward: fastopt.monitor measures whole steps: remove() the monitor"
+
+
+class StepInBackward:
+    """What :func:`fastopt.step_in_backward` returns."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: FusedOptimizer, every: int, clip: str | None, scaler: GradScaler | None
+    ) -> None:
+        self._optimizer, self._every, self._clip, self._scaler = optimizer, every, clip, scaler
+        self._engine_step: Any = _runtime.kernels.Step()
+        self._passes = 0  # backward passes since the last step
+        self._task: int | None = None  # of autograd's, of the backward pass that is under way
+        self._done: set[Tensor] = set()  # parameters that the pass has stepped
+        self._sums: dict[Tensor, Tensor] = {}  # float32 gradients of half parameters
+        self._squares: Any = 0.0  # of the gradients of the pass
+        self._previous_norm: Any = 0.0
+        self._found_inf = False
+        own = {id(param) for param in model.parameters()}
+        self._places = {
+            param: (g, i)
+            for g, group in enumerate(optimizer.param_groups)
+            for i, param in enumerate(group["params"])
+            if param.requires_grad and id(param) in own
+        }
+        self._hooks = [model.register_forward_hook(self._watch_outputs)]
+        self._hooks += [p.register_post_accumulate_grad_hook(self._gradient_is_complete) for p in self._places]
+        optimizer.__dict__["_run"] = _nothing
+
+    def remove(self) -> None:
+        """Ends it: from the next backward pass on gradients stay in ``param.grad``, and ``optimizer.step()`` steps.
+
+        Gradients that wait for more backward passes (``every``) are lost where they are float32 sums of half types.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._sums.clear()
+        self._optimizer.__dict__.pop("_run", None)
+
+    def _watch_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Gradients of outputs come at the begin of a backward pass, never in one that a checkpoint nests in it."""
+        for tensor in torch.utils._pytree.tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(self._begin)  # type: ignore[no-untyped-call]
+
+    def _begin(self, _: Tensor | None = None) -> None:
+        task = torch._C._current_graph_task_id()
+        if self._task == task:
+            return
+        if monitor_of(self._optimizer) is not None:
+            raise RuntimeError(_MONITORED)
+        self._task = task  # a pass that is still there has failed, and does not count
+        self._done.clear()
+        self._squares = 0.0
+        torch.autograd.Variable._execution_engine.queue_callback(self._end)
+
+    @property
+    def _is_last(self) -> bool:
+        return self._passes + 1 == self._every
+
+    @torch.no_grad()
+    def _gradient_is_complete(self, param: Tensor) -> None:
+        if self._task is None:
+            self._begin()
+        if param in self._done:
+            raise RuntimeError(
+                f"step_in_backward: {self._optimizer._name(param)} got another gradient after it was stepped, in the same backward pass: "
+                "checkpoints that share it need use_reentrant=False"
+            )
+        assert param.grad is not None
+        if param.grad.requires_grad:
+            name = self._optimizer._name(param)
+            raise RuntimeError(
+                f"step_in_backward: the gradient of {name} has a graph; create_graph=True cannot be stepped"
+            )
+        if param.dtype in HALF and self._every > 1:
+            self._add(param)
+        if self._is_last:
+            self._step(param)
+
+    def _add(self, param: Tensor) -> None:
+        known, grad = self._sums.get(param), param.grad
+        assert grad is not None
+        if known is None:
+            self._sums[param] = grad.float()
+        else:
+            known.add_(grad)
+        param.grad = None
+
+    def _step(self, param: Tensor) -> None:
+        own = self._sums.get(param)
+        grad = param.grad if own is None else own
+        if grad is None:
+            return
+        scale = 1.0
+        if self._scaler is not None and self._scaler.is_enabled():
+            scale = self._scaler.get_scale()
+            if not _all_finite(grad):
+                self._found_inf = True
+                param.grad = None
+                self._sums.pop(param, None)
+                self._done.add(param)
+                return
+        place = self._places[param]
+        try:
+            self._optimizer_run(One(*place, own, self._norm_to_clip_by), scale)
+        except BaseException:
+            self._engine_step.clear()
+            raise
+        param.grad = None
+        self._sums.pop(param, None)
+        self._done.add(param)
+
+    def _optimizer_run(self, one: One, scale: float) -> None:
+        type(self._optimizer)._run(self._optimizer, self._engine_step, scale, one)
+
+    def _norm_to_clip_by(self, norm: Any) -> Any:
+        if self._clip is None:  # a group has been edited
+            raise ValueError(_NO_NORM)
+        if self._clip == "tensor":
+            return norm
+        self._squares = self._squares + norm * norm
+        return self._previous_norm
+
+    @torch.no_grad()
+    def _end(self) -> None:
+        """Ends a backward pass. Parameters of earlier passes that this one has not reached are stepped now."""
+        self._task = None
+        if not self._is_last:
+            self._passes += 1
+            return
+        for param in self._places:
+            if param not in self._done:
+                self._step(param)
+        self._passes = 0
+        self._done.clear()
+        optimizer = self._optimizer
+        optimizer._advance()
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers ask for
+        if self._clip == "previous":
+            self._previous_norm = optimizer._grad_norm = self._squares**0.5
+        if self._scaler is not None and self._scaler.is_enabled():
+            self._tell(self._scaler)
+
+    def _tell(self, scaler: GradScaler) -> None:
+        """Leaves the verdict where ``scaler.update()`` looks for it."""
+        device = next(iter(self._places)).device
+        found = torch.full((), float(self._found_inf), device=device)
+        scaler._per_optimizer_states[id(self._optimizer)]["found_inf_per_device"] = {device: found}
+        self._found_inf = False
+
+
+def _nothing(engine_step: Any, loss_scale: float, one: One | None = None) -> None:
+    """The step of an optimizer whose parameters are stepped in backward: a training loop may go on calling it."""
+
+
+def _all_finite(grad: Tensor) -> bool:
+    values = grad._values() if grad.is_sparse else grad
+    return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
+
+
+def step_in_backward(
+    model: nn.Module,
+    optimizer: Optimizer,
+    every: int = 1,
+    *,
+    clip: str | None = None,
+    scaler: GradScaler | None = None,
+) -> StepInBackward:
+    """Steps each parameter in backward as soon as its gradient is complete, and frees the gradient.
+
+    So the gradients of the whole model never exist at one time. Schedulers, groups, states and checkpoints are those of
+    the one optimizer, and each parameter gets the bits that ``optimizer.step()`` after ``backward()`` would give it.
+    The training loop needs no ``optimizer.step()``; where it has one, that does nothing.
+
+    Args:
+        model: the module whose backward passes are counted: a pass is one ``backward()`` through its outputs.
+        optimizer: an optimizer of fastopt.
+        every: steps are made in one of so many backward passes, with the sum of their gradients (default: 1). Sums of
+            bfloat16 and float16 gradients are float32.
+        clip: with ``max_grad_norm``, which needs a norm: "tensor" clips each gradient by its own; "previous" by the
+            norm of all gradients of the step before, the first step not at all (default: None).
+        scaler: the ``torch.amp.GradScaler`` that scales the loss. A tensor with an inf is not stepped; all others are.
+            Call ``scaler.update()`` after backward, and not ``scaler.step()``.
+
+    Returns:
+        A handle; ``handle.remove()`` ends it.
+
+    Raises:
+        TypeError: ``optimizer`` is not of fastopt, or ``every`` is not an integer.
+        ValueError: ``every`` is not positive, ``clip`` is unknown, or a group has ``max_grad_norm`` and there is no
+            ``clip``.
+        RuntimeError: the model is a DistributedDataParallel, the optimizer needs sums over all parameters (Prodigy) or
+            has a monitor or step hooks; from backward: ``create_graph=True``, or a parameter that the step refuses.
+
+    Examples:
+        >>> handle = fastopt.step_in_backward(model, optimizer)
+        >>> for input, target in batches:
+        ...     loss_fn(model(input), target).backward()
+        ...     scheduler.step()
+    """
+    check_module("model", model)
+    if not isinstance(optimizer, FusedOptimizer):
+        raise TypeError(f"step_in_backward is for fastopt's optimizers, not a {type(optimizer).__name__}")
+    if not isinstance(every, int) or isinstance(every, bool):
+        raise TypeError(f"every must be an integer, not {type(every).__name__}")
+    if every < 1:
+        raise ValueError(f"Invalid every value: {every}")
+    if clip not in _CLIPS:
+        raise ValueError(f"Invalid clip: {clip!r}, not None, 'tensor' or 'previous'")
+    if clip is None and any(optimizer._max_norm(group) is not None for group in optimizer.param_groups):
+        raise ValueError(_NO_NORM)
+    if isinstance(model, DistributedDataParallel):
+        raise RuntimeError(
+            "step_in_backward: DistributedDataParallel averages gradients in buckets after they are complete, so "
+            "parameters would be stepped with the gradients of one process; use fully_shard"
+        )
+    if optimizer._shared:
+        raise RuntimeError(
+            f"step_in_backward: {type(optimizer).__name__} needs sums over the gradients of all parameters"
+        )
+    if monitor_of(optimizer) is not None:
+        raise RuntimeError(_MONITORED)
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        raise RuntimeError("step_in_backward: the optimizer has step hooks, and there is no step to call them around")
+    if "_run" in optimizer.__dict__:
+        raise RuntimeError("step_in_backward: the optimizer already steps in backward: remove() the first handle")
+    return StepInBackward(model, optimizer, every, clip, scaler)
