@@ -1,6 +1,7 @@
 """The example and the benchmark, started as a user starts them."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -44,3 +45,13 @@ def test_bench_names_an_unknown_case() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no such case has 'no such case' in its name" in done.stderr
+
+
+def test_step_in_backward() -> None:
+    """The same losses as an ordinary loop's, and never more gradients than the largest parameter's."""
+    path = ROOT / "examples" / "step_in_backward.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peaks = re.findall(r"at most +([\d.]+) MB", done.stdout)
+    assert float(peaks[1]) * 20 < float(peaks[0])
+    assert f"gradient has {peaks[1]} MB" in done.stdout
