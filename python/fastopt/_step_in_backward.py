@@ -90,8 +90,8 @@ class StepInBackward:
             self._begin()
         if param in self._done:
             raise RuntimeError(
-                f"step_in_backward: {self._optimizer._name(param)} got another gradient after it was stepped, in the same backward pass: "
-                "checkpoints that share it need use_reentrant=False"
+                f"step_in_backward: {self._optimizer._name(param)} got another gradient in the backward pass that has "
+                "stepped it: checkpoints that share it need use_reentrant=False"
             )
         assert param.grad is not None
         if param.grad.requires_grad:

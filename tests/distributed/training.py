@@ -135,6 +135,19 @@ def fully_sharded() -> None:
 
 
 @SCENARIOS
+def stepped_in_backward() -> None:
+    """Shards are stepped as soon as their gradients have been added up over the processes."""
+    for make in (fastopt.AdamW, lambda p: fastopt.LAMB(p, lr=0.01)):
+        expected, _ = on_one_process(make, range(4))
+        model = sharded(world())
+        optimizer = make(model.parameters())
+        fastopt.step_in_backward(model, optimizer)
+        train(model, optimizer, share(range(4)))
+        assert_equal_models(model, expected)
+        assert all(param.grad is None for param in model.parameters())
+
+
+@SCENARIOS
 def synchronized_batch_norm() -> None:
     """A converted model under DDP has the statistics of the joined batch."""
     models = []
