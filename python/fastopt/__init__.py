@@ -10,6 +10,7 @@ from ._monitor import Monitor, monitor
 from ._runtime import info
 from ._step_in_backward import StepInBackward, step_in_backward
 from ._version import __version__
+from .accumulate_grads import accumulate_grads_
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .optim import (
     ADOPT,
@@ -75,6 +76,7 @@ __all__ = [
     "StableAdamW",
     "StepInBackward",
     "__version__",
+    "accumulate_grads_",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

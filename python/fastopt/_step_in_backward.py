@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from . import _runtime
 from ._checks import check_module
+from .accumulate_grads import accumulate_grads_
 from .optim._chosen import One
 from .optim._fused import FusedOptimizer
 from .optim._monitored import monitor_of
@@ -110,7 +111,7 @@ class StepInBackward:
         if known is None:
             self._sums[param] = grad.float()
         else:
-            known.add_(grad)
+            accumulate_grads_(known, grad)
         param.grad = None
 
     def _step(self, param: Tensor) -> None:
