@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from . import _runtime
 from ._checks import check_module
 from .accumulate_grads import accumulate_grads_
+from .optim import Lookahead
 from .optim._chosen import One
 from .optim._fused import FusedOptimizer
 from .optim._monitored import monitor_of
@@ -214,7 +215,7 @@ def step_in_backward(
         A handle; ``handle.remove()`` ends it.
 
     Raises:
-        TypeError: ``optimizer`` is not of fastopt, or ``every`` is not an integer.
+        TypeError: ``optimizer`` is not of fastopt, or a Lookahead; ``every`` is not an integer.
         ValueError: ``every`` is not positive, ``clip`` is unknown, or a group has ``max_grad_norm`` and there is no
             ``clip``.
         RuntimeError: the model is a DistributedDataParallel, the optimizer needs sums over all parameters (Prodigy) or
@@ -227,6 +228,8 @@ def step_in_backward(
         ...     scheduler.step()
     """
     check_module("model", model)
+    if isinstance(optimizer, Lookahead):
+        raise TypeError("step_in_backward: Lookahead looks back on whole steps, of which there are none")
     if not isinstance(optimizer, FusedOptimizer):
         raise TypeError(f"step_in_backward is for fastopt's optimizers, not a {type(optimizer).__name__}")
     if not isinstance(every, int) or isinstance(every, bool):

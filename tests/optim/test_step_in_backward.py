@@ -263,6 +263,8 @@ def test_errors() -> None:
     model = nn.Linear(3, 1)
     with pytest.raises(TypeError, match="for fastopt's optimizers, not a SGD"):
         fastopt.step_in_backward(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    with pytest.raises(TypeError, match="Lookahead looks back on whole steps"):
+        fastopt.step_in_backward(model, fastopt.Lookahead(fastopt.SGD(model.parameters(), lr=1.0)))
     optimizer = fastopt.SGD(model.parameters(), lr=1.0)
     for wrong, error, text in (
         (dict(every=0), ValueError, "Invalid every value: 0"),
