@@ -24,6 +24,7 @@ from support import assert_same_bits, some_values, step_on_some_grads
 
 SCENARIOS = Scenarios()
 
+REFUSED = [fastopt.Prodigy]  # needs sums over all parameters; training.py has its error
 SHAPES = [(6, 5), (13,), (3, 4, 2), (1,), (130, 70)]  # of small tensors, some processes have no element
 
 
@@ -56,7 +57,8 @@ def some_params(dtype: torch.dtype = torch.float32, grads: int | None = None) ->
 @SCENARIOS
 def steps_have_the_bits_of_one_process() -> None:
     """Every optimizer has the bits of one process, Adafactor included; states are placed like their parameters."""
-    makers = [lambda p, row=row: row.ours(p, lr=row.lr, **row.base, **row.plain) for row in ROWS]
+    rows = [row for row in ROWS if row.ours not in REFUSED]
+    makers = [lambda p, row=row: row.ours(p, lr=row.lr, **row.base, **row.plain) for row in rows]
     makers.append(lambda p: fastopt.Lookahead(fastopt.AdamW(p, lr=0.1), k=2))
     makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, l1=1e-2, max_grad_value=0.9))
     makers.append(lambda p: fastopt.AdamW(p, lr=0.1, weight_decay=0.1, cautious=True, cautious_weight_decay=True))

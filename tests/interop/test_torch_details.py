@@ -140,9 +140,18 @@ def test_all_is_listed() -> None:
 
 INSTANCES: dict[str, Any] = {
     "torch.optim.Optimizer": lambda: torch.optim.SGD([torch.ones(1)], lr=0.1),
+    "optimizer": lambda: _scheduled(),
+    "scaler": lambda: torch.amp.GradScaler("cpu"),
     "torch.nn.Module": lambda: torch.nn.Linear(1, 1),
     "torch.Tensor": lambda: torch.ones(1).to_sparse(),
 }
+
+
+def _scheduled() -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    optimizer.step()
+    return optimizer
 
 
 def _lambda() -> None:
