@@ -27,12 +27,16 @@ class Prodigy(FusedOptimizer):
     r"""Prodigy in two fused passes: Adam that finds its learning rate.
 
     .. math::
-        m &\leftarrow \beta_1 m + (1-\beta_1)\, d\, g, \qquad
-        v \leftarrow \beta_2 v + (1-\beta_2)\, d^2 g^2, \qquad
-        s \leftarrow \beta_3 s + \tfrac{d}{d_0}\, d\, \text{lr}\; g \\
-        r &\leftarrow \beta_3 r + \tfrac{d}{d_0}\, d\, \text{lr}\, \langle g, p_0 - p\rangle, \qquad
-        d' = \max\bigl(d,\ \text{d\_coef}\; r / \lVert s \rVert_1\bigr) \\
-        p &\leftarrow p - d\, \text{lr} \left(\frac{m}{\sqrt{v} + d'\, \text{eps}} + \lambda\, p\right), \qquad
+        m \leftarrow \beta_1 m + (1-\beta_1)\, d\, g, \quad
+        v \leftarrow \beta_2 v + (1-\beta_2)\, d^2 g^2, \quad
+        s \leftarrow \beta_3 s + \frac{d}{d_0}\, d\, \text{lr}\; g
+
+    .. math::
+        r \leftarrow \beta_3 r + \frac{d}{d_0}\, d\, \text{lr}\, \langle g, p_0 - p\rangle, \quad
+        d' = \max\left(d,\; \text{d\_coef}\; r / \lVert s \rVert_1\right)
+
+    .. math::
+        p \leftarrow p - d\, \text{lr} \left(\frac{m}{\sqrt{v} + d'\, \text{eps}} + \lambda\, p\right), \quad
         d \leftarrow d'
 
     with the first values :math:`p_0` of the parameters. The sums :math:`r` and :math:`\lVert s \rVert_1` go over all
