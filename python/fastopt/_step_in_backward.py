@@ -29,7 +29,15 @@ _MONITORED = "step_in_backward: fastopt.monitor measures whole steps: remove() t
 
 
 class StepInBackward:
-    """What :func:`fastopt.step_in_backward` returns."""
+    """What :func:`fastopt.step_in_backward` returns.
+
+    Args:
+        model: whose backward passes are counted.
+        optimizer: steps the parameters.
+        every: one of so many passes steps.
+        clip: what takes the place of the norm of all gradients.
+        scaler: what has scaled the loss.
+    """
 
     def __init__(
         self, model: nn.Module, optimizer: FusedOptimizer, every: int, clip: str | None, scaler: GradScaler | None

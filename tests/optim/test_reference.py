@@ -45,6 +45,7 @@ def test_public_optimizers_are_in_the_self_test() -> None:
         fastopt.SparseAdam,
         fastopt.Lookahead,
         fastopt.Monitor,
+        fastopt.StepInBackward,
     }
     assert len(fastopt.__main__.TESTED) == len(fastopt.optim.ALL) + 1
 
