@@ -46,6 +46,7 @@ class StepInBackward:
         self._engine_step: Any = _runtime.kernels.Step()
         self._passes = 0  # backward passes since the last step
         self._task: int | None = None  # of autograd's, of the backward pass that is under way
+        self._by_output = False  # whether a gradient of an output has begun it
         self._done: set[Tensor] = set()  # parameters that the pass has stepped
         self._sums: dict[Tensor, Tensor] = {}  # float32 gradients of half parameters
         self._squares: Any = 0.0  # of the gradients of the pass
@@ -75,17 +76,20 @@ class StepInBackward:
 
     def _watch_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
         """Gradients of outputs come at the begin of a backward pass, never in one that a checkpoint nests in it."""
+        if torch._C._current_graph_task_id() == -1:
+            self._task = None  # no pass is under way: one that is still there has failed, and does not count
         for tensor in torch.utils._pytree.tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
-                tensor.register_hook(self._begin)  # type: ignore[no-untyped-call]
+                tensor.register_hook(lambda _: self._begin(by_output=True))  # type: ignore[no-untyped-call]
 
-    def _begin(self, _: Tensor | None = None) -> None:
+    def _begin(self, *, by_output: bool) -> None:
+        """Begins a backward pass, unless it has begun; with a parameter's gradient, where no output has one."""
         task = torch._C._current_graph_task_id()
-        if self._task == task:
+        if self._task == task or (self._task is not None and self._by_output and not by_output):
             return
         if monitor_of(self._optimizer) is not None:
             raise RuntimeError(_MONITORED)
-        self._task = task  # a pass that is still there has failed, and does not count
+        self._task, self._by_output = task, by_output
         self._done.clear()
         self._squares = 0.0
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
@@ -96,8 +100,7 @@ class StepInBackward:
 
     @torch.no_grad()
     def _gradient_is_complete(self, param: Tensor) -> None:
-        if self._task is None:
-            self._begin()
+        self._begin(by_output=False)
         if param in self._done:
             raise RuntimeError(
                 f"step_in_backward: {self._optimizer._name(param)} got another gradient in the backward pass that has "

@@ -170,6 +170,18 @@ def test_a_pass_that_fails_does_not_count() -> None:
     assert_same_bits(model.weight.detach(), before - 2)
 
 
+def test_a_pass_that_fails_without_outputs() -> None:
+    """Of parameters that no forward of the model uses."""
+    param = nn.Parameter(torch.ones(3))
+    fastopt.step_in_backward(nn.ParameterList([param]), fastopt.SGD([param], lr=1.0))
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        param.square().sum().backward(create_graph=True)
+    param.grad = None
+    for step in range(2):
+        param.sum().backward()
+        assert_same_bits(param.detach(), torch.full((3,), float(-step)))
+
+
 def test_clip_by_each_tensors_norm() -> None:
     whole, stepped = _net(), _net()
     one = fastopt.SGD(whole.parameters(), lr=1.0)
