@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ._declared import Declared
 from ._update import Group
+
+_FEW = 2**20  # elements
 
 
 class One(NamedTuple):
@@ -18,6 +21,14 @@ class One(NamedTuple):
     position: int  # in its group
     grad: Tensor | None  # in place of the parameter's own
     norm: Callable[[Any], Any]  # of the parameter's gradient; returns the norm to clip by
+
+    def param(self, optimizer: Declared) -> Tensor:
+        param: Tensor = optimizer.param_groups[self.g]["params"][self.position]
+        return param
+
+    def threads(self, optimizer: Declared) -> int:
+        """One for a small parameter: in backward OpenMP's threads wait in a loop, and would delay ours."""
+        return 1 if self.param(optimizer).numel() < _FEW else torch.get_num_threads()
 
 
 class Chosen(NamedTuple):

@@ -83,12 +83,12 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
     norm_of_parts = None
     if clips and (slow_path is not None or any_others()):
         optimizer._refuse_partition()
-        clipped = optimizer._clipped() if one is None else [optimizer.param_groups[one.g]["params"][one.position]]
+        clipped = optimizer._clipped() if one is None else [one.param(optimizer)]
         refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = norm_across_processes(clipped)
 
     check_overlap(optimizer, engine_step)
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads() if one is None else one.threads(optimizer)
     norm: Any = None
     if clips:
         if norm_of_parts is None:
