@@ -7,6 +7,14 @@ from typing import Any
 from torch import nn
 
 
+def check_every(every: Any) -> None:
+    """Refuses what is no number of times."""
+    if not isinstance(every, int) or isinstance(every, bool):
+        raise TypeError(f"every must be an integer, not {type(every).__name__}")
+    if every < 1:
+        raise ValueError(f"Invalid every value: {every}")
+
+
 def check_module(what: str, value: Any) -> None:
     """Refuses anything that is no module: parameters, state dicts, classes."""
     if not isinstance(value, nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._checks import check_every
 from .optim import Lookahead
 from .optim._fused import FusedOptimizer
 from .optim._monitored import monitor_of, set_monitor
@@ -184,8 +185,5 @@ def monitor(optimizer: Optimizer, every: int = 1) -> Monitor:
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, FusedOptimizer):
         raise TypeError(f"monitor is for fastopt's optimizers, not a {type(optimizer).__name__}")
-    if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"every must be an integer, not {type(every).__name__}")
-    if every < 1:
-        raise ValueError(f"Invalid every value: {every}")
+    check_every(every)
     return Monitor(optimizer, every)

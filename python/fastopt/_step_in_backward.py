@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import _runtime
-from ._checks import check_module
+from ._checks import check_every, check_module
 from .accumulate_grads import accumulate_grads_
 from .optim import Lookahead
 from .optim._chosen import One
@@ -131,27 +131,21 @@ class StepInBackward:
         grad = param.grad if own is None else own
         if grad is None:
             return
-        scale = 1.0
-        if self._scaler is not None and self._scaler.is_enabled():
-            scale = self._scaler.get_scale()
-            if not _all_finite(grad):
-                self._found_inf = True
-                param.grad = None
-                self._sums.pop(param, None)
-                self._done.add(param)
-                return
-        place = self._places[param]
-        try:
-            self._optimizer_run(One(*place, own, self._norm_to_clip_by), scale)
-        except BaseException:
-            self._engine_step.clear()
-            raise
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()  # 1 where it is not enabled
+        if self._scaler is not None and self._scaler.is_enabled() and not _all_finite(grad):
+            self._found_inf = True
+        else:
+            self._update(One(*self._places[param], own, self._norm_to_clip_by), scale)
         param.grad = None
         self._sums.pop(param, None)
         self._done.add(param)
 
-    def _optimizer_run(self, one: One, scale: float) -> None:
-        type(self._optimizer)._run(self._optimizer, self._engine_step, scale, one)
+    def _update(self, one: One, scale: float) -> None:
+        try:
+            type(self._optimizer)._run(self._optimizer, self._engine_step, scale, one)
+        except BaseException:
+            self._engine_step.clear()
+            raise
 
     def _norm_to_clip_by(self, norm: Any) -> Any:
         if self._clip is None:  # a group has been edited
@@ -243,10 +237,7 @@ def step_in_backward(
         raise TypeError("step_in_backward: Lookahead looks back on whole steps, of which there are none")
     if not isinstance(optimizer, FusedOptimizer):
         raise TypeError(f"step_in_backward is for fastopt's optimizers, not a {type(optimizer).__name__}")
-    if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"every must be an integer, not {type(every).__name__}")
-    if every < 1:
-        raise ValueError(f"Invalid every value: {every}")
+    check_every(every)
     if clip not in _CLIPS:
         raise ValueError(f"Invalid clip: {clip!r}, not None, 'tensor' or 'previous'")
     if clip is None and any(optimizer._max_norm(group) is not None for group in optimizer.param_groups):

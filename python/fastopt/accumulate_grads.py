@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _runtime
 from ._compiler import eager
-from .optim._dense import DenseCopies, dense_layout, kind_of, plain
+from .optim._dense import DenseCopies, dense_layout, fits, kind_of, plain
 from .optim._update import IDENTITY_PROLOGUE, Update
 
 _ADD = Update("sgd", (), counts=False)  # with a learning rate of -1
@@ -50,9 +50,7 @@ def accumulate_grads_(sums: Tensor | Iterable[Tensor], grads: Tensor | Iterable[
         for i, (total, grad) in enumerate(zip(to, given, strict=True)):
             name, of_grad = f"sums[{i}]", f"grads[{i}]"
             own, other = plain(total, name), plain(grad, of_grad)
-            if own.shape != other.shape or own.device != other.device or own.is_complex() != other.is_complex():
-                raise RuntimeError(f"{of_grad} is {kind_of(other)}, {name} {kind_of(own)}")
-            if own.is_complex() and own.dtype != other.dtype:
+            if not fits(other, own):
                 raise RuntimeError(f"{of_grad} is {kind_of(other)}, {name} {kind_of(own)}")
             layout = dense_layout(own)
             dense = copies.of(own, layout, name, written=True)

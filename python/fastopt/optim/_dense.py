@@ -12,6 +12,7 @@ from ._layout import overlaps_itself, same_layout
 from ._sharded import local, sharded_dims_of, write_local_shard
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _MANY = 2**20  # from so many elements on it pays to choose how memory is taken
 
 
@@ -36,6 +37,12 @@ def plain(tensor: Tensor, name: object, types: tuple[torch.dtype, ...] = TYPES) 
 def kind_of(tensor: Tensor) -> str:
     """Describes a tensor for error messages."""
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+
+
+def fits(grad: Tensor, param: Tensor) -> bool:
+    """Whether the engine can take ``grad`` as the gradient of ``param``: real numbers may be of any types."""
+    alike = grad.dtype == param.dtype or (grad.dtype in _REAL and param.dtype in _REAL)
+    return alike and grad.shape == param.shape and grad.device == param.device
 
 
 def lies_like(tensor: Tensor, layout: Tensor) -> bool:

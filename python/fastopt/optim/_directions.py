@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._compat import distributed_tensor
 from ._chosen import Chosen, One, chosen_groups
 from ._declared import Declared
 from ._monitored import monitor_of
 from ._newton_schulz import in_batches, newton_schulz, product_type
 from ._program import Scalars, number
-from ._sharded import sharding_of
+from ._sharded import replicated, sharding_of
 from ._slow_path import SlowPath
 from ._step import check_overlap, write
 from ._storage import is_used, storage_of, with_average
-from ._update import IDENTITY_PROLOGUE, Again, Group, Storage, Subject, Update
+from ._update import IDENTITY_PROLOGUE, Group, Instead, Storage, Subject, Update
 
 DIRECTION = "direction"  # among the states of a parameter, but only in a step
 _APPLY = Update("sgd", (), counts=False)
@@ -117,8 +116,8 @@ class Directions:
         if is_used(group):
             update, storage = storage_of(optimizer, group, update, indices, first_number)
             update, scalars = update._replace(counts=False), with_average(group, scalars)
-        if group.get("cautious_weight_decay") and group["weight_decay"] != 0:
-            update = update._replace(decays_cautiously=True)
+        _, decays = Declared._caution(optimizer, group)
+        update = update._replace(decays_cautiously=decays)
         prologue = {**IDENTITY_PROLOGUE, "decay": optimizer._prologue(group, 1.0)["decay"]}
         engine_step.add_group(update, prologue, -1.0, scalars, [], optimizer.state, None, storage)
         slow_path = SlowPath(optimizer, engine_step, 1.0)
@@ -135,19 +134,10 @@ class Directions:
     ) -> Subject:
         step = self._optimizer.state[one.param].get("step")
         t = int(step.item()) if step is not None else 1 if one.is_fresh else 2
-        again = Again(_placed(result.view(one.param.shape), one.param), t)
+        whole, sharding = result.view(one.param.shape), sharding_of(one.param)
+        instead = Instead(replicated(whole, sharding.mesh) if sharding.placements else whole, t)
         name = self._optimizer._name_at(alike.chosen.g, alike.chosen.first_index + one.position)
-        return Subject(position, one.param, name, alike.chosen.group, update, storage, again)
-
-
-def _placed(whole: Tensor, param: Tensor) -> Tensor:
-    """As a DTensor that every process has whole, where the parameter is a DTensor."""
-    mesh, placements = sharding_of(param)
-    if not placements:
-        return whole
-    module = distributed_tensor()
-    placed: Tensor = module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
-    return placed
+        return Subject(position, one.param, name, alike.chosen.group, update, storage, instead)
 
 
 def _scalars(group: Group, shape: tuple[int, int], t: Any) -> Scalars:

@@ -79,12 +79,16 @@ def reduce_partial(tensor: Tensor) -> Tensor:
     return tensor.redistribute(placements=placements)  # type: ignore[attr-defined,no-any-return]
 
 
+def replicated(whole: Tensor, mesh: Any) -> Any:
+    """The DTensor of a tensor that every process has whole."""
+    module = distributed_tensor()
+    return module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
+
+
 def write_local_shard(tensor: Tensor, whole: Tensor) -> None:
     """Writes this process's part of ``whole`` to the DTensor. Nothing is communicated."""
-    module = distributed_tensor()
     mesh, placements = sharding_of(tensor)
-    everywhere = module.DTensor.from_local(whole, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
-    part = everywhere.redistribute(mesh, placements).to_local()
+    part = replicated(whole, mesh).redistribute(mesh, placements).to_local()
     local(tensor).copy_(part)
 
 

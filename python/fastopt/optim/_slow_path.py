@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import _runtime
 from .._runtime import PLAIN
 from ._declared import Declared
-from ._dense import TYPES, DenseCopies, dense_layout, kind_of, plain, refuse_overlap
+from ._dense import TYPES, DenseCopies, dense_layout, fits, kind_of, plain, refuse_overlap
 from ._layout import shared_pair
 from ._rows import Rows
 from ._sharded import Sharding, local, sharding_of
@@ -37,7 +37,6 @@ def _rules(backend: Any) -> dict[str, _Rule]:
     return {name: _Rule(*told) for name, told in backend.rules().items()}
 
 
-_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ROWS = "master, rounding, narrow states, ema and copies are for whole parameters"
 
 
@@ -221,8 +220,7 @@ class SlowPath:
 
 
 def _check_likeness(grad: Tensor, param: Tensor, name: str) -> None:
-    alike = grad.dtype == param.dtype or (grad.dtype in _REAL and param.dtype in _REAL)
-    if not alike or grad.shape != param.shape or grad.device != param.device:
+    if not fits(grad, param):
         raise RuntimeError(f"the gradient of {name} is {kind_of(grad)}, the parameter {kind_of(param)}")
 
 

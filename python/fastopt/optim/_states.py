@@ -72,7 +72,7 @@ class States:
         """
         _, owner, name, group, update, storage, _ = subject
         if not update.states and not update.counts and storage is None:
-            return (), None, (), (subject.again and subject.again.t) or 1, None
+            return (), None, (), (subject.instead and subject.instead.t) or 1, None
         known, fresh = self._known(subject)
         counter = ("step",) if update.counts else ()
         device = counters.place(self._optimizer._option(group, "capturable"), owner)
@@ -105,7 +105,7 @@ class States:
         if entries:
             self._new.append((owner, entries))
         carried = tuple(numbers[key] for key in update.carried)
-        t = (subject.again and subject.again.t) or (1 if fresh else 2)
+        t = (subject.instead and subject.instead.t) or (1 if fresh else 2)
         return tuple(states), numbers.get("step"), carried, t, kept
 
     def _as_coded(

@@ -18,7 +18,7 @@ from ._sharded import refuse_flattened
 from ._shared import keep, refuse_process_parts, refuse_shard, share
 from ._slow_path import SlowPath
 from ._storage import is_used, storage_of, with_average
-from ._update import IDENTITY_PROLOGUE, Again, Group, Subject, Update
+from ._update import IDENTITY_PROLOGUE, Group, Instead, Subject, Update
 
 _NOT_CAPTURABLE = (
     "fastopt.{}: a CUDA graph would repeat this step with the same step count; set capturable=True, which keeps the "
@@ -171,16 +171,16 @@ def _gather(
                 given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            again = None if own_grad is None else Again(own_grad, None)
-            taken = chosen if again is None else []
+            instead = None if own_grad is None else Instead(own_grad, None)
+            taken = chosen if instead is None else []
             rest = engine_step.add_group(update, *given, taken, optimizer.state, learning_rate, storage)
-            if rest or again is not None:
+            if rest or instead is not None:
                 slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
                     fresh = slow_path.add_fresh(rest, chosen, group, update, storage)
-                    for i in fresh if again is None else range(len(chosen)):
+                    for i in fresh if instead is None else range(len(chosen)):
                         name = optimizer._name_at(g, first_index + (i if indices is None else indices[i]))
-                        subject = Subject(i, chosen[i], name, group, update, storage, again)
+                        subject = Subject(i, chosen[i], name, group, update, storage, instead)
                         if update.shares:
                             refuse_shard(subject)
                         if table is not None:

@@ -60,10 +60,10 @@ class Storage(NamedTuple):
         return self.master if param.dtype in HALF else None
 
 
-class Again(NamedTuple):
-    """What an update goes by that is not, or not alone, the step's of its parameter."""
+class Instead(NamedTuple):
+    """What an update goes by instead of the parameter's own."""
 
-    grad: Tensor  # in place of the parameter's own
+    grad: Tensor
     t: int | None  # the count, where an earlier update of the same step has moved it
 
 
@@ -76,11 +76,11 @@ class Subject(NamedTuple):
     group: Group
     update: Update
     storage: Storage | None  # how the group keeps its parameters
-    again: Again | None = None
+    instead: Instead | None = None
 
     @property
     def grad(self) -> Tensor | None:
-        return self.owner.grad if self.again is None else self.again.grad
+        return self.owner.grad if self.instead is None else self.instead.grad
 
     def alone(self) -> Subject:
         """The same, as the only parameter that the engine takes."""

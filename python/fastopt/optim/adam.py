@@ -14,7 +14,7 @@ from ._update import COUPLED, DECOUPLED, CommonOptions, Decay, Group, Update
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
+ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 _AMSGRAD = Update("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 
 
@@ -24,7 +24,7 @@ class AdamRule(FusedOptimizer):
     _sparse_hint = ", please consider SparseAdam instead"
 
     def _update(self, group: Group) -> Update:
-        return _AMSGRAD if group["amsgrad"] else _ADAM
+        return _AMSGRAD if group["amsgrad"] else ADAM
 
     def _scalars(self, group: Group, t: Number, *_: Number) -> Scalars:
         beta1, beta2 = betas = number(group["betas"][0]), number(group["betas"][1])

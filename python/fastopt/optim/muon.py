@@ -12,13 +12,12 @@ from ._chosen import One
 from ._directions import DIRECTION, Directions
 from ._program import Number, Scalars, number
 from ._update import DECOUPLED, CommonOptions, Decay, Group, Part, Update
-from .adam import AdamRule
+from .adam import ADAM, AdamRule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MOMENTUM = Update("muon_momentum", ("momentum_buffer", DIRECTION), counts=False)
-_ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 _LR_FUNCTIONS = (None, "original", "match_rms_adamw")
 
 
@@ -132,7 +131,7 @@ class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
         return super()._parts(group)
 
     def _update(self, group: Group) -> Update:
-        return _MOMENTUM if group["use_muon"] else _ADAM
+        return _MOMENTUM if group["use_muon"] else ADAM
 
     def _scalars(self, group: Group, t: Number, *carried: Number) -> Scalars:
         if not group["use_muon"]:
@@ -141,7 +140,7 @@ class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
         return {"one_minus_momentum": 1.0 - momentum, "momentum_weight": momentum if group["nesterov"] else 1.0}
 
     def _state_keys(self) -> set[str]:
-        return self._keys_of(_MOMENTUM, _ADAM) - {DIRECTION}
+        return self._keys_of(_MOMENTUM, ADAM) - {DIRECTION}
 
     def _decay(self, group: Group) -> Decay:
         return DECOUPLED

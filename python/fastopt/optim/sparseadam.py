@@ -9,11 +9,10 @@ from ._fused import FusedOptimizer
 from ._moments import moment_scalars
 from ._program import Number, Scalars, number
 from ._update import CommonOptions, Group, Part, Update
+from .adam import ADAM
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_ADAM = Update("adam", ("exp_avg", "exp_avg_sq"))
 
 
 class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):
@@ -62,7 +61,7 @@ class SparseAdam(FusedOptimizer, torch.optim.SparseAdam):
         self._extend(common)
 
     def _update(self, group: Group) -> Update:
-        return _ADAM
+        return ADAM
 
     def _parts(self, group: Group) -> list[Part]:
         for param in group["params"]:
