@@ -92,6 +92,7 @@ void register_step(py::module_& m) {
         .def("check_overlap_and_bump_versions", &Step::check_overlap_and_bump_versions)
         .def("norm", &Step::norm, py::arg("reduction"), py::arg("exponent"), py::arg("loss_scale"), py::arg("threads"))
         .def("clip", &Step::clip, py::arg("norm"))
+        .def("run_some", &Step::run_some, py::arg("owners"), py::arg("threads"))
         .def("run", &Step::run, py::arg("threads"))
         .def("clear", &Step::clear);
 }

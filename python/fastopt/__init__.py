@@ -7,6 +7,7 @@ underneath.
 
 from . import nn, optim
 from ._monitor import Monitor, monitor
+from ._offload import offload
 from ._runtime import info
 from ._step_in_backward import StepInBackward, step_in_backward
 from ._version import __version__
@@ -87,6 +88,7 @@ __all__ = [
     "monitor",
     "muon_groups",
     "nn",
+    "offload",
     "optim",
     "param_groups",
     "step_in_backward",

@@ -32,10 +32,25 @@ def on_this_machine() -> int:
     return int(count) if count.isdecimal() and int(count) > 0 else 1
 
 
+def thread_budget() -> int:
+    """Returns how many threads this process may use so that all that a launcher has started here have their share.
+
+    Where the launcher has given each process cores of its own, these are fewer than the launcher's, and not shared.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return max(cores() // on_this_machine(), 1)
+    try:
+        launchers = os.sched_getaffinity(os.getppid())
+    except OSError:
+        launchers = set()
+    own = os.sched_getaffinity(0)
+    return len(own) if own < launchers else max(len(own) // on_this_machine(), 1)
+
+
 def thread_note(threads: int) -> str:
     """Returns a note on this number of threads in each process; "" where none is needed."""
     processes, have = on_this_machine(), cores()
-    share = max(have // processes, 1)
+    share = thread_budget()
     if threads == share or (processes == 1 and threads < have):
         return ""
     torchruns = threads == 1 and os.environ.get("OMP_NUM_THREADS") == "1"

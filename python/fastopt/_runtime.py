@@ -25,7 +25,7 @@ import torch
 
 from . import reference
 from ._compat import current_raw_stream, increment_version
-from ._processes import cores, on_this_machine, thread_note
+from ._processes import cores, on_this_machine, thread_budget, thread_note
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ def info() -> dict[str, Any]:
             detected   isa: those that this CPU can run; cpu: its vendor; last_cache: bytes; cores: how many this
                        process may run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange:
                        whether this torch has the DLPack exchange API; torch, numpy, python, machine
-            in_use     backend, isa, intake, threads (per step, at most); processes: how many torchrun has
+            in_use     backend, isa, intake, threads (per step, at most); offload_threads: those
+                       of a step of fastopt.offload; processes: how many torchrun has
                        started on this machine; tuning: what was chosen for this CPU (FASTOPT_TUNING)
             openmp     the file of the runtime shared with torch; "" where there is none, and
                        then everything runs on the calling thread
@@ -237,6 +238,7 @@ def info() -> dict[str, Any]:
             "isa": _core.isa_in_use() if native else None,
             "intake": _core.intake_in_use() if native else "numpy",
             "threads": threads,
+            "offload_threads": thread_budget(),
             "processes": on_this_machine(),
             "tuning": _core.tuning() if native else {},
         },

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from . import _runtime
 from ._checks import check_every, check_module
+from ._offload.offloaded import Offloaded
 from .accumulate_grads import accumulate_grads_
 from .optim import Lookahead
 from .optim._chosen import One
@@ -224,7 +225,8 @@ def step_in_backward(
         ValueError: ``every`` is not positive, ``clip`` is unknown, or a group has ``max_grad_norm`` and there is no
             ``clip``.
         RuntimeError: the model is a DistributedDataParallel, the optimizer needs sums over all parameters (Prodigy) or
-            has a monitor or step hooks; from backward: ``create_graph=True``, or a parameter that the step refuses.
+            has a monitor or step hooks, or is
+            offloaded; from backward: ``create_graph=True``, or a parameter that the step refuses.
 
     Examples:
         >>> handle = fastopt.step_in_backward(model, optimizer)
@@ -247,6 +249,8 @@ def step_in_backward(
             "step_in_backward: DistributedDataParallel averages gradients in buckets after they are complete, so "
             "parameters would be stepped with the gradients of one process; use fully_shard"
         )
+    if isinstance(optimizer, Offloaded):
+        raise RuntimeError("step_in_backward: the optimizer is offloaded; offload(free_grads=True) frees gradients")
     if optimizer._shared:
         raise RuntimeError(
             f"step_in_backward: {type(optimizer).__name__} needs sums over the gradients of all parameters"

@@ -41,13 +41,13 @@ def gpu() -> Iterator[None]:
 
 
 def assert_same(ours, params, reference, expected) -> None:
-    """Compares parameters and all states with the reference's, which are on the CPU."""
+    """Compares parameters and all states with the reference's."""
     for i, (a, b) in enumerate(zip(params, expected, strict=True)):
-        assert_same_bits(a.cpu(), b, f"parameter {i}")
+        assert_same_bits(a.cpu(), b.cpu(), f"parameter {i}")
         one, other = state_tensors(ours, a), state_tensors(reference, b)
         assert one.keys() == other.keys()
         for key in one:
-            assert_same_bits(one[key].cpu(), other[key], f"{key} of parameter {i}")
+            assert_same_bits(one[key].cpu(), other[key].cpu(), f"{key} of parameter {i}")
 
 
 Trained = tuple[torch.optim.Optimizer, list[torch.Tensor]]

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <tuple>
+#include <unordered_set>
 
 #include "engine/interop/run_without_gil.h"
 #include "engine/optim/step.h"
@@ -57,8 +58,8 @@ int64_t scratch_size(const Task& task) {
 
 const std::vector<Task*>& Step::tasks_on(int device) {
     on_one_.clear();
-    for (Task& task : tasks_)
-        if (task.device == device) on_one_.push_back(&task);
+    for (size_t i = 0; i < tasks_.size(); ++i)
+        if (tasks_[i].device == device && !places_[i].is_done) on_one_.push_back(&tasks_[i]);
     return on_one_;
 }
 
@@ -115,24 +116,41 @@ void Step::clip(const py::object& norm) {
                 Prologue::clipped(constants.prologue[kGradFactor], norm.cast<double>(), constants.max_grad_norm);
 }
 
+void Step::run_some(const py::list& owners, int threads) {
+    if (shared_.data != nullptr) throw std::logic_error("a grouped rule updates all parameters at once");
+    std::unordered_set<PyObject*> chosen;
+    for (const py::handle owner : owners) chosen.insert(owner.ptr());
+    std::vector<Task*> tasks;
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+        if (places_[i].is_done || chosen.count(refs_[i].owner) == 0) continue;
+        if (tasks_[i].device != kHost) throw std::logic_error("run_some() is for parameters on the CPU");
+        tasks.push_back(&tasks_[i]);
+    }
+    run_on_host(tasks, threads);
+    for (const Task* task : tasks) write_counters(static_cast<size_t>(task - tasks_.data()));
+}
+
 void Step::run(int threads) {
     for (const int device : devices_) {
         if (device == kHost)
-            run_on_host(threads);
+            run_on_host(tasks_on(kHost), threads);
         else
             run_on(device);
     }
     write_statistics();
-    for (size_t i = 0; i < counters_.size(); ++i) {
-        if (places_[i].programmed != nullptr) continue;  // the device has already counted
-        write_scalar(counters_[i].step, static_cast<double>(counters_[i].t));
-        for (int k = 0; k < kMaxCarried; ++k) write_scalar(counters_[i].carried[k], tasks_[i].constants->carried[k]);
-    }
+    for (size_t i = 0; i < counters_.size(); ++i)
+        if (!places_[i].is_done) write_counters(i);
     clear();
 }
 
-void Step::run_on_host(int threads) {
-    const std::vector<Task*>& tasks = tasks_on(kHost);
+void Step::write_counters(size_t i) {
+    places_[i].is_done = true;
+    if (places_[i].programmed != nullptr) return;  // the device has already counted
+    write_scalar(counters_[i].step, static_cast<double>(counters_[i].t));
+    for (int k = 0; k < kMaxCarried; ++k) write_scalar(counters_[i].carried[k], tasks_[i].constants->carried[k]);
+}
+
+void Step::run_on_host(const std::vector<Task*>& tasks, int threads) {
     int64_t doubles = 0;
     for (const Task* task : tasks) doubles += scratch_size(*task);
     if (scratch_.size() < static_cast<size_t>(doubles)) scratch_.resize(static_cast<size_t>(doubles));

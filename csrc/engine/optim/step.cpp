@@ -122,7 +122,7 @@ bool Step::try_add(const TensorRefs& tensors, int64_t index, int64_t t) {
     tasks_.push_back(task);
     counters_.push_back(counter);
     refs_.push_back(tensors);
-    places_.push_back({group_, index, programmed_, row});
+    places_.push_back({group_, index, programmed_, row, false});
     if (std::find(devices_.begin(), devices_.end(), task.device) == devices_.end()) devices_.push_back(task.device);
     return true;
 }

@@ -81,7 +81,11 @@ class Step {
     // Scales the gradients of each group by max_grad_norm / (norm + 1e-6), if that is less than 1.
     void clip(const pybind11::object& norm);
 
-    // Updates everything gathered.
+    // Updates the parameters among `owners` that are gathered and not updated yet; all have to be on the CPU. Where a
+    // gradient comes later than the call of norm() or add, it has to be there now.
+    void run_some(const pybind11::list& owners, int threads);
+
+    // Updates everything gathered that is not updated yet.
     void run(int threads);
 
     // Releases everything gathered.
@@ -107,12 +111,13 @@ class Step {
         Array there;  // the learning rate on the device that is run
     };
 
-    // A parameter's position, because sums go in the order of group and index, its group's program or null, and its
-    // row for statistics or null.
+    // A parameter's position, because sums go in the order of group and index, its group's program or null, its row for
+    // statistics or null, and whether it is updated.
     struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
         double* row;
+        bool is_done = false;
     };
 
     bool find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const;
@@ -131,7 +136,8 @@ class Step {
     void measure(const Constants& constants);
     pybind11::object norm_on(int device, int reduction, double exponent, double loss_scale);
     void fetch_partials(int device, int reduction, double exponent);
-    void run_on_host(int threads);
+    void run_on_host(const std::vector<Task*>& tasks, int threads);
+    void write_counters(size_t i);
     void join_groups();
     void check_devices() const;
     double* row_of(int64_t index, const Task& task) const;
@@ -185,7 +191,7 @@ class Step {
 
     // Memory that every step reuses.
     pybind11::list written_;       // what autograd is told about; None between steps
-    std::vector<Task*> on_one_;    // the tasks of one device
+    std::vector<Task*> on_one_;    // the tasks of one device that are to be updated
     std::vector<Job<Task>> jobs_;  // those on the host
     std::vector<size_t> order_;    // indices of the tasks that enter a norm, or a grouped rule's sums
     std::vector<const Task*> grouped_;

@@ -26,6 +26,9 @@ class One(NamedTuple):
         param: Tensor = optimizer.param_groups[self.g]["params"][self.position]
         return param
 
+    def own_grads(self, optimizer: Declared) -> dict[Tensor, Tensor]:
+        return {} if self.grad is None else {self.param(optimizer): self.grad}
+
     def threads(self, optimizer: Declared) -> int:
         """One for a small parameter: in backward OpenMP's threads wait in a loop, and would delay ours."""
         return 1 if self.param(optimizer).numel() < _FEW else torch.get_num_threads()
@@ -38,6 +41,11 @@ class Chosen(NamedTuple):
     group: Group
     first_index: int  # of its parameters in the group
     first_number: int  # of its parameters in the optimizer
+
+
+def with_grad(params: list[Tensor], own_grads: dict[Tensor, Tensor]) -> list[int]:
+    """Returns the indices of the parameters that have a gradient."""
+    return [i for i, param in enumerate(params) if param.grad is not None or param in own_grads]
 
 
 def chosen_groups(optimizer: Declared, one: One | None) -> Iterator[Chosen]:

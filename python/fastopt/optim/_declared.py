@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Declared(Options):
     _is_stored = True  # whether the options of _storage.py are its own
     _codings: ClassVar[dict[str, Coding]] = CODINGS  # of the states that state_dtype narrows
     _shared: tuple[str, ...] = ()  # the keys of numbers that all groups share, where the update needs sums over them
+    _is_separable = True  # whether a step updates each parameter by itself, and once
+    _own_grads: dict[Tensor, Tensor] = {}  # noqa: RUF012  # in place of parameters' own; offload() fills its optimizer's
     _carried: tuple[str, ...] = ()  # the keys of states that are numbers, in addition to 'step'
     # Set by a step that clipped. The class has no default, because a trainer's wrapper would find that first.
     _grad_norm: float | Tensor
@@ -49,6 +52,15 @@ class Declared(Options):
 
     def _advance(self) -> None:
         """Moves on what the optimizer counts by itself, when a step has updated all groups."""
+
+    def _course(self) -> Iterable[list[Tensor]]:
+        """Returns the order of a step: lists of parameters, each of which the step takes when it has updated the one
+        before. It updates those that are in no list at last."""
+        return ()
+
+    def _take_norm(self, norm: Callable[[], Any]) -> Any:
+        """Returns the norm to clip by; ``norm`` takes that of the gradients."""
+        return norm()
 
     def _move_on(self, *numbers: float) -> None:
         """Gives the groups the next values of the numbers that they share."""

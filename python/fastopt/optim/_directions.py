@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._chosen import Chosen, One, chosen_groups
+from ._chosen import Chosen, One, chosen_groups, with_grad
 from ._declared import Declared
 from ._monitored import monitor_of
 from ._newton_schulz import in_batches, newton_schulz, product_type
@@ -56,13 +56,14 @@ class Directions:
         self._alike: list[_Alike] = []
 
     def __enter__(self) -> Directions:
-        own_grad = None if self._one is None else self._one.grad
+        optimizer, one = self._optimizer, self._one
+        own_grads = optimizer._own_grads if one is None else one.own_grads(optimizer)
         for chosen in chosen_groups(self._optimizer, self._one):
             group = chosen.group
             found: dict[tuple[Any, ...], list[_Matrix]] = {}
-            for i, param in enumerate(group["params"] if group["use_muon"] else ()):
-                if param.grad is None and own_grad is None:
-                    continue
+            params = group["params"] if group["use_muon"] else []
+            for i in with_grad(params, own_grads):
+                param = params[i]
                 state = self._optimizer.state.get(param)
                 if state:
                     state[DIRECTION] = self._optimizer._new_state(param, group, DIRECTION)

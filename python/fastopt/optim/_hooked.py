@@ -40,5 +40,6 @@ def hooked(func: Step) -> Step:
             return observed(self, *args, **kwargs)
         return func(self, *args, **kwargs)
 
+    step.unhooked = func  # type: ignore[attr-defined]
     step.hooked = True  # type: ignore[attr-defined]  # tells torch not to wrap it once more
     return cast(Step, step)

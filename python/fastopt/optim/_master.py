@@ -17,12 +17,15 @@ def exact_value(param: Tensor, state: dict[str, Any]) -> Tensor:
     own = local(param.detach())
     if own.dtype not in HALF:
         return own
+    kept = next((local(state[key]) for key in ("master", "remainder") if state.get(key) is not None), None)
+    if kept is not None:
+        own = own.to(kept.device)  # the host, for an offloaded optimizer
     wide = own.float()
     if state.get("master") is not None:
-        master = local(state["master"])
-        return torch.where(master.to(own.dtype) == own, master, wide)
-    if state.get("remainder") is not None:
-        low = local(state["remainder"]).to(torch.int32)
+        assert kept is not None
+        return torch.where(kept.to(own.dtype) == own, kept, wide)
+    if kept is not None:
+        low = kept.to(torch.int32)
         nearer = (own.view(torch.int16).to(torch.int32) & 0x7FFF) - (low < 0).to(torch.int32)
         low = torch.where((nearer >= 0) & (nearer < 0x7F80), low, 0)
         return (wide.view(torch.int32) + low).view(torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .. import _runtime
 from .._processes import any_others
-from ._chosen import One, chosen_groups
+from ._chosen import One, chosen_groups, with_grad
 from ._declared import Declared
 from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
@@ -92,7 +93,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
     norm: Any = None
     if clips:
         if norm_of_parts is None:
-            norm = engine_step.norm("squares", 2.0, loss_scale, threads)
+            norm = optimizer._take_norm(lambda: engine_step.norm("squares", 2.0, loss_scale, threads))
         else:
             norm = norm_of_parts.take(getattr(optimizer, "grad_scale", None))
         norm = norm if one is None else one.norm(norm)
@@ -100,7 +101,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
             optimizer._grad_norm = norm
     elif one is None:
         optimizer.__dict__.pop("_grad_norm", None)
-    write(engine_step, slow_path, norm, threads)
+    write(engine_step, slow_path, norm, threads, optimizer._course())
     for part in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
         assert slow_path is not None
         subject = part.subject.alone()
@@ -132,7 +133,7 @@ def _gather(
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
     group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any. ``shared`` are the numbers
     that take the place of each group's own."""
-    own_grad = None if one is None else one.grad
+    own_grads = optimizer._own_grads if one is None else one.own_grads(optimizer)
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
@@ -171,15 +172,16 @@ def _gather(
                 given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            instead = None if own_grad is None else Instead(own_grad, None)
-            taken = chosen if instead is None else []
+            taken = [] if own_grads else chosen
             rest = engine_step.add_group(update, *given, taken, optimizer.state, learning_rate, storage)
-            if rest or instead is not None:
+            if rest or own_grads:
                 slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
                     fresh = slow_path.add_fresh(rest, chosen, group, update, storage)
-                    for i in fresh if instead is None else range(len(chosen)):
+                    for i in with_grad(chosen, own_grads) if own_grads else fresh:
                         name = optimizer._name_at(g, first_index + (i if indices is None else indices[i]))
+                        own_grad = own_grads.get(chosen[i])
+                        instead = None if own_grad is None else Instead(own_grad, None)
                         subject = Subject(i, chosen[i], name, group, update, storage, instead)
                         if update.shares:
                             refuse_shard(subject)
@@ -209,12 +211,16 @@ def check_overlap(optimizer: Declared, engine_step: Any) -> None:
         raise RuntimeError("{} shares memory with {}".format(*names))
 
 
-def write(engine_step: Any, slow_path: SlowPath | None, norm: Any, threads: int) -> None:
-    """Updates what is gathered. ``norm`` is that of the gradients, if they are clipped."""
+def write(
+    engine_step: Any, slow_path: SlowPath | None, norm: Any, threads: int, course: Iterable[list[Tensor]] = ()
+) -> None:
+    """Updates what is gathered, in an order if there is one. ``norm`` is that of the gradients, if they are clipped."""
     if norm is not None:
         engine_step.clip(norm)
     if slow_path is not None:
         slow_path.commit()
+    for params in course:
+        engine_step.run_some(params, threads)
     engine_step.run(threads)
     if slow_path is not None:
         slow_path.write_back()

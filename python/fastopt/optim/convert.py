@@ -80,6 +80,8 @@ def switch(optimizer: FusedOptimizer, cls: type[Fused], *, lr: float | Tensor, *
     """
     if type(optimizer) not in ALL:
         hint = "; switch its .optimizer" if hasattr(optimizer, "optimizer") else ""
+        if hasattr(optimizer, "_host"):
+            hint = ", which is offloaded: switch before offload()"
         raise TypeError(f"switch cannot start from {type(optimizer).__name__}{hint}")
     if cls not in ALL:
         raise TypeError(f"switch cannot go to {getattr(cls, '__name__', cls)}")

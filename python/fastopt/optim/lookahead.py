@@ -72,6 +72,7 @@ class Lookahead(FusedOptimizer):
     """
 
     _is_stored = False
+    _is_separable = False
 
     def __init__(
         self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5, *, state_dtype: torch.dtype | None = None

@@ -66,6 +66,7 @@ class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
     """
 
     _sparse_hint = ""
+    _is_separable = False  # its matrices are multiplied in batches
     _no_numbers = AdamRule._no_numbers | {"adjust_lr_fn"}
 
     def __init__(

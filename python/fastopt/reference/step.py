@@ -84,6 +84,7 @@ class Step:
         self._scalars: Callable[..., dict[str, float]] | None = None
         self._table: Tensor | None = None
         self._shared: Tensor | None = None
+        self._measured: dict[int, Tensor] = {}  # rows of the table
 
     def add_group(
         self,
@@ -186,22 +187,39 @@ class Step:
                 factor = task.prologue["grad_factor"] * clip_coefficient(task.max_grad_norm, norm)
                 self._tasks[i] = task._replace(prologue={**task.prologue, "grad_factor": factor})
 
+    def run_some(self, owners: list[Tensor], threads: int) -> None:
+        assert self._shared is None, "a grouped rule updates all parameters at once"
+        chosen = set(map(id, owners))
+        for task in self._tasks:
+            if id(task.owner) in chosen:
+                self._update(task, None)
+        self._tasks = [task for task in self._tasks if id(task.owner) not in chosen]
+
     def run(self, threads: int) -> None:
-        if self._table is not None:
-            self._table.fill_(math.nan)
         scale = self._scale_of_groups()
         for task in self._tasks:
-            shape = None
-            if task.rule in RULES and RULES[task.rule].factored:
-                rows, columns = task.param.shape[-2:]
-                shape = (math.prod(task.param.shape[:-2]), rows, columns)
-            how = shape, task.kept(), task.row is not None, task.caution, scale
-            measured = update(*task.arrays(), *how)
-            if self._table is not None and task.row is not None:
-                self._table[task.row] = torch.tensor(measured, dtype=torch.float64)
-            for counter, value, _ in task.counters:
-                np.copyto(counter.detach().numpy(), value, casting="unsafe")
+            self._update(task, scale)
+        self._write_statistics()
         self.clear()
+
+    def _update(self, task: _Task, scale: float | None) -> None:
+        shape = None
+        if task.rule in RULES and RULES[task.rule].factored:
+            rows, columns = task.param.shape[-2:]
+            shape = (math.prod(task.param.shape[:-2]), rows, columns)
+        how = shape, task.kept(), task.row is not None, task.caution, scale
+        measured = update(*task.arrays(), *how)
+        if task.row is not None:
+            self._measured[task.row] = torch.tensor(measured, dtype=torch.float64)
+        for counter, value, _ in task.counters:
+            np.copyto(counter.detach().numpy(), value, casting="unsafe")
+
+    def _write_statistics(self) -> None:
+        if self._table is None:
+            return
+        self._table.fill_(math.nan)
+        for row, measured in self._measured.items():
+            self._table[row] = measured
 
     def _scale_of_groups(self) -> float | None:
         """Of a grouped rule: makes its scale, and moves on the numbers that the groups share."""
@@ -214,4 +232,5 @@ class Step:
 
     def clear(self) -> None:
         self._tasks.clear()
+        self._measured.clear()
         self._scalars = self._table = self._shared = None

@@ -1,0 +1,184 @@
+"""``fastopt.offload``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..optim._declared import Declared
+from ..optim._fused import FusedOptimizer
+from ..optim._hooked import hooked
+from ..optim._sharded import any_distributed, refuse_flattened
+from .host import Host, layers_of
+from .transfers import Transfers, transfers_for
+
+_Kind = TypeVar("_Kind", bound=Optimizer)
+_CLIPS = ("exact", "previous")
+
+
+class Offloaded(FusedOptimizer):
+    """What an optimizer does in another way when it is offloaded. It stands before the optimizer's class."""
+
+    _host: Host
+
+    @hooked
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Performs a single optimization step on the host.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Returns:
+            What ``closure`` returned, or None.
+
+        Raises:
+            RuntimeError: as the optimizer; or a transfer has failed. Calling it again then ends the step.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        own_step: Any = super().step
+        self._host.step(functools.partial(own_step.unhooked, self), self._waits())
+        return loss
+
+    def _waits(self) -> bool:
+        """Whether a step uses all gradients before it updates anything."""
+        exact = not self._host.is_previous and any(self._max_norm(group) is not None for group in self.param_groups)
+        return exact or not _in_chunks(self)
+
+    def _course(self) -> Iterator[list[Tensor]]:
+        return self._host.chunks()
+
+    def _take_norm(self, norm: Callable[[], Any]) -> Any:
+        if not self._host.is_previous:
+            return norm()
+        self._host.clips_by_previous = True
+        return self._host.previous_norm
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self._host.drop_grads()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads as the optimizer does; states come to the host."""
+        with self._host.at_host():
+            super().load_state_dict(state_dict)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._host.take_params()
+
+    def to_torch(self) -> Optimizer:
+        raise TypeError(f"torch's {type(self).__name__} does not take states that are on the host")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles are not offloaded."""
+        plain = type(self).__bases__[1]
+        return _made, (plain,), self.__getstate__()
+
+
+def _made(cls: type[Optimizer]) -> Optimizer:
+    return cls.__new__(cls)
+
+
+@functools.cache
+def _offloaded(cls: type[Optimizer]) -> type[Optimizer]:
+    return type(cls.__name__, (Offloaded, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _in_chunks(optimizer: Declared) -> bool:
+    """Whether a step updates each parameter by itself, and once."""
+    return optimizer._is_separable and not optimizer._shared
+
+
+def offload(
+    optimizer: _Kind,
+    *,
+    free_grads: bool = False,
+    clip: str = "exact",
+    threads: int | None = None,
+    transfers: Callable[[torch.device], Transfers] | None = None,
+) -> _Kind:
+    """Keeps an optimizer's states on the host and steps there, while the parameters stay on their device.
+
+    The optimizer stays the same object, with the same groups, defaults and checkpoints, so schedulers and trainers work
+    with it. Each step fetches the parameters and gradients in their own types, updates the parameters on the host's
+    cores in chunks, and sends them back; transfers overlap with updates. Every result has the bits of the same
+    optimizer without it. The host's memory is pinned where the device is a GPU, and made once. With
+    ``master="float32"`` or ``"split"`` bfloat16 and float16 parameters have their masters on the host.
+
+    A parameter that you change between steps is respected. If a transfer fails, the step raises an error, and calling
+    ``step()`` again ends it.
+
+    Args:
+        optimizer: an optimizer of fastopt, of any device. Make schedulers after this call.
+        free_grads: moves each gradient to the host in backward, as soon as it is complete, and frees it: the gradients
+            of the whole model never exist on the device at one time, and the first updates need not wait for the last
+            gradient. Gradients of several backward passes are added on the host, those of half types in float32.
+            ``param.grad`` is None after backward, so clip by ``max_grad_norm`` (default: False).
+        clip: with ``max_grad_norm``: "exact" clips by the norm of all gradients, for which the first update has to
+            wait; "previous" by that of the step before, the first step not at all (default: "exact").
+        threads: of a step. By default those cores that this process may run on, divided by the processes that a
+            launcher has started on them; ``fastopt.info()`` tells how many.
+        transfers: makes for a device what copies from and to it; by default streams for CUDA devices, and plain copies
+            for all others.
+
+    Returns:
+        The same optimizer.
+
+    Raises:
+        TypeError: ``optimizer`` is not of fastopt, ``threads`` is not an integer, or a parameter is a DTensor.
+        ValueError: ``clip`` is unknown, or "previous" with an optimizer that needs all gradients at once (Muon,
+            Prodigy, Lookahead); ``threads`` is not positive; a group is ``capturable``.
+        RuntimeError: the optimizer is offloaded already, steps in backward, or has a scheduler.
+
+    Examples:
+        >>> optimizer = fastopt.offload(fastopt.AdamW(model.parameters(), lr=1e-4, master="split"))
+        >>> for input, target in batches:
+        ...     optimizer.zero_grad()
+        ...     loss_fn(model(input), target).backward()
+        ...     optimizer.step()
+
+    Reference: Ren et al., *ZeRO-Offload: Democratizing Billion-Scale Model Training*, arXiv 2101.06840.
+    """
+    layers = layers_of(optimizer)
+    first: Any = optimizer
+    for layer in layers:
+        if not isinstance(layer, FusedOptimizer):
+            raise TypeError(f"offload is for fastopt's optimizers, not a {type(layer).__name__}")
+    if clip not in _CLIPS:
+        raise ValueError(f"Invalid clip: {clip!r}, not 'exact' or 'previous'")
+    if clip == "previous" and not _in_chunks(first):
+        raise ValueError(f"clip='previous': a step of {type(first).__name__} needs all gradients at once")
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool)):
+        raise TypeError(f"threads must be an integer, not {type(threads).__name__}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"Invalid threads value: {threads}")
+    _check(layers)
+    first.__class__ = _offloaded(type(optimizer))  # type: ignore[arg-type]
+    for layer in layers:
+        layer._own_grads = {}
+    first._host = Host(first, transfers or transfers_for, threads, free_grads, clip == "previous")
+    return optimizer
+
+
+def _check(layers: list[Any]) -> None:
+    for layer in layers:
+        if isinstance(layer, Offloaded):
+            raise RuntimeError("offload: the optimizer is offloaded already")
+        if "_run" in layer.__dict__:
+            raise RuntimeError("offload: the optimizer steps in backward: remove() the handle of step_in_backward")
+        if "step" in layer.__dict__:
+            raise RuntimeError("offload: a scheduler or a trainer has wrapped the optimizer's step: make it afterwards")
+    params = [param for group in layers[0].param_groups for param in group["params"]]
+    if any_distributed(params):
+        raise TypeError("offload: a parameter is a DTensor; fully_shard has CPUOffloadPolicy, with which fastopt steps")
+    refuse_flattened(params, "offload", "use fully_shard with CPUOffloadPolicy")
+    if any(layers[0]._option(group, "capturable") for group in layers[0].param_groups):
+        raise ValueError("offload: capturable=True keeps the counters on the device, and the step is on the host")
