@@ -32,19 +32,21 @@ def on_this_machine() -> int:
     return int(count) if count.isdecimal() and int(count) > 0 else 1
 
 
-def thread_budget() -> int:
-    """Returns how many threads this process may use so that all that a launcher has started here have their share.
-
-    Where the launcher has given each process cores of its own, these are fewer than the launcher's, and not shared.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        return max(cores() // on_this_machine(), 1)
+def launchers_cores() -> int:
+    """Counts the cores on which the process that has started this one may run; 0 where nothing tells."""
     try:
-        launchers = os.sched_getaffinity(os.getppid())
-    except OSError:
-        launchers = set()
-    own = os.sched_getaffinity(0)
-    return len(own) if own < launchers else max(len(own) // on_this_machine(), 1)
+        return len(os.sched_getaffinity(os.getppid()))
+    except (AttributeError, OSError):
+        return 0
+
+
+def thread_budget() -> int:
+    """Returns how many threads this process may use, so that all that a launcher has started here have their share.
+
+    Where the launcher has bound each process to cores, these are fewer than the launcher's, and not shared.
+    """
+    own = cores()
+    return own if own < launchers_cores() else max(own // on_this_machine(), 1)
 
 
 def thread_note(threads: int) -> str:

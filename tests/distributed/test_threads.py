@@ -50,6 +50,7 @@ def test_threads_are_the_processs_share(
     monkeypatch: pytest.MonkeyPatch, processes: int, cores: int, threads: int, said: str | None
 ) -> None:
     monkeypatch.setattr(_processes, "cores", lambda: cores)
+    monkeypatch.setattr(_processes, "launchers_cores", lambda: cores)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if processes > 1:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
@@ -62,9 +63,59 @@ def test_threads_are_the_processs_share(
 
 def test_a_users_choice_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_processes, "cores", lambda: 8)
+    monkeypatch.setattr(_processes, "launchers_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert "threads of each: 1, cores: 8" in _processes.thread_note(1)
+
+
+@pytest.mark.parametrize(
+    ("processes", "own", "launchers", "budget"),
+    [
+        (1, 8, 8, 8),
+        (2, 8, 8, 4),
+        (2, 4, 8, 4),  # the launcher has bound each process to cores of its own
+        (2, 8, 0, 4),  # the system tells nothing of other processes
+        (4, 2, 2, 1),
+    ],
+)
+def test_the_budget_of_an_offloaded_step(
+    monkeypatch: pytest.MonkeyPatch, processes: int, own: int, launchers: int, budget: int
+) -> None:
+    monkeypatch.setattr(_processes, "cores", lambda: own)
+    monkeypatch.setattr(_processes, "launchers_cores", lambda: launchers)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert fastopt.info()["in_use"]["offload_threads"] == budget
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or _processes.cores() < 2, reason="binds a process to a core")
+def test_a_process_that_is_bound_to_cores_does_not_share_them() -> None:
+    script = "import os, fastopt; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(fastopt.info())"
+    assert "'offload_threads': 1," in run([sys.executable, "-c", script], LOCAL_WORLD_SIZE="2")
+
+
+OFFLOAD = """
+import os, time, torch, fastopt
+params = [torch.nn.Parameter(torch.ones(2**22, dtype=torch.bfloat16)) for _ in range(4)]
+optimizer = fastopt.offload(fastopt.AdamW(params, master="split"))
+times = []
+for _ in range(12):
+    sum(p.sum() for p in params).backward()
+    begin = time.perf_counter()
+    optimizer.step()
+    times.append(time.perf_counter() - begin)
+    optimizer.zero_grad()
+print(os.environ["RANK"], fastopt.info()["in_use"]["offload_threads"], sum(times[2:]), params[0][0].item(), flush=True)
+"""
+
+
+def test_offload_in_two_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(OFFLOAD)
+    lines = [line.split() for line in run([*TORCHRUN, str(script)]).splitlines()]
+    assert sorted(line[0] for line in lines) == ["0", "1"]
+    assert {int(line[1]) for line in lines} == {max(_processes.cores() // 2, 1)}
+    assert len({line[3] for line in lines}) == 1
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "two"])

@@ -52,7 +52,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_every_script_has_its_picture_its_place_on_the_page_and_its_test() -> None:
-    assert len(SCRIPTS) == 9
+    assert len(SCRIPTS) == 10
     assert PICTURES.keys() == SCRIPTS.keys()
     assert sorted(re.findall(r"!\[[^]]{20,}\]\(gallery/(\w+)\.png\)", PAGE)) == sorted(SCRIPTS)
     for name in SCRIPTS:
@@ -181,3 +181,19 @@ def test_learning_rates(draw: Draw) -> None:
     assert measured.ratios[measured.lowest] > 5 * script.RATIO
     assert 20 * cautious < lowest
     assert measured.losses[-1] > 10 * min(measured.losses)
+
+
+def test_memory(draw: Draw) -> None:
+    script = draw("memory")
+    device = {name: sum(both[0].values()) for name, both in script.measured.items()}
+    host = {name: sum(both[1].values()) for name, both in script.measured.items()}
+    plain, master, split, coded, inside, offload, freed = script.WAYS
+    shown = [round(device[name], 1) for name in (plain, master, split)]
+    assert shown == [16.0, 16.0, 14.0]
+    assert 8 < device[coded] < 8.5
+    assert split == "split master"
+    assert 12 < device[inside] < 12.2
+    assert 4 <= device[offload] < 4.01
+    assert 2 < device[freed] < 2.2
+    assert host[plain] == host[inside] == 0
+    assert 13.99 < host[offload] == host[freed] < 14.01

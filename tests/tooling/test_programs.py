@@ -55,3 +55,14 @@ def test_step_in_backward() -> None:
     peaks = re.findall(r"at most +([\d.]+) MB", done.stdout)
     assert float(peaks[1]) * 20 < float(peaks[0])
     assert f"gradient has {peaks[1]} MB" in done.stdout
+
+
+def test_offload() -> None:
+    """The same losses in three ways; the device keeps the parameters, and at the end few of the gradients."""
+    path = ROOT / "examples" / "offload.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    device = [float(size) for size in re.findall(r"device +([\d.]+) MB", done.stdout)]
+    host = [float(size) for size in re.findall(r"host +([\d.]+) MB", done.stdout)]
+    assert host == [0.0, device[0], device[0]]
+    assert device[2] * 1.9 < device[1] < device[0] / 3

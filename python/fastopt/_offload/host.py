@@ -115,6 +115,14 @@ class Host:
         for twin in self._twins.values():
             twin.drop_grad()
 
+    def bytes(self) -> dict[str, int]:
+        """Returns the memory of values and gradients."""
+        twins = self._twins.values()
+        return {
+            "parameters": sum(twin.value.nbytes for twin in twins),
+            "gradients": sum(twin.grad_bytes for twin in twins),
+        }
+
     @contextlib.contextmanager
     def at_host(self) -> Iterator[None]:
         """A context in which the optimizer's parameters are the values on the host."""

@@ -77,6 +77,12 @@ class Offloaded(FusedOptimizer):
     def to_torch(self) -> Optimizer:
         raise TypeError(f"torch's {type(self).__name__} does not take states that are on the host")
 
+    def host_memory(self) -> dict[str, int]:
+        """Returns how many bytes of the host's memory ``parameters``, ``gradients`` and ``states`` take."""
+        states = [value for layer in layers_of(self) for entries in layer.state.values() for value in entries.values()]
+        bytes_of_states = sum(value.nbytes for value in states if isinstance(value, Tensor))
+        return {**self._host.bytes(), "states": bytes_of_states}
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are not offloaded."""
         plain = type(self).__bases__[1]

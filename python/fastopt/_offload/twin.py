@@ -115,6 +115,10 @@ class Twin:
         """Whether the step may read or write the gradient or the value outside of the kernels' pass."""
         return self._other is not None or not self.value.is_contiguous()
 
+    @property
+    def grad_bytes(self) -> int:
+        return self._grad.target.nbytes + (0 if self._sum is None else self._sum.nbytes)
+
     def grad(self) -> Tensor:
         """Returns where the gradient is, or will be."""
         if self._adds:
