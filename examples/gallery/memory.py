@@ -30,10 +30,6 @@ PARTS = {"parameters": style.BLUE, "gradients": style.ORANGE, "states": style.GR
 Bytes = dict[str, float]  # of an element
 
 
-def grads(params: list[nn.Parameter]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
-
-
 def train(name: str) -> tuple[Bytes, Bytes]:
     """Takes two steps; returns what is on the device and on the host."""
     dtype, options, offload = WAYS[name]
@@ -42,7 +38,9 @@ def train(name: str) -> tuple[Bytes, Bytes]:
     params, seen = list(model.parameters()), [0]
     optimizer = fastopt.AdamW(params, lr=1e-3, **options)
     for param in params:
-        param.register_post_accumulate_grad_hook(lambda _: seen.append(sum(g.nbytes for g in grads(params))))
+        param.register_post_accumulate_grad_hook(
+            lambda _: seen.append(sum(p.nbytes for p in params if p.grad is not None))
+        )
     if "backward" in name:
         fastopt.step_in_backward(model, optimizer)
     elif offload is not None:
@@ -65,13 +63,8 @@ def draw(measured: dict[str, tuple[Bytes, Bytes]]) -> Figure:
         for place, both in enumerate(measured.values()):
             left = 0.0
             for part, colour in PARTS.items():
-                axes.barh(
-                    place,
-                    size := both[side].get(part, 0.0),
-                    left=left,
-                    color=colour,
-                    label=part if place == 0 else None,
-                )
+                size = both[side].get(part, 0.0)
+                axes.barh(place, size, left=left, color=colour, label=None if place else part)
                 left += size
             axes.text(left + 0.2, place, f"{left:.1f}" if left else "", va="center", fontsize=8)
         axes.set(title=where, xlabel="bytes of an element", xlim=(0, 18.5))
