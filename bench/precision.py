@@ -14,6 +14,7 @@ from .agreement import changes, moves
 from .operation import Agreement, Array, Case, Competitors, Input, Maker, Operation, Step, Tensors, Traffic, Walk
 from .optimizers import LR, one, parameters
 from .peers import implementations, variants
+from .shapes import gpt2
 
 RIVAL = "torch.optim.AdamW"
 DECAY = 0.999
@@ -141,8 +142,10 @@ def adamw(**options: object) -> Maker:
 
 
 FLOATS = (words(4), words(4))
-SPLIT = operation("split master", adamw(master="split"), each(with_casts), traffic(words(2), *FLOATS))
-MASTER = operation("float32 master", adamw(master="float32"), each(with_casts), traffic(words(4), *FLOATS))
+DEEPSPEED = variants("deepspeed.ops.adam.DeepSpeedCPUAdam", lr=LR, weight_decay=1e-2)
+CASTING = {name: with_casts(make) for name, make in {**TORCH, **DEEPSPEED}.items()}
+SPLIT = operation("split master", adamw(master="split"), CASTING, traffic(words(2), *FLOATS))
+MASTER = operation("float32 master", adamw(master="float32"), CASTING, traffic(words(4), *FLOATS))
 COPY = operation("bfloat16 copy", copying, each(then_copied), traffic(*FLOATS, writes=2))
 NARROW = operation(
     "bfloat16 states", adamw(state_dtype=torch.bfloat16), TORCH, traffic(words(2), words(2)), moves(0.05)
@@ -184,14 +187,19 @@ def many(dtype: torch.dtype) -> Input:
     return Input(f"160 tensors of 10k{kind}", ((10_000,),) * 160, dtype)
 
 
+# What a step on the host is for: 355M elements, 5 GB of ours with gradients, 7 of deepspeed's.
+OFFLOADED = Input("GPT-2 medium bfloat16", gpt2(1024, 50257, 1024, layers=24), torch.bfloat16)
+
+
 def on_cpu() -> list[Case]:
-    return [
+    small = [
         Case(what, input, quick=len(input.shapes) > 1)
         for operations, dtype in ((HALVES, torch.bfloat16), (WHOLE, torch.float32))
         for what in operations
         for input in (one("16M", dtype), many(dtype))
     ]
+    return [*small, *([Case(SPLIT, OFFLOADED, only=tuple(DEEPSPEED))] if DEEPSPEED else [])]
 
 
 def on_cuda() -> list[Case]:
-    return on_cpu()
+    return [case for case in on_cpu() if case.input is not OFFLOADED]

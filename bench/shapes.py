@@ -7,12 +7,12 @@ from .operation import Shape
 MLP: tuple[Shape, ...] = ((32, 64), (32,), (32, 32), (32,), (32, 32), (32,), (32, 32), (32,), (10, 32), (10,))
 
 
-def gpt2(width: int, vocabulary: int, context: int) -> tuple[Shape, ...]:
-    """The 148 parameters of a GPT-2 of 12 layers; small: 768, 50257, 1024."""
+def gpt2(width: int, vocabulary: int, context: int, layers: int = 12) -> tuple[Shape, ...]:
+    """The parameters of a GPT-2, 148 of 12 layers; small: 768, 50257, 1024."""
     norm: list[Shape] = [(width,), (width,)]
     attention: list[Shape] = [(width, 3 * width), (3 * width,), (width, width), (width,)]
     mlp: list[Shape] = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
-    return ((vocabulary, width), (context, width), *[*norm, *attention, *norm, *mlp] * 12, *norm)
+    return ((vocabulary, width), (context, width), *[*norm, *attention, *norm, *mlp] * layers, *norm)
 
 
 def resnet50() -> tuple[Shape, ...]:
