@@ -14,8 +14,9 @@ from ..optim._declared import Declared
 from ..optim._fused import FusedOptimizer
 from ..optim._hooked import hooked
 from ..optim._sharded import any_distributed, refuse_flattened
-from .host import Host, layers_of
+from .host import Host
 from .transfers import Transfers, transfers_for
+from .twins import Twins, layers_of
 
 _Kind = TypeVar("_Kind", bound=Optimizer)
 _CLIPS = ("exact", "previous")
@@ -44,13 +45,14 @@ class Offloaded(FusedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         own_step: Any = super().step
-        self._host.step(functools.partial(own_step.unhooked, self), self._waits())
+        update = functools.partial(own_step.unhooked, self)
+        self._host.step(update, waits=self._waits(), is_separable=_is_separable(self))
         return loss
 
     def _waits(self) -> bool:
         """Whether a step uses all gradients before it updates anything."""
         exact = not self._host.is_previous and any(self._max_norm(group) is not None for group in self.param_groups)
-        return exact or not _in_chunks(self)
+        return exact or not _is_separable(self)
 
     def _course(self) -> Iterator[list[Tensor]]:
         return self._host.chunks()
@@ -63,16 +65,16 @@ class Offloaded(FusedOptimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
-        self._host.drop_grads()
+        self._host.twins.drop_grads()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads as the optimizer does; states come to the host."""
-        with self._host.at_host():
+        with self._host.twins.at_host():
             super().load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self._host.take_params()
+        self._host.twins.take_params()
 
     def to_torch(self) -> Optimizer:
         raise TypeError(f"torch's {type(self).__name__} does not take states that are on the host")
@@ -81,7 +83,7 @@ class Offloaded(FusedOptimizer):
         """Returns how many bytes of the host's memory ``parameters``, ``gradients`` and ``states`` take."""
         states = [value for layer in layers_of(self) for entries in layer.state.values() for value in entries.values()]
         bytes_of_states = sum(value.nbytes for value in states if isinstance(value, Tensor))
-        return {**self._host.bytes(), "states": bytes_of_states}
+        return {**self._host.twins.bytes(), "states": bytes_of_states}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are not offloaded."""
@@ -98,7 +100,7 @@ def _offloaded(cls: type[Optimizer]) -> type[Optimizer]:
     return type(cls.__name__, (Offloaded, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
-def _in_chunks(optimizer: Declared) -> bool:
+def _is_separable(optimizer: Declared) -> bool:
     """Whether a step updates each parameter by itself, and once."""
     return optimizer._is_separable and not optimizer._shared
 
@@ -160,7 +162,7 @@ def offload(
             raise TypeError(f"offload is for fastopt's optimizers, not a {type(layer).__name__}")
     if clip not in _CLIPS:
         raise ValueError(f"Invalid clip: {clip!r}, not 'exact' or 'previous'")
-    if clip == "previous" and not _in_chunks(first):
+    if clip == "previous" and not _is_separable(first):
         raise ValueError(f"clip='previous': a step of {type(first).__name__} needs all gradients at once")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool)):
         raise TypeError(f"threads must be an integer, not {type(threads).__name__}")
@@ -170,7 +172,8 @@ def offload(
     first.__class__ = _offloaded(type(optimizer))  # type: ignore[arg-type]
     for layer in layers:
         layer._own_grads = {}
-    first._host = Host(first, transfers or transfers_for, threads, free_grads, clip == "previous")
+    twins = Twins(first, transfers or transfers_for, free_grads)
+    first._host = Host(twins, threads, clip == "previous")
     return optimizer
 
 
