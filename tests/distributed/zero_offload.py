@@ -50,11 +50,17 @@ def deepspeed() -> Any:
     return deepspeed
 
 
+def muon(params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    return fastopt.Muon(param for param in params if param.ndim == 2)
+
+
 class Training:
     """A network in float32 or bfloat16 that DeepSpeed trains."""
 
+    network = staticmethod(net)
+
     def __init__(self, make: Make, stage: int, dtype: torch.dtype = torch.float32, **zero: Any) -> None:
-        self.module, self.dtype, self.stage = net().float(), dtype, stage
+        self.module, self.dtype, self.stage = self.network().float(), dtype, stage
         self.optimizer = make(self.module.parameters())
         config = {
             "train_micro_batch_size_per_gpu": 8 // dist.get_world_size(),
@@ -147,6 +153,28 @@ def resumes_to_the_bit() -> None:
             assert_close(second.params(), whole.params(), rtol=0, atol=0)
 
 
+class Wide(Training):
+    """Its flat parts are large enough for states in 8 bits."""
+
+    @staticmethod
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(7, 1200), nn.Tanh(), nn.Linear(1200, 1))
+
+
+@PARTS
+def states_in_8_bits_resume() -> None:
+    for stage in (2, 3):
+        whole, first, second = (Wide(adamw(state_dtype="int8"), stage) for _ in range(3))
+        whole.go(range(6))
+        first.go(range(3)).engine.save_checkpoint(str(Path(sys.argv[3]) / f"codes_{stage}"))
+        second.engine.load_checkpoint(str(Path(sys.argv[3]) / f"codes_{stage}"))
+        states = [next(iter(one.optimizer.state.values())) for one in (second, first)]
+        assert states[0]["exp_avg"].dtype == torch.int8
+        assert_close(*states, rtol=0, atol=0)
+        assert_close(second.go(range(3, 6)).params(), whole.params(), rtol=0, atol=0)
+
+
 @PARTS
 def what_flat_parts_cannot_do_is_refused() -> None:
     refusals: dict[str, tuple[Make, str]] = {
@@ -164,6 +192,7 @@ def what_flat_parts_cannot_do_is_refused() -> None:
         monitor = fastopt.monitor(monitored.optimizer)
         refused(RuntimeError, "norms of whole parameters: DeepSpeed", lambda one=monitored: one.go(range(1)))
         monitor.remove()
+    refused(ValueError, "Muon only supports 2D", Training(muon, 2).go(()).engine.step)
     looking = Training(lambda p: fastopt.Lookahead(fastopt.AdamW(p)), 3)
     refused(RuntimeError, "a step of Lookahead: DeepSpeed", lambda: looking.go(range(1)))
     refused(
