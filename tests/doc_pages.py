@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))} | {"README.md": ROOT / "README.md"}
-ECOSYSTEM_PAGES = {"trainers.md"}  # they need other packages: tests/ecosystem runs them
+ECOSYSTEM_PAGES = {"engines.md", "trainers.md"}  # they need other packages: tests/ecosystem runs them
 
 
 class Block(NamedTuple):

@@ -27,6 +27,10 @@ _NO_NORM = (
     "gradient by its own norm) or clip='previous' (by the norm of the step before)"
 )
 _MONITORED = "step_in_backward: fastopt.monitor measures whole steps: remove() the monitor"
+_AVERAGED = (
+    "step_in_backward: DistributedDataParallel averages gradients in buckets after they are complete, so parameters "
+    "would be stepped with the gradients of one process; use fully_shard"
+)
 
 
 class StepInBackward:
@@ -53,6 +57,7 @@ class StepInBackward:
         self._squares: Any = 0.0  # of the gradients of the pass
         self._previous_norm: Any = 0.0
         self._found_inf = False
+        self._steps = 0  # since the loop's last optimizer.step()
         own = {id(param) for param in model.parameters()}
         self._places = {
             param: (g, i)
@@ -62,7 +67,7 @@ class StepInBackward:
         }
         self._hooks = [model.register_forward_hook(self._watch_outputs)]
         self._hooks += [p.register_post_accumulate_grad_hook(self._gradient_is_complete) for p in self._places]
-        optimizer.__dict__["_run"] = _nothing
+        optimizer.__dict__["_run"] = self._step_what_waits
 
     def remove(self) -> None:
         """Ends it: from the next backward pass on gradients stay in ``param.grad``, and ``optimizer.step()`` steps.
@@ -77,6 +82,8 @@ class StepInBackward:
 
     def _watch_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
         """Gradients of outputs come at the begin of a backward pass, never in one that a checkpoint nests in it."""
+        if getattr(DistributedDataParallel, "_active_ddp_module", None) is not None:
+            raise RuntimeError(_AVERAGED)  # it was put around the model later, by a trainer
         if torch._C._current_graph_task_id() == -1:
             self._task = None  # no pass is under way: one that is still there has failed, and does not count
         for tensor in torch.utils._pytree.tree_leaves(output):
@@ -132,6 +139,7 @@ class StepInBackward:
         grad = param.grad if own is None else own
         if grad is None:
             return
+        self._check_place(param)
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()  # 1 where it is not enabled
         if self._scaler is not None and self._scaler.is_enabled() and not _all_finite(grad):
             self._found_inf = True
@@ -140,6 +148,15 @@ class StepInBackward:
         param.grad = None
         self._sums.pop(param, None)
         self._done.add(param)
+
+    def _check_place(self, param: Tensor) -> None:
+        g, i = self._places[param]
+        params = self._optimizer.param_groups[g]["params"]
+        if i >= len(params) or params[i] is not param:
+            raise RuntimeError(
+                f"step_in_backward: parameter {i} of group {g} (shape {tuple(param.shape)}) is no longer in its group, "
+                "where an engine such as DeepSpeed puts tensors of its own"
+            )
 
     def _update(self, one: One, scale: float) -> None:
         try:
@@ -163,12 +180,16 @@ class StepInBackward:
         if not self._is_last:
             self._passes += 1
             return
+        self._step_the_rest()
+
+    def _step_the_rest(self) -> None:
         for param in self._places:
             if param not in self._done:
                 self._step(param)
         self._passes = 0
         self._done.clear()
         optimizer = self._optimizer
+        self._steps += 1
         optimizer._advance()
         optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers ask for
         if self._clip == "previous":
@@ -176,16 +197,29 @@ class StepInBackward:
         if self._scaler is not None and self._scaler.is_enabled():
             self._tell(self._scaler)
 
+    def _step_what_waits(self, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
+        """Is what ``optimizer.step()`` runs. Gradients wait where an epoch ends before ``every`` passes.
+
+        ``torch.distributed.checkpoint`` makes gradients by itself, for a step that makes states.
+        """
+        steps, self._steps = self._steps, 0
+        if steps > 1:
+            raise RuntimeError(
+                f"step_in_backward: {steps} steps in backward since the last optimizer.step(): every={self._every} has "
+                "to be the number of backward passes that the loop accumulates"
+            )
+        if self._sums or any(param.grad is not None for param in self._places):
+            self._done.clear()
+            self._squares = 0.0
+            self._step_the_rest()
+            self._steps = 0
+
     def _tell(self, scaler: GradScaler) -> None:
         """Leaves the verdict where ``scaler.update()`` looks for it."""
         device = next(iter(self._places)).device
         found = torch.full((), float(self._found_inf), device=device)
         scaler._per_optimizer_states[id(self._optimizer)]["found_inf_per_device"] = {device: found}
         self._found_inf = False
-
-
-def _nothing(engine_step: Any, loss_scale: float, one: One | None = None) -> None:
-    """The step of an optimizer whose parameters are stepped in backward: a training loop may go on calling it."""
 
 
 def _all_finite(grad: Tensor) -> bool:
@@ -205,7 +239,8 @@ def step_in_backward(
 
     So the gradients of the whole model never exist at one time. Schedulers, groups, states and checkpoints are those of
     the one optimizer, and each parameter gets the bits that ``optimizer.step()`` after ``backward()`` would give it.
-    The training loop needs no ``optimizer.step()``; where it has one, that does nothing.
+    The training loop needs no ``optimizer.step()``; where it has one, that steps the gradients that still wait for
+    more passes (``every``), as trainers do at the end of an epoch.
 
     Args:
         model: the module whose backward passes are counted: a pass is one ``backward()`` through its outputs.
@@ -225,8 +260,9 @@ def step_in_backward(
         ValueError: ``every`` is not positive, ``clip`` is unknown, or a group has ``max_grad_norm`` and there is no
             ``clip``.
         RuntimeError: the model is a DistributedDataParallel, the optimizer needs sums over all parameters (Prodigy) or
-            has a monitor or step hooks, or is
-            offloaded; from backward: ``create_graph=True``, or a parameter that the step refuses.
+            has a monitor or step hooks, or is offloaded; from the model's forward: a DistributedDataParallel is around it; from
+            backward: ``create_graph=True``, or a parameter that the step refuses; from ``optimizer.step()``: more than
+            one step was made in backward since the last, so the loop accumulates more passes than ``every``.
 
     Examples:
         >>> handle = fastopt.step_in_backward(model, optimizer)
@@ -245,10 +281,7 @@ def step_in_backward(
     if clip is None and any(optimizer._max_norm(group) is not None for group in optimizer.param_groups):
         raise ValueError(_NO_NORM)
     if isinstance(model, DistributedDataParallel):
-        raise RuntimeError(
-            "step_in_backward: DistributedDataParallel averages gradients in buckets after they are complete, so "
-            "parameters would be stepped with the gradients of one process; use fully_shard"
-        )
+        raise RuntimeError(_AVERAGED)
     if isinstance(optimizer, Offloaded):
         raise RuntimeError("step_in_backward: the optimizer is offloaded; offload(free_grads=True) frees gradients")
     if optimizer._shared:

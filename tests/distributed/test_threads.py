@@ -148,3 +148,12 @@ def test_example(tmp_path: Path) -> None:
     assert len(set(whole)) == 3
     checkpoint = ("--checkpoint", str(tmp_path))
     assert [*epochs("--sharded", "--epochs", "2", *checkpoint), *epochs("--epochs", "1", *checkpoint)] == whole
+
+
+@pytest.mark.skipif(TORCH < (2, 6), reason="fully_shard is public from torch 2.6 on")
+def test_example_of_offload() -> None:
+    output = run(
+        [*TORCHRUN, str(EXAMPLE.with_name("fsdp_offload.py")), "--width", "64", "--layers", "1", "--steps", "2"]
+    )
+    kept = [float(megabytes) for megabytes in re.findall(r"ms a step, +([\d.]+) MB", output)]
+    assert kept == pytest.approx([0.2, 0.2, 0.2, 0.1], abs=0.05)  # half of 12, 12, 12 and 8 bytes for 33k parameters

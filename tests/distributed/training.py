@@ -56,12 +56,12 @@ def net() -> nn.Sequential:
     return nn.Sequential(*layers).double()
 
 
-def sharded(mesh: DeviceMesh) -> nn.Module:
-    model = net()
+def sharded(mesh: DeviceMesh, dtype: torch.dtype = torch.float64, **options: Any) -> nn.Module:
+    model = net().to(dtype)
     for layer in model:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
     return model
 
 

@@ -27,7 +27,7 @@ class Training:
 
     def __init__(self, make: Make, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         torch.manual_seed(0)
-        self.accelerator = accelerate.Accelerator(gradient_accumulation_steps=2, cpu=True, **options)
+        self.accelerator = accelerate.Accelerator(cpu=True, **{"gradient_accumulation_steps": 2, **options})
         network = nn.Sequential(
             nn.Linear(6, 8, bias=False), fastopt.nn.BatchNorm1d(8), nn.Tanh(), fastopt.nn.Dropout(0.2), nn.Linear(8, 2)
         )

@@ -58,12 +58,11 @@ def trainer(
     training = transformers.TrainingArguments(
         output_dir=str(root),
         per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
-        **{"num_train_epochs": 1, "save_strategy": "no", **arguments},
+        **{"gradient_accumulation_steps": 2, "num_train_epochs": 1, "save_strategy": "no", **arguments},
     )
     optimizers = (None, None)
     if make is not None:

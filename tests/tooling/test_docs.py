@@ -34,6 +34,7 @@ COMMANDS = {
     "python -m fastopt --model torchvision.models:resnet18 --input 2,3,64,64": "tests/interop/test_convert_report.py",
     "torchrun --nproc-per-node 2 examples/train_distributed.py": "tests/distributed/test_threads.py",
     "torchrun --nproc-per-node 2 examples/train_distributed.py --sharded": "tests/distributed/test_threads.py",
+    "torchrun --nproc-per-node 2 examples/fsdp_offload.py": "tests/distributed/test_threads.py",
     "scripts/gpu_check.sh": "tests/tooling/test_gpu_check.py",
     "scripts/gpu_check.sh bench": "tests/tooling/test_gpu_check.py",
 }

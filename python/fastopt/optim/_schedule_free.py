@@ -15,7 +15,7 @@ from ._checks import check_lr, check_range
 from ._fused import FusedOptimizer
 from ._master import exact_value, set_value
 from ._program import Scalars
-from ._sharded import local
+from ._sharded import local, refuse_zero
 from ._update import Group, Part
 
 # Of a group, under the package's keys: steps taken, the sum of their weights, the largest and the last learning rate.
@@ -46,6 +46,7 @@ class ScheduleFree(FusedOptimizer):
             raise RuntimeError(f"fastopt.{name}: the parameters are the averages of eval(); call train() before a step")
         if _runtime.capturing():
             raise RuntimeError(f"fastopt.{name}: a CUDA graph would repeat this step with the same numbers")
+        refuse_zero(f"a step of {name}", "use another optimizer")
         return super()._parts(group)
 
     def _new_state(self, param: Tensor, group: Group, key: str) -> Tensor:

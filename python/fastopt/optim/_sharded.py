@@ -128,8 +128,25 @@ def refuse_flattened(params: Iterable[Tensor], what: str, instead: str = INSTEAD
 
 def made_by_zero_redundancy() -> bool:
     """Whether ZeroRedundancyOptimizer is making an optimizer of some of the parameters. Only the call stack tells."""
-    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1) if module is not None else None
-    while frame is not None and frame.f_globals is not vars(module):
+    return _is_called_by("torch.distributed.optim.zero_redundancy_optimizer")
+
+
+def refuse_zero(what: str, instead: str = "use fully_shard") -> None:
+    """Refuses a step that DeepSpeed's ZeRO makes. It gives an optimizer a flat part of all parameters of a group, and
+    may make several steps, for one part each."""
+    if "deepspeed" in sys.modules and _is_called_by(*_ZERO):
+        raise RuntimeError(
+            f"{what}: DeepSpeed's ZeRO steps flat parts of all parameters together, from which it cannot be computed; "
+            f"{instead}"
+        )
+
+
+_ZERO = ("deepspeed.runtime.zero.stage_1_and_2", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.bf16_optimizer")
+
+
+def _is_called_by(*modules: str) -> bool:
+    callers = [vars(sys.modules[name]) for name in modules if name in sys.modules]
+    frame = sys._getframe(1) if callers else None
+    while frame is not None and not any(frame.f_globals is caller for caller in callers):
         frame = frame.f_back
     return frame is not None

@@ -15,7 +15,7 @@ from ._declared import Declared
 from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
 from ._program import LR, Number, trace
-from ._sharded import refuse_flattened
+from ._sharded import refuse_flattened, refuse_zero
 from ._shared import keep, refuse_process_parts, refuse_shard, share
 from ._slow_path import SlowPath
 from ._storage import is_used, storage_of, with_average
@@ -82,6 +82,8 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
             optimizer._check_group(group)
         raise
     norm_of_parts = None
+    if clips:
+        refuse_zero("max_grad_norm", "set gradient_clipping in its configuration")
     if clips and (slow_path is not None or any_others()):
         optimizer._refuse_partition()
         clipped = optimizer._clipped() if one is None else [one.param(optimizer)]
@@ -154,11 +156,14 @@ def _gather(
             chosen = params if indices is None else [params[i] for i in indices]
             update = _cautious(optimizer, group, bold)
             if update.shares:
+                refuse_zero(f"a step of {type(optimizer).__name__}")
                 refuse_process_parts(optimizer, chosen)
             if update.sums:
                 what = "cautious" if update.masks else f"a step of {type(optimizer).__name__}"
+                refuse_zero(what)
                 refuse_flattened(chosen, what, "use fully_shard")
             if table is not None:
+                refuse_zero(MONITORED, REMOVED)
                 refuse_flattened(chosen, MONITORED, REMOVED)
                 engine_step.leave_statistics(table, first_number, indices)
             storage = None

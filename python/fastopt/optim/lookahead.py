@@ -15,6 +15,7 @@ from ._checks import check_number, check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
 from ._program import Scalars
+from ._sharded import refuse_zero
 from ._step import run
 from ._update import IDENTITY_PROLOGUE, Group, Part, Update
 
@@ -177,6 +178,7 @@ class Lookahead(FusedOptimizer):
         """
         if _runtime.capturing():
             raise RuntimeError("Lookahead counts its steps on the CPU, which a CUDA graph would not repeat")
+        refuse_zero("a step of Lookahead")
         for group in self.param_groups:
             for option in ("master", "ema", "copies"):
                 if group.get(option) is not None:
