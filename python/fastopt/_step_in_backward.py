@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ._checks import check_every, check_module
 from ._offload.offloaded import Offloaded
 from .accumulate_grads import accumulate_grads_
 from .optim import Lookahead
-from .optim._chosen import One
+from .optim._chosen import Some
 from .optim._fused import FusedOptimizer
 from .optim._monitored import monitor_of
 from .optim._update import HALF
@@ -26,6 +27,7 @@ _NO_NORM = (
     "max_grad_norm: the norm of all gradients is known only after backward; use max_grad_value, clip='tensor' (each "
     "gradient by its own norm) or clip='previous' (by the norm of the step before)"
 )
+_SHARE = 0.05  # of the largest gradient: small ones wait for each other, as a step costs more than their update
 _MONITORED = "step_in_backward: fastopt.monitor measures whole steps: remove() the monitor"
 _AVERAGED = (
     "step_in_backward: DistributedDataParallel averages gradients in buckets after they are complete, so parameters "
@@ -53,6 +55,8 @@ class StepInBackward:
         self._task: int | None = None  # of autograd's, of the backward pass that is under way
         self._by_output = False  # whether a gradient of an output has begun it
         self._done: set[Tensor] = set()  # parameters that the pass has stepped
+        self._waiting: dict[Tensor, None] = {}  # small ones, to be stepped together
+        self._waiting_bytes = 0
         self._sums: dict[Tensor, Tensor] = {}  # float32 gradients of half parameters
         self._squares: Any = 0.0  # of the gradients of the pass
         self._previous_norm: Any = 0.0
@@ -65,6 +69,8 @@ class StepInBackward:
             for i, param in enumerate(group["params"])
             if param.requires_grad and id(param) in own
         }
+        largest = max((param.nbytes for param in self._places), default=0)
+        self._room = 0 if clip == "tensor" else _SHARE * largest  # that tensor's norm has to be its own
         self._hooks = [model.register_forward_hook(self._watch_outputs)]
         self._hooks += [p.register_post_accumulate_grad_hook(self._gradient_is_complete) for p in self._places]
         optimizer.__dict__["_run"] = self._step_what_waits
@@ -99,6 +105,7 @@ class StepInBackward:
             raise RuntimeError(_MONITORED)
         self._task, self._by_output = task, by_output
         self._done.clear()
+        self._forget_waiting()
         self._squares = 0.0
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
 
@@ -109,12 +116,13 @@ class StepInBackward:
     @torch.no_grad()
     def _gradient_is_complete(self, param: Tensor) -> None:
         self._begin(by_output=False)
-        if param in self._done:
+        if param in self._done or param in self._waiting:
             raise RuntimeError(
                 f"step_in_backward: {self._optimizer._name(param)} got another gradient in the backward pass that has "
                 "stepped it: checkpoints that share it need use_reentrant=False"
             )
         assert param.grad is not None
+        nbytes = param.grad.nbytes
         if param.grad.requires_grad:
             name = self._optimizer._name(param)
             raise RuntimeError(
@@ -122,8 +130,16 @@ class StepInBackward:
             )
         if param.dtype in HALF and self._every > 1:
             self._add(param)
-        if self._is_last:
-            self._step(param)
+        if not self._is_last:
+            return
+        self._waiting[param] = None
+        self._waiting_bytes += nbytes
+        if self._waiting_bytes > self._room:
+            self._step(self._waiting)
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
     def _add(self, param: Tensor) -> None:
         known, grad = self._sums.get(param), param.grad
@@ -134,20 +150,32 @@ class StepInBackward:
             accumulate_grads_(known, grad)
         param.grad = None
 
-    def _step(self, param: Tensor) -> None:
-        own = self._sums.get(param)
-        grad = param.grad if own is None else own
-        if grad is None:
-            return
-        self._check_place(param)
-        scale = 1.0 if self._scaler is None else self._scaler.get_scale()  # 1 where it is not enabled
-        if self._scaler is not None and self._scaler.is_enabled() and not _all_finite(grad):
-            self._found_inf = True
-        else:
-            self._update(One(*self._places[param], own, self._norm_to_clip_by), scale)
-        param.grad = None
-        self._sums.pop(param, None)
-        self._done.add(param)
+    def _step(self, params: Iterable[Tensor]) -> None:
+        """Steps the parameters that have a gradient."""
+        ready = [param for param in params if param.grad is not None or param in self._sums]
+        scaled = self._scaler is not None and self._scaler.is_enabled()
+        places: dict[int, list[int]] = {}
+        for param in ready:
+            self._check_place(param)
+            if scaled and not _all_finite(self._grad(param)):
+                self._found_inf = True
+                continue
+            g, position = self._places[param]
+            places.setdefault(g, []).append(position)
+        sums = {param: self._sums[param] for param in ready if param in self._sums}
+        if places:
+            some = Some({g: sorted(places[g]) for g in sorted(places)}, sums, self._norm_to_clip_by)
+            self._update(some, self._scaler.get_scale() if self._scaler is not None else 1.0)  # 1 if it is not enabled
+        for param in ready:
+            param.grad = None
+            self._sums.pop(param, None)
+            self._done.add(param)
+        self._forget_waiting()
+
+    def _grad(self, param: Tensor) -> Tensor:
+        grad = self._sums.get(param, param.grad)
+        assert grad is not None
+        return grad
 
     def _check_place(self, param: Tensor) -> None:
         g, i = self._places[param]
@@ -158,9 +186,9 @@ class StepInBackward:
                 "where an engine such as DeepSpeed puts tensors of its own"
             )
 
-    def _update(self, one: One, scale: float) -> None:
+    def _update(self, some: Some, scale: float) -> None:
         try:
-            type(self._optimizer)._run(self._optimizer, self._engine_step, scale, one)
+            type(self._optimizer)._run(self._optimizer, self._engine_step, scale, some)
         except BaseException:
             self._engine_step.clear()
             raise
@@ -183,9 +211,9 @@ class StepInBackward:
         self._step_the_rest()
 
     def _step_the_rest(self) -> None:
-        for param in self._places:
-            if param not in self._done:
-                self._step(param)
+        rest = [param for param in self._places if param not in self._done]
+        for part in [[param] for param in rest] if self._clip == "tensor" else [rest]:
+            self._step(part)
         self._passes = 0
         self._done.clear()
         optimizer = self._optimizer
@@ -197,7 +225,7 @@ class StepInBackward:
         if self._scaler is not None and self._scaler.is_enabled():
             self._tell(self._scaler)
 
-    def _step_what_waits(self, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
+    def _step_what_waits(self, engine_step: Any, loss_scale: float, some: Some | None = None) -> None:
         """Is what ``optimizer.step()`` runs. Gradients wait where an epoch ends before ``every`` passes.
 
         ``torch.distributed.checkpoint`` makes gradients by itself, for a step that makes states.
@@ -260,9 +288,9 @@ def step_in_backward(
         ValueError: ``every`` is not positive, ``clip`` is unknown, or a group has ``max_grad_norm`` and there is no
             ``clip``.
         RuntimeError: the model is a DistributedDataParallel, the optimizer needs sums over all parameters (Prodigy) or
-            has a monitor or step hooks, or is offloaded; from the model's forward: a DistributedDataParallel is around it; from
-            backward: ``create_graph=True``, or a parameter that the step refuses; from ``optimizer.step()``: more than
-            one step was made in backward since the last, so the loop accumulates more passes than ``every``.
+            has a monitor or step hooks, or is offloaded; from the model's forward: a DistributedDataParallel is around
+            it; from backward: ``create_graph=True``, or a parameter that the step refuses; from ``optimizer.step()``:
+            more than one step was made in backward since the last, so the loop accumulates more passes than ``every``.
 
     Examples:
         >>> handle = fastopt.step_in_backward(model, optimizer)

@@ -1,8 +1,8 @@
-"""Which parameters a step updates: all, or one, whose gradient backward has just completed."""
+"""Which parameters a step updates: all, or some, whose gradients backward has just completed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,48 +14,55 @@ from ._update import Group
 _FEW = 2**20  # elements
 
 
-class One(NamedTuple):
-    """The only parameter of a step."""
+class Some(NamedTuple):
+    """The only parameters of a step."""
 
-    g: int
-    position: int  # in its group
-    grad: Tensor | None  # in place of the parameter's own
-    norm: Callable[[Any], Any]  # of the parameter's gradient; returns the norm to clip by
+    places: dict[int, list[int]]  # their positions in each group
+    grads: dict[Tensor, Tensor]  # in place of parameters' own
+    norm: Callable[[Any], Any]  # of their gradients; returns the norm to clip by
 
-    def param(self, optimizer: Declared) -> Tensor:
-        param: Tensor = optimizer.param_groups[self.g]["params"][self.position]
-        return param
-
-    def own_grads(self, optimizer: Declared) -> dict[Tensor, Tensor]:
-        return {} if self.grad is None else {self.param(optimizer): self.grad}
+    def params(self, optimizer: Declared) -> list[Tensor]:
+        groups = optimizer.param_groups
+        return [groups[g]["params"][i] for g, positions in self.places.items() for i in positions]
 
     def threads(self, optimizer: Declared) -> int:
-        """One for a small parameter: in backward OpenMP's threads wait in a loop, and would delay ours."""
-        return 1 if self.param(optimizer).numel() < _FEW else torch.get_num_threads()
+        """One for few elements: in backward OpenMP's threads wait in a loop, and would delay ours."""
+        few = sum(param.numel() for param in self.params(optimizer)) < _FEW
+        return 1 if few else torch.get_num_threads()
 
 
 class Chosen(NamedTuple):
-    """A group, or a copy of it with one of its parameters."""
+    """A group, or a copy of it with some of its parameters."""
 
     g: int
     group: Group
-    first_index: int  # of its parameters in the group
-    first_number: int  # of its parameters in the optimizer
+    positions: Sequence[int]  # of its parameters in the group that the user knows
+    first_number: int  # of that group's parameters in the optimizer
+
+    def numbers(self, indices: Iterable[int]) -> list[int]:
+        """Returns the numbers in the optimizer of parameters in the group."""
+        return [self.first_number + self.positions[i] for i in indices]
 
 
-def with_grad(params: list[Tensor], own_grads: dict[Tensor, Tensor]) -> list[int]:
-    """Returns the indices of the parameters that have a gradient."""
-    return [i for i, param in enumerate(params) if param.grad is not None or param in own_grads]
-
-
-def chosen_groups(optimizer: Declared, one: One | None) -> Iterator[Chosen]:
+def chosen_groups(optimizer: Declared, some: Some | None) -> Iterator[Chosen]:
     number = 0
     for g, group in enumerate(optimizer.param_groups):
-        if one is None:
-            yield Chosen(g, group, 0, number)
-        elif one.g == g:
-            alone = {**group, "params": [group["params"][one.position]]}
+        if some is None:
+            yield Chosen(g, group, range(len(group["params"])), number)
+        elif g in some.places:
+            positions = some.places[g]
+            part = {**group, "params": [group["params"][i] for i in positions]}
             if group.get("copies") is not None:
-                alone["copies"] = [group["copies"][one.position]]
-            yield Chosen(g, alone, one.position, number + one.position)
+                part["copies"] = [group["copies"][i] for i in positions]
+            yield Chosen(g, part, positions, number)
         number += len(group["params"])
+
+
+def own_grads(optimizer: Declared, some: Some | None) -> dict[Tensor, Tensor]:
+    """Returns the gradients that take the place of parameters' own."""
+    return optimizer._own_grads if some is None else some.grads
+
+
+def with_grad(params: list[Tensor], grads: dict[Tensor, Tensor]) -> list[int]:
+    """Returns the indices of the parameters that have a gradient."""
+    return [i for i, param in enumerate(params) if param.grad is not None or param in grads]

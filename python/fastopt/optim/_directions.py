@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._chosen import Chosen, One, chosen_groups, with_grad
+from ._chosen import Chosen, Some, chosen_groups, own_grads, with_grad
 from ._declared import Declared
 from ._monitored import monitor_of
 from ._newton_schulz import in_batches, newton_schulz, product_type
@@ -50,19 +50,18 @@ def shape_of(param: Tensor) -> tuple[int, int]:
 class Directions:
     """A context for one step, in which the parameters that Muon updates have the state ``direction``."""
 
-    def __init__(self, optimizer: Declared, one: One | None) -> None:
+    def __init__(self, optimizer: Declared, some: Some | None) -> None:
         self._optimizer = optimizer
-        self._one = one
+        self._some = some
         self._alike: list[_Alike] = []
 
     def __enter__(self) -> Directions:
-        optimizer, one = self._optimizer, self._one
-        own_grads = optimizer._own_grads if one is None else one.own_grads(optimizer)
-        for chosen in chosen_groups(self._optimizer, self._one):
+        grads = own_grads(self._optimizer, self._some)
+        for chosen in chosen_groups(self._optimizer, self._some):
             group = chosen.group
             found: dict[tuple[Any, ...], list[_Matrix]] = {}
             params = group["params"] if group["use_muon"] else []
-            for i in with_grad(params, own_grads):
+            for i in with_grad(params, grads):
                 param = params[i]
                 state = self._optimizer.state.get(param)
                 if state:
@@ -105,17 +104,18 @@ class Directions:
         return newton_schulz(batch, group["ns_coefficients"], group["ns_steps"], group["eps"])
 
     def _update(self, engine_step: Any, alike: _Alike, members: list[_Matrix], results: Tensor) -> None:
-        optimizer, (_, group, _, first_number) = self._optimizer, alike.chosen
+        optimizer, chosen = self._optimizer, alike.chosen
+        group = chosen.group
         indices = [one.position for one in members]
-        monitor = monitor_of(optimizer) if self._one is None else None
+        monitor = monitor_of(optimizer) if self._some is None else None
         table = None if monitor is None else monitor.table_of_last_step()
         moved = None if table is None else torch.full_like(table, math.nan)
         if moved is not None:
-            engine_step.leave_statistics(moved, first_number, indices)
+            engine_step.leave_statistics(moved, chosen.first_number, indices)
         update, storage = _APPLY, None
         scalars: Callable[..., Scalars] = functools.partial(_scalars, group, alike.shape)
         if is_used(group):
-            update, storage = storage_of(optimizer, group, update, indices, first_number)
+            update, storage = storage_of(optimizer, group, update, indices, chosen.numbers(indices))
             update, scalars = update._replace(counts=False), with_average(group, scalars)
         _, decays = Declared._caution(optimizer, group)
         update = update._replace(decays_cautiously=decays)
@@ -127,7 +127,7 @@ class Directions:
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, None, torch.get_num_threads())
         if table is not None and moved is not None:
-            rows = [first_number + index for index in indices]
+            rows = chosen.numbers(indices)
             table[rows, 1:3] = moved[rows, 1:3]  # the first half has left what is known of the gradient
 
     def _subject(
@@ -137,7 +137,7 @@ class Directions:
         t = int(step.item()) if step is not None else 1 if one.is_fresh else 2
         whole, sharding = result.view(one.param.shape), sharding_of(one.param)
         instead = Instead(replicated(whole, sharding.mesh) if sharding.placements else whole, t)
-        name = self._optimizer._name_at(alike.chosen.g, alike.chosen.first_index + one.position)
+        name = self._optimizer._name_at(alike.chosen.g, alike.chosen.positions[one.position])
         return Subject(position, one.param, name, alike.chosen.group, update, storage, instead)
 
 

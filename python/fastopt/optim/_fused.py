@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from .. import _runtime
 from .._compiler import eager
 from ._average import averaged_model, averages, swapped
-from ._chosen import One
+from ._chosen import Some
 from ._declared import Declared
 from ._dense import norm_tensor
 from ._hooked import hooked
@@ -134,9 +134,9 @@ class FusedOptimizer(Declared):
         self._engine_step = engine_step
         return loss
 
-    def _run(self, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
-        """Updates everything, or one parameter, with gradients divided by ``loss_scale``."""
-        run(self, engine_step, loss_scale, one)
+    def _run(self, engine_step: Any, loss_scale: float, some: Some | None = None) -> None:
+        """Updates everything, or some parameters, with gradients divided by ``loss_scale``."""
+        run(self, engine_step, loss_scale, some)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _runtime
 from .._processes import any_others
-from ._chosen import One, chosen_groups, with_grad
+from ._chosen import Some, chosen_groups, own_grads, with_grad
 from ._declared import Declared
 from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
 from ._norms import norm_across_processes
@@ -62,21 +62,21 @@ def loss_scale_of(optimizer: Declared, engine_step: Any) -> float | None:
     return 1.0 if grad_scale is None else float(grad_scale)
 
 
-def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
-    """Updates the parameters of all groups, or one of them. Then what the optimizer counts by itself stays.
+def run(optimizer: Declared, engine_step: Any, loss_scale: float, some: Some | None = None) -> None:
+    """Updates the parameters of all groups, or some of them. Then what the optimizer counts by itself stays.
 
     Args:
         optimizer: the optimizer whose step it is.
         engine_step: an empty step of the engine, or one that has been told what the step depends on.
         loss_scale: the number by which gradients are divided first.
-        one: the only parameter to update.
+        some: the only parameters to update.
     """
-    monitor = monitor_of(optimizer) if one is None else None
+    monitor = monitor_of(optimizer) if some is None else None
     table = None if monitor is None else monitor.table_of_step()
     try:
         shared = share(optimizer, engine_step) if optimizer._shared else None
         numbers = shared[1] if shared else {}
-        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, numbers, one)
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, numbers, some)
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
@@ -86,22 +86,22 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
         refuse_zero("max_grad_norm", "set gradient_clipping in its configuration")
     if clips and (slow_path is not None or any_others()):
         optimizer._refuse_partition()
-        clipped = optimizer._clipped() if one is None else [one.param(optimizer)]
+        clipped = optimizer._clipped() if some is None else some.params(optimizer)
         refuse_flattened(clipped, "max_grad_norm")
         norm_of_parts = norm_across_processes(clipped)
 
     check_overlap(optimizer, engine_step)
-    threads = torch.get_num_threads() if one is None else one.threads(optimizer)
+    threads = torch.get_num_threads() if some is None else some.threads(optimizer)
     norm: Any = None
     if clips:
         if norm_of_parts is None:
             norm = optimizer._take_norm(lambda: engine_step.norm("squares", 2.0, loss_scale, threads))
         else:
             norm = norm_of_parts.take(getattr(optimizer, "grad_scale", None))
-        norm = norm if one is None else one.norm(norm)
-        if one is None:
+        norm = norm if some is None else some.norm(norm)
+        if some is None:
             optimizer._grad_norm = norm
-    elif one is None:
+    elif some is None:
         optimizer.__dict__.pop("_grad_norm", None)
     write(engine_step, slow_path, norm, threads, optimizer._course())
     for part in sharded:  # one at a time, so that the next whole parameter can use the memory of the last
@@ -116,7 +116,7 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, one: One | Non
             slow_path.add_whole(subject)
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, norm, threads)
-    if one is None:
+    if some is None:
         optimizer._advance()
     if shared is not None:
         keep(optimizer, shared[0])
@@ -130,16 +130,17 @@ def _gather(
     loss_scale: float,
     table: Tensor | None,
     shared: dict[str, Number],
-    one: One | None,
+    some: Some | None,
 ) -> tuple[SlowPath | None, list[_Sharded], bool]:
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
     group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any. ``shared`` are the numbers
     that take the place of each group's own."""
-    own_grads = optimizer._own_grads if one is None else one.own_grads(optimizer)
+    grads = own_grads(optimizer, some)
     slow_path = None
     sharded: list[_Sharded] = []
     clips = False
-    for g, group, first_index, first_number in chosen_groups(optimizer, one):
+    for part in chosen_groups(optimizer, some):
+        g, group, positions, first_number = part
         optimizer._check_flags(group)
         capturable = bool(optimizer._option(group, "capturable"))
         learning_rate = _as_number(group["lr"]) if capturable and _is_on_device(group["lr"]) else None
@@ -169,7 +170,7 @@ def _gather(
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices
-                update, storage = storage_of(optimizer, group, update, numbered, first_number)
+                update, storage = storage_of(optimizer, group, update, numbered, part.numbers(numbered))
                 scalars = with_average(group, scalars)
             given: Any = (prologue, max_norm, scalars)
             if capturable:
@@ -177,15 +178,15 @@ def _gather(
                 given = (unscale, max_norm, trace(prologue, scalars, update.carried))
             elif (update.counts or update.carried) and _runtime.capturing():
                 raise RuntimeError(_NOT_CAPTURABLE.format(type(optimizer).__name__))
-            taken = [] if own_grads else chosen
+            taken = [] if grads else chosen
             rest = engine_step.add_group(update, *given, taken, optimizer.state, learning_rate, storage)
-            if rest or own_grads:
+            if rest or grads:
                 slow_path = slow_path or SlowPath(optimizer, engine_step, loss_scale)
                 with torch.no_grad():
                     fresh = slow_path.add_fresh(rest, chosen, group, update, storage)
-                    for i in with_grad(chosen, own_grads) if own_grads else fresh:
-                        name = optimizer._name_at(g, first_index + (i if indices is None else indices[i]))
-                        own_grad = own_grads.get(chosen[i])
+                    for i in with_grad(chosen, grads) if grads else fresh:
+                        name = optimizer._name_at(g, positions[i if indices is None else indices[i]])
+                        own_grad = grads.get(chosen[i])
                         instead = None if own_grad is None else Instead(own_grad, None)
                         subject = Subject(i, chosen[i], name, group, update, storage, instead)
                         if update.shares:

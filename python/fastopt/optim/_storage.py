@@ -92,10 +92,10 @@ def is_used(group: Group) -> bool:
 
 
 def storage_of(
-    optimizer: Declares, group: Group, update: Update, indices: Iterable[int], first_number: int
+    optimizer: Declares, group: Group, update: Update, indices: Iterable[int], numbers: list[int]
 ) -> tuple[Update, Storage]:
-    """How the engine keeps the parameters of a group, and the update, which counts where random numbers or the average
-    need the count."""
+    """How the engine keeps the parameters at some indices of a group, and the update, which counts where random numbers
+    or the average need the count. ``numbers`` are those of the parameters in the optimizer."""
     check_storage(group)
     draw_seed(group)
     indices, copies = list(indices), group.get("copies")
@@ -113,7 +113,7 @@ def storage_of(
         scales=tuple(scale_key(key) if one else None for key, one in zip(update.states, coded, strict=True)),
         narrow=tuple(key in optimizer._codings and narrow for key in update.states),
         copies=None if copies is None else [copies[i] for i in indices],
-        numbers=[first_number + i for i in indices],
+        numbers=numbers,
         firsts=_firsts(optimizer, group, indices) if is_random(group) and not update.sums else [0] * len(indices),
         seed=group.get("rounding_seed") or 0,
         random_param=group.get("rounding") == "stochastic",

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from .._compat import Muon as TorchMuon
 from ._checks import check_betas
-from ._chosen import One
+from ._chosen import Some
 from ._directions import DIRECTION, Directions
 from ._program import Number, Scalars, number
 from ._update import DECOUPLED, CommonOptions, Decay, Group, Part, Update
@@ -159,9 +159,9 @@ class Muon(AdamRule, TorchMuon):  # type: ignore[misc]
             return torch.empty_like(param, dtype=self._state_type(param, group, key))
         return super()._new_state(param, group, key)
 
-    def _run(self, engine_step: Any, loss_scale: float, one: One | None = None) -> None:
-        with Directions(self, one) as directions:
-            super()._run(engine_step, loss_scale, one)
+    def _run(self, engine_step: Any, loss_scale: float, some: Some | None = None) -> None:
+        with Directions(self, some) as directions:
+            super()._run(engine_step, loss_scale, some)
             directions.apply(engine_step)
 
 
