@@ -121,7 +121,9 @@ class StepInBackward:
                 f"step_in_backward: {self._optimizer._name(param)} got another gradient in the backward pass that has "
                 "stepped it: checkpoints that share it need use_reentrant=False"
             )
-        assert param.grad is not None
+        if param.grad is None:
+            name = self._optimizer._name(param)
+            raise RuntimeError(f"step_in_backward: another hook, such as offload's, has taken the gradient of {name}")
         nbytes = param.grad.nbytes
         if param.grad.requires_grad:
             name = self._optimizer._name(param)

@@ -15,7 +15,7 @@ from .twin import Twin
 from .twins import Twins
 
 _CHUNK = 2**25  # bytes of parameters that are updated at a time, while others travel
-_OPTIONS = ("master", "ema", "copies", "rounding", "state_dtype")  # those for which a step makes states of values
+_OPTIONS = ("master", "ema")  # those for which a step makes states of values
 
 
 class Host:
@@ -30,7 +30,9 @@ class Host:
     def __init__(self, twins: Twins, threads: int | None, is_previous: bool) -> None:
         self.twins, self._threads, self.is_previous = twins, threads, is_previous
         self.previous_norm: Any = 0.0
-        self.clips_by_previous = False  # whether the step under way does
+        self._norm_of_step: Any = None  # for the case that the step is interrupted
+        self._is_repeated = False
+        self._clips_by_previous = False  # whether the step under way has done so
         self._course: list[Twin] = []  # what the step under way updates in chunks
         self._settled: dict[Tensor, tuple[Any, ...]] = {}  # what decided whether a step makes states
         self._errors: list[BaseException] = []  # of sending
@@ -58,6 +60,7 @@ class Host:
         if self._is_made:  # this is the next step, with some of the last one's gradients
             waiting = found
             self._is_made = False
+        self._is_repeated = len(waiting) < len(found)
         used = waiting if is_separable else twins.all()
         twins.fetch_values(used)
         settlements = self._settlements()
@@ -72,15 +75,23 @@ class Host:
             try:
                 twins.give_grads(waiting)
                 update()
+            except BaseException:
+                if not twins.moves:  # the gradients are where they were, and may change before the step is repeated
+                    for twin in waiting:
+                        if not twin.is_stepped:
+                            twin.drop_grad()
+                raise
             finally:
                 twins.take_grads(waiting)
                 twins.join()
-        for twin in waiting:
-            twin.is_stepped = True
         # Without a gradient, the version tells whether the step has written to a parameter. It does not tell of rows.
+        has_grad = set(waiting)
         after = zip(late, versions, strict=True)
-        self._send([twin for twin, before in after if twin.is_stepped or twin.value._version != before])
+        updated = [twin for twin, before in after if twin in has_grad or twin.value._version != before]
+        for twin in updated:
+            twin.mark_updated()
         self._is_made = True
+        self._send(updated)
         self._end(found)
 
     def _settlements(self) -> dict[Tensor, tuple[Any, ...]]:
@@ -93,6 +104,15 @@ class Host:
             if (entries := optimizer.state.get(param))
         }
 
+    def norm(self, take: Callable[[], Any]) -> Any:
+        """Returns the norm to clip by: that of the gradients, or of the step before. ``take`` takes the former."""
+        if self.is_previous:
+            self._clips_by_previous = True
+            return self.previous_norm
+        if not (self._is_repeated and self._norm_of_step is not None):
+            self._norm_of_step = take()
+        return self._norm_of_step
+
     def chunks(self) -> Iterator[list[Tensor]]:
         """Waits for some parameters and their gradients; when these are updated, sends them, and waits for the next."""
         for chunk in _chunks(self._course):
@@ -100,7 +120,7 @@ class Host:
                 twin.make_ready()
             yield [twin.value for twin in chunk]
             for twin in chunk:
-                twin.is_stepped = True
+                twin.mark_updated()
             self._send(chunk)
 
     def _send(self, twins: Iterable[Twin]) -> None:
@@ -113,11 +133,14 @@ class Host:
     def _end(self, found: list[Twin]) -> None:
         self.twins.join()
         self._raise_errors()
-        if self.clips_by_previous:
-            self.previous_norm = self.twins.optimizer._grad_norm = self._norm(found)
-            self.clips_by_previous = False
-        self._settled = self._settlements()
+        if self._clips_by_previous:
+            self.previous_norm = self.twins.optimizer._grad_norm = self._norm_of(found)
+            self._clips_by_previous = False
+        settlements = self._settlements()
+        self._settled = {param: settled for param, settled in self._settled.items() if param in settlements}
+        self._settled |= {twin.param: settlements[twin.param] for twin in found if twin.param in settlements}
         self._is_made = False
+        self._norm_of_step = None
         self.twins.drop_grads()
 
     def _raise_errors(self) -> None:
@@ -129,7 +152,7 @@ class Host:
             f"offload: the step is made, but {count} parameters could not be sent to their device: call step() again"
         ) from first
 
-    def _norm(self, found: list[Twin]) -> Any:
+    def _norm_of(self, found: list[Twin]) -> Any:
         by_param = {twin.param: twin for twin in found}
         clipped = self.twins.optimizer._clipped()
         return total_norm([by_param[param].grad() for param in clipped if param in by_param], 2.0)

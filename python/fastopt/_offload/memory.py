@@ -23,7 +23,8 @@ def places_like(tensors: Iterable[Tensor], take: Callable[[int], Tensor]) -> lis
     used = 0
 
     def place() -> None:
-        slab = take(used)
+        with torch.inference_mode(False):  # a step outside of that mode could not write to it
+            slab = take(used)
         for layout, begin in waiting:
             own = slab[begin : begin + layout.numel() * layout.element_size()].view(layout.dtype)
             places.append(own.as_strided(layout.size(), layout.stride()))

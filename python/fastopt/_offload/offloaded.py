@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ..optim._declared import Declared
@@ -44,6 +45,10 @@ class Offloaded(FusedOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._host.twins.moves and ("found_inf" in self.__dict__ or "grad_scale" in self.__dict__):
+            raise RuntimeError(
+                "free_grads: GradScaler looks for an inf in param.grad, which is None; leave one of them out"
+            )
         own_step: Any = super().step
         update = functools.partial(own_step.unhooked, self)
         self._host.step(update, waits=self._waits(), is_separable=_is_separable(self))
@@ -58,10 +63,7 @@ class Offloaded(FusedOptimizer):
         return self._host.chunks()
 
     def _take_norm(self, norm: Callable[[], Any]) -> Any:
-        if not self._host.is_previous:
-            return norm()
-        self._host.clips_by_previous = True
-        return self._host.previous_norm
+        return self._host.norm(norm)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
@@ -74,7 +76,12 @@ class Offloaded(FusedOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self._host.twins.take_params()
+        try:
+            _check_group(self, self.param_groups[-1])
+            self._host.twins.take_params()
+        except BaseException:
+            self.param_groups.pop()
+            raise
 
     def to_torch(self) -> Optimizer:
         raise TypeError(f"torch's {type(self).__name__} does not take states that are on the host")
@@ -141,10 +148,13 @@ def offload(
         The same optimizer.
 
     Raises:
-        TypeError: ``optimizer`` is not of fastopt, ``threads`` is not an integer, or a parameter is a DTensor.
+        TypeError: ``optimizer`` is not of fastopt or has a step of its own, ``threads`` is not an integer, or a
+            parameter is a DTensor.
         ValueError: ``clip`` is unknown, or "previous" with an optimizer that needs all gradients at once (Muon,
-            Prodigy, Lookahead); ``threads`` is not positive; a group is ``capturable``.
-        RuntimeError: the optimizer is offloaded already, steps in backward, or has a scheduler.
+            Prodigy, Lookahead); ``threads`` is not positive; a group is ``capturable``; a
+            parameter has no shape yet.
+        RuntimeError: the optimizer is offloaded already, steps in backward, or has a scheduler; parameters share
+            memory; from backward with ``free_grads``: there are other processes.
 
     Examples:
         >>> optimizer = fastopt.offload(fastopt.AdamW(model.parameters(), lr=1e-4, master="split"))
@@ -168,26 +178,37 @@ def offload(
         raise TypeError(f"threads must be an integer, not {type(threads).__name__}")
     if threads is not None and threads < 1:
         raise ValueError(f"Invalid threads value: {threads}")
-    _check(layers)
-    first.__class__ = _offloaded(type(optimizer))  # type: ignore[arg-type]
+    if not isinstance(free_grads, bool):
+        raise TypeError(f"free_grads must be a bool, not {type(free_grads).__name__}")
+    if transfers is not None and not callable(transfers):
+        raise TypeError(f"transfers must be a function of a device, not a {type(transfers).__name__}")
     for layer in layers:
-        layer._own_grads = {}
-    twins = Twins(first, transfers or transfers_for, free_grads)
-    first._host = Host(twins, threads, clip == "previous")
+        _check(layer)
+    for group in first.param_groups:
+        _check_group(first, group)
+    layers[-1]._own_grads = {}
+    first._host = Host(Twins(first, transfers or transfers_for, free_grads), threads, clip == "previous")
+    first.__class__ = _offloaded(type(optimizer))  # type: ignore[arg-type]
     return optimizer
 
 
-def _check(layers: list[Any]) -> None:
-    for layer in layers:
-        if isinstance(layer, Offloaded):
-            raise RuntimeError("offload: the optimizer is offloaded already")
-        if "_run" in layer.__dict__:
-            raise RuntimeError("offload: the optimizer steps in backward: remove() the handle of step_in_backward")
-        if "step" in layer.__dict__:
-            raise RuntimeError("offload: a scheduler or a trainer has wrapped the optimizer's step: make it afterwards")
-    params = [param for group in layers[0].param_groups for param in group["params"]]
+def _check(optimizer: Any) -> None:
+    if isinstance(optimizer, Offloaded):
+        raise RuntimeError("offload: the optimizer is offloaded already")
+    if "_run" in optimizer.__dict__:
+        raise RuntimeError("offload: the optimizer steps in backward: remove() the handle of step_in_backward")
+    if "step" in optimizer.__dict__:
+        raise RuntimeError("offload: a scheduler or a trainer has wrapped the optimizer's step: make it afterwards")
+    if not hasattr(type(optimizer).step, "unhooked"):
+        raise TypeError(f"offload: {type(optimizer).__name__} has a step of its own, which offload would not call")
+
+
+def _check_group(optimizer: Any, group: dict[str, Any]) -> None:
+    params = group["params"]
+    if any(is_lazy(param) for param in params):
+        raise ValueError("offload: a parameter has no shape yet; let the model see a batch first")
     if any_distributed(params):
         raise TypeError("offload: a parameter is a DTensor; fully_shard has CPUOffloadPolicy, with which fastopt steps")
     refuse_flattened(params, "offload", "use fully_shard with CPUOffloadPolicy")
-    if any(layers[0]._option(group, "capturable") for group in layers[0].param_groups):
+    if optimizer._option(group, "capturable"):
         raise ValueError("offload: capturable=True keeps the counters on the device, and the step is on the host")

@@ -126,4 +126,6 @@ def transfers_for(device: torch.device) -> Transfers:
 
 
 def _lies_like(tensor: Tensor, dense: Tensor) -> bool:
-    return tensor.stride() == dense.stride() and tensor.dtype == dense.dtype
+    """Whether their bytes are equal: torch would mend a conjugate on the host before the copy is there."""
+    same_bits = tensor.is_conj() == dense.is_conj() and tensor.is_neg() == dense.is_neg()
+    return same_bits and tensor.stride() == dense.stride() and tensor.dtype == dense.dtype

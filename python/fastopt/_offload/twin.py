@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import _runtime
 from ..accumulate_grads import accumulate_grads_
 from ..optim._update import HALF
 from .transfers import Transfers
 
 
+class _Label(NamedTuple):
+    """What errors call a tensor; it takes a search, so only errors ask."""
+
+    what: str
+    param: Tensor
+    name_of: Callable[[Tensor], str]
+
+    def __str__(self) -> str:
+        return f"{self.what}{self.name_of(self.param)}"
+
+
 class _Arrival:
     """A tensor that comes to the host. The source is kept until the copy is complete, so that it can be repeated."""
 
-    def __init__(self, transfers: Transfers, target: Tensor) -> None:
-        self._transfers, self.target = transfers, target
+    def __init__(self, transfers: Transfers, target: Tensor, label: _Label) -> None:
+        self._transfers, self.target, self.label = transfers, target, label
         self._source: Tensor | None = None
         self._ticket: Any = None
         self.is_under_way = False
 
     def begin(self, source: Tensor) -> None:
+        _runtime.refuse_freed(source, self.label)
         self.is_under_way = False
         self._ticket = self._transfers.fetch(source, self.target)
         self._source, self.is_under_way = source, True
@@ -58,12 +72,17 @@ class Twin:
         value: memory on the host that the optimizer steps in its place.
         buffer: memory for its gradient.
         transfers: moves tensors between the two.
+        name_of: what errors call a parameter.
     """
 
-    def __init__(self, param: Tensor, value: Tensor, buffer: Tensor, transfers: Transfers) -> None:
+    def __init__(
+        self, param: Tensor, value: Tensor, buffer: Tensor, transfers: Transfers, name_of: Callable[[Tensor], str]
+    ) -> None:
         self.param, self.value = param, value
         self._transfers = transfers
-        self._value, self._grad = _Arrival(transfers, value), _Arrival(transfers, buffer)
+        self._kind = _kind(param)
+        self._value = _Arrival(transfers, value, _Label("", param, name_of))
+        self._grad = _Arrival(transfers, buffer, _Label("the gradient of ", param, name_of))
         self._version: tuple[int, int] | None = None  # of the parameter that was fetched or sent last
         self._seen: tuple[Tensor, int] | None = None  # the gradient that the step goes by, and its version
         self._other: Tensor | None = None  # a gradient that does not fit in the buffer
@@ -73,15 +92,35 @@ class Twin:
         self.is_stepped = False  # whether the optimizer has used the gradient
         self.is_unsent = False  # whether the host has a newer value than the device
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the parameter has become another tensor, as ``model.half()`` and ``model.to()`` make it."""
+        return _kind(self.param) != self._kind
+
+    def inherit(self, older: Twin) -> None:
+        """Takes over the gradient that has been moved for the tensor that the parameter was before."""
+        if older._is_pending or older._adds:
+            older.make_ready()
+            self._add(older.grad().to(self.value.dtype))
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Of the device's memory, which a gradient takes until it is here."""
+        return self._grad.target.nbytes if self._grad.is_under_way else 0
+
     def move_grad(self) -> bool:
         """Begins to move a complete gradient, which leaves ``param.grad``. Returns False for a sparse one."""
         grad = self.param.grad
         assert grad is not None
-        if grad.is_sparse or not _fits(grad, self._grad.target):
+        if grad.layout != torch.strided:
             return False
         self._join_sum()  # that of an earlier backward pass
-        self._grad.begin(grad.detach())
-        self._is_pending, self.is_stepped = True, False
+        if _fits(grad, self._grad.target):
+            self._grad.begin(grad.detach())
+            self._is_pending = True
+        else:
+            self._add(grad.detach().cpu())
+        self.is_stepped = False
         self.param.grad = None
         self.refetch_value()
         return True
@@ -92,7 +131,7 @@ class Twin:
         if grad is not None and not (moves and self.move_grad()):
             if moves and (self._adds or self._is_pending):
                 raise RuntimeError(
-                    f"free_grads: a sparse gradient after a dense one (parameter of shape {tuple(self.param.shape)})"
+                    f"free_grads: {self._value.label} has a sparse gradient after a dense one, and no zero_grad()"
                 )
             self._find(grad)
         elif not moves:
@@ -107,6 +146,8 @@ class Twin:
             self._grad.begin(grad.detach())
             self._is_pending = True
         else:
+            if grad.layout == torch.strided:
+                _runtime.refuse_freed(grad, self._grad.label)
             self._other = grad.detach().cpu()
         self._seen = grad, grad._version
 
@@ -131,20 +172,29 @@ class Twin:
         if not self._is_pending:
             return
         self._grad.complete()
-        new = self._grad.target
-        if self._sum is None:
-            self._sum = torch.empty_like(new, dtype=torch.float32 if new.dtype in HALF else new.dtype)
+        self._add(self._grad.target)
+        self._is_pending = False
+
+    def _add(self, new: Tensor) -> None:
         if self._adds:
+            assert self._sum is not None
             accumulate_grads_(self._sum, new)
-        else:
-            self._sum.copy_(new)
-        self._adds, self._is_pending = True, False
+            return
+        wanted = torch.float32 if new.dtype in HALF else new.dtype
+        if self._sum is None or self._sum.dtype != wanted:
+            self._sum = torch.empty_like(self.value, dtype=wanted)
+        self._sum.copy_(new)
+        self._adds = True
+
+    def complete_grad(self) -> None:
+        self._grad.complete()
 
     def release(self) -> bool:
         return self._grad.release()
 
     def drop_grad(self) -> None:
         self._grad.forget()
+        self._value.forget()
         self._seen = self._other = None
         self._is_pending = self._adds = self.is_stepped = False
 
@@ -170,12 +220,20 @@ class Twin:
         else:
             self._grad.complete()
 
-    def send(self) -> None:
-        self.is_unsent = True
+    def mark_updated(self) -> None:
+        """Call when the step has updated the value. From now on it has to be sent."""
+        self.is_stepped = self.is_unsent = True
         self._version = self.param.data_ptr(), self.param._version
+
+    def send(self) -> None:
+        _runtime.refuse_freed(self.param, self._value.label)
         self._transfers.send(self.value, self.param.detach())
         self._version = self.param.data_ptr(), self.param._version
         self.is_unsent = False
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.device, tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _fits(grad: Tensor, buffer: Tensor) -> bool:
