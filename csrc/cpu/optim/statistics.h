@@ -60,10 +60,19 @@ class Statistics {
         if (any_not_finite(lanes_[kGradSquares])) not_finite_ += count_not_finite(grad, n);
     }
 
-    // Ends a part of the tensor and begins the next.
+    // Ends a band of a tile (rules/factored.h), whose lanes are the work of a GPU's warp.
+    FASTOPT_NOINLINE void end_band() {
+        for (int k = 0; k < kNonFinite; ++k) {
+            add_onto(bands_[k], lanes_[k], kLanes);
+            clear(lanes_[k], kLanes);
+        }
+    }
+
+    // Ends a part of the tensor and begins the next. Elements after the last band are one more.
     FASTOPT_NOINLINE void finish(int64_t part) {
         const int64_t parts = parts_of(task_);
-        for (int k = 0; k < kNonFinite; ++k) task_.statistics[k * parts + part] = merge(lanes_[k], kPlus);
+        end_band();
+        for (int k = 0; k < kNonFinite; ++k) task_.statistics[k * parts + part] = merge(bands_[k], kPlus);
         task_.statistics[kNonFinite * parts + part] = double(not_finite_);
         restart();
     }
@@ -71,12 +80,13 @@ class Statistics {
    private:
     void restart() {
         for (auto& lanes : lanes_) clear(lanes, kLanes);
+        for (auto& lanes : bands_) clear(lanes, kLanes);
         not_finite_ = 0;
     }
 
     const Task& task_;
     int64_t not_finite_;
-    alignas(64) double lanes_[kNonFinite][kLanes];
+    alignas(64) double lanes_[kNonFinite][kLanes], bands_[kNonFinite][kLanes];
     alignas(64) T before_[kMostStored];
 };
 
