@@ -73,5 +73,5 @@ def on_cpu() -> list[Case]:
 
 
 def on_cuda() -> list[Case]:
-    """None: a monitor is for the CPU so far."""
-    return []
+    small = many(torch.float32)
+    return [Case(OPERATION, input, quick=input is small) for input in (one("64M"), small)]

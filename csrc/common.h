@@ -120,6 +120,7 @@ struct Task {
     double* shared;                 // of a grouped rule: the numbers that all groups share,
     double* sums;                   // and room for two sums of each task of the step, and the scale
     double* statistics;             // of a monitored step: kStatistics for each part of the tensor; otherwise null
+    double* row;                    // and its sums, in the monitor's table
 };
 
 // A parameter's 'step' tensor and its other scalar states, without data where the rule has none, and the count that

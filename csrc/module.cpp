@@ -84,7 +84,7 @@ void register_step(py::module_& m) {
         .def("add_group", &Step::add_group, py::arg("update"), py::arg("prologue"), py::arg("max_grad_norm"),
              py::arg("scalars"), py::arg("params"), py::arg("state"), py::arg("learning_rate"),
              py::arg("storage") = py::none())
-        .def("leave_statistics", &Step::leave_statistics, py::arg("table"), py::arg("first"), py::arg("indices"))
+        .def("leave_statistics", &Step::leave_statistics, py::arg("table_of"), py::arg("first"), py::arg("indices"))
         .def("share", &Step::share, py::arg("numbers"))
         .def("add_prepared", &Step::add_prepared, py::arg("index"), py::arg("owner"), py::arg("param"), py::arg("grad"),
              py::arg("states"), py::arg("step"), py::arg("carried"), py::arg("t"), py::arg("storage") = py::none())

@@ -75,6 +75,17 @@ def factored_rules(device: torch.device) -> Results:
             yield case.id, _updated(device, case.make)
 
 
+def statistics(device: torch.device) -> Results:
+    """What a monitor reads, of a rule of each kind; and what it measures stays as it is."""
+    for case in PLAIN_CASES:
+        if case.ours in (fastopt.AdamW, fastopt.LAMB, fastopt.Adafactor):
+            params = _params(device)
+            monitor = fastopt.monitor(optimizer := case.make(params))
+            _step(optimizer, params, seed=100)
+            found = [torch.tensor(one[1:], dtype=torch.float64) for one in monitor.latest]
+            yield f"monitored {case.id}", [*params, *found]
+
+
 def norms(device: torch.device) -> Results:
     """Each kind of sum, and gradients that are scaled by it afterwards."""
     for norm_type in (2.0, 1.0, 0.0, 3.0, math.inf, -math.inf):
@@ -146,7 +157,7 @@ def batch_norms(device: torch.device) -> Results:
         yield f"{shape} {activation}", _batch_norm(device, shape, torch.float32, activation=activation)
 
 
-FAMILIES = {f.__name__: f for f in (rules, factored_rules, norms, counters, dropouts, batch_norms)}
+FAMILIES = {f.__name__: f for f in (rules, factored_rules, statistics, norms, counters, dropouts, batch_norms)}
 
 
 def differences(ours: list[tuple[str, list[Tensor]]], expected: list[tuple[str, list[Tensor]]]) -> list[str]:

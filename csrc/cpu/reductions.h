@@ -14,6 +14,10 @@ FASTOPT_HD void clear(double* values, int n) {
     for (int i = 0; i < n; ++i) values[i] = 0;
 }
 
+FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict others, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) values[i] += others[i];
+}
+
 // Element i goes to lane i % 32. `ahead`: how many elements ahead to prefetch; 0 means none.
 template <class T, class Term, class Join>
 FASTOPT_HD void gather(double* __restrict lanes, const T* __restrict values, int n, Term term, Join join,

@@ -64,6 +64,11 @@ void upload_storages(const Stream& stream, const Storage* known, int count, Stor
 // One step of tasks of one rule; their `scalars` must be ready.
 void update(const Stream& stream, int rule, const Task* const* tasks, int count);
 
+// Completes a monitored step: writes each task's row of the table, from its statistics, and NaN to all other rows. A
+// step that the device skips leaves the table as it was.
+void write_statistics(const Stream& stream, const Task* const* tasks, int count, double* table, int64_t rows,
+                      const DeviceInputs& inputs);
+
 // Writes the partial results of a sum to each task's `partials`: one per kSumChunk elements.
 void reduce(const Stream& stream, int reduction, double exponent, const Task* const* tasks, int count);
 

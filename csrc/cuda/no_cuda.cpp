@@ -25,6 +25,7 @@ void evaluate_scalars(const Stream&, const Program&, const Array&, const Constan
 }
 void upload_storages(const Stream&, const Storage*, int, Storage*) { absent(); }
 void update(const Stream&, int, const Task* const*, int) { absent(); }
+void write_statistics(const Stream&, const Task* const*, int, double*, int64_t, const DeviceInputs&) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
 void join(const Stream&, int, double, const double*, int64_t, const DeviceInputs&, double, double*) { absent(); }
 void norm_moments(const Stream&, const NormTask&) { absent(); }

@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from ._checks import check_every
 from .optim import Lookahead
 from .optim._fused import FusedOptimizer
-from .optim._monitored import monitor_of, set_monitor
+from .optim._monitored import Tables, keep_captured, monitor_of, set_monitor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
 _USUAL_RATIO = 1e-3  # of weights that neither stand still nor jump
-_COLUMNS = 4  # sums of squares of gradient, parameter and update; the number of elements that are not finite
-
-
 _KEYS = ("grad_norm", "param_norm", "update_norm", "ratio", "non_finite")
 
 
@@ -48,24 +43,22 @@ class Monitor:
         self._optimizer = optimizer
         self._every = every
         self._steps = 0
-        self._table: Tensor | None = None
+        self._tables: Tables | None = None
         set_monitor(optimizer, self)
 
-    def table_of_step(self) -> Tensor | None:
+    def tables_of_step(self) -> Tables | None:
         if self._steps % self._every:
             return None
-        count = sum(len(group["params"]) for group in self._optimizer.param_groups)
-        if self._table is not None and len(self._table) == count:
-            return self._table
-        return torch.full((count, _COLUMNS), math.nan, dtype=torch.float64, device="cpu")
+        return Tables(sum(len(group["params"]) for group in self._optimizer.param_groups), self._tables)
 
-    def end_of_step(self, table: Tensor | None) -> None:
+    def end_of_step(self, tables: Tables | None) -> None:
         self._steps += 1
-        if table is not None:
-            self._table = table
+        if tables is not None:
+            self._tables = tables
+            keep_captured(self._optimizer, tables)
 
-    def table_of_last_step(self) -> Tensor | None:
-        return None if (self._steps - 1) % self._every else self._table
+    def tables_of_last_step(self) -> Tables | None:
+        return None if (self._steps - 1) % self._every else self._tables
 
     def remove(self) -> None:
         """Ends the measurement. The last numbers can still be read."""
@@ -77,16 +70,16 @@ class Monitor:
         """The parameters that the last measured step updated, in the order of the optimizer's groups.
 
         It is empty before the first step. A step that raised an error or was skipped because of an inf has not
-        measured anything: the numbers stay those of the step before.
+        measured anything: the numbers stay those of the step before. Waits for devices that have parameters.
         """
-        if self._table is None:
+        if self._tables is None:
             return []
         names = [
             self._optimizer._label_at(g, i)
             for g, group in enumerate(self._optimizer.param_groups)
             for i in range(len(group["params"]))
         ]
-        rows = zip(names, self._table.tolist(), strict=False)  # groups may have been added since
+        rows = zip(names, self._tables.read(), strict=False)  # groups may have been added since
         return [_statistics(name, *row) for name, row in rows if not math.isnan(row[-1])]
 
     def as_dict(self) -> dict[str, float]:
@@ -157,10 +150,11 @@ def _ratio(update: float, param: float) -> float:
 def monitor(optimizer: Optimizer, every: int = 1) -> Monitor:
     """Makes each step leave the norms of gradient, parameter and update of every parameter.
 
-    They are taken in the step's own pass, in float64, and are the same on every machine. Training does not change. On a
-    :class:`Lookahead`, the steps are those of the inner optimizer. An optimizer has one monitor: a second takes its
-    place. It measures as long as you keep the object that this returns. Copies, pickles and checkpoints of the
-    optimizer have no monitor; loading a checkpoint and adding a group keep it.
+    They are taken in the step's own pass, in float64, and are the same on every machine. Training does not change. The
+    numbers of parameters on a GPU stay there until they are read; only then the CPU waits. On a :class:`Lookahead`, the
+    steps are those of the inner optimizer. An optimizer has one monitor: a second takes its place. It measures as long
+    as you keep the object that this returns. Copies, pickles and checkpoints of the optimizer have no monitor; loading
+    a checkpoint and adding a group keep it.
 
     Args:
         optimizer: an optimizer of fastopt.
@@ -173,8 +167,8 @@ def monitor(optimizer: Optimizer, every: int = 1) -> Monitor:
     Raises:
         TypeError: ``optimizer`` is not of fastopt, or ``every`` is not an integer.
         ValueError: ``every`` is not positive.
-        RuntimeError: from a step, which has then written nothing: a parameter is not on the CPU, or is one of which
-            the step sees a part: of a DTensor, of FullyShardedDataParallel, or of a gradient in sparse rows.
+        RuntimeError: from a step, which has then written nothing: it sees a part of a parameter: of a DTensor, of
+            FullyShardedDataParallel, or of a gradient in sparse rows.
 
     Examples:
         >>> monitor = fastopt.monitor(optimizer)

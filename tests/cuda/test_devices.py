@@ -114,17 +114,3 @@ def test_the_callers_stream() -> None:
         result = param.detach() + 1
     stream.synchronize()
     assert (result == 4).all()
-
-
-def test_the_monitor_is_for_the_cpu() -> None:
-    param = torch.ones(3, device=DEVICE, requires_grad=True)
-    param.grad = torch.ones_like(param)
-    optimizer = fastopt.SGD([param], lr=0.5)
-    monitor = fastopt.monitor(optimizer)
-    with gpu():
-        with pytest.raises(RuntimeError, match=r"monitor is for parameters on the CPU so far.*remove\(\)"):
-            optimizer.step()
-        assert (param == 1).all()
-        monitor.remove()
-        optimizer.step()
-    assert (param == 0.5).all()

@@ -11,39 +11,12 @@ import torch
 from torch import Tensor
 
 import fastopt
+from monitor_cases import SHAPES, Watched, some_params, step_on
 from optimizer_cases import PLAIN_CASES, Case, ids
 from precision_cases import FLOATS, OPTIONS, half_params, joined, run_kinds, train
-from support import DTYPES, ISAS, Guarded, assert_same_step, running, some_values
+from support import DTYPES, ISAS, assert_same_step, running, some_values
 
-# Around 32 lanes, blocks of 128, chunks of 4096 and tiles of 16384; matrices around Adafactor's tiles of 64 x 256.
-SHAPES: list[Any] = [0, 1, 31, 33, 127, 129, 4095, 4097, 16385, (), (0, 5), (65, 257), (2, 3, 300), (7, 4, 5)]
 EVERY = pytest.mark.parametrize("case", PLAIN_CASES, ids=ids)
-
-
-class Watched:
-    """A case whose optimizers have a monitor."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-
-    def make(self, params: Any, **more: Any) -> torch.optim.Optimizer:
-        optimizer = self.case.make(params, **more)
-        self.monitor = fastopt.monitor(optimizer)
-        return optimizer
-
-
-def _params(dtype: torch.dtype, misalign: int = 0) -> list[Tensor]:
-    params = []
-    for i, shape in enumerate(SHAPES):
-        values = some_values(shape, dtype, seed=i)
-        params.append(Guarded(values.numel(), dtype, misalign * (i % 16)).inside.view(values.shape).copy_(values))
-    return [param.requires_grad_() for param in params]
-
-
-def _step(optimizer: torch.optim.Optimizer, params: list[Tensor], seed: int) -> None:
-    for i, param in enumerate(params):
-        param.grad = some_values(param.shape, param.dtype, 100 * seed + i, 1e-3, 10.0)
-    optimizer.step()
 
 
 @EVERY
@@ -52,10 +25,10 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
     """All sizes are in one step. Every ISA, with one and two threads. A step without a monitor has the same bits."""
 
     def run(case: Any, misalign: int) -> tuple[torch.optim.Optimizer, list[Tensor]]:
-        params = _params(dtype, misalign)
+        params = some_params(dtype, misalign)
         optimizer = case.make(params)
         for seed in range(2):
-            _step(optimizer, params, seed)
+            step_on(optimizer, params, seed)
         return optimizer, params
 
     watched = Watched(case)
@@ -76,12 +49,12 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
 @EVERY
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equals_norms_of_torch(case: Case, dtype: torch.dtype) -> None:
-    params = [param for param in _params(dtype) if param.numel()]
+    params = [param for param in some_params(dtype) if param.numel()]
     optimizer = case.make(params)
     monitor = fastopt.monitor(optimizer)
     for seed in range(3):
         before = [param.detach().to(torch.float64, copy=True) for param in params]
-        _step(optimizer, params, seed)
+        step_on(optimizer, params, seed)
         for param, old, found in zip(params, before, monitor.latest, strict=True):
             update = float((param.detach().double() - old).norm())
             assert found.grad_norm == pytest.approx(float(param.grad.double().norm()), rel=1e-6)

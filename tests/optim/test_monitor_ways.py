@@ -10,6 +10,7 @@ import math
 import pickle
 import sys
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 import fastopt
+from fastopt.optim._monitored import Tables
 from support import HAS_NAMES, called, named, running, some_values
 
 
@@ -263,22 +265,44 @@ def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -
 
 
 def test_the_engine_refuses_a_wrong_table() -> None:
-    step = fastopt._core.Step()
-    for table in (
-        torch.zeros(2, 4),
-        torch.zeros(2, 3, dtype=torch.float64),
-        torch.zeros(4, 2, dtype=torch.float64).t(),
-    ):
-        with pytest.raises(TypeError, match="float64 tensor of four columns"):
-            step.leave_statistics(table, 0, None)
     params = [torch.ones(1, requires_grad=True) for _ in range(2)]
     params[1].grad = torch.ones(1)
     optimizer = fastopt.SGD(params, lr=1.0)
     monitor = fastopt.monitor(optimizer)
-    monitor.table_of_step = lambda: torch.zeros(1, 4, dtype=torch.float64)  # type: ignore[method-assign]
+
+    def give(table: Tensor) -> None:
+        tables = Tables(2)
+        tables.of = lambda param: table  # type: ignore[method-assign]
+        monitor.tables_of_step = lambda: tables  # type: ignore[method-assign]
+
+    for table in (
+        torch.zeros(2, 4),
+        torch.zeros(2, 3, dtype=torch.float64),
+        torch.zeros(4, 2, dtype=torch.float64).t(),
+        torch.zeros(2, 4, dtype=torch.float64, device="meta"),
+    ):
+        give(table)
+        with pytest.raises(TypeError, match="float64 tensor of four columns on the device of the parameter"):
+            optimizer.step()
+    give(torch.zeros(1, 4, dtype=torch.float64))
     with pytest.raises(IndexError, match="no such row"):
         optimizer.step()
     assert params[1].item() == 1
+
+
+def test_tables_of_several_devices() -> None:
+    """A row is read where it was measured. Tables are used again, or their numbers are taken over."""
+    first, second = (SimpleNamespace(device=torch.device("cpu", i)) for i in range(2))
+    tables = Tables(3)
+    tables.of(first)[0] = tables.of(second)[2] = torch.tensor([1.0, math.nan, 3.0, 4.0])
+    assert repr(tables.read()) == repr([[1.0, math.nan, 3.0, 4.0], [math.nan] * 4, [1.0, math.nan, 3.0, 4.0]])
+    assert Tables(3, tables).of(first) is tables.of(first)
+    assert Tables(3).read() == Tables(3, tables).read() == []
+    for rows in (2, 4):
+        other = Tables(rows, tables)
+        assert repr(other.of(first)[:2]) == repr(tables.of(first)[:2])
+        assert other.of(first).shape == (rows, 4)
+        assert other.of(first)[3:].isnan().all()
 
 
 def test_figure() -> None:

@@ -34,10 +34,6 @@ FASTOPT_HD int band_end(const MatrixTile& tile, int begin) {
     return tile.rows - begin < kBandRows ? tile.rows : begin + kBandRows;
 }
 
-FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict others, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) values[i] += others[i];
-}
-
 // Matrices, and stacks of matrices: the second moment is kept by row and by column.
 struct AdafactorMatrix : Adafactor {
     static constexpr int states = 2;  // row_var, col_var
@@ -184,7 +180,9 @@ struct AdafactorMatrix : Adafactor {
                                    scale * update(grad[i], row_factor * column_factors[i], c);
                 }
                 stored.store_param(at, tile.columns, param);
-                if (statistics.is_on()) statistics.after(stored, at, tile.columns, param, param_buffer, grad_buffer);
+                if (!statistics.is_on()) continue;
+                statistics.after(stored, at, tile.columns, param, param_buffer, grad_buffer);
+                if ((row + 1) % kBandRows == 0) statistics.end_band();
             }
             if (statistics.is_on()) statistics.finish(unit);
         }

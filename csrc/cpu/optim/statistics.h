@@ -60,10 +60,22 @@ class Statistics {
         if (any_not_finite(lanes_[kGradSquares])) not_finite_ += count_not_finite(grad, n);
     }
 
-    // Ends a part of the tensor and begins the next.
+    // Ends a band of a tile (rules/factored.h), whose lanes are the work of a GPU's warp.
+    FASTOPT_NOINLINE void end_band() {
+        for (int k = 0; k < kNonFinite; ++k) {
+            if (!has_bands_) clear(bands_[k], kLanes);
+            add_onto(bands_[k], lanes_[k], kLanes);
+            clear(lanes_[k], kLanes);
+        }
+        has_bands_ = true;
+    }
+
+    // Ends a part of the tensor and begins the next. Where there were bands, the elements after them are one more.
     FASTOPT_NOINLINE void finish(int64_t part) {
         const int64_t parts = parts_of(task_);
-        for (int k = 0; k < kNonFinite; ++k) task_.statistics[k * parts + part] = merge(lanes_[k], kPlus);
+        if (has_bands_) end_band();
+        double(*const lanes)[kLanes] = has_bands_ ? bands_ : lanes_;
+        for (int k = 0; k < kNonFinite; ++k) task_.statistics[k * parts + part] = merge(lanes[k], kPlus);
         task_.statistics[kNonFinite * parts + part] = double(not_finite_);
         restart();
     }
@@ -71,12 +83,14 @@ class Statistics {
    private:
     void restart() {
         for (auto& lanes : lanes_) clear(lanes, kLanes);
+        has_bands_ = false;
         not_finite_ = 0;
     }
 
     const Task& task_;
+    bool has_bands_;
     int64_t not_finite_;
-    alignas(64) double lanes_[kNonFinite][kLanes];
+    alignas(64) double lanes_[kNonFinite][kLanes], bands_[kNonFinite][kLanes];
     alignas(64) T before_[kMostStored];
 };
 

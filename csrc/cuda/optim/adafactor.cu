@@ -25,7 +25,13 @@ struct UpdateMatrices {
         start_row_factors<T>(start);
         start("Adafactor's squares", measure_updates<Operands>, tile_blocks, kTileThreads);
         start_scales<Adafactor>(start, [](const Task& task) { return FactoredScratch::parts_of(task.shape); });
-        start("Adafactor's update", apply_updates<Operands>, tile_blocks, kTileThreads);
+        Tasks measured, others;
+        for (const Task* task : tasks) (task->statistics != nullptr ? measured : others).push_back(task);
+        const auto apply = [&](const Tasks& some, auto* kernel) {
+            Start<MatrixTensors>{stream, some, fill_matrices}("Adafactor's update", kernel, tile_blocks, kTileThreads);
+        };
+        apply(measured, apply_updates<Operands, true>);
+        apply(others, apply_updates<Operands, false>);
     }
 };
 

@@ -3,6 +3,7 @@
 
 #include "cuda/optim/matrices.h"
 #include "cuda/optim/scalars.h"
+#include "cuda/optim/statistics.h"
 #include "cuda/row.h"
 #include "cuda/warp.h"
 #include "rules/adafactor.h"
@@ -117,9 +118,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
     if (place.is_first()) scratch.second_sums[place.unit] = squares;
 }
 
-// The update.
-template <class Operands>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
+// The update. `kMeasures`: also leaves statistics.
+template <class Operands, bool kMeasures>
+__global__ void __launch_bounds__(kTileThreads, kMeasures ? 2 : kTileBlocks<Operands>)
     apply_updates(const __grid_constant__ MatrixTensors tensors) {
     using T = typename Operands::Compute;
     const ThreadTile place(tensors);
@@ -129,20 +130,39 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Operands>)
     const auto c = scalars_from<Adafactor::Scalars>(rule_of<T>(set));
     const Rows<Operands> own(tensors, place, set);
     const FactoredScratch scratch = scratch_of(tensors, place.tensor);
-    const Factors<T> factors(scratch, place);
+    const Factors<T> of_tile(scratch, place);
     const T scale = T(*scratch.scale);
+    Statistics<T> statistics;
     for (int step = 0; step < place.steps; ++step) {
-        T param[kRowSteps], grad[kRowSteps];
+        // A measured step reads them for each row, because it has no registers for them all the time.
+        const Factors<T> factors = kMeasures ? Factors<T>(scratch, place) : of_tile;
+        T param[kRowSteps], grad[kRowSteps], before[kRowSteps];
         own.load_param(step, param);
         own.load_grad(step, grad);
         gradients.unscale(grad, kRowSteps);
         if (gradients.unscales) own.store_grad(step, grad);
         Prologue::gradient(param, grad, kRowSteps, gradients.common);
         const T row_factor = factors.row(step);
+        for (int k = 0; k < kRowSteps; ++k) before[k] = param[k];
         for (int k = 0; k < kRowSteps; ++k)
             param[k] = Prologue::decayed(param[k], gradients.common) -
                        scale * Adafactor::update(grad[k], row_factor * factors.columns[k], c);
         own.store_param(step, param);
+        if constexpr (kMeasures) {
+            // Reads again what was kept, into registers that are free: all of it at once would need too many.
+            own.load_param(step, param);
+            for (int k = 0; k < kRowSteps; ++k)
+                if (place.lane + k * kLanes < own.count(step)) statistics.add_movement(before[k], param[k]);
+            own.load_grad(step, grad);
+            for (int k = 0; k < kRowSteps; ++k)
+                if (place.lane + k * kLanes < own.count(step)) statistics.add_gradient(grad[k]);
+        }
+    }
+    if constexpr (kMeasures) {
+        FASTOPT_SHARED(double[kStatistics * kTileThreads], lanes);
+        const int64_t parts = FactoredScratch::parts_of(tensors.shapes[place.tensor]);
+        statistics.leave(tensors.statistics[place.tensor] + place.unit, parts, place.is_first(),
+                         [&](int k, double lane) { return sum_of_tile(place, lane, lanes + k * kTileThreads); });
     }
 }
 

@@ -69,6 +69,11 @@ class Kept {
         if (copy.data != nullptr)
             store_rounded(copy, at, value, set_.random_param, permuted(random, kPermutationOfCopy));
     }
+    // What store_param() kept of a value: itself, or its rounding.
+    __device__ __forceinline__ T kept(int64_t at, T value) const {
+        const bool has_master = storage_ != nullptr && storage_->master.data != nullptr;
+        return types_[0] == kNative<T> || has_master ? value : load_any(array(0), at);
+    }
     __device__ __forceinline__ void store_grad(int64_t at, T value) const { store_any(array(1), at, value); }
 
     // Of a state without codes.

@@ -15,7 +15,7 @@ constexpr int kFirstState = 2, kMatrixArrays = 4;
 // The matrices of one launch, like Tensors.
 struct MatrixTensors {
     static constexpr int kEach =
-        kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 8 + 4;
+        kMatrixArrays * int(sizeof(void*) + sizeof(DType)) + 8 + int(sizeof(Matrices)) + 8 + 8 + 4 + 8;
     static constexpr int kMax = (int(kParameterBytes) - 32) / kEach;
 
     void* arrays[kMax][kMatrixArrays];
@@ -25,6 +25,7 @@ struct MatrixTensors {
     const Storage* storages[kMax];
     uint32_t end[kMax];
     DType types[kMax][kMatrixArrays];
+    double* statistics[kMax];
     int count;
 };
 static_assert(sizeof(MatrixTensors) <= kParameterBytes);
@@ -37,6 +38,7 @@ inline void fill_matrices(MatrixTensors& tensors, int i, const Task& task) {
     }
     tensors.scratch[i] = task.scratch;
     tensors.shapes[i] = task.shape;
+    tensors.statistics[i] = task.statistics;
 }
 
 __device__ __forceinline__ FactoredScratch scratch_of(const MatrixTensors& tensors, int tensor) {

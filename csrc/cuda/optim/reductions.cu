@@ -17,9 +17,9 @@ __global__ void __launch_bounds__(kWarps* kLanes)
     reduce_chunks(const __grid_constant__ Tensors<2> tensors, double exponent) {
     const BlockSpan span = span_of_block(tensors, kWarps * kSumChunk);
     const int lane = int(threadIdx.x) % kLanes;
-    const int64_t begin = span.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    const int64_t begin = chunk_of_warp(span);
     if (begin >= span.end) return;
-    const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
+    const int64_t end = end_of_chunk(span, begin);
     const auto* const elements = static_cast<const typename Format::Storage*>(tensors.arrays[span.tensor][0]);
     const auto term = [exponent](typename Format::Storage x) { return Sum::term(double(Format::load(x)), exponent); };
     double sum = gather_lane(elements + begin, end - begin, lane, kLanes, Sum::start, term, Sum::join);

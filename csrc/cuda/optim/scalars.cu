@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/launch.h"
+#include "cuda/optim/scalars.h"
 #include "rules/program.h"
 #include "rules/prologue.h"
 
@@ -39,10 +40,6 @@ struct KnownStorages {
 };
 static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
 static_assert(sizeof(KnownStorages) <= kParameterBytes);
-
-__device__ __forceinline__ bool skips(const DeviceInputs& inputs) {
-    return inputs.found_inf != nullptr && *inputs.found_inf != 0;
-}
 
 __device__ __forceinline__ void write(ScalarSet& set, const Constants& known, const DeviceInputs& inputs) {
     for (int k = 0; k < kMaxScalars; ++k) {

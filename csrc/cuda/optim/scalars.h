@@ -1,11 +1,18 @@
 // Scalars of a step as a kernel reads them, and gradients after the prologue.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include "cuda/engine.h"
 #include "rules/prologue.h"
 
 namespace fastopt::cuda {
 namespace {
+
+// Whether GradScaler found an inf.
+__device__ __forceinline__ bool skips(const DeviceInputs& inputs) {
+    return inputs.found_inf != nullptr && *inputs.found_inf != 0;
+}
 
 template <template <class> class Scalars, class T>
 FASTOPT_HD Scalars<T> scalars_from(const T* values) {

@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(kScaledWarps* kLanes, kBlocks)
     const ScalarSet& set = *tensors.scalars[span.tensor];
     if (set.skip != 0) return;
     const int lane = int(threadIdx.x) % kLanes;
-    const int64_t begin = span.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+    const int64_t begin = chunk_of_warp(span);
     if (begin >= span.end) return;
-    const int64_t end = span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
+    const int64_t end = end_of_chunk(span, begin);
     const Gradients<T> gradients(set);
     const bool reads_param = Kind::reads_param || Prologue::penalizes(gradients.common);
     const auto c = scalars_from<Rule::template Scalars>(rule_of<T>(set));

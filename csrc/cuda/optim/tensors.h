@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "math/sums.h"
 #include "rules/caution.h"
 
 namespace fastopt::cuda {
@@ -60,6 +61,15 @@ __device__ __forceinline__ BlockSpan span_of_block(const Table& tensors, int64_t
     const int tensor = tensor_of_block(tensors);
     const int64_t begin = block_within(tensors, tensor) * size, n = tensors.n[tensor];
     return {tensor, begin, n - begin < size ? n : begin + size};
+}
+
+// Where each warp of a block has a chunk of the block's part: the first element of this warp's chunk, which may lie
+// after the part, and its end.
+__device__ __forceinline__ int64_t chunk_of_warp(const BlockSpan& span) {
+    return span.begin + int64_t(threadIdx.x) / kLanes * kSumChunk;
+}
+__device__ __forceinline__ int64_t end_of_chunk(const BlockSpan& span, int64_t begin) {
+    return span.end - begin < kSumChunk ? span.end : begin + kSumChunk;
 }
 
 // Calls start(tensors, blocks) for all tasks, as many at a time as a table holds. The i-th tensor gets blocks_of(task)

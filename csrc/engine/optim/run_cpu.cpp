@@ -137,7 +137,6 @@ void Step::run(int threads) {
         else
             run_on(device);
     }
-    write_statistics();
     for (size_t i = 0; i < counters_.size(); ++i)
         if (!places_[i].is_done) write_counters(i);
     clear();
@@ -155,7 +154,9 @@ void Step::run_on_host(const std::vector<Task*>& tasks, int threads) {
     for (const Task* task : tasks) doubles += scratch_size(*task);
     if (scratch_.size() < static_cast<size_t>(doubles)) scratch_.resize(static_cast<size_t>(doubles));
     place_scratch(tasks, scratch_.data());
-    place_statistics();
+    const auto measured = static_cast<size_t>(count_statistics(tasks));
+    if (statistics_.size() < measured) statistics_.resize(measured);
+    place_statistics(tasks, statistics_.data());
     for (int pass = 0; pass < kMaxPasses; ++pass) {
         jobs_.clear();
         for (const Task* task : tasks) {
@@ -170,6 +171,7 @@ void Step::run_on_host(const std::vector<Task*>& tasks, int threads) {
             if (const auto combine = job.task->passes[pass].combine) combine(*job.task);
         if (pass == 0 && shared_.data != nullptr) join_groups();
     }
+    write_statistics(tasks);
     if (scratch_.size() > kKeptScratch) scratch_ = {};
 }
 

@@ -1,5 +1,6 @@
 // Runs a gathered Step on a GPU: launches kernels, and never waits for them.
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "engine/interop/stream.h"
@@ -135,6 +136,13 @@ void Step::run_on(int device) {
     for (const Task* task : tasks) doubles += scratch_size(*task);
     ScalarSet* const sets = reserve<ScalarSet>(device, static_cast<int64_t>(constants_.size() + tasks.size()), held);
     place_scratch(tasks, reserve<double>(device, doubles, held));
+    const Table* const table = table_on(device);
+    std::vector<const Task*> measured;
+    if (table != nullptr) {
+        place_statistics(tasks, reserve<double>(device, count_statistics(tasks), held));
+        std::copy_if(tasks.begin(), tasks.end(), std::back_inserter(measured),
+                     [](const Task* task) { return task->row != nullptr; });
+    }
 
     std::map<int, std::vector<const Task*>> by_rule;
     for (const Task* task : tasks)
@@ -149,6 +157,9 @@ void Step::run_on(int device) {
     prepare_scalars_on(stream, tasks, sets, inputs);
     prepare_storages_on(stream, tasks, storages);
     for (const auto& [rule, own] : by_rule) cuda::update(stream, rule, own.data(), static_cast<int>(own.size()));
+    if (table != nullptr)
+        cuda::write_statistics(stream, measured.data(), static_cast<int>(measured.size()), table->data, table->rows,
+                               inputs);
 }
 
 }  // namespace fastopt

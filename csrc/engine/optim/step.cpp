@@ -57,8 +57,8 @@ void Step::clear() {
     programs_.clear();
     devices_.clear();
     programmed_ = nullptr;
-    loss_scale_ = found_inf_ = norm_ = scalars_ = held_table_ = held_shared_ = py::object();
-    table_ = nullptr;
+    loss_scale_ = found_inf_ = norm_ = scalars_ = table_of_ = held_shared_ = py::object();
+    tables_.clear();
     shared_ = {};
     keys_ = carried_keys_ = py::tuple();
     storage_.reset();
@@ -108,13 +108,12 @@ bool Step::try_add(const TensorRefs& tensors, int64_t index, int64_t t) {
     tensors.each(acquire);
     Task task{};
     Counter counter{};
-    double* row = nullptr;
     try {
         if (!describe(tensors, index, t, task, counter)) {
             tensors.each(release);
             return false;
         }
-        row = row_of(index, task);
+        task.row = row_of(index, task, tensors.param);
     } catch (...) {
         tensors.each(release);
         throw;
@@ -122,7 +121,7 @@ bool Step::try_add(const TensorRefs& tensors, int64_t index, int64_t t) {
     tasks_.push_back(task);
     counters_.push_back(counter);
     refs_.push_back(tensors);
-    places_.push_back({group_, index, programmed_, row, false});
+    places_.push_back({group_, index, programmed_, false});
     if (std::find(devices_.begin(), devices_.end(), task.device) == devices_.end()) devices_.push_back(task.device);
     return true;
 }

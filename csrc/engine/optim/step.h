@@ -47,11 +47,12 @@ class Step {
                              const pybind11::object& scalars, const pybind11::list& params, const pybind11::dict& state,
                              const pybind11::object& learning_rate, const pybind11::object& storage);
 
-    // Call before an add_group(): run() leaves statistics of each parameter of the group, which has to be on the CPU,
-    // in `table`, a float64 tensor of kStatistics columns: of the parameter at index i in row first + i, or first +
-    // indices[i] where indices are given. Rows of parameters that the step leaves out become NaN. A rule that reads no
-    // gradient leaves none.
-    void leave_statistics(const pybind11::object& table, int64_t first, const pybind11::object& indices);
+    // Call before an add_group(): run() leaves statistics of each parameter of the group in a table, a float64 tensor
+    // of kStatistics columns: of the parameter at index i in row first + i, or first + indices[i] where indices are
+    // given. `table_of(param)` returns the table on a parameter's device, and is called once for each device in a step.
+    // Other rows become NaN. On a device that finds an inf, tables stay as they are. A rule that reads no gradient
+    // leaves none.
+    void leave_statistics(const pybind11::object& table_of, int64_t first, const pybind11::object& indices);
 
     // Call before an add_group() of a grouped rule: the numbers that all groups share, a float64 tensor on the device
     // of all parameters. run() moves them on.
@@ -111,13 +112,21 @@ class Step {
         Array there;  // the learning rate on the device that is run
     };
 
-    // A parameter's position, because sums go in the order of group and index, its group's program or null, its row for
-    // statistics or null, and whether it is updated.
+    // A parameter's position, because sums go in the order of group and index, its group's program or null,
+    // and whether it is updated.
     struct ParamIndex {
         int64_t group, index;
         const Programmed* programmed;
-        double* row;
         bool is_done = false;
+    };
+
+    // Of the statistics, on one device.
+    struct Table {
+        pybind11::object tensor;
+        int device;
+        double* data;
+        int64_t rows;
+        bool is_blank = true;  // whether the step has not written to it yet
     };
 
     bool find_entries(PyObject* own, Py_ssize_t index, TensorRefs& tensors) const;
@@ -140,9 +149,9 @@ class Step {
     void write_counters(size_t i);
     void join_groups();
     void check_devices() const;
-    double* row_of(int64_t index, const Task& task) const;
-    void place_statistics();
-    void write_statistics();
+    Table* table_on(int device);  // null in a step without statistics
+    double* row_of(int64_t index, const Task& task, PyObject* param);
+    void write_statistics(const std::vector<Task*>& tasks);
     void run_on(int device);
     void prepare_scalars_on(const cuda::Stream& stream, const std::vector<Task*>& tasks, ScalarSet* sets,
                             const cuda::DeviceInputs& inputs);
@@ -150,9 +159,8 @@ class Step {
 
     // For the whole step.
     pybind11::object loss_scale_, found_inf_, norm_;
-    pybind11::object held_table_;
-    double* table_ = nullptr;  // of the statistics; null in a step without them
-    int64_t table_rows_ = 0;
+    pybind11::object table_of_;  // null in a step without statistics
+    std::vector<Table> tables_;
     pybind11::object held_shared_;
     TensorView shared_{};  // of a grouped rule; without data in other steps
 
@@ -202,11 +210,13 @@ class Step {
     OverlapCheck overlap_;
 };
 
-// Partial results of a sum, and scratch memory, are stored task after task.
+// Partial results of a sum, scratch memory and statistics are stored task after task.
 int64_t count_chunks(const std::vector<Task>& tasks);
 void place_partials(std::vector<Task>& tasks, int device, double* first);
 inline size_t sums_size(size_t grouped) { return 2 * grouped + 1; }
 int64_t scratch_size(const Task& task);  // in doubles: 0 unless the task has several passes
 void place_scratch(const std::vector<Task*>& tasks, double* first);
+int64_t count_statistics(const std::vector<Task*>& tasks);  // in doubles
+void place_statistics(const std::vector<Task*>& tasks, double* first);
 
 }  // namespace fastopt

@@ -108,10 +108,10 @@ class Directions:
         group = chosen.group
         indices = [one.position for one in members]
         monitor = monitor_of(optimizer) if self._some is None else None
-        table = None if monitor is None else monitor.table_of_last_step()
-        moved = None if table is None else torch.full_like(table, math.nan)
+        tables = None if monitor is None else monitor.tables_of_last_step()
+        moved = None if tables is None else tables.blank()
         if moved is not None:
-            engine_step.leave_statistics(moved, chosen.first_number, indices)
+            engine_step.leave_statistics(moved.of, chosen.first_number, indices)
         update, storage = _APPLY, None
         scalars: Callable[..., Scalars] = functools.partial(_scalars, group, alike.shape)
         if is_used(group):
@@ -126,9 +126,8 @@ class Directions:
             slow_path.add(self._subject(alike, one, position, update, storage, result))
         check_overlap(optimizer, engine_step)
         write(engine_step, slow_path, None, torch.get_num_threads())
-        if table is not None and moved is not None:
-            rows = chosen.numbers(indices)
-            table[rows, 1:3] = moved[rows, 1:3]  # the first half has left what is known of the gradient
+        if tables is not None and moved is not None:
+            tables.take_movement(moved)  # the first half has left what is known of the gradient
 
     def _subject(
         self, alike: _Alike, one: _Matrix, position: int, update: Update, storage: Storage | None, result: Tensor

@@ -12,7 +12,7 @@ from .. import _runtime
 from .._processes import any_others
 from ._chosen import Some, chosen_groups, own_grads, with_grad
 from ._declared import Declared
-from ._monitored import MONITORED, REMOVED, monitor_of, refuse_parts
+from ._monitored import MONITORED, REMOVED, Tables, monitor_of, refuse_parts
 from ._norms import norm_across_processes
 from ._program import LR, Number, trace
 from ._sharded import refuse_flattened, refuse_zero
@@ -72,11 +72,11 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, some: Some | N
         some: the only parameters to update.
     """
     monitor = monitor_of(optimizer) if some is None else None
-    table = None if monitor is None else monitor.table_of_step()
+    tables = None if monitor is None else monitor.tables_of_step()
     try:
         shared = share(optimizer, engine_step) if optimizer._shared else None
         numbers = shared[1] if shared else {}
-        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, table, numbers, some)
+        slow_path, sharded, clips = _gather(optimizer, engine_step, loss_scale, tables, numbers, some)
     except (TypeError, ValueError):
         for group in optimizer.param_groups:  # groups may have been edited: names the option that is no number
             optimizer._check_group(group)
@@ -121,19 +121,19 @@ def run(optimizer: Declared, engine_step: Any, loss_scale: float, some: Some | N
     if shared is not None:
         keep(optimizer, shared[0])
     if monitor is not None:
-        monitor.end_of_step(table)
+        monitor.end_of_step(tables)
 
 
 def _gather(
     optimizer: Declared,
     engine_step: Any,
     loss_scale: float,
-    table: Tensor | None,
+    tables: Tables | None,
     shared: dict[str, Number],
     some: Some | None,
 ) -> tuple[SlowPath | None, list[_Sharded], bool]:
     """Gathers all groups. Returns the slow path, if there is one, the parameters that are left for later, and whether a
-    group clips by a norm. ``table`` gets the monitor's statistics, if the step leaves any. ``shared`` are the numbers
+    group clips by a norm. ``tables`` get the monitor's statistics, if the step leaves any. ``shared`` are the numbers
     that take the place of each group's own."""
     grads = own_grads(optimizer, some)
     slow_path = None
@@ -163,10 +163,10 @@ def _gather(
                 what = "cautious" if update.masks else f"a step of {type(optimizer).__name__}"
                 refuse_zero(what)
                 refuse_flattened(chosen, what, "use fully_shard")
-            if table is not None:
+            if tables is not None:
                 refuse_zero(MONITORED, REMOVED)
                 refuse_flattened(chosen, MONITORED, REMOVED)
-                engine_step.leave_statistics(table, first_number, indices)
+                engine_step.leave_statistics(tables.of, first_number, indices)
             storage = None
             if optimizer._is_stored and is_used(group):
                 numbered = range(len(params)) if indices is None else indices
@@ -191,7 +191,7 @@ def _gather(
                         subject = Subject(i, chosen[i], name, group, update, storage, instead)
                         if update.shares:
                             refuse_shard(subject)
-                        if table is not None:
+                        if tables is not None:
                             refuse_parts(subject, optimizer._sparse(group))
                         if not slow_path.add(subject):
                             sharded.append(_Sharded(subject, given, learning_rate))

@@ -10,7 +10,7 @@ import numpy as np
 from .half import Array
 from .math import lerp, minimum
 from .pipeline import rule
-from .reductions import by_lanes, in_order, lanes_of, merge, squares, tiled, total
+from .reductions import by_lanes, in_order, squares, tile_sums, tiled, total
 
 
 def _inverse_root(second_moment: Array) -> Array:
@@ -66,14 +66,6 @@ def _column_sums(tiles: Array) -> Array:
     return by_lanes(np.moveaxis(in_tiles, 1, -1)).reshape(tiles.shape[0], -1)
 
 
-def _tile_sums(tiles: Array) -> Array:
-    """Sums every tile: each band row after row into lanes, then the lanes of the bands one after the other, then merges
-    the lanes."""
-    bands = np.moveaxis(tiles, 4, 2)
-    lanes = lanes_of(bands.reshape(*bands.shape[:4], -1))
-    return merge(in_order(lanes, 3)).reshape(-1)
-
-
 @rule("adafactor_factored", decays=True, factored=True)
 def adafactor_factored(
     param: Array,
@@ -107,8 +99,8 @@ def adafactor_factored(
     inverse = row_factors[:, :, None] * column_factors[:, None, :]
     update = grad.reshape(shape) * minimum(inverse, limit)
     step = _scale(
-        float(total(_tile_sums(tiled(squares(param).reshape(shape))))),
-        float(total(_tile_sums(tiled(squares(update))))),
+        float(total(tile_sums(tiled(squares(param).reshape(shape))))),
+        float(total(tile_sums(tiled(squares(update))))),
         param.size,
         **exact,
     )

@@ -66,6 +66,14 @@ def tiled(matrices: Array) -> Array:
     return padded.reshape(count, padded.shape[1] // high, -1, BAND_ROWS, padded.shape[2] // wide, wide)
 
 
+def tile_sums(tiles: Array) -> Array:
+    """Sums every tile: each band row after row into lanes, then the lanes of the bands one after the other, then merges
+    the lanes."""
+    bands = np.moveaxis(tiles, 4, 2)
+    lanes = lanes_of(bands.reshape(*bands.shape[:4], -1))
+    return merge(in_order(lanes, 3)).reshape(-1)
+
+
 def squares(values: Array) -> Array:
     wide = values.astype(np.float64)
     product: Array = wide * wide

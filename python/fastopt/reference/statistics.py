@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .half import Array
-from .reductions import by_lanes, partials, squares, tiled
+from .reductions import by_lanes, partials, squares, tile_sums, tiled
 
 NOTHING_MEASURED = (0.0, 0.0, 0.0, 0.0)  # of a parameter without elements
 
@@ -13,14 +13,13 @@ NOTHING_MEASURED = (0.0, 0.0, 0.0, 0.0)  # of a parameter without elements
 def statistics(grad: Array, before: Array, after: Array, shape: tuple[int, int, int] | None) -> tuple[float, ...]:
     """Returns sums of squares of gradient, parameter and update, and how many elements of the gradient are not finite.
 
-    A factored rule's parameter is summed by the tiles of its matrices, row after row. The tiles' results go through the
-    lanes, as those of chunks do.
+    A factored rule's parameter is summed by the tiles of its matrices, whose results go through the lanes like those of
+    chunks.
     """
 
     def total(values: Array) -> float:
         if shape is None:
             return float(by_lanes(partials(squares(values))))
-        tiles = np.moveaxis(tiled(squares(values).reshape(shape)), 4, 2)
-        return float(by_lanes(by_lanes(tiles.reshape(*tiles.shape[:3], -1)).reshape(-1)))
+        return float(by_lanes(tile_sums(tiled(squares(values).reshape(shape)))))
 
     return total(grad), total(after), total(after - before), float(np.count_nonzero(~np.isfinite(grad)))

@@ -82,6 +82,7 @@ class Step:
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
         self._scalars: Callable[..., dict[str, float]] | None = None
+        self._table_of: Callable[[Tensor], Tensor] | None = None
         self._table: Tensor | None = None
         self._shared: Tensor | None = None
         self._measured: dict[int, Tensor] = {}  # rows of the table
@@ -104,8 +105,8 @@ class Step:
         reads_grad = self._rule in RULES and RULES[self._rule].reads_grad
         return [i for i, param in enumerate(params) if not reads_grad or param.grad is not None]
 
-    def leave_statistics(self, table: Tensor, first: int, indices: list[int] | None) -> None:
-        self._table, self._first_row, self._more_rows = table, first, indices
+    def leave_statistics(self, table_of: Callable[[Tensor], Tensor], first: int, indices: list[int] | None) -> None:
+        self._table_of, self._first_row, self._more_rows = table_of, first, indices
 
     def share(self, numbers: Tensor) -> None:
         self._shared = numbers
@@ -138,7 +139,8 @@ class Step:
             weight = scalars.pop("ema_weight", 0.0)
             kept = Storage(master, average, copy, scales, weight, rounding)
         row = None
-        if self._table is not None and grad is not None:
+        if self._table_of is not None and grad is not None:
+            self._table = self._table_of(param)
             row = self._first_row + (index if self._more_rows is None else self._more_rows[index])
         common = self._prologue, scalars, self._max_grad_norm, kept, row, self._caution
         self._tasks.append(_Task(self._rule, owner, param, grad, states, counters, *common))
@@ -233,4 +235,4 @@ class Step:
     def clear(self) -> None:
         self._tasks.clear()
         self._measured.clear()
-        self._scalars = self._table = self._shared = None
+        self._scalars = self._table_of = self._table = self._shared = None
