@@ -23,15 +23,17 @@ Make = Callable[[Any], Optimizer]
 
 
 class Training:
-    """A network of our modules, its optimizer and its schedule, prepared; batches of 4."""
+    """A network of our modules, its optimizer, which a way may change, and its schedule, prepared; batches of 4."""
 
-    def __init__(self, make: Make, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+    def __init__(
+        self, make: Make, dtype: torch.dtype = torch.float32, way: Any = lambda _, optimizer: optimizer, **options: Any
+    ) -> None:
         torch.manual_seed(0)
         self.accelerator = accelerate.Accelerator(cpu=True, **{"gradient_accumulation_steps": 2, **options})
         network = nn.Sequential(
             nn.Linear(6, 8, bias=False), fastopt.nn.BatchNorm1d(8), nn.Tanh(), fastopt.nn.Dropout(0.2), nn.Linear(8, 2)
         )
-        optimizer = make(network.to(dtype).parameters())
+        optimizer = way(network, make(network.to(dtype).parameters()))
         loader = DataLoader(TensorDataset(some_values((24, 6), dtype, seed=0)), batch_size=4)
         self.model, self.optimizer, self.loader, self.scheduler = self.accelerator.prepare(
             network, optimizer, loader, lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
