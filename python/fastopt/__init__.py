@@ -6,10 +6,11 @@ underneath.
 """
 
 from . import nn, optim
+from ._backward_steps import StepInBackward
 from ._monitor import Monitor, monitor
 from ._offload import offload
 from ._runtime import info
-from ._step_in_backward import StepInBackward, step_in_backward
+from ._step_in_backward import step_in_backward
 from ._version import __version__
 from .accumulate_grads import accumulate_grads_
 from .clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm

@@ -121,3 +121,27 @@ def test_parameters_that_an_engine_has_replaced(replacement: list[Tensor]) -> No
     optimizer.param_groups[0]["params"] = replacement
     with pytest.raises(RuntimeError, match=r"parameter \d of group 0 \(shape .*\) is no longer in its group"):
         _loss(model, 0).backward()
+
+
+def test_small_gradients_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a twentieth of the largest gradient: a step of its own costs more than the update of a bias."""
+    layers = [nn.Linear(128, 128) for _ in range(12)]
+    model = nn.Sequential(*layers)
+    params = list(model.parameters())
+    handle = fastopt.step_in_backward(model, fastopt.AdamW(params))
+    steps: list[int] = []
+    update = type(handle)._update
+    monkeypatch.setattr(type(handle), "_update", lambda *args: (steps.append(1), update(*args)))
+    most = 0
+
+    def look(_: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, sum(p.grad.nbytes for p in params if p.grad is not None))
+
+    for param in params:
+        param.register_hook(lambda grad: look(grad))
+    model(torch.ones(2, 128)).sum().backward()
+    largest = params[0].nbytes
+    assert most <= 0.05 * largest  # that of the parameter itself comes on top
+    assert len(steps) <= 13
+    assert all(param.grad is None for param in params)
