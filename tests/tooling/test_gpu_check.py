@@ -133,6 +133,7 @@ def test_halves(half: str, sections: list[str], check: Check) -> None:
     assert list(results(done.stdout)) == sections
 
 
+@pytest.mark.slow
 def test_a_half_ends_in_its_time(check: Check) -> None:
     """The last sections get what is left, or are not run at all. Nothing runs longer than TOTAL."""
     started = time.monotonic()
@@ -181,6 +182,7 @@ def test_a_section_that_fails_does_not_stop_the_others(check: Check) -> None:
     assert set(found.values()) == {"passed"}
 
 
+@pytest.mark.slow
 def test_a_bench_that_takes_too_long_leaves_its_figures(check: Check) -> None:
     done = check("bench", "build", SLOW="1", LIMIT_BENCH="5")
     assert done.returncode == 1
@@ -189,6 +191,7 @@ def test_a_bench_that_takes_too_long_leaves_its_figures(check: Check) -> None:
     assert "| case of bench.md | us |" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_section_that_hangs_is_killed(check: Check) -> None:
     done = check("smoke", "build", HANGING="gpu_smoke", LIMIT_SMOKE="5", GRACE="1")
     assert done.returncode == 1
