@@ -15,7 +15,7 @@
 # the GPU is changed.
 #
 # PYTHON: the interpreter (default python3). LIMIT_BUILD, LIMIT_SMOKE, ...: seconds after which a section reports what
-# it has found. CUDAARCHS: the architectures to build for, such as "90-real". COMMIT: the commit to report if there is
+# it has found. SHORT: how many cases the first bench has; the second begins after them. CUDAARCHS: the architectures to build for, such as "90-real". COMMIT: the commit to report if there is
 # no git.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -27,9 +27,9 @@ declare -A LIMITS=(
     [bench]=180 [ncu]=50 [synccheck]=30 [initcheck]=40 [cpu]=50
 )
 GRACE=${GRACE:-10} # seconds that a section has to end, after its time is over
-LEAST=5     # seconds that are worth starting a section for
-SHORT=24    # cases of the bench that are measured first: some of every family and type
-SKIPPED=77  # the status of a section whose tool is missing
+LEAST=5           # seconds that are worth starting a section for
+SHORT=${SHORT:-24} # cases of the bench that are measured first: some of every family and type
+SKIPPED=77         # the status of a section whose tool is missing
 BUILD=$PWD/build/gpu_check
 
 export PYTHON=${PYTHON:-python3} OUT=${OUT:-gpu_check} PYTHONPATH=$BUILD/site PYTHONUNBUFFERED=1
