@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from . import environment
-from .cases import FAMILIES, cases
+from .cases import FAMILIES, cases, in_turn
 from .compare import comparison
 from .figures import Figures, read
 from .machine import Cpu, Gpu
@@ -30,8 +30,19 @@ QUICK = Pace(0.05, rounds=3, turn=3e-3)  # for a smoke test
 WIDTH = 215  # the width of the widest table
 
 # Options that mean nothing where figures are read (--read), and where they are compared (--compare).
-MEASURING = ("device", "quick", "family", "only", "seconds", "threads")
+MEASURING = ("device", "quick", "family", "only", "part", "seconds", "threads")
 NOT_WITH = {"read": MEASURING, "compare": (*MEASURING, "json", "markdown", "pictures")}
+
+
+TURNS = 20  # a turn takes at most this part of a case's seconds
+
+
+def _part(text: str) -> slice:
+    """``"10:20"``, of which one number or the other may be left out."""
+    start, colon, stop = text.partition(":")
+    if not colon:
+        raise ValueError(text)
+    return slice(int(start or 0), int(stop) if stop else None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer cases, short: a smoke test")
     parser.add_argument("--family", choices=FAMILIES, nargs="+", default=FAMILIES, help="cases of these alone")
     parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
+    parser.add_argument(
+        "--part", type=_part, metavar="FROM:TO", help="only these, counted over families and types in turn"
+    )
     default = f"{Cpu.seconds:g}, with --device cuda {Gpu.seconds:g}, with --quick {QUICK.seconds:g}"
     parser.add_argument("--seconds", type=float, help=f"per case (default: {default})")
     parser.add_argument("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
@@ -78,6 +92,8 @@ def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
         and options.only.lower() in case.name.lower()
         and (case.quick or not options.quick)
     ]
+    if options.part:
+        chosen = in_turn(chosen)[options.part]
     if not chosen:
         parser.error(f"no such case has '{options.only}' in its name: {', '.join(case.name for case in known)}")
     return chosen
@@ -87,13 +103,13 @@ def _measured(options: argparse.Namespace, chosen: list[Case], arguments: list[s
     machine = Gpu() if options.device == "cuda" else Cpu(options.threads or torch.get_num_threads())
     pace = QUICK if options.quick else Pace(machine.seconds)
     if options.seconds is not None:
-        pace = dataclasses.replace(pace, seconds=options.seconds)
+        pace = dataclasses.replace(pace, seconds=options.seconds, turn=min(pace.turn, options.seconds / TURNS))
     run = Run(machine, pace)
-    run.measure(chosen, console)
     figures = run.figures
+    figures.about = {**environment.everything(arguments, machine.peers), **machine.about, "ceiling": machine.ceiling_is}
+    run.measure(chosen, console, lambda: figures.write(options.json) if options.json else None)
     with noted(figures.failures, "kept for backward"):
         figures.kept_for_backward = kept_for_backward(options.only.lower(), options.family, machine.device)
-    figures.about = {**environment.everything(arguments, machine.peers), **machine.about, "ceiling": machine.ceiling_is}
     return figures
 
 

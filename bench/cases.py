@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from types import ModuleType
+
+import torch
 
 from . import batch_norm, compiled, depth, dropout, monitor, muon, optimizers, precision, scaling, training
 from .machine import Cpu
@@ -50,6 +54,14 @@ def _by_caches(case: Case) -> list[Case]:
     if case.family not in BY_CACHES or case.bytes > Cpu.evicted:
         return [case]
     return [replace(case, caches=COLD), replace(case, caches=HOT)]
+
+
+def in_turn(chosen: Sequence[Case]) -> list[Case]:
+    """A case of each family and type after the other: a run that is stopped has measured some of all."""
+    groups: dict[tuple[str, torch.dtype], list[Case]] = {}
+    for case in chosen:
+        groups.setdefault((case.family, case.input.dtype), []).append(case)
+    return [case for some in zip_longest(*groups.values()) for case in some if case is not None]
 
 
 def cases(device: str) -> list[Case]:

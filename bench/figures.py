@@ -45,6 +45,7 @@ class Row:
     x: int = 0
     differs: dict[str, str] = field(default_factory=dict)  # by competitor: how its result differs
     launches: dict[str, int] = field(default_factory=dict)  # by competitor: launches on a GPU in one step
+    kernels: list[tuple[str, float]] = field(default_factory=list)  # those of fastopt's step, and their microseconds
     products: float | None = None  # the share of torch's default step that is matrix products and convolutions
 
     @property

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 import fastopt
 from fastopt import _runtime
 
 from .environment import cpu, said
+from .kernels import Kernel, kernels
 from .measure import Burst, keep_heap, repeated
 from .operation import COLD, Case
 from .peers import ON_CPU, ON_CUDA, packages
@@ -85,8 +85,8 @@ once in each direction."""
         self._stream.choose(plan, self.evict if case.caches == COLD else None)
         return self._stream.burst(plan)
 
-    def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
-        """Kernel launches in one step, by competitor."""
+    def kernels(self, case: Case, names: Sequence[str]) -> dict[str, list[Kernel]]:
+        """What one step launches on a GPU, by competitor."""
         return {}
 
     def products(self, case: Case) -> float | None:
@@ -161,17 +161,16 @@ launches: kernels, copies and fills that the device runs in one step, ours / tho
     def ceiling(self, case: Case) -> Burst | None:
         return self._copy(case.bytes) if case.bytes else None
 
-    def launches(self, case: Case, names: Sequence[str]) -> dict[str, int]:
-        return {name: self._launches(repeated(case.competitors[name](case.tensors(self.device)))) for name in names}
+    def kernels(self, case: Case, names: Sequence[str]) -> dict[str, list[Kernel]]:
+        return {name: self._kernels(repeated(case.competitors[name](case.tensors(self.device)))) for name in names}
 
     def products(self, case: Case) -> float | None:
         return None
 
-    def _launches(self, burst: Burst) -> int:
+    def _kernels(self, burst: Burst) -> list[Kernel]:
         burst(2)  # afterwards all states exist
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profile:
             burst(1)
             torch.cuda.synchronize()
-        on_device = [event for event in profile.events() if event.device_type == DeviceType.CUDA]
-        return sum(not event.is_user_annotation for event in on_device)
+        return kernels(profile.events())

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from .figures import Figures, Row
+from .kernels import lines as kernel_lines
 from .operation import HOT
 from .task import STEP
 
@@ -140,6 +141,8 @@ def markdown(figures: Figures) -> str:
     text = _machine(figures)
     for title, columns, lines in _families(figures, TITLES):
         text += [f"### {title}", "", *_pipes(columns, lines)]
+    if on_gpu := list(kernel_lines(figures.rows)):
+        text += ["### Kernels of one step, by the profiler", "", *_pipes([NAME, "kernel", "us"], on_gpu)]
     for title, lines in (("Where another one is faster", losses(figures.rows)), ("Remarks", remarks(figures))):
         text += [f"### {title}", "", *(f"- {line}" for line in lines or ["Nowhere."]), ""]
     return "\n".join(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,8 +32,9 @@ class Run:
         self._machine = machine
         self._pace = pace
 
-    def measure(self, cases: Sequence[Case], console: Console) -> None:
-        """Measures all cases, or as many as there is time for before an interruption."""
+    def measure(self, cases: Sequence[Case], console: Console, keep: Callable[[], None]) -> None:
+        """Measures all cases, or as many as there is time for before an interruption. ``keep`` is called after each,
+        so that a run that is killed leaves the figures that it has."""
         absent = [package for package, version in self._machine.peers.items() if not version]
         self.figures.notes += [f"{package} is not installed" for package in absent]
         failures = self.figures.failures
@@ -48,6 +49,7 @@ class Run:
                     else:
                         with noted(failures, case.name), self._machine.prepared(case):
                             self.figures.rows.append(self._row(case))
+                    keep()
                     progress.advance(task)
         except KeyboardInterrupt:
             failures.append(f"STOPPED after {len(self.figures.rows)} of {len(cases)} cases")
@@ -75,7 +77,9 @@ class Run:
             products=self._machine.products(case) if case.family == "training" else None,
         )
         best = row.best(of_torch=True)
-        row.launches.update(self._machine.launches(case, ["fastopt", *([best] if best else [])]))
+        kernels = self._machine.kernels(case, ["fastopt", *([best] if best else [])])
+        row.launches.update({name: len(launched) for name, launched in kernels.items()})
+        row.kernels.extend(kernels.get("fastopt", ()))
         return row
 
     def _bursts(self, case: Case) -> tuple[dict[str, Burst], dict[str, str]]:

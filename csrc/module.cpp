@@ -28,7 +28,8 @@ py::dict built() {
     if (const std::string toolkit = cuda::built(); toolkit.empty())
         d["cuda"] = false;
     else
-        d["cuda"] = toolkit + " (" FASTOPT_CUDA_ARCHITECTURES ")";
+        d["cuda"] =
+            toolkit + " (" FASTOPT_CUDA_ARCHITECTURES "), for drivers of CUDA " + cuda::oldest_driver() + " or later";
     d["cuda_reason"] = FASTOPT_CUDA_REASON;
     return d;
 }
@@ -37,6 +38,7 @@ void register_runtime(py::module_& m) {
     m.attr("__version__") = FASTOPT_VERSION;
     m.attr("emulates_cuda") = cuda::device_of_host() != kHost;
     m.def("built", &built);
+    m.def("refusal_of_driver", &cuda::refusal_of_driver, py::arg("version"));
     m.def("detected_isas", &detected_isas);
     m.def("isa_in_use", &isa_in_use);
     m.def("use_isa", &use_isa, py::arg("name"));
@@ -48,11 +50,6 @@ void register_runtime(py::module_& m) {
 void register_tensors(py::module_& m) {
     m.def("set_torch", &set_torch, py::arg("torch"), py::arg("increment_version"), py::arg("allocate"),
           py::arg("current_stream"));
-    m.def("cuda_devices", [] {
-        std::string why;
-        const int count = cuda::device_count(why);
-        return py::make_tuple(count, why);
-    });
     m.def("expect_first_write", [](const py::object& tensor) {
         TensorView v;
         if (view(tensor.ptr(), v) && v.on_host) expect_first_write(v);

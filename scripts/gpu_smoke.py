@@ -11,7 +11,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import fastopt
 import fastopt.nn.functional as F
 from batch_norm_cases import ACTIVATIONS
+from caution_cases import CASES as CAUTIOUS
 from dropout_cases import FAMILY
 from fastopt import _runtime
-from optimizer_cases import ALL_CASES, PLAIN_CASES
+from optimizer_cases import ALL_CASES, PLAIN_CASES, Case
+from precision_cases import OPTIONS, run_kinds
 from support import DTYPES, some_values
 
 Results = Iterator[tuple[str, list[Tensor]]]
@@ -55,10 +57,10 @@ def _updated(device: torch.device, make: Callable[..., torch.optim.Optimizer], *
     return params
 
 
-def rules(device: torch.device) -> Results:
+def _rules(device: torch.device, cases: Iterable[Case]) -> Results:
     """Each rule, with states of the parameter's type and with float32 states."""
     seen = set()
-    for case in ALL_CASES:
+    for case in cases:
         if not case.row.factored:
             optimizer = case.make([torch.zeros(1, requires_grad=True)])
             rule = optimizer._update(optimizer.param_groups[0]).rule
@@ -66,7 +68,31 @@ def rules(device: torch.device) -> Results:
                 for dtype in (None, torch.float32):
                     yield f"{rule}, states {dtype}", _updated(device, case.make, state_dtype=dtype, max_grad_norm=1e3)
             seen.add(rule)
+
+
+def rules(device: torch.device) -> Results:
+    yield from _rules(device, (case for case in ALL_CASES if not (case.row.scaled or case.row.grouped)))
     yield "lookahead", _updated(device, lambda params: fastopt.Lookahead(fastopt.SGD(params, lr=0.1), k=1))
+
+
+def scaled_rules(device: torch.device) -> Results:
+    """Those with sums over a tensor or over all of them."""
+    yield from _rules(device, (case for case in ALL_CASES if case.row.scaled or case.row.grouped))
+
+
+def cautious(device: torch.device) -> Results:
+    """The mask, the decay, and both."""
+    for case in CAUTIOUS:
+        if case.ours in (fastopt.SGD, fastopt.AdamW):
+            yield case.id, _updated(device, case.make)
+
+
+def precision(device: torch.device) -> Results:
+    """Every way to keep parameters and states, with each kind of kernel."""
+    for case, (option, options) in product(PLAIN_CASES, OPTIONS.items()):
+        if case.ours in (fastopt.AdamW, fastopt.LAMB, fastopt.Adafactor):
+            _, params, copies = run_kinds(case, options, [], device)
+            yield f"{case.id} {option}", [*params, *copies]
 
 
 def factored_rules(device: torch.device) -> Results:
@@ -157,7 +183,8 @@ def batch_norms(device: torch.device) -> Results:
         yield f"{shape} {activation}", _batch_norm(device, shape, torch.float32, activation=activation)
 
 
-FAMILIES = {f.__name__: f for f in (rules, factored_rules, statistics, norms, counters, dropouts, batch_norms)}
+KINDS = (rules, scaled_rules, factored_rules, statistics, cautious, precision, norms, counters, dropouts, batch_norms)
+FAMILIES = {f.__name__: f for f in KINDS}
 
 
 def differences(ours: list[tuple[str, list[Tensor]]], expected: list[tuple[str, list[Tensor]]]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from building import Command
 
 REGISTERS = 65536  # per multiprocessor
+STACK = 1024  # bytes of local memory that CUDA gives each thread; a kernel that asks for more makes the device wait
 BLOCKS = 2  # resident on a multiprocessor at the same time: while one waits, the other computes
 
 # All instructions for floating-point numbers: IEEE operations, rounded to nearest, and those that do not round. Without

@@ -30,8 +30,11 @@ namespace cuda {
 // The version of the toolkit; "" in a build without CUDA.
 std::string built();
 
-// The number of devices that the driver reaches. Where it is 0, `why` says the reason.
-int device_count(std::string& why);
+// The oldest driver that runs the kernels, by the CUDA version that it supports, such as "13.0"; "" without CUDA.
+std::string oldest_driver();
+
+// Why a driver of this CUDA version, such as 12040, cannot run the kernels; "" if it can. 0: there is no driver.
+std::string refusal_of_driver(int version);
 
 // The device that the CPU's memory belongs to: kHost, or a device number where kernels are emulated.
 int device_of_host();

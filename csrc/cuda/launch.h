@@ -37,6 +37,9 @@ inline void check(cudaError_t status, const char* what) {
                              cudaGetErrorString(status));
 }
 
+// Whether this process uses a device, so that its primary context exists; true if the driver does not say.
+bool has_context(int device);
+
 // Makes a device current for the guard's lifetime.
 class Guard {
    public:
@@ -47,8 +50,10 @@ class Guard {
     }
     Guard(const Guard&) = delete;
     Guard& operator=(const Guard&) = delete;
+    // cudaSetDevice would make a context of some hundred MB on a device that has none: then this one stays current, as
+    // after torch's guards.
     ~Guard() {
-        if (changed_) cudaSetDevice(before_);
+        if (changed_ && has_context(before_) && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
     }
 
    private:

@@ -13,10 +13,9 @@ namespace {
 
 std::string built() { return ""; }
 
-int device_count(std::string& why) {
-    why = "built without CUDA";
-    return 0;
-}
+std::string oldest_driver() { return ""; }
+
+std::string refusal_of_driver(int) { return "built without CUDA"; }
 
 void upload_scalars(const Stream&, const Constants*, int, const DeviceInputs&, ScalarSet*) { absent(); }
 void evaluate_scalars(const Stream&, const Program&, const Array&, const Constants&, const Counter*, int,

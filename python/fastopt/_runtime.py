@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import reference
+from . import _driver, reference
 from ._compat import current_raw_stream, increment_version
 from ._processes import cores, on_this_machine, thread_budget, thread_note
 from ._version import __version__
@@ -172,8 +172,9 @@ def _built() -> dict[str, Any]:
 def _gpus() -> int | str:
     if _core.built()["cuda"] and torch.version.cuda is None:
         return "this torch is built without CUDA; FASTOPT_CUDA=OFF builds fastopt without it as well, in less time"
-    count, why = _core.cuda_devices()
-    return why or count
+    # torch counts by NVML, without cuInit, after which a forked process cannot use CUDA.
+    why = _core.refusal_of_driver(_driver.version())
+    return why or torch.cuda.device_count() or "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES may hide them)"
 
 
 def info() -> dict[str, Any]:
@@ -184,8 +185,8 @@ def info() -> dict[str, Any]:
 
             version    of fastopt
             built      isa: names of the instruction sets compiled in; compiler; pybind11; cuda: the
-                       toolkit's version and the architectures, or False; cuda_reason: what decided that,
-                       and how to decide otherwise
+                       toolkit's version, the architectures and the oldest driver that runs it, or False;
+                       cuda_reason: what decided that, and how to decide otherwise
             detected   isa: those that this CPU can run; cpu: its vendor; last_cache: bytes; cores: how many this
                        process may run on; cuda: how many GPUs the kernels can run on, or why they cannot; exchange:
                        whether this torch has the DLPack exchange API; torch, numpy, python, machine
@@ -209,7 +210,7 @@ def info() -> dict[str, Any]:
         notes.append("no OpenMP runtime was found in torch: every step runs on the calling thread")
     if native and forked:
         notes.append("this process was forked: every step runs on the calling thread")
-    if torch.cuda.is_available() and (why := unsupported_reason(torch.device("cuda"))):
+    if torch.cuda.device_count() and (why := unsupported_reason(torch.device("cuda"))):
         notes.append(f"tensors on CUDA devices are errors: {why}")
     shares_threads = native and openmp and not forked
     threads = torch.get_num_threads() if shares_threads else 1

@@ -126,14 +126,26 @@ def test_without_barriers_norms_are_wrong() -> None:
     assert any(not torch.equal(norm, right) for norm in wrong)
 
 
+@pytest.mark.skipif(REAL, reason="a GPU shows it better: the next test")
+def test_the_host_does_not_read_the_count_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm of type 0 counts the tensors that are not zero."""
+    tensors = [torch.ones(3), torch.zeros(3), torch.tensor([math.nan, 0.0])]
+    with gpu(), monkeypatch.context() as patched:
+        for name in ("__bool__", "__float__", "item"):
+            patched.setattr(torch.Tensor, name, None)
+        norm = fastopt.get_total_norm(tensors, 0.0)
+    assert norm == 2
+
+
 @pytest.mark.skipif(not REAL, reason="needs a GPU")
-def test_the_host_does_not_wait_for_a_norm() -> None:
+@pytest.mark.parametrize("norm_type", NORMS)
+def test_the_host_does_not_wait_for_a_norm(norm_type: float) -> None:
     params = [torch.zeros(100, device=DEVICE, requires_grad=True) for _ in range(3)]
     for param in params:
         param.grad = torch.ones_like(param)
-    fastopt.clip_grad_norm_(params, 1.0)
+    fastopt.clip_grad_norm_(params, 1.0, norm_type)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        fastopt.clip_grad_norm_(params, 1.0)
+        fastopt.clip_grad_norm_(params, 1.0, norm_type)
     finally:
         torch.cuda.set_sync_debug_mode("default")

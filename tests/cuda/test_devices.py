@@ -9,25 +9,36 @@ from gpu import DEVICE, REAL, assert_same, emulator, gpu
 from support import assert_same_bits, running, some_values
 
 NEEDS_A_GPU = pytest.mark.skipif(not REAL, reason="needs a GPU as well as the CPU")
-EMULATED = pytest.mark.skipif(emulator is None, reason="drivers come and go in the emulator only")
+EMULATED = pytest.mark.skipif(emulator is None, reason="needs the emulator's devices")
 
 
 @EMULATED
-def test_without_a_driver() -> None:
-    """The module says that there is no driver. Other machines show that it can be imported without one."""
+def test_which_driver_is_needed() -> None:
+    """The emulated toolkit is 13.0. Drivers of its major version run what it built."""
     from fastopt import _emulated
 
-    assert _emulated.cuda_devices() == (1, "")
+    assert _emulated.built()["cuda"].endswith("for drivers of CUDA 13.0 or later")
+    assert _emulated.refusal_of_driver(0).startswith("no NVIDIA driver was found")
+    why = "the NVIDIA driver is one of CUDA 12.9, and fastopt was built with CUDA 13.0, which needs one of CUDA 13.0: "
+    assert _emulated.refusal_of_driver(12090).startswith(why)
+    assert [_emulated.refusal_of_driver(version) for version in (13000, 13020, 14000)] == [""] * 3
+
+
+@EMULATED
+@pytest.mark.parametrize("used", [False, True])
+def test_no_context_is_made_on_a_gpu_that_nobody_uses(used: bool) -> None:
+    """A thread has device 1 as its current one and steps parameters of device 0. Another context would take some
+    hundred MB of device 1."""
     emulator.set_devices(2)
-    assert _emulated.cuda_devices() == (2, "")
-    emulator.set_devices(driver=0)
-    count, why = _emulated.cuda_devices()
-    assert count == 0
-    assert why.startswith("no NVIDIA driver was found")
-    emulator.set_devices(driver=11080)
-    assert _emulated.cuda_devices()[1].startswith(
-        "the NVIDIA driver is one of CUDA 11.8, and fastopt was built with CUDA"
-    )
+    emulator.set_current(1, used=used)
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    with gpu():
+        fastopt.SGD([param], lr=0.5).step()
+    assert (param == 0.5).all()
+    assert emulator.has_context(0)
+    assert emulator.has_context(1) == used
+    assert emulator.current() == used  # restored where that costs nothing
 
 
 def test_builds_say_what_they_have() -> None:

@@ -2,6 +2,7 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,7 @@ struct Runtime {
     bool skips_barriers = false, skips_warp_barriers = false;
     int driver = CUDART_VERSION;  // the CUDA version that the driver supports; 0: there is no driver
     int devices = 1;
+    std::set<int> contexts;  // devices whose primary context exists
     std::map<int, int> attributes{
         {cudaDevAttrMultiProcessorCount, 4},
         {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
@@ -123,6 +125,7 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const
     if (const cudaError_t error = check(config, kernel.address)) return result(error);
     if (self.injected && self.launches_before_it-- == 0) return result(std::exchange(self.injected, cudaSuccess));
     self.log.push_back({kernel, *config, current_device});
+    self.contexts.insert(current_device);
     grid_size = config->gridDim;
     block_size = config->blockDim;
     const Work work{thread, config->dynamicSmemBytes, shared_limit(kernel.address)};
@@ -216,6 +219,7 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaSetDevice(int device) {
     if (const cudaError_t error = find(device)) return result(error);
     current_device = device;
+    runtime().contexts.insert(device);  // since CUDA 12
     return cudaSuccess;
 }
 
@@ -239,6 +243,21 @@ cudaError_t cudaDriverGetVersion(int* version) {
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
     *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+// The driver's cuDevicePrimaryCtxGetState.
+static int state_of_context(int device, unsigned* flags, int* active) {
+    *flags = 0;
+    *active = int(runtime().contexts.count(device));
+    return find(device);
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* how) {
+    const bool known = std::string(name) == "cuDevicePrimaryCtxGetState";
+    *function = known ? reinterpret_cast<void*>(state_of_context) : nullptr;
+    *how = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     return cudaSuccess;
 }
 
@@ -286,6 +305,15 @@ CONTROL void emulator_set_devices(int count, int driver) {
     runtime().devices = count;
     runtime().driver = driver < 0 ? CUDART_VERSION : driver;
 }
+
+CONTROL void emulator_set_current(int device, bool used) {
+    current_device = device;
+    if (used) runtime().contexts.insert(device);
+}
+
+CONTROL int emulator_current() { return current_device; }
+
+CONTROL bool emulator_has_context(int device) { return runtime().contexts.count(device) != 0; }
 
 CONTROL void emulator_set_attribute(int attribute, int value) { runtime().attributes[attribute] = value; }
 

@@ -34,6 +34,8 @@ class Emulator:
         library.emulator_set_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
         library.emulator_skip_barriers.argtypes = [ctypes.c_bool, ctypes.c_bool]
         library.emulator_set_devices.argtypes = [ctypes.c_int, ctypes.c_int]
+        library.emulator_set_current.argtypes = [ctypes.c_int, ctypes.c_bool]
+        library.emulator_has_context.restype = ctypes.c_bool
         library.emulator_launches.restype = ctypes.c_uint64
         library.emulator_launch.argtypes = [ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)]
         library.emulator_launch_name.argtypes = [ctypes.c_uint64]
@@ -59,6 +61,19 @@ class Emulator:
     def set_devices(self, count: int = 1, *, driver: int = -1) -> None:
         """``driver``: the CUDA version it supports, such as 12000; 0: there is no driver; -1: the runtime's version."""
         self._library.emulator_set_devices(count, driver)
+
+    def set_current(self, device: int, *, used: bool) -> None:
+        """Makes a device this thread's current one. ``used``: it has a context, as after cudaSetDevice."""
+        self._library.emulator_set_current(device, used)
+
+    def current(self) -> int:
+        device: int = self._library.emulator_current()
+        return device
+
+    def has_context(self, device: int) -> bool:
+        """Whether cudaSetDevice or a launch has made the device's primary context."""
+        made: bool = self._library.emulator_has_context(device)
+        return made
 
     def set_attribute(self, attribute: int, value: int) -> None:
         """Sets what cudaDeviceGetAttribute returns for every device."""

@@ -19,7 +19,8 @@ from torch.autograd import DeviceType
 pytest.importorskip("rich", reason="needs the extra 'bench'")
 import bench.__main__ as program
 from bench import peers, zoo
-from bench.cases import FAMILIES, cases
+from bench.cases import FAMILIES, cases, in_turn
+from bench.figures import read
 from bench.machine import Gpu
 from bench.operation import Case
 
@@ -73,6 +74,46 @@ def test_cpu(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "launches" not in printed
     for package, version in about["peers"].items():
         assert (f"{package} is not installed" in printed) != bool(version)
+
+
+def test_a_part_is_taken_from_all_families_in_turn(
+    pretended: None, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order = in_turn(cases("cuda"))
+    assert sorted(case.name for case in order) == sorted(case.name for case in cases("cuda"))
+    groups = {(case.family, case.input.dtype) for case in order}
+    assert {(case.family, case.input.dtype) for case in order[: len(groups)]} == groups
+    small = [case for case in cases("cuda") if "MLP" in case.name or "1k" in case.name]
+    monkeypatch.setattr(program, "cases", lambda device: small)
+    wanted = [case.name for case in in_turn(small)]
+    assert wanted != [case.name for case in small]
+    found = []
+    for part in (":2", "2:3", "3:"):
+        status, figures = run("--device", "cuda", "--part", part, "--markdown", str(tmp_path / "tables.md"))
+        assert status == 0
+        found += [row["case"] for row in figures["rows"]]
+    assert found == wanted
+    assert "| `update_vectors<OnePass<Adam>>` | 2.5 |" in (tmp_path / "tables.md").read_text()
+
+
+def test_a_run_that_is_killed_leaves_its_figures(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    row, seen = program.Run._row, []
+
+    def once(self: Any, case: Case) -> Any:
+        if seen:
+            raise Killed
+        seen.append(case.name)
+        return row(self, case)
+
+    monkeypatch.setattr(program.Run, "_row", once)
+    with pytest.raises(Killed):
+        run("--family", "optimizers", "--only", "MLP")
+    left = read(tmp_path / "figures.json")
+    assert [row.case for row in left.rows] == seen
+    assert left.about["cpu"]
 
 
 def test_families_and_threads(run: Run) -> None:
@@ -172,7 +213,9 @@ class Profile:
     """A profile of two kernels, their launches, and a range around them."""
 
     def __init__(self, activities: list[Any]) -> None:
-        kernel = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=False)
+        name = "void fastopt::cuda::(anonymous namespace)::update_vectors<fastopt::OnePass<fastopt::Adam>>(Tensors)"
+        took = SimpleNamespace(elapsed_us=lambda: 2.5)
+        kernel = SimpleNamespace(name=name, time_range=took, device_type=DeviceType.CUDA, is_user_annotation=False)
         launch = SimpleNamespace(device_type=DeviceType.CPU, is_user_annotation=False)
         region = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=True)
         self.events = lambda: [launch, kernel, launch, kernel, region]
@@ -209,6 +252,7 @@ def test_cuda(pretended: None, run: Run, capsys: pytest.CaptureFixture[str]) -> 
             assert {"fastopt", "torch default", "ceiling"} <= row["rounds"].keys()
             assert len(row["launches"]) == 2
             assert set(row["launches"].values()) == {2}
+            assert row["kernels"] == [["update_vectors<OnePass<Adam>>", 2.5]] * 2
         printed = capsys.readouterr().out
         for what in ("a GPU, driver", "launches", "2 / 2", "read and written"):
             assert what in printed

@@ -64,6 +64,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
     assert not [what for function in found if function.plain_name not in exempt for what in found[function]]
     for exemption in exempt:
         assert any(found[f] for f in found if f.plain_name == exemption), f"{exemption} no longer needs an exemption"
+    assert all(function.stack <= ptx.STACK for function in functions), "a launch would resize local memory"
     if name == "rules.cu":
         assert_all_accesses_are_wide(functions)
 

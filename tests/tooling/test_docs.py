@@ -36,7 +36,10 @@ COMMANDS = {
     "torchrun --nproc-per-node 2 examples/train_distributed.py --sharded": "tests/distributed/test_threads.py",
     "torchrun --nproc-per-node 2 examples/fsdp_offload.py": "tests/distributed/test_threads.py",
     "scripts/gpu_check.sh": "tests/tooling/test_gpu_check.py",
-    "scripts/gpu_check.sh bench": "tests/tooling/test_gpu_check.py",
+    "scripts/gpu_check.sh short bench": "tests/tooling/test_gpu_check.py",
+    "scripts/gpu_check.sh first": "tests/tooling/test_gpu_check.py",
+    "scripts/gpu_check.sh second": "tests/tooling/test_gpu_check.py",
+    "CUDAARCHS=90-real PYTHON=python3.12 scripts/gpu_check.sh prebuild": "tests/tooling/test_gpu_check.py",
 }
 
 OPTIMIZERS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._declared import Declared
 from ._update import Group
 
-_FEW = 2**20  # elements
+_FEW = 2**17  # elements
 
 
 class Some(NamedTuple):
@@ -26,7 +26,7 @@ class Some(NamedTuple):
         return [groups[g]["params"][i] for g, positions in self.places.items() for i in positions]
 
     def threads(self, optimizer: Declared) -> int:
-        """One for few elements: in backward OpenMP's threads wait in a loop, and would delay ours."""
+        """One for few elements, for which it does not pay to wake the others."""
         few = sum(param.numel() for param in self.params(optimizer)) < _FEW
         return 1 if few else torch.get_num_threads()
 

@@ -146,5 +146,9 @@ def norm_across_processes(params: list[Tensor]) -> Norm | None:
 def total_norm(tensors: list[Tensor], norm_type: float, params: Iterable[Tensor] = ()) -> float | Tensor:
     """Returns a tensor where the norm is on a device, for which it does not wait."""
     if norm_type == 0:  # torch's norm of norms: how many tensors are not zero
-        return float(sum(bool(Norm([tensor], 0.0).take() > 0) for tensor in tensors))
+        counts = [Norm([tensor], 0.0).take() for tensor in tensors]
+        on_device = [count for count in counts if isinstance(count, Tensor)]
+        if on_device and len(on_device) == len(counts) and len({count.device for count in on_device}) == 1:
+            return torch.stack(on_device).count_nonzero().double()
+        return float(sum(bool(count > 0) for count in counts))
     return Norm(tensors, norm_type, params).take()
