@@ -23,3 +23,13 @@ def backward(params: list[nn.Parameter], step: int) -> None:
     used = [p for i, p in enumerate(params) if p.requires_grad and (step + i) % 4 != 0]
     terms = [(p * some_values(p.shape, p.dtype, 100 * step + i)).sum() for i, p in enumerate(used)]
     torch.stack(terms).sum().backward()
+
+
+def half_params() -> list[nn.Parameter]:
+    shapes = [(40, 3), (9, 11), (16, 16), (33, 2)]
+    return [nn.Parameter(some_values(shape, torch.bfloat16, 10 + i)) for i, shape in enumerate(shapes)]
+
+
+def half_backward(params: list[nn.Parameter], step: int) -> None:
+    terms = [(p * some_values(p.shape, p.dtype, 100 * step + i)).sum() for i, p in enumerate(params)]
+    torch.stack(terms).sum().backward()

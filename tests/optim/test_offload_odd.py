@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastopt
-from fastopt._offload import host, moved, twins
+from fastopt._offload import host, moved
 from late_copies import LateTransfers
 from offload_cases import FREE, backward, offload_params
 from support import assert_same_bits, assert_same_step, some_values
@@ -132,74 +131,6 @@ def test_a_step_that_was_refused_is_repeated_with_the_gradients_of_then() -> Non
             optimizer.zero_grad()
 
     _compare(lambda params: fastopt.AdamW(params, lr=0.1), loop, False)
-
-
-class _Interrupts(LateTransfers):
-    """Interrupts the n-th copy to the device."""
-
-    n, count = 0, 0
-
-    def send(self, source: Tensor, target: Tensor) -> None:
-        _Interrupts.count += 1
-        if _Interrupts.count == _Interrupts.n:
-            raise KeyboardInterrupt
-        super().send(source, target)
-
-
-@FREE
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.5}], ids=str)
-def test_an_interrupted_step_is_repeated(options: dict[str, Any], free: bool) -> None:
-    p = offload_params()
-    one = fastopt.AdamW(p, lr=0.1, **options)
-    for step in range(3):
-        backward(p, step)
-        one.step()
-        one.zero_grad()
-    for n in range(1, 9):
-        _Interrupts.n, _Interrupts.count = n, 0
-        q = offload_params()
-        other = fastopt.offload(fastopt.AdamW(q, lr=0.1, **options), free_grads=free, transfers=_Interrupts)
-        interrupted = False
-        for step in range(3):
-            backward(q, step)
-            try:
-                other.step()
-            except KeyboardInterrupt:
-                interrupted = True
-                other.step()
-            other.zero_grad()
-        assert interrupted
-        assert_same_step(one, p, other, q)
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3])
-def test_an_interrupt_between_two_views_of_the_parameters(nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    q = offload_params()
-    other = fastopt.offload(fastopt.AdamW(q, lr=0.1))
-    backward(q, 0)
-    other.step()
-    before, calls = [param.detach().clone() for param in q], 0
-    original = twins._rekeyed
-
-    def interrupting(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(twins, "_rekeyed", interrupting)
-        with contextlib.suppress(KeyboardInterrupt):
-            other.step()
-    assert other.param_groups[0]["params"][0] is q[0]
-    other.zero_grad()
-    for step in range(1, 3):
-        backward(q, step)
-        other.step()
-        other.zero_grad()
-    assert not any(torch.equal(a, b) for a, b in zip(before, q, strict=True) if b.requires_grad and b.numel())
-    assert all(param in other.state for param in q if param.requires_grad)
 
 
 def test_kept_lists_and_states_stay_the_optimizers() -> None:

@@ -1,4 +1,4 @@
-"""``fastopt.offload`` and everything else: transfers that fail, memory, copies of the optimizer, evaluation, errors."""
+"""``fastopt.offload`` and everything else: memory, copies of the optimizer, evaluation, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gc
 import itertools
 import pickle
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +17,8 @@ import fastopt
 from fastopt._offload import host
 from fastopt._offload.memory import places_like
 from late_copies import LateTransfers
-from offload_cases import FREE
-from support import assert_same_bits, assert_same_step, some_values
-
-OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "AdamW": lambda p: fastopt.AdamW(p, lr=0.1, master="float32"),
-    "clipped": lambda p: fastopt.AdamW(p, lr=0.1, max_grad_norm=0.5),
-    "random": lambda p: fastopt.SGD(p, lr=0.1, momentum=0.9, rounding="stochastic", rounding_seed=3),
-    "ScheduleFreeAdamW": lambda p: fastopt.ScheduleFreeAdamW(p, lr=0.1),
-    "Prodigy": lambda p: fastopt.Prodigy(p, d0=0.01),
-    "Muon": lambda p: fastopt.Muon(p, lr=0.1, flatten=True),
-    "Lookahead": lambda p: fastopt.Lookahead(fastopt.AdamW(p, lr=0.1), k=2),
-}
+from offload_cases import FREE, half_backward, half_params
+from support import assert_same_bits, assert_same_step
 
 
 @pytest.fixture(autouse=True)
@@ -37,95 +26,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_CHUNK", 300)
 
 
-def _params() -> list[nn.Parameter]:
-    shapes = [(40, 3), (9, 11), (16, 16), (33, 2)]
-    return [nn.Parameter(some_values(shape, torch.bfloat16, 10 + i)) for i, shape in enumerate(shapes)]
-
-
-def _backward(params: list[nn.Parameter], step: int) -> None:
-    terms = [(p * some_values(p.shape, p.dtype, 100 * step + i)).sum() for i, p in enumerate(params)]
-    torch.stack(terms).sum().backward()
-
-
-class _Failures:
-    """Fails once, at the n-th copy of a kind."""
-
-    def __init__(self, what: str, n: int) -> None:
-        self._what, self._n = what, n
-        self.count = 0
-
-    def __call__(self, what: str) -> bool:
-        self.count += what == self._what
-        return what == self._what and self.count == self._n
-
-
-@FREE
-@pytest.mark.parametrize("what", ["fetch", "wait", "send"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_transfer_that_fails(name: str, what: str, free: bool) -> None:
-    """The step raises an error and is repeated; then everything is as if nothing had failed."""
-    p = _params()
-    one = OPTIMIZERS[name](p)
-    for step in range(3):
-        _backward(p, step)
-        one.step()
-        one.zero_grad()
-    errors = [""]
-    n = 0
-    while errors:
-        n, errors = n + 1, []
-        failures = _Failures(what, n)
-        q = _params()
-
-        def transfers(device: torch.device, n: int = n, failures: _Failures = failures) -> LateTransfers:
-            return LateTransfers(device, seed=n, fails=failures)
-
-        other = fastopt.offload(OPTIMIZERS[name](q), free_grads=free, transfers=transfers)
-        for step in range(3):
-            try:
-                _backward(q, step)
-            except RuntimeError as error:
-                errors.append(str(error))
-                other.zero_grad()
-                _backward(q, step)
-            try:
-                other.step()
-            except RuntimeError as error:
-                errors.append(str(error))
-                other.step()
-            other.zero_grad()
-        assert all("failed on purpose" in error or "call step() again" in error for error in errors)
-        assert_same_step(one, p, other, q)
-    assert n > 8
-
-
-def test_after_a_step_that_is_not_repeated_the_next_sends_everything() -> None:
-    p, q = _params(), _params()
-    one = fastopt.AdamW(p, lr=0.1)
-    failures = _Failures("send", 2)
-    other = fastopt.offload(fastopt.AdamW(q, lr=0.1), transfers=lambda device: LateTransfers(device, fails=failures))
-    _backward(p, 0)
-    _backward(q, 0)
-    one.step()
-    with pytest.raises(RuntimeError, match="1 parameters could not be sent"):
-        other.step()
-    one.zero_grad()
-    other.zero_grad()
-    _backward(p, 1)
-    _backward(q, 1)
-    one.step()
-    other.step()
-    assert_same_step(one, p, other, q)
-
-
 def test_a_wrong_gradient_is_an_error_and_nothing_is_written() -> None:
-    q = _params()
+    q = half_params()
     other = fastopt.offload(fastopt.AdamW(q, lr=0.1, fused=True), transfers=LateTransfers)
     other.param_groups[0]["weight_decay"] = "much"
-    _backward(q, 0)
+    half_backward(q, 0)
     with pytest.raises(TypeError, match="weight_decay"):
         other.step()
-    for param, first in zip(q, _params(), strict=True):
+    for param, first in zip(q, half_params(), strict=True):
         assert_same_bits(param.detach(), first.detach())
     assert not other.state
     assert other.param_groups[0]["params"][0] is q[0]
@@ -150,16 +58,16 @@ def test_freed_gradients_do_not_exist_at_one_time() -> None:
 
 @FREE
 def test_parameters_do_not_keep_the_memory_of_the_host(free: bool) -> None:
-    q = _params()
+    q = half_params()
     other = fastopt.offload(fastopt.AdamW(q), free_grads=free)
-    _backward(q, 0)
+    half_backward(q, 0)
     other.step()
     known = weakref.ref(other._host)
     gc.disable()
     del other
     gc.enable()
     assert known() is None
-    _backward(q, 1)
+    half_backward(q, 1)
     assert all(p.grad is not None for p in q)
 
 
@@ -186,9 +94,9 @@ def test_places() -> None:
 
 def test_states_that_somebody_has_moved_come_back() -> None:
     """Trainers move the states of a checkpoint to the parameters' device."""
-    q = _params()
+    q = half_params()
     other = fastopt.offload(fastopt.AdamW(q))
-    _backward(q, 0)
+    half_backward(q, 0)
     other.step()
     state = other.state[q[0]]
     state["exp_avg"] = state["exp_avg"].to("meta")  # the only other device here
@@ -198,29 +106,29 @@ def test_states_that_somebody_has_moved_come_back() -> None:
 
 @FREE
 def test_copies_and_pickles_are_not_offloaded(free: bool) -> None:
-    q = _params()
+    q = half_params()
     other = fastopt.offload(fastopt.AdamW(q, lr=0.1), free_grads=free)
-    _backward(q, 0)
+    half_backward(q, 0)
     other.step()
     other.zero_grad()
     for made in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
         assert type(made) is fastopt.AdamW
         params = made.param_groups[0]["params"]
-        _backward(params, 1)
+        half_backward(params, 1)
         made.step()
-    _backward(q, 1)
+    half_backward(q, 1)
     other.step()
     assert_same_step(made, params, other, q)
 
 
 def test_averages_and_monitor() -> None:
-    p, q = _params(), _params()
+    p, q = half_params(), half_params()
     one, other = (fastopt.AdamW(params, lr=0.1, ema=0.9) for params in (p, q))
     fastopt.offload(other, transfers=LateTransfers)
     monitors = [fastopt.monitor(optimizer) for optimizer in (one, other)]
     for step in range(4):
         for params, optimizer in ((p, one), (q, other)):
-            _backward(params, step)
+            half_backward(params, step)
             optimizer.step()
             optimizer.zero_grad()
             with optimizer.averaged():
@@ -234,12 +142,12 @@ def test_averages_and_monitor() -> None:
 
 @pytest.mark.parametrize("master", [None, "float32", "split"])
 def test_evaluation_of_schedule_free(master: str | None) -> None:
-    p, q = _params(), _params()
+    p, q = half_params(), half_params()
     one, other = (fastopt.ScheduleFreeAdamW(params, lr=0.1, master=master) for params in (p, q))
     fastopt.offload(other, transfers=LateTransfers)
     for step in range(4):
         for params, optimizer in ((p, one), (q, other)):
-            _backward(params, step)
+            half_backward(params, step)
             optimizer.step()
             optimizer.zero_grad()
             optimizer.eval()
@@ -251,12 +159,12 @@ def test_evaluation_of_schedule_free(master: str | None) -> None:
 
 
 def test_threads_are_the_callers_again() -> None:
-    q = _params()
+    q = half_params()
     other = fastopt.offload(fastopt.AdamW(q), threads=2)
     seen: list[int] = []
     other.param_groups[0]["lr"] = 0.1
     other._advance = lambda: seen.append(torch.get_num_threads())  # type: ignore[method-assign]
-    _backward(q, 0)
+    half_backward(q, 0)
     other.step()
     assert seen == [2]
     assert torch.get_num_threads() == 1
@@ -264,7 +172,7 @@ def test_threads_are_the_callers_again() -> None:
 
 
 def test_errors() -> None:
-    params = _params()
+    params = half_params()
     optimizer: Any = fastopt.AdamW(params)
     for wrong, error, text in (
         (dict(clip="norm"), ValueError, "Invalid clip: 'norm'"),
