@@ -42,8 +42,8 @@ def main() -> None:
     largest = max(p.nbytes for p in Gpt().parameters())
     print(f"losses, of both: {ordinary[0][0]:.4f} ... {ordinary[0][-1]:.4f}")
     for name, (_, most, seconds) in {"ordinary loop": ordinary, "inside backward": inside}.items():
-        print(f"{name:>16}: at most {most / 1e6:6.1f} MB of gradients, {1e3 * seconds:6.0f} ms a step")
-    print(f"the largest parameter's gradient has {largest / 1e6:.1f} MB")
+        print(f"{name:>16}: at most {most / 1e6:6.2f} MB of gradients, {1e3 * seconds:6.0f} ms a step")
+    print(f"the largest parameter's gradient has {largest / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -48,13 +48,15 @@ def test_bench_names_an_unknown_case() -> None:
 
 
 def test_step_in_backward() -> None:
-    """The same losses as an ordinary loop's, and never more gradients than the largest parameter's."""
+    """The same losses as an ordinary loop's, and never more gradients than the largest parameter's and a twentieth."""
     path = ROOT / "examples" / "step_in_backward.py"
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    peaks = re.findall(r"at most +([\d.]+) MB", done.stdout)
-    assert float(peaks[1]) * 20 < float(peaks[0])
-    assert f"gradient has {peaks[1]} MB" in done.stdout
+    ordinary, inside = (float(peak) for peak in re.findall(r"at most +([\d.]+) MB", done.stdout))
+    largest = re.search(r"gradient has ([\d.]+) MB", done.stdout)
+    assert largest is not None
+    assert inside * 20 < ordinary
+    assert float(largest[1]) <= inside <= 1.05 * float(largest[1]) + 0.01
 
 
 def test_offload() -> None:
