@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity
 
 import fastopt
 from fastopt import _runtime
+from fastopt._processes import using_threads
 
 from .environment import cpu, said
 from .kernels import Kernel, kernels
@@ -21,16 +22,6 @@ from .operation import COLD, Case
 from .peers import ON_CPU, ON_CUDA, packages
 from .products import share
 from .stream import Stream
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Cpu:
@@ -74,7 +65,7 @@ once in each direction."""
 
     def prepared(self, case: Case) -> contextlib.AbstractContextManager[None]:
         """Sets the number of threads that the case asks for."""
-        return _threads(case.threads or self.threads)
+        return using_threads(case.threads or self.threads)
 
     def ceiling(self, case: Case) -> Burst | None:
         """Loops at the speed of memory; None if arithmetic decides, or if it cannot be measured."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -30,6 +33,17 @@ def on_this_machine() -> int:
     """Returns how many processes torchrun, or a launcher like it, has started on this machine; 1 without one."""
     count = os.environ.get("LOCAL_WORLD_SIZE", "")
     return int(count) if count.isdecimal() and int(count) > 0 else 1
+
+
+@contextlib.contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Lets torch, and with it the kernels, use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def launchers_cores() -> int:

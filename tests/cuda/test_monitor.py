@@ -4,6 +4,7 @@ without them."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,6 +78,16 @@ def _compare(case: Case, options: dict[str, Any], scale: float) -> None:
     assert_same_step(alone, others, ours, params)
 
 
+def _assert_equals_reference(run: Callable[[torch.device | str], tuple[str, Any, list[Tensor]]]) -> None:
+    """Compares what a monitor has read, the optimizer and its parameters."""
+    with running("reference"):
+        expected, *reference = run("cpu")
+    with gpu():
+        found, *trained = run(DEVICE)
+    assert found == expected
+    assert_same(*trained, *reference)
+
+
 @pytest.mark.parametrize("ours", [fastopt.AdamW, fastopt.Adafactor])
 @pytest.mark.parametrize("matrix", ["small", "master"])
 def test_storage_of_matrices(ours: Any, matrix: str) -> None:
@@ -92,12 +103,7 @@ def test_storage_of_matrices(ours: Any, matrix: str) -> None:
             step_on(optimizer, params, seed)
         return repr(monitor.latest), optimizer, params
 
-    with running("reference"):
-        expected, *reference = run("cpu")
-    with gpu():
-        found, *trained = run(DEVICE)
-    assert found == expected
-    assert_same(*trained, *reference)
+    _assert_equals_reference(run)
 
 
 def test_any_order(order: str) -> None:
@@ -157,9 +163,4 @@ def test_prodigy_equals_reference() -> None:
             step_on(optimizer, params, seed)
         return repr(monitor.latest), optimizer, params
 
-    with running("reference"):
-        expected, *reference = run("cpu")
-    with gpu():
-        found, *trained = run(DEVICE)
-    assert found == expected
-    assert_same(*trained, *reference)
+    _assert_equals_reference(run)

@@ -92,3 +92,14 @@ def outcomes(script: str, world_size: int, folder: Path) -> list[dict[str, str]]
             process.kill()
     assert [process.returncode for process in running] == [0] * world_size, "\n".join(outputs)[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def assert_none_failed(script: Path, world_size: int, folder: Path) -> None:
+    """Runs a module in so many processes, and names every scenario that has failed in one of them."""
+    wrong = [
+        f"{name}, process {rank}:\n{text}"
+        for rank, scenarios in enumerate(outcomes(str(script), world_size, folder))
+        for name, text in scenarios.items()
+        if text
+    ]
+    assert not wrong, "\n".join(wrong)[:8000]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import outcomes
+from processes import assert_none_failed
 from support import TORCH
 
 pytestmark = pytest.mark.slow
@@ -25,10 +25,4 @@ pytestmark = pytest.mark.slow
 def test_as_one_process(tmp_path: Path, module: str, processes: int) -> None:
     """One test runs all scenarios of a module, as starting the processes takes longer than most of them."""
     script = Path(__file__).with_name(f"{module}.py")
-    wrong = [
-        f"{name}, process {rank}:\n{text}"
-        for rank, scenarios in enumerate(outcomes(str(script), processes, tmp_path))
-        for name, text in scenarios.items()
-        if text
-    ]
-    assert not wrong, "\n".join(wrong)[:8000]
+    assert_none_failed(script, processes, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import outcomes
+from processes import assert_none_failed
 
 pytestmark = pytest.mark.ecosystem
 
@@ -17,10 +17,4 @@ pytestmark = pytest.mark.ecosystem
 @pytest.mark.parametrize("processes", [1, 2])
 def test_zero(tmp_path: Path, processes: int) -> None:
     script = Path(__file__).parents[1] / "distributed" / "zero_offload.py"
-    wrong = [
-        f"{name}, process {rank}:\n{text}"
-        for rank, scenarios in enumerate(outcomes(str(script), processes, tmp_path))
-        for name, text in scenarios.items()
-        if text
-    ]
-    assert not wrong, "\n".join(wrong)[:8000]
+    assert_none_failed(script, processes, tmp_path)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._processes import thread_budget
+from .._processes import thread_budget, using_threads
 from ..optim._norms import total_norm
 from .twin import Twin
 from .twins import Twins
@@ -71,7 +70,7 @@ class Host:
         early = set(self._course)
         late = [twin for twin in used if twin not in early]
         versions = [twin.value._version for twin in late]
-        with twins.at_host(), _threads(self._threads or thread_budget()):
+        with twins.at_host(), using_threads(self._threads or thread_budget()):
             try:
                 twins.give_grads(waiting)
                 update()
@@ -169,14 +168,3 @@ def _chunks(twins: list[Twin]) -> Iterator[list[Twin]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Lets torch, and with it the kernels, use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -29,7 +29,8 @@ class Moved:
     def __init__(self, twins: dict[Tensor, Twin]) -> None:
         self._twins = twins
         self._lock = threading.Lock()  # autograd has a thread for each device
-        self._arriving: deque[Twin] = deque()  # whose gradients keep memory of the device
+        self._arriving: deque[tuple[Twin, int]] = deque()  # whose gradients keep so many bytes of the device
+        self._bytes = 0
         self._order: dict[Twin, None] = {}  # those whose gradients have come since the last step, the first first
         self._hooks: dict[Tensor, Any] = {}
         weakref.finalize(self, _remove, self._hooks)
@@ -75,19 +76,23 @@ class Moved:
         with self._lock:
             twin = self._twins[param]
             if not twin.is_outdated and twin.move_grad():
-                self._arriving.append(twin)
+                self._arriving.append((twin, twin.arriving_bytes))
+                self._bytes += twin.arriving_bytes
                 self._order.pop(twin, None)
                 self._order[twin] = None
-            while self._arriving and self._arriving[0].release():
-                self._arriving.popleft()
-            while len(self._arriving) > 1 and sum(one.arriving_bytes for one in self._arriving) > _UNDER_WAY:
-                self._arriving.popleft().complete_grad()
+            while self._arriving and self._arriving[0][0].release():
+                self._bytes -= self._arriving.popleft()[1]
+            while len(self._arriving) > 1 and self._bytes > _UNDER_WAY:
+                oldest, size = self._arriving.popleft()
+                oldest.complete_grad()
+                self._bytes -= size
 
     def order(self) -> list[Twin]:
         return [twin for twin in self._order if self._twins.get(twin.param) is twin]
 
     def clear(self) -> None:
         self._arriving.clear()
+        self._bytes = 0
         self._order.clear()
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ..optim._declared import Declared
 from ..optim._fused import FusedOptimizer
-from ..optim._hooked import hooked
+from ..optim._hooked import evaluated, hooked
 from ..optim._sharded import any_distributed, refuse_flattened
 from .host import Host
 from .transfers import Transfers, transfers_for
@@ -41,10 +41,7 @@ class Offloaded(FusedOptimizer):
         Raises:
             RuntimeError: as the optimizer; or a transfer has failed. Calling it again then ends the step.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         if self._host.twins.moves and ("found_inf" in self.__dict__ or "grad_scale" in self.__dict__):
             raise RuntimeError(
                 "free_grads: GradScaler looks for an inf in param.grad, which is None; leave one of them out"
@@ -71,6 +68,7 @@ class Offloaded(FusedOptimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads as the optimizer does; states come to the host."""
+        self._host.twins.take_params()
         with self._host.twins.at_host():
             super().load_state_dict(state_dict)
 

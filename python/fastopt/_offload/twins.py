@@ -135,8 +135,7 @@ class Twins:
 
     @contextlib.contextmanager
     def at_host(self) -> Iterator[None]:
-        """A context in which the optimizer's parameters are the values on the host."""
-        self.take_params()
+        """A context in which the optimizer's parameters are the values on the host. Call take_params() before."""
         layers = layers_of(self.optimizer)
         kept = [layer.state for layer in layers]
 

@@ -18,7 +18,7 @@ from ._average import averaged_model, averages, swapped
 from ._chosen import Some
 from ._declared import Declared
 from ._dense import norm_tensor
-from ._hooked import hooked
+from ._hooked import evaluated, hooked
 from ._load import uncast
 from ._norms import grads_of
 from ._step import loss_scale_of, run
@@ -115,11 +115,7 @@ class FusedOptimizer(Declared):
             RuntimeError: a parameter, gradient or state cannot be updated; the message names it,
                 and nothing has been written.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-
+        loss = evaluated(closure)
         # Taken out while in use: a second thread in the same step gets another one.
         engine_step = self.__dict__.pop("_engine_step", None)
         if type(engine_step) is not _runtime.kernels.Step:

@@ -21,6 +21,14 @@ _global_pre_hooks = getattr(torchs, "_global_optimizer_pre_hooks", _somebody)
 _global_post_hooks = getattr(torchs, "_global_optimizer_post_hooks", _somebody)
 
 
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    """Returns the loss of a step's closure, None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def hooked(func: Step) -> Step:
     """Runs torch's wrapper of hooks and a profiler range around a step only while they are in use, because it costs
     more than a small step itself. A compiled step runs eagerly.
