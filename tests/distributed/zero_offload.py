@@ -148,7 +148,8 @@ def resumes_to_the_bit() -> None:
             first.go(range(3)).engine.save_checkpoint(str(folder))
             second.engine.load_checkpoint(str(folder))
             states = [next(iter(one.optimizer.state.values())) for one in (second, first)]
-            assert_close(*states, rtol=0, atol=0)
+            # DeepSpeed pads parts with memory that nobody wrote: the average of a NaN in it is a NaN
+            assert_close(*states, rtol=0, atol=0, equal_nan=True)
             second.go(range(3, 6))
             assert_close(second.params(), whole.params(), rtol=0, atol=0)
 
@@ -171,7 +172,7 @@ def states_in_8_bits_resume() -> None:
         second.engine.load_checkpoint(str(Path(sys.argv[3]) / f"codes_{stage}"))
         states = [next(iter(one.optimizer.state.values())) for one in (second, first)]
         assert states[0]["exp_avg"].dtype == torch.int8
-        assert_close(*states, rtol=0, atol=0)
+        assert_close(*states, rtol=0, atol=0, equal_nan=True)
         assert_close(second.go(range(3, 6)).params(), whole.params(), rtol=0, atol=0)
 
 
