@@ -7,6 +7,7 @@
 #include "engine/interop/operands.h"
 #include "engine/interop/tensor.h"
 #include "engine/norm/batch_norm.h"
+#include "engine/norm/norm.h"
 #include "engine/optim/program.h"
 #include "engine/optim/rows.h"
 #include "engine/optim/rule_table.h"
@@ -129,6 +130,16 @@ void register_batch_norm(py::module_& m) {
           py::arg("sums"), py::arg("activation"), py::arg("negative_slope"), py::arg("threads"));
 }
 
+void register_norm(py::module_& m) {
+    m.def("norm", &norm, py::arg("out"), py::arg("sum"), py::arg("input"), py::arg("residual"), py::arg("weight"),
+          py::arg("bias"), py::arg("statistics"), py::arg("kind"), py::arg("size"), py::arg("eps"),
+          py::arg("activation"), py::arg("negative_slope"), py::arg("threads"));
+    m.def("norm_backward", &norm_backward, py::arg("grad_input"), py::arg("grad_weight"), py::arg("grad_bias"),
+          py::arg("grad"), py::arg("grad_sum"), py::arg("input"), py::arg("weight"), py::arg("bias"),
+          py::arg("statistics"), py::arg("kind"), py::arg("size"), py::arg("activation"), py::arg("negative_slope"),
+          py::arg("threads"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(FASTOPT_MODULE, m) {
@@ -138,4 +149,5 @@ PYBIND11_MODULE(FASTOPT_MODULE, m) {
     register_step(m);
     register_dropout(m);
     register_batch_norm(m);
+    register_norm(m);
 }

@@ -6,6 +6,7 @@
 #include "cpu/dropout/dropout.h"
 #include "cpu/norm/columns.h"
 #include "cpu/norm/planes.h"
+#include "cpu/norm/rows.h"
 #include "cpu/norm/segments.h"
 #include "cpu/optim/adafactor.h"
 #include "cpu/optim/elementwise.h"
@@ -82,9 +83,12 @@ constexpr DropoutTable dropout = {dropouts,
                                   write_packed_mask,
                                   write_blocks};
 
-constexpr NormTable norm = {activation_names, activation_costly, sizeof activation_names / sizeof activation_names[0],
-                            planes<float>,    planes<double>,    columns<float>,
-                            columns<double>};
+constexpr NormTable norm = {
+    activation_names,    activation_costly,  sizeof activation_names / sizeof activation_names[0],
+    planes<float>,       planes<double>,     columns<float>,
+    columns<double>,     rows<Layer, float>, rows<Layer, double>,
+    rows<RMS, float>,    rows<RMS, double>,  add_summands<float>,
+    add_summands<double>};
 
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)

@@ -1,4 +1,4 @@
-// The arithmetic of batch normalization for one element and for one channel.
+// The arithmetic of normalization for one element, one channel, and one set of elements that share statistics.
 #pragma once
 
 #include "math/ieee.h"
@@ -25,7 +25,8 @@ FASTOPT_HD Coefficients<T> coefficients(double mean, double inverse_std, double 
     return {center, T(scale), T(bias - (mean - double(center)) * scale)};
 }
 
-// Projects the gradient of the normalized value: the gradient of x lacks its mean and its part along x.
+// Projects the gradient: that of x lacks its mean and its part along x. Both are those of a set's gradients times their
+// weights, already multiplied by 1 / standard deviation.
 template <class T>
 struct Projection {
     T mean, slope;
@@ -33,14 +34,14 @@ struct Projection {
 
 template <class T>
 FASTOPT_HD T projected(T grad, T x, T center, T scale, T mean, T slope) {
-    return ((grad - mean) - (x - center) * slope) * scale;
+    return (grad * scale - mean) - (x - center) * slope;
 }
 
-// `sum` is that of the gradient, `sum_x` that of its products with x - mean, over `count` elements.
+// `sum` is that of the gradient times its weight, `products` that of its products with x - mean, over `count` elements.
 template <class T>
-FASTOPT_HD Projection<T> projection(double mean, double inverse_std, double sum, double sum_x, double count) {
-    const double slope = inverse_std * inverse_std * sum_x / count;
-    return {T(sum / count - (mean - double(T(mean))) * slope), T(slope)};
+FASTOPT_HD Projection<T> projection(double mean, double inverse_std, double sum, double products, double count) {
+    const double slope = inverse_std * inverse_std * inverse_std * products / count;
+    return {T(inverse_std * sum / count - (mean - double(T(mean))) * slope), T(slope)};
 }
 
 // What is subtracted before squaring: an approximate mean of some elements, from the sum of x - first.

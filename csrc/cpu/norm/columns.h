@@ -1,5 +1,4 @@
-// Batch normalization where a channel's elements are columns (channels-last, (N, C)): works on all columns of a row
-// at once.
+// Normalization where a channel's elements are columns (channels-last, (N, C)): works on all columns of a row at once.
 #pragma once
 
 #include "cpu/norm/column_sums.h"
@@ -11,17 +10,20 @@ template <class T>
 void columns_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
     T* const all = static_cast<T*>(task.coefficients);
-    const int64_t period = l.channels * l.inner;
-    for (int64_t c = begin; c < end; ++c) {
-        const auto [of, less] = numbers_of<T>(task, c);
-        const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
-        for (int k = 0; k < 5; ++k)
-            for (int64_t i = 0; i < l.inner; ++i) all[k * l.repeat + c * l.inner + i] = values[k];
+    const int64_t period = l.channels * l.inner, first_channel = begin * task.group, last = end * task.group;
+    for (int64_t set = begin; set < end; ++set) {
+        const Projection<T> less = projection_so_far<T>(task, set);
+        for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c) {
+            const Coefficients<T> of = coefficients_of<T>(task, c);
+            const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
+            for (int k = 0; k < 5; ++k)
+                for (int64_t i = 0; i < l.inner; ++i) all[k * l.repeat + c * l.inner + i] = values[k];
+        }
     }
     for (int k = 0; k < 5; ++k) {
-        T* const first = all + k * l.repeat + begin * l.inner;
+        T* const first = all + k * l.repeat + first_channel * l.inner;
         for (int64_t at = period; at < l.repeat; at += period)
-            __builtin_memcpy(first + at, first, size_t((end - begin) * l.inner) * sizeof(T));
+            __builtin_memcpy(first + at, first, size_t((last - first_channel) * l.inner) * sizeof(T));
     }
 }
 
@@ -35,7 +37,7 @@ FASTOPT_HD void for_columns(const NormLayout& l, int64_t columns, int64_t first,
 
 template <class T>
 void columns_join_moments(const NormTask& task, int64_t begin, int64_t end) {
-    const NormLayout& l = task.layout;
+    const NormLayout& l = task.sets;
     alignas(64) T buffer[kBlock];
     const T* const rest = l.rest > 0 ? load(task.input, l.rows * l.columns, int(l.rest), buffer) : nullptr;
     for (int64_t c = begin; c < end; c += kLanes) {
@@ -60,8 +62,8 @@ void columns_join_moments(const NormTask& task, int64_t begin, int64_t end) {
             count += 1;
         });
         for (int k = 0; k < width; ++k) {
-            task.pairs[c + k] = mean[k];
-            task.pairs[l.channels + c + k] = squares[k];
+            task.moments[c + k] = mean[k];
+            task.moments[task.set_count + c + k] = squares[k];
         }
     }
 }
@@ -96,8 +98,8 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
             }
         });
         for (int k = 0; k < width; ++k) {
-            task.pairs[c + k] = sum[k];
-            task.pairs[l.channels + c + k] = products[k];
+            task.sums[c + k] = sum[k];
+            task.sums[task.channel_count + c + k] = products[k];
             finalize_sums<T>(task, c + k);
         }
     }
@@ -142,21 +144,47 @@ void columns_gradient(const NormTask& task, int64_t begin, int64_t end) {
         if (task.grad_input.data == nullptr) return;
         T* const out = direct ? static_cast<T*>(task.grad_input.data) + at : x_buffer;
         input_gradient(task, grad, x, out, n, columns_from<T>(task, column));
+        add_grad_sum(task, at, n, out);
         store(task.grad_input, at, n, out, task.streams);
     });
     finish_streams();
 }
 
+int64_t spans_of(const NormLayout& l) { return l.chunks * ((l.columns + kSpan - 1) / kSpan); }
+
 template <class T>
-constexpr NormKernels columns = {columns_moments<T>,
-                                 columns_sums<T>,
-                                 columns_join_moments<T>,
-                                 columns_join_sums<T>,
-                                 columns_fill_coefficients<T>,
-                                 columns_apply<T>,
-                                 columns_gradient<T>,
-                                 nullptr,
-                                 nullptr};
+void columns_forward(const NormTask& all, int64_t begin, int64_t end) {
+    for (int64_t sample = begin; sample < end; ++sample) {
+        const NormTask task = sample_of(all, sample);
+        const int64_t sets = task.sets.channels;
+        add_summands<T>(task, 0, task.layout.total);
+        columns_moments<T>(task, 0, spans_of(task.layout));
+        columns_join_moments<T>(task, 0, sets);
+        for (int64_t set = 0; set < sets; ++set) finalize_statistics(task, set);
+        columns_fill_coefficients<T>(task, 0, sets);
+        columns_apply<T>(task, 0, task.layout.total);
+    }
+}
+
+template <class T>
+void columns_backward(const NormTask& all, int64_t begin, int64_t end) {
+    for (int64_t sample = begin; sample < end; ++sample) {
+        const NormTask task = sample_of(all, sample);
+        NormTask before_sums = task;
+        before_sums.sums = nullptr;
+        columns_fill_coefficients<T>(before_sums, 0, task.sets.channels);
+        columns_sums<T>(task, 0, spans_of(task.layout));
+        columns_join_sums<T>(task, 0, task.layout.channels);
+        columns_fill_coefficients<T>(task, 0, task.sets.channels);
+        columns_gradient<T>(task, 0, task.layout.total);
+    }
+}
+
+template <class T>
+constexpr NormKernels columns = {
+    columns_moments<T>,           columns_sums<T>,  columns_join_moments<T>, columns_join_sums<T>,
+    columns_fill_coefficients<T>, columns_apply<T>, columns_gradient<T>,     columns_forward<T>,
+    columns_backward<T>};
 
 }  // namespace
 }  // namespace fastopt

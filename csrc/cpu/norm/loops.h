@@ -1,4 +1,4 @@
-// The element loops of batch normalization: one per activation, with or without a residual.
+// The element loops of channels: one per activation, with or without a residual.
 #pragma once
 
 #include "cpu/block.h"
@@ -21,10 +21,10 @@ struct OneChannel {
     FASTOPT_HD T slope(int) const { return less.slope; }
 };
 
-// A channel's coefficients. There is no projection before there are sums.
+// There is no projection before there are sums.
 template <class T>
-OneChannel<T> numbers_of(const NormTask& task, int64_t c) {
-    return {coefficients_of<T>(task, c), task.pairs != nullptr ? projection_of<T>(task, c) : Projection<T>{}};
+Projection<T> projection_so_far(const NormTask& task, int64_t set) {
+    return task.sums != nullptr ? projection_of<T>(task, set) : Projection<T>{};
 }
 
 // Different coefficients for each element.
@@ -119,6 +119,35 @@ template <class T, class Channels>
 void input_gradient(const NormTask& task, const T* grad, const T* x, T* out, int n, const Channels& channels) {
     (task.batch ? input_gradient_loop<true, T, Channels> : input_gradient_loop<false, T, Channels>)(grad, x, out, n,
                                                                                                     channels);
+}
+
+// Adds the gradient of the sum that was normalized: `n` elements from `at` on.
+template <class T>
+FASTOPT_NOINLINE void add_onto(T* __restrict values, const T* __restrict others, int n) {
+    for (int i = 0; i < n; ++i) values[i] += others[i];
+}
+
+template <class T>
+void add_grad_sum(const NormTask& task, int64_t at, int n, T* values) {
+    alignas(64) T buffer[kBlock];
+    if (task.grad_sum.data != nullptr) add_onto(values, static_cast<const T*>(load(task.grad_sum, at, n, buffer)), n);
+}
+
+// Writes the sum of both summands to where the normalization reads it.
+template <class T>
+void add_summands(const NormTask& task, int64_t begin, int64_t end) {
+    if (task.summands[0].data == nullptr) return;
+    alignas(64) T buffers[2][kBlock];
+    const bool direct = task.input.type == kNative<T>;
+    for (int64_t at = begin; at < end; at += kBlock) {
+        const int n = int(end - at < kBlock ? end - at : kBlock);
+        const T* const __restrict first = load(task.summands[0], at, n, buffers[0]);
+        const T* const __restrict second = load(task.summands[1], at, n, buffers[1]);
+        T* const out = direct ? static_cast<T*>(task.input.data) + at : buffers[0];
+        FASTOPT_VECTORIZE
+        for (int i = 0; i < n; ++i) out[i] = first[i] + second[i];
+        store(task.input, at, n, out);
+    }
 }
 
 }  // namespace

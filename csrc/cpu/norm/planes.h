@@ -1,5 +1,5 @@
-// Batch normalization where a channel's elements lie in long segments (NCHW). Works channel by channel, so that what
-// the sums have read is still in the cache for the elements.
+// Normalization where a channel's elements lie in long segments (NCHW). Works set by set, so that what the sums have
+// read is still in the cache for the elements.
 #pragma once
 
 #include "cpu/norm/loops.h"
@@ -31,17 +31,17 @@ T shift_of(const typename Format::Storage* values, int n) {
 }
 
 template <class Format, class T>
-void moments_of(const NormTask& task, int64_t channel, int64_t chunk, double& mean, double& squares) {
+void moments_of(const NormTask& task, int64_t set, int64_t chunk, double& mean, double& squares) {
     alignas(64) typename Format::Storage buffer[kBlock];
     double count = 0;
     mean = squares = 0;
-    for_flush_blocks(pieces_of(task.layout, chunk), [&](PieceRange block) {
+    for_flush_blocks(pieces_of(task.sets, chunk), [&](PieceRange block) {
         Pair<T> sums{};
         T shift{};
         double n = 0;
         for (int64_t k = block.begin; k < block.end; ++k) {
-            const Piece piece = piece_of(task.layout, channel, k);
-            prefetch_inputs(task.layout, channel, k, task.input);
+            const Piece piece = piece_of(task.sets, set, k);
+            prefetch_inputs(task.sets, set, k, task.input);
             const auto* const x = collect(task.input, piece, buffer);
             if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
             gather_moments<Format>(sums, x, piece.n(), shift);
@@ -119,10 +119,10 @@ void apply_to(const NormTask& task, int64_t channel, int64_t chunk) {
 }
 
 template <class T>
-void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
+void gradient_to(const NormTask& task, int64_t channel, int64_t chunk, Projection<T> less) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], residual_buffer[kBlock];
     const PieceRange range = pieces_of(task.layout, chunk);
-    const OneChannel<T> numbers{coefficients_of<T>(task, channel), projection_of<T>(task, channel)};
+    const OneChannel<T> numbers{coefficients_of<T>(task, channel), less};
     for (int64_t k = range.begin; k < range.end; ++k) {
         const Piece piece = piece_of(task.layout, channel, k);
         const T* const x = load_piece(task.input, piece, x_buffer);
@@ -134,15 +134,16 @@ void gradient_to(const NormTask& task, int64_t channel, int64_t chunk) {
         if (task.grad_input.data == nullptr) continue;
         T* const out = room_for(task.grad_input, piece, x_buffer, task.streams);
         input_gradient(task, grad, x, out, piece.n(), numbers);
+        if (task.grad_sum.data != nullptr) add_onto(out, load_piece(task.grad_sum, piece, residual_buffer), piece.n());
         store_piece(task.grad_input, piece, out, task.streams);
     }
 }
 
-// Kernels. Units are (channel, chunk) pairs, or channels.
+// Kernels. Units are (set, chunk) or (channel, chunk) pairs, sets or channels.
 
 template <class T>
 void planes_moments(const NormTask& task, int64_t begin, int64_t end) {
-    const int64_t chunks = task.layout.chunks;
+    const int64_t chunks = task.sets.chunks;
     with_format<T>(task.input.type, [&](auto format) {
         for (int64_t unit = begin; unit < end; ++unit) {
             double* const pair = task.partials + 2 * unit;
@@ -173,17 +174,17 @@ void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
 
 template <class T>
 void planes_join_moments(const NormTask& task, int64_t begin, int64_t end) {
-    const NormLayout& l = task.layout;
-    for (int64_t c = begin; c < end; ++c) {
+    const NormLayout& l = task.sets;
+    for (int64_t set = begin; set < end; ++set) {
         double count = 0, mean = 0, squares = 0;
         for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
-            const double* const pair = task.partials + 2 * (c * l.chunks + chunk);
+            const double* const pair = task.partials + 2 * (set * l.chunks + chunk);
             const double n = double(elements_of(l, pieces_of(l, chunk)));
             join(mean, squares, pair[0], pair[1], share(count, n));
             count += n;
         }
-        task.pairs[c] = mean;
-        task.pairs[l.channels + c] = squares;
+        task.moments[set] = mean;
+        task.moments[task.set_count + set] = squares;
     }
 }
 
@@ -197,20 +198,22 @@ void planes_join_sums(const NormTask& task, int64_t begin, int64_t end) {
             sum += pair[0];
             products += pair[1];
         }
-        task.pairs[c] = sum;
-        task.pairs[l.channels + c] = products;
+        task.sums[c] = sum;
+        task.sums[task.channel_count + c] = products;
         finalize_sums<T>(task, c);
     }
 }
 
 template <class T>
 void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
-    const int64_t chunks = task.layout.chunks;
-    for (int64_t c = begin; c < end; ++c) {
-        planes_moments<T>(task, c * chunks, (c + 1) * chunks);
-        planes_join_moments<T>(task, c, c + 1);
-        finalize_statistics(task, c);
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) apply_to<T>(task, c, chunk);
+    const int64_t chunks = task.layout.chunks, of_set = task.sets.chunks;
+    for (int64_t set = begin; set < end; ++set) {
+        add_summands<T>(task, set * task.sets.inner, (set + 1) * task.sets.inner);
+        planes_moments<T>(task, set * of_set, (set + 1) * of_set);
+        planes_join_moments<T>(task, set, set + 1);
+        finalize_statistics(task, set);
+        for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c)
+            for (int64_t chunk = 0; chunk < chunks; ++chunk) apply_to<T>(task, c, chunk);
     }
     finish_streams();
 }
@@ -218,10 +221,13 @@ void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
 template <class T>
 void planes_backward(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.layout.chunks;
-    for (int64_t c = begin; c < end; ++c) {
-        planes_sums<T>(task, c * chunks, (c + 1) * chunks);
-        planes_join_sums<T>(task, c, c + 1);
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) gradient_to<T>(task, c, chunk);
+    for (int64_t set = begin; set < end; ++set) {
+        const int64_t first = set * task.group, last = first + task.group;
+        planes_sums<T>(task, first * chunks, last * chunks);
+        planes_join_sums<T>(task, first, last);
+        const Projection<T> less = projection_of<T>(task, set);
+        for (int64_t c = first; c < last; ++c)
+            for (int64_t chunk = 0; chunk < chunks; ++chunk) gradient_to<T>(task, c, chunk, less);
     }
     finish_streams();
 }

@@ -10,7 +10,11 @@ namespace {
 template <class T>
 void planes_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) {
     auto* const all = static_cast<OneChannel<T>*>(task.coefficients);
-    for (int64_t c = begin; c < end; ++c) all[c] = numbers_of<T>(task, c);
+    for (int64_t set = begin; set < end; ++set) {
+        const Projection<T> less = projection_so_far<T>(task, set);
+        for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c)
+            all[c] = {coefficients_of<T>(task, c), less};
+    }
 }
 
 // Consecutive segments, or parts of them: at most a block.
@@ -88,6 +92,7 @@ void segments_gradient(const NormTask& task, int64_t begin, int64_t end) {
         each<T>(task, some, [&](int i, int n, const OneChannel<T>& numbers) {
             input_gradient(task, grad + i, x + i, out + i, n, numbers);
         });
+        add_grad_sum(task, some.at, some.n, out);
         store(task.grad_input, some.at, some.n, out, task.streams);
     });
     finish_streams();

@@ -1,4 +1,4 @@
-// Sums of batch normalization in lanes of the compute type, which are emptied into float64 before rounding matters.
+// Sums of normalizations in lanes of the compute type, which are emptied into float64 before rounding matters.
 #pragma once
 
 #include "cpu/reductions.h"
@@ -77,6 +77,53 @@ void gather_products(Pair<T>& into, const typename Format::Storage* __restrict g
     load_part<Format>(grads + full, n - full, T(0), grad);
     load_part<Format>(values + full, n - full, center, x);
     add_products(grad, x, center, into.first, into.second);
+}
+
+// The same where each element has a weight, which multiplies its gradient; null stands for weights of 1. Without
+// `kCentered`, the products are those with x, and the gradients are not added.
+template <bool kCentered, bool kWeight, class Format, class T>
+FASTOPT_NOINLINE void gather_weighted(Pair<T>& into, const typename Format::Storage* __restrict grads,
+                                      const typename Format::Storage* __restrict values, const T* __restrict weights,
+                                      int n, T center) {
+    const auto add = [center](const T* grad, const T* x, const T* weight, T* sums, T* products) {
+        for (int l = 0; l < kLanes; ++l) {
+            const T g = kWeight ? grad[l] * weight[l] : grad[l];
+            if constexpr (kCentered) sums[l] += g;
+            products[l] += g * (kCentered ? x[l] - center : x[l]);
+        }
+    };
+    const int full = n / kLanes * kLanes;
+    gather_pairs(into, full, [grads, values, weights, add](int i, T* sums, T* products) {
+        T grad_buffer[kLanes], buffer[kLanes];
+        const T* const grad = row_of(Format(), grads + i, grad_buffer);
+        add(grad, row_of(Format(), values + i, buffer), weights + i, sums, products);
+    });
+    if (full == n) return;
+    T grad[kLanes], x[kLanes], weight[kLanes];
+    load_part<Format>(grads + full, n - full, T(0), grad);
+    load_part<Format>(values + full, n - full, center, x);
+    if constexpr (kWeight) load_part<Native<T>>(weights + full, n - full, T(0), weight);
+    add(grad, x, weight, into.first, into.second);
+}
+
+// Adds squares of x.
+template <class Format, class T>
+void gather_squares(Pair<T>& into, const typename Format::Storage* __restrict values, int n) {
+    const auto add = [](const T* x, T* squares) {
+        for (int l = 0; l < kLanes; ++l) squares[l] += x[l] * x[l];
+    };
+    const int full = n / kLanes * kLanes;
+    T squares[kLanes];
+    __builtin_memcpy(squares, into.second, sizeof squares);
+    for (int i = 0; i < full; i += kLanes) {
+        T buffer[kLanes];
+        add(row_of(Format(), values + i, buffer), squares);
+    }
+    __builtin_memcpy(into.second, squares, sizeof squares);
+    if (full == n) return;
+    T x[kLanes];
+    load_part<Format>(values + full, n - full, T(0), x);
+    add(x, into.second);
 }
 
 template <class T>

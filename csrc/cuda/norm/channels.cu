@@ -59,7 +59,7 @@ __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t
     const int64_t channels = task.layout.channels;
     T* const all = static_cast<T*>(task.coefficients) + c;
     const Coefficients<T> of = coefficients_of<T>(task, c);
-    const Projection<T> less = projection_of<T>(task, c);
+    const Projection<T> less = projection_of<T>(task, set_of(task, c));
     all[0] = of.center;
     all[channels] = of.scale;
     all[2 * channels] = of.offset;
@@ -71,6 +71,7 @@ __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t
 
 template <class T>
 struct OfMoments : JoinMoments {
+    __device__ __forceinline__ static double* pairs(const NormTask& task) { return task.moments; }
     __device__ __forceinline__ static void finalize(const NormTask& task, int64_t c) {
         if (task.statistics != nullptr) finalize_statistics(task, c);
     }
@@ -78,6 +79,7 @@ struct OfMoments : JoinMoments {
 
 template <class T>
 struct OfSums : JoinSums {
+    __device__ __forceinline__ static double* pairs(const NormTask& task) { return task.sums; }
     __device__ __forceinline__ static void finalize(const NormTask& task, int64_t c) {
         finalize_sums<T>(task, c);
         write_parameter_gradients(task, c);
@@ -93,8 +95,9 @@ __global__ void __launch_bounds__(kWarps* kLanes) join_chunks(const __grid_const
     if (c >= task.layout.channels) return;
     const PartialSums all = join_partials<Of<T>>(task, c, lane);
     if (lane != 0) return;
-    task.pairs[c] = all.first;
-    task.pairs[task.layout.channels + c] = all.second;
+    double* const pairs = Of<T>::pairs(task);
+    pairs[c] = all.first;
+    pairs[task.layout.channels + c] = all.second;
     Of<T>::finalize(task, c);
     if (task.coefficients != nullptr) store_coefficients<T>(task, c);
 }
@@ -111,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
         case NormSource::running: use_running(task, c); break;
         case NormSource::gathered: gather_stats(task, c); break;
         case NormSource::nothing:
-            task.pairs[c] = task.pairs[channels + c] = 0;
+            task.sums[c] = task.sums[channels + c] = 0;
             write_parameter_gradients(task, c);
             break;
     }

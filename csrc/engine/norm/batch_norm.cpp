@@ -1,6 +1,6 @@
 #include "engine/norm/batch_norm.h"
 
-#include "engine/norm/call.h"
+#include "engine/norm/channel_call.h"
 #include "engine/workers/dispatch.h"
 
 namespace py = pybind11;
@@ -17,16 +17,15 @@ py::tuple activations() {
 bool batch_norm(py::handle out, py::handle input, py::handle residual, py::handle weight, py::handle bias,
                 py::handle running_mean, py::handle running_var, py::handle statistics, bool training, double momentum,
                 double eps, const char* activation, double negative_slope, int threads) {
-    BatchNormCall call(activation, negative_slope, threads);
+    ChannelCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(residual, task.residual) || !call.take_parameters(weight, bias) ||
-        !call.take_running(running_mean, running_var) || !call.take_statistics(statistics) ||
+        !call.take_running(running_mean, running_var) || !call.take_shared_statistics(statistics) ||
         !call.take_result(out, task.out) || (!training && (absent(running_mean) || absent(running_var))))
         return false;
     task.momentum = momentum;
     task.eps = eps;
     if (training) {
-        call.own_pairs();
         call.forward();
     } else {
         call.evaluate();
@@ -38,15 +37,15 @@ bool batch_norm_backward(py::handle grad_input, py::handle grad_residual, py::ha
                          py::handle grad, py::handle input, py::handle residual, py::handle weight, py::handle bias,
                          py::handle statistics, bool batch, const char* activation, double negative_slope,
                          int threads) {
-    BatchNormCall call(activation, negative_slope, threads);
+    ChannelCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
-        !call.take_per_channel(grad_weight, task.grad_weight) || !call.take_per_channel(grad_bias, task.grad_bias) ||
-        !call.take_result(grad_residual, task.grad_residual) || !call.take_result(grad_input, task.grad_input))
+        !call.take_parameters(weight, bias) || !call.take_shared_statistics(statistics) ||
+        !call.take_per_parameter(grad_weight, task.grad_weight) ||
+        !call.take_per_parameter(grad_bias, task.grad_bias) || !call.take_result(grad_residual, task.grad_residual) ||
+        !call.take_result(grad_input, task.grad_input))
         return false;
     task.batch = batch;
-    call.own_pairs();
     const bool elements = task.grad_input.data != nullptr || task.grad_residual.data != nullptr;
     const bool sums = task.grad_weight.data != nullptr || task.grad_bias.data != nullptr || batch;
     if (elements && sums)
@@ -59,32 +58,31 @@ bool batch_norm_backward(py::handle grad_input, py::handle grad_residual, py::ha
 }
 
 bool batch_norm_moments(py::handle moments, py::handle input, int threads) {
-    BatchNormCall call("identity", 0, threads);
-    if (!call.take_input(input) || !call.take_pairs(moments, call.task.pairs)) return false;
+    ChannelCall call("identity", 0, threads);
+    if (!call.take_input(input) || !call.take_pairs(moments, call.task.moments)) return false;
     call.moments();
     return true;
 }
 
 bool batch_norm_gather_stats(py::handle statistics, py::handle gathered, py::handle running_mean,
                              py::handle running_var, double momentum, double eps) {
-    BatchNormCall call("identity", 0, 1);
+    ChannelCall call("identity", 0, 1);
     NormTask& task = call.task;
-    if (!call.take_gathered(gathered) || !call.take_statistics(statistics) || task.counts == nullptr ||
+    if (!call.take_gathered(gathered) || !call.take_shared_statistics(statistics) || task.counts == nullptr ||
         !call.take_running(running_mean, running_var))
         return false;
     task.momentum = momentum;
     task.eps = eps;
-    call.own_pairs();
     call.gather_stats();
     return true;
 }
 
 bool batch_norm_apply(py::handle out, py::handle input, py::handle residual, py::handle weight, py::handle bias,
                       py::handle statistics, const char* activation, double negative_slope, int threads) {
-    BatchNormCall call(activation, negative_slope, threads);
+    ChannelCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(residual, task.residual) || !call.take_parameters(weight, bias) ||
-        !call.take_statistics(statistics) || !call.take_result(out, task.out))
+        !call.take_shared_statistics(statistics) || !call.take_result(out, task.out))
         return false;
     call.apply();
     return true;
@@ -93,10 +91,11 @@ bool batch_norm_apply(py::handle out, py::handle input, py::handle residual, py:
 bool batch_norm_sums(py::handle sums, py::handle grad, py::handle input, py::handle residual, py::handle weight,
                      py::handle bias, py::handle statistics, const char* activation, double negative_slope,
                      int threads) {
-    BatchNormCall call(activation, negative_slope, threads);
+    ChannelCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) || !call.take_pairs(sums, task.pairs))
+        !call.take_parameters(weight, bias) || !call.take_shared_statistics(statistics) ||
+        !call.take_pairs(sums, task.sums))
         return false;
     call.sums();
     return true;
@@ -105,14 +104,14 @@ bool batch_norm_sums(py::handle sums, py::handle grad, py::handle input, py::han
 bool batch_norm_gradient(py::handle grad_input, py::handle grad_residual, py::handle grad, py::handle input,
                          py::handle residual, py::handle weight, py::handle bias, py::handle statistics,
                          py::handle sums, const char* activation, double negative_slope, int threads) {
-    BatchNormCall call(activation, negative_slope, threads);
+    ChannelCall call(activation, negative_slope, threads);
     NormTask& task = call.task;
     if (!call.take_input(input) || !call.take_operand(grad, task.grad) || !call.take_operand(residual, task.residual) ||
-        !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
+        !call.take_parameters(weight, bias) || !call.take_shared_statistics(statistics) ||
         !call.take_result(grad_residual, task.grad_residual) || !call.take_result(grad_input, task.grad_input))
         return false;
     task.batch = !absent(sums);
-    if (task.batch && (task.counts == nullptr || !call.take_pairs(sums, task.pairs))) return false;
+    if (task.batch && (task.counts == nullptr || !call.take_pairs(sums, task.sums))) return false;
     call.gradient();
     return true;
 }

@@ -42,21 +42,40 @@ void lay_out_columns(NormLayout& l) {
     l.chunks = ceil_div(l.rows, l.chunk);
 }
 
-}  // namespace
-
-NormLayout lay_out_channels(const TensorView& t) {
+NormLayout lay_out(int64_t total, int64_t channels, int64_t inner, bool planes) {
     NormLayout l{};
-    l.channels = t.sizes[1];
-    l.total = t.numel;
-    l.inner = l.channels == 1 ? l.total : t.strides[1];
-    l.outer = l.total / (l.channels * l.inner);
-    l.planes = l.inner >= kPlane;
-    if (l.planes)
+    l.channels = channels;
+    l.total = total;
+    l.inner = inner;
+    l.outer = total / (channels * inner);
+    l.planes = planes;
+    if (planes)
         lay_out_planes(l);
     else
         lay_out_columns(l);
     return l;
 }
+
+}  // namespace
+
+NormLayout lay_out_channels(const TensorView& t) {
+    const int64_t inner = t.sizes[1] == 1 ? t.numel : t.strides[1];
+    return lay_out(t.numel, t.sizes[1], inner, inner >= kPlane);
+}
+
+bool lay_out_groups(const TensorView& t, int64_t groups, NormTask& task) {
+    const int64_t samples = t.sizes[0], channels = t.sizes[1], total = t.numel / samples;
+    if (samples > 1 && t.strides[0] != total) return false;
+    const int64_t inner = channels == 1 ? total : t.strides[1], of_set = inner * (channels / groups);
+    const bool is_run = channels * inner == total, planes = inner >= kPlane;
+    if (planes && !is_run) return false;
+    task.sets = is_run ? lay_out(t.numel, samples * groups, of_set, true) : lay_out(total, groups, of_set, false);
+    task.layout = planes ? lay_out(t.numel, samples * channels, inner, true) : lay_out(total, channels, inner, false);
+    task.samples = planes ? 1 : samples;
+    return true;
+}
+
+NormLayout lay_out_rows(int64_t rows, int64_t length) { return lay_out(rows * length, rows, length, true); }
 
 Units units_of_sums(const NormLayout& l) {
     if (l.planes) return {l.channels * l.chunks, std::min(l.total / l.channels, kChunk)};

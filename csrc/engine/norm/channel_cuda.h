@@ -1,4 +1,4 @@
-// Batch normalization on a GPU: launches on the caller's stream, and never waits.
+// Normalization of channels on a GPU: launches on the caller's stream, and never waits.
 #pragma once
 
 #include "cuda/engine.h"
@@ -7,11 +7,11 @@
 
 namespace fastopt {
 
-// One call. BatchNormCall documents the functions.
-class BatchNormDevice {
+// One call. ChannelCall documents the functions.
+class ChannelDevice {
    public:
     // `task` is complete except for memory that is needed only during the call.
-    BatchNormDevice(const NormTask& task, int device);
+    ChannelDevice(const NormTask& task, int device);
 
     void forward();
     void evaluate();

@@ -1,0 +1,131 @@
+// The element loops of rows, whose elements have a weight each, for layer and for RMS normalization.
+#pragma once
+
+#include "cpu/norm/loops.h"
+#include "cpu/norm/sums.h"
+
+namespace fastopt {
+namespace {
+
+// The number of elements of a row.
+FASTOPT_HD int64_t row_length(const NormTask& task) { return task.sets.inner; }
+
+// Layer normalization: rows have a mean and, with a weight, perhaps a bias.
+struct Layer {
+    static constexpr bool centered = true;
+    template <class T>
+    FASTOPT_HD static T normalized(T x, const OneChannel<T>& row) {
+        return fastopt::normalized(x, row.of.center, row.of.scale, row.of.offset);
+    }
+    template <class T>
+    FASTOPT_HD static T projected(T grad, T x, const OneChannel<T>& row) {
+        return fastopt::projected(grad, x, row.of.center, row.of.scale, row.less.mean, row.less.slope);
+    }
+};
+
+// RMS normalization: the mean counts as 0.
+struct RMS {
+    static constexpr bool centered = false;
+    template <class T>
+    FASTOPT_HD static T normalized(T x, const OneChannel<T>& row) {
+        return x * row.of.scale;
+    }
+    template <class T>
+    FASTOPT_HD static T projected(T grad, T x, const OneChannel<T>& row) {
+        return grad * row.of.scale - x * row.less.slope;
+    }
+};
+
+// z, before the activation. `kWeights`: 0 for none, 1 for weights, 2 for weights and biases.
+template <class Kind, int kWeights, class T>
+FASTOPT_NOINLINE void row_loop(const T* x, const T* weight, const T* bias, T* out, int n,
+                               const OneChannel<T>& numbers) {
+    const OneChannel<T> row = numbers;
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) {
+        T z = Kind::normalized(x[i], row);
+        if constexpr (kWeights > 0) z = z * weight[i];
+        if constexpr (kWeights > 1) z = z + bias[i];
+        out[i] = z;
+    }
+}
+
+// The gradient of the input from that of z, and the terms of the gradients of weight and bias, added to their columns.
+template <class Kind, bool kWeight, bool kParameters, class T>
+FASTOPT_NOINLINE void row_gradient_loop(const T* grad, const T* x, const T* weight, T* out, T* weight_sums,
+                                        T* bias_sums, int n, const OneChannel<T>& numbers) {
+    const OneChannel<T> row = numbers;
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) {
+        const T dz = grad[i], at = x[i];
+        if constexpr (kParameters) {
+            weight_sums[i] += dz * Kind::normalized(at, row);
+            if constexpr (Kind::centered) bias_sums[i] += dz;
+        }
+        out[i] = Kind::projected(kWeight ? dz * weight[i] : dz, at, row);
+    }
+}
+
+template <class T>
+FASTOPT_NOINLINE void multiply(T* __restrict values, const T* __restrict others, int n) {
+    for (int i = 0; i < n; ++i) values[i] *= others[i];
+}
+
+template <class Activation, class T>
+void activation_loop(const T* z, T* out, int n, T negative_slope) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) out[i] = Activation::value(z[i], negative_slope);
+}
+
+template <class Activation, class T>
+void passed_gradient_loop(const T* z, const T* grad, T* out, int n, T negative_slope) {
+    FASTOPT_VECTORIZE
+    for (int i = 0; i < n; ++i) out[i] = Activation::gradient(z[i], grad[i], negative_slope);
+}
+
+#define FASTOPT_ACTIVATION_LOOP(name, Activation) activation_loop<Activation, T>,
+#define FASTOPT_PASSED_GRADIENT_LOOP(name, Activation) passed_gradient_loop<Activation, T>,
+
+template <class T>
+constexpr void (*activation_loops[])(const T*, T*, int, T) = {FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_LOOP)};
+template <class T>
+constexpr void (*passed_gradient_loops[])(const T*, const T*, T*, int,
+                                          T) = {FASTOPT_ACTIVATIONS(FASTOPT_PASSED_GRADIENT_LOOP)};
+
+// The weights of a row's elements from `at` on; null where there are none.
+template <class T>
+const T* parameters_at(const Array& parameters, int64_t at) {
+    return parameters.data != nullptr ? static_cast<const T*>(parameters.data) + at : nullptr;
+}
+
+// Rounds values to the input's type, as it stores them.
+template <class T>
+void round_as(const Array& input, T* values, int n) {
+    alignas(64) uint16_t halves[kBlock];
+    const Array rounded{halves, input.type};
+    if (input.type == kNative<T>) return;
+    store(rounded, 0, n, values);
+    const T* const wide = load(rounded, 0, n, values);
+    if (wide != values) __builtin_memcpy(values, wide, size_t(n) * sizeof(T));
+}
+
+// z of `n` elements from `at` on in a row, before the activation. `rounds`: the normalized value is rounded before the
+// weight.
+template <class Kind, class T>
+void z_of(const NormTask& task, const T* x, int64_t at, int n, const OneChannel<T>& row, bool rounds, T* out) {
+    const T* const weight = parameters_at<T>(task.weight, at);
+    const T* const bias = parameters_at<T>(task.bias, at);
+    if (weight == nullptr || rounds) {
+        row_loop<Kind, 0>(x, weight, bias, out, n, row);
+        if (!rounds) return;
+        round_as(task.input, out, n);
+        if (weight != nullptr) multiply(out, weight, n);
+    } else if (bias == nullptr) {
+        row_loop<Kind, 1>(x, weight, bias, out, n, row);
+    } else {
+        row_loop<Kind, 2>(x, weight, bias, out, n, row);
+    }
+}
+
+}  // namespace
+}  // namespace fastopt
