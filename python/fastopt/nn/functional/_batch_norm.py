@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .._batch_norm import checks, dispatch
-from .._batch_norm.call import Call
+from .._norm.batch import checks, dispatch
+from .._norm.batch.call import Call
 
 
 def batch_norm(

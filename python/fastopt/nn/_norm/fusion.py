@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._compat import has_any_global_hook
-from .composite import ACTIVATIONS
+from .batch.composite import ACTIVATIONS
 
 
 class Activation(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._compiler import constant
+from ...._compiler import constant
+from ..dense import Maybe
 from .call import Call, Wanted
 from .composite import ACTIVATIONS, SLOPES, along, linear
-from .dense import Maybe
 from .operators import Results, told, without_none
 
 

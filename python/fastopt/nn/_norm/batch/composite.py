@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dense import Maybe, Operands
 from .call import Call, Wanted
-from .dense import Maybe, Operands
 from .sync import SumAll
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ... import _runtime
-from ..._compat import increment_version
+from .... import _runtime
+from ...._compat import increment_version
+from ..dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 from .checks import check, check_device, check_memory
-from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 
 Wanted: TypeAlias = Sequence[bool]  # whether to compute the gradients of input, residual, weight, bias
 Gradients: TypeAlias = tuple[Maybe, ...]  # in the same order

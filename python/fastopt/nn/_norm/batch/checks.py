@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ... import _runtime
-from .dense import Operands
+from .... import _runtime
+from ..dense import Operands
 
 HALF = (torch.bfloat16, torch.float16)
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish")

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ... import _runtime
-from ..._processes import gathered
+from .... import _runtime
+from ...._processes import gathered
+from ..dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 from .call import Call, Gradients, Wanted
 from .checks import check, check_device
-from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
 
 
 def group_of(name: str) -> Any:

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from ..._compat import SingleLevelFunction
-from .._tracing import (
+from ...._compat import SingleLevelFunction
+from ..._tracing import (
     any_requires_grad_tracking,
     is_differentiated_again,
     library,
     through_operators,
     transforms_active,
 )
+from ..dense import Maybe, Operands
 from . import composite, operators
 from .call import Call, Gradients, Wanted
 from .checks import check_running
-from .dense import Maybe, Operands
 from .operators import OperatorCall, Results
 
 AnyCall = Call | OperatorCall

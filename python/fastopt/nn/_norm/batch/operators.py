@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._tracing import below_autograd, by_samples, library
+from ..._tracing import below_autograd, by_samples, library
+from ..dense import Maybe, Operands
 from .call import Call, Gradients, Wanted
-from .dense import Maybe, Operands
 from .sync import for_kernels
 
 Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance

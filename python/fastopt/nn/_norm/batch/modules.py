@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _runtime
-from .._leaf import as_call, is_proxy, refuse_script
-from .._tracing import is_traced
-from ..functional import batch_norm
-from . import fusion
+from .... import _runtime
+from ..._leaf import as_call, is_proxy, refuse_script
+from ..._tracing import is_traced
+from ...functional import batch_norm
+from .. import fusion
+from ..dense import Maybe
+from ..fusion import Activation
 from .checks import check_activation
-from .dense import Maybe
-from .fusion import Activation
 
 
 class Normalizing(torch.nn.Module):
