@@ -75,7 +75,7 @@ class _Call:
             return
         lost = None
         if sums is not None:
-            weighted = (self._weight * sums[0], self._weight * sums[1])
+            weighted = (0.0 + self._weight * sums[0], 0.0 + self._weight * sums[1])  # as a sum over a group starts
             lost = projection(self._elements.inverse_std, self._elements.center.excess, weighted, count)
         self.channels.store(self._elements.gradient(entering, lost), grad_input)
 
