@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fastopt import nn
-from fastopt.nn._batch_norm.checks import ACTIVATIONS
+from fastopt.nn._norm.activations import NAMES as ACTIVATIONS
 from processes import Scenarios, everyones
 from support import some_values
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import fastopt
 import zoo
-from fastopt.nn._batch_norm import fusion
+from fastopt.nn._norm import fusion
 
 pytestmark = pytest.mark.ecosystem
 NAMES = [("torchvision", name) for name in zoo.TORCHVISION] + [("timm", name) for name in zoo.TIMM]

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ._adapted import Adapted, adapted
-from ._batch_norm import fusion
-from ._batch_norm.fusion import Activation
-from ._batch_norm.modules import Normalizing
 from ._leaf import as_call, is_proxy
+from ._norm import fusion
+from ._norm.batch.modules import Normalizing
+from ._norm.fusion import Activation
 from .functional import batch_norm
 
 

@@ -10,9 +10,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .._checks import check_module
-from ._batch_norm import fusion
-from ._batch_norm.modules import Normalizing
 from ._foreign import NormAct
+from ._norm import fusion
+from ._norm.batch.modules import Normalizing
 from ._traced import Traced
 from .sequential import Fusing
 

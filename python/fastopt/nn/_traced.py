@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ._adapted import Adapted, adapted, become, origin
-from ._batch_norm import fusion
-from ._batch_norm.fusion import Activation
+from ._norm import fusion
+from ._norm.fusion import Activation
 
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _FUNCTIONS: dict[Any, Activation] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._batch_norm.modules import Fused
+from ._norm.batch.modules import Fused
 
 
 class BatchNorm1d(Fused, torch.nn.BatchNorm1d):

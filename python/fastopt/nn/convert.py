@@ -9,8 +9,8 @@ from torch import nn
 from .._checks import check_module
 from . import _foreign, _traced, batch_norm, dropout, sequential, sync_batch_norm
 from ._adapted import adapted, become, origin
-from ._batch_norm import fusion
 from ._check import check_alike
+from ._norm import fusion
 from ._report import Report
 from .functional_mode import is_wrapped, unwrap_forward, wrap_forward
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .. import _runtime
 from . import functional as F
 from ._adapted import become
-from ._batch_norm.checks import HALF
+from ._norm.checks import HALF
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ._adapted import Adapted
-from ._batch_norm import fusion
-from ._batch_norm.fusion import Activation
+from ._norm import fusion
+from ._norm.fusion import Activation
 
 
 class Fusing(Adapted):

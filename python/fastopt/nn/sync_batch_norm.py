@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._compiler import constant
-from ._batch_norm import dispatch
-from ._batch_norm.call import Call
-from ._batch_norm.checks import check_eps
-from ._batch_norm.dense import Maybe
-from ._batch_norm.fusion import Activation
-from ._batch_norm.modules import Fused
+from ._norm.batch import dispatch
+from ._norm.batch.call import Call
+from ._norm.batch.checks import check_eps
+from ._norm.batch.modules import Fused
+from ._norm.dense import Maybe
+from ._norm.fusion import Activation
 
 
 class _Base(_BatchNorm):

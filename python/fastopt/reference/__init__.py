@@ -37,6 +37,7 @@ from .batch_norm import (
     batch_norm_sums,
 )
 from .dropout import drop, drop_and_sum, write_mask
+from .norm import norm, norm_backward
 from .operands import count, expect_first_write
 from .pipeline import RULES, rules
 from .rows import sum_rows
@@ -73,6 +74,8 @@ __all__ = [
     "lookahead",
     "muon",
     "nadam",
+    "norm",
+    "norm_backward",
     "prodigy",
     "radam",
     "rmsprop",

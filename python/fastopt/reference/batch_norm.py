@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from . import half
-from .activations import ACTIVATIONS
 from .half import Array
-from .norm_sums import Channels, Pairs, join, moments, sums
-from .operands import alike, dense, known
-from .step import flat
+from .norm_elements import PerChannel, projection
+from .norm_operands import numbers, round_into, takes_input, takes_vector
+from .norm_sums import Channels, Pairs, join, moments
+from .operands import alike
 
 
 def _taken(input: Tensor, operands: list[Tensor | None], parameters: list[Tensor | None]) -> bool:
     """Whether the engine takes these tensors as they are."""
-    if not (known(input) and dense(input) and not input.is_complex() and input.ndim >= 2):
-        return False
-    types = {"torch.float32", str(input.dtype)}
-    return all(alike(tensor, input) for tensor in operands) and all(
-        p is None or (known(p) and p.is_contiguous() and p.shape == input.shape[1:2] and str(p.dtype) in types)
-        for p in parameters
+    types = {torch.float32, input.dtype}
+    return (
+        takes_input(input)
+        and input.ndim >= 2
+        and all(alike(tensor, input) for tensor in operands)
+        and all(p is None or (takes_vector(p, types) and p.shape == input.shape[1:2]) for p in parameters)
     )
-
-
-def _numbers(tensor: Tensor | None, default: float, channels: int) -> Array:
-    """Returns the elements of a parameter or statistic in float64."""
-    if tensor is None:
-        return np.full(channels, default)
-    return half.load(flat(tensor)).astype(np.float64)
-
-
-def _round_into(tensor: Tensor | None, values: Array) -> None:
-    if tensor is not None:
-        out = flat(tensor)
-        half.store(values.astype(np.float64 if out.dtype == np.float64 else np.float32), out)
 
 
 class _Call:
@@ -49,41 +36,30 @@ class _Call:
         activation: str,
         negative_slope: float,
     ) -> None:
-        self.channels = Channels(input)
+        self.channels = Channels.of(input)
+        self._weight = numbers(weight, 1.0, self.channels.count)
+        self._bias = numbers(bias, 0.0, self.channels.count)
+        self._residual = None if residual is None else self.channels.load(residual)
+        self._activation = (activation, negative_slope)
         self.x = self.channels.load(input)
-        self.residual = None if residual is None else self.channels.load(residual)
-        self.weight = _numbers(weight, 1.0, self.channels.count)
-        self.bias = _numbers(bias, 0.0, self.channels.count)
-        self.activation, self.negative_slope = ACTIVATIONS[activation], negative_slope
 
     def use(self, statistics: Tensor) -> None:
-        """Rounds coefficients to the compute type. The offset makes up for rounding the mean to the center."""
-        self.mean, self.inverse_std = statistics[:2].numpy()
-        number = self.x.dtype.type
-        scale = self.weight * self.inverse_std
-        self.center = self.mean.astype(number)
-        self.scale = scale.astype(number)
-        self.offset = (self.bias - (self.mean - self.center.astype(np.float64)) * scale).astype(number)
-
-    def z(self) -> Array:
-        spread = self.channels.spread
-        z = (self.x - spread(self.center)) * spread(self.scale) + spread(self.offset)
-        return z if self.residual is None else z + self.residual
+        mean, inverse_std = statistics[:2].numpy()
+        parameters = (self._weight, self._bias)
+        self._elements = PerChannel(
+            self.x, Channels.spread, (mean, inverse_std), *parameters, *self._activation, self._residual
+        )
 
     def apply(self, out: Tensor) -> None:
-        self.channels.store(self.activation.value(self.z(), self.negative_slope), out)
+        self.channels.store(self._elements.value(), out)
 
     def entering(self, grad: Tensor) -> Array:
         """Returns the gradient of z."""
-        loaded = self.channels.load(grad)
-        if self.activation is ACTIVATIONS["identity"]:
-            return loaded
-        return self.activation.gradient(self.z(), loaded, self.negative_slope)
+        return self._elements.gradient_of_z(self.channels.load(grad))
 
     def sums(self, entering: Array) -> Pairs:
         """Sums the gradient of z, and its products with x - mean."""
-        total, products = sums(self.channels, entering, self.x, self.center)
-        return total, products - (self.mean - self.center.astype(np.float64)) * total
+        return self._elements.center.sums(self.channels, entering, self.x)
 
     def gradient(
         self,
@@ -97,15 +73,11 @@ class _Call:
             self.channels.store(entering, grad_residual)
         if grad_input is None:
             return
-        spread = self.channels.spread
-        if sums is None:
-            self.channels.store(entering * spread(self.scale), grad_input)
-            return
-        number = self.x.dtype.type
-        slope = self.inverse_std * self.inverse_std * sums[1] / count
-        mean = (sums[0] / count - (self.mean - self.center.astype(np.float64)) * slope).astype(number)
-        along = (self.x - spread(self.center)) * spread(slope.astype(number))
-        self.channels.store(((entering - spread(mean)) - along) * spread(self.scale), grad_input)
+        lost = None
+        if sums is not None:
+            weighted = (0.0 + self._weight * sums[0], 0.0 + self._weight * sums[1])  # as a sum over a group starts
+            lost = projection(self._elements.inverse_std, self._elements.center.excess, weighted, count)
+        self.channels.store(self._elements.gradient(entering, lost), grad_input)
 
 
 def _finalize_statistics(
@@ -125,7 +97,7 @@ def _finalize_statistics(
         unbiased = squares / np.float64(count - 1)
     for running, now in ((running_mean, mean), (running_var, unbiased)):
         if running is not None:
-            _round_into(running, momentum * now + (1 - momentum) * _numbers(running, 0.0, channels))
+            round_into(running, momentum * now + (1 - momentum) * numbers(running, 0.0, channels))
 
 
 @np.errstate(all="ignore")
@@ -151,8 +123,8 @@ def batch_norm(
         return False
     channels = input.shape[1]
     if not training:
-        statistics[0].numpy()[...] = _numbers(running_mean, 0.0, channels)
-        statistics[1].numpy()[...] = 1 / np.sqrt(_numbers(running_var, 1.0, channels) + eps)
+        statistics[0].numpy()[...] = numbers(running_mean, 0.0, channels)
+        statistics[1].numpy()[...] = 1 / np.sqrt(numbers(running_var, 1.0, channels) + eps)
     elif input.numel() == 0:
         statistics.zero_()
     if input.numel() == 0:
@@ -194,8 +166,8 @@ def batch_norm_backward(
         if batch or grad_weight is not None or grad_bias is not None:
             totals = call.sums(entering)
         call.gradient(entering, totals if batch else None, call.channels.elements, grad_input, grad_residual)
-    _round_into(grad_bias, totals[0])
-    _round_into(grad_weight, totals[1] * statistics[1].numpy())
+    round_into(grad_bias, totals[0])
+    round_into(grad_weight, totals[1] * statistics[1].numpy())
     return True
 
 
@@ -205,7 +177,7 @@ def batch_norm_moments(moments_out: Tensor, input: Tensor, threads: int) -> bool
         return False
     moments_out.zero_()
     if input.numel():
-        channels = Channels(input)
+        channels = Channels.of(input)
         moments_out.numpy()[...] = moments(channels, channels.load(input))
     return True
 

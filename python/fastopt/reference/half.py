@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,3 +36,10 @@ def store(values: Array, out: Array) -> None:
         out[...] = np.where(np.isnan(values), np.float16(np.nan), values.astype(np.float16))
     else:
         out[...] = values
+
+
+def rounded(values: Array, dtype: torch.dtype) -> Array:
+    """Returns values of the compute type as a tensor of ``dtype`` would hold them."""
+    kept = np.empty_like(values, dtype=bfloat16 if dtype == torch.bfloat16 else str(dtype).removeprefix("torch."))
+    store(values, kept)
+    return load(kept)

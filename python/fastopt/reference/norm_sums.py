@@ -1,4 +1,4 @@
-"""The shape of batch normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``,
+"""The shape of a normalization's sums (``csrc/engine/norm/layout.cpp``, ``csrc/cpu/norm/planes.h``,
 ``columns.h``): flush blocks are summed in lanes of the compute type, which are emptied into float64 and joined in
 order. All channels run at once."""
 
@@ -27,15 +27,19 @@ SHIFT_ROWS = 8  # the rows of a flush block whose mean is its shift
 
 
 class Channels:
-    """A dense tensor's memory as [outer][channels][inner]."""
+    """Memory as [outer][channels][inner]. Sums take it as planes or as columns."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.count = tensor.shape[1]
-        total = tensor.numel()
-        self.inner = total if self.count == 1 else tensor.stride(1)
-        self.outer = total // (self.count * self.inner)
-        self.elements = total // self.count
-        self.planes = self.inner >= PLANE
+    def __init__(self, outer: int, count: int, inner: int, planes: bool | None = None) -> None:
+        self.outer, self.count, self.inner = outer, count, inner
+        self.elements = outer * inner
+        self.planes = inner >= PLANE if planes is None else planes
+
+    @staticmethod
+    def of(tensor: Tensor) -> Channels:
+        """Returns the channels of a dense tensor, whose second dimension they are."""
+        count, total = tensor.shape[1], tensor.numel()
+        inner = total if count == 1 else tensor.stride(1)
+        return Channels(total // (count * inner), count, inner)
 
     def load(self, tensor: Tensor) -> Array:
         """Returns (outer, channels, inner) in the compute type."""
@@ -218,28 +222,32 @@ def _column_moments(channels: Channels, x: Array) -> Pairs:
     return pairs
 
 
+def column_chunks(rows: Array, step: int) -> Iterator[Array]:
+    """Yields the sums of the columns of each chunk, which has ``step`` rows."""
+    for first in range(0, len(rows), step):
+        own = np.zeros(rows.shape[1])
+        for begin in range(first, min(first + step, len(rows)), FLUSH_ROWS):
+            lanes = np.zeros_like(rows[0])
+            for row in rows[begin : min(begin + FLUSH_ROWS, first + step)]:
+                lanes += row
+            own = own + lanes
+        yield own
+
+
 def _column_sums(channels: Channels, grad: Array, x: Array, center: Array) -> Pairs:
-    grad_rows, grad_rest = _columns(channels, grad)
-    deviations, rest = _columns(channels, x - Channels.spread(center))
-    total, products = np.zeros(channels.count), np.zeros(channels.count)
-    columns = grad_rows.shape[1]
-    step = _chunk_of_rows(columns)
-    for first in range(0, len(grad_rows), step):
-        own, own_products = np.zeros(columns), np.zeros(columns)
-        for begin in range(first, min(first + step, len(grad_rows)), FLUSH_ROWS):
-            end = min(begin + FLUSH_ROWS, first + step)
-            lanes, product_lanes = np.zeros(columns, x.dtype), np.zeros(columns, x.dtype)
-            for g, deviation in zip(grad_rows[begin:end], deviations[begin:end], strict=True):
-                lanes += g
-                product_lanes += g * deviation
-            own, own_products = own + lanes, own_products + product_lanes
-        for theirs, their_products in zip(
-            _of_channels(channels, own), _of_channels(channels, own_products), strict=True
-        ):
-            total, products = total + theirs, products + their_products
-    for g, product in zip(_of_channels(channels, grad_rest), _of_channels(channels, grad_rest * rest), strict=True):
-        total, products = total + g, products + product
-    return total, products
+    products = grad * (x - Channels.spread(center))
+    sums = []
+    for values in (grad, products):
+        rows, rest = _columns(channels, values)
+        step = _chunk_of_rows(rows.shape[1])
+        total = np.zeros(channels.count)
+        for own in column_chunks(rows, step):
+            for part in _of_channels(channels, own):
+                total = total + part
+        for part in _of_channels(channels, rest):
+            total = total + part
+        sums.append(total)
+    return sums[0], sums[1]
 
 
 def moments(channels: Channels, x: Array) -> Pairs:

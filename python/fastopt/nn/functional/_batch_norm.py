@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .._batch_norm import checks, dispatch
-from .._batch_norm.call import Call
+from .._norm.activations import check_activation
+from .._norm.batch import checks, dispatch
+from .._norm.batch.call import Call
 
 
 def batch_norm(
@@ -65,6 +66,6 @@ def batch_norm(
     if training:
         checks.check_sizes(input)
     checks.check_eps(eps, training)
-    checks.check_activation(activation)
+    check_activation(activation)
     call = Call(training, momentum, eps, activation or "identity", negative_slope)
     return dispatch.batch_norm(call, tensors)

@@ -1,5 +1,4 @@
-"""Gradients of batch normalization, for kernels and operators alike. Kernels compute the first ones, torch's operations
-(``composite``) further ones."""
+"""Gradients of batch normalization, for kernels and operators alike."""
 
 from __future__ import annotations
 
@@ -10,22 +9,22 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from ..._compat import SingleLevelFunction
-from .._tracing import (
+from ...._compat import SingleLevelFunction
+from ..._tracing import (
     any_requires_grad_tracking,
     is_differentiated_again,
     library,
-    through_operators,
     transforms_active,
 )
+from ..dense import Gradients, Maybe, Operands
+from ..double_backward import first_only, gradients, record_gradients
+from ..operators import Results, without_none
 from . import composite, operators
-from .call import Call, Gradients, Wanted
+from .call import Call
 from .checks import check_running
-from .dense import Maybe, Operands
-from .operators import OperatorCall, Results
+from .operators import OperatorCall
 
 AnyCall = Call | OperatorCall
-_FIRST_ONLY = "batch_norm: torch.func has its first derivatives only; torch.autograd has all"
 
 
 class _BatchNorm(SingleLevelFunction):
@@ -48,19 +47,19 @@ class _BatchNorm(SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Maybe, ...]:
         input, residual, weight, bias, statistics = ctx.saved_tensors
-        wants = ctx.needs_input_grad[:4]
+        wants, how = ctx.needs_input_grad[:4], (ctx.call, _composite, operators.batch_norm_backward)
         if ctx.call.activation != "identity":
-            return (*gradients(ctx.call, wants, grad, input, residual, weight, bias, statistics), None, None, None)
+            return (*gradients(*how, wants, grad, input, residual, weight, bias, statistics), None, None, None)
         own = (wants[0], False, wants[2], wants[3])
         bias = getattr(ctx, "bias", bias)
-        of_input, _, of_weight, of_bias = gradients(ctx.call, own, grad, input, None, weight, bias, statistics)
+        of_input, _, of_weight, of_bias = gradients(*how, own, grad, input, None, weight, bias, statistics)
         return of_input, grad if wants[1] else None, of_weight, of_bias, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> Any:
         *primals, statistics = ctx.saved_tensors
         if is_differentiated_again((*primals, *tangents)):
-            raise RuntimeError(_FIRST_ONLY)
+            raise RuntimeError(first_only(ctx.call))
         return composite.tangent(ctx.call, statistics, primals, tangents[:4])
 
 
@@ -82,6 +81,10 @@ class _BatchNormOperator(_BatchNorm):
         return _BatchNorm.jvp(ctx, *tangents), None, None, None
 
 
+def _composite(*arguments: Any) -> tuple[Tensor]:
+    return (composite.forward(*arguments),)
+
+
 def _keep(
     ctx: Any, call: AnyCall, input: Tensor, residual: Maybe, weight: Maybe, bias: Maybe, statistics: Tensor
 ) -> None:
@@ -94,41 +97,7 @@ def _keep(
     ctx.save_for_backward(input, residual, weight, bias, statistics)
 
 
-class _Gradients(SingleLevelFunction):
-    """``grad, input, residual, weight, bias, statistics, call, wants -> gradients``"""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Gradients:
-        *tensors, statistics, ctx.call, ctx.wants = args
-        ctx.save_for_backward(*tensors, statistics)
-        found: Gradients = ctx.call.backward(ctx.wants, *tensors, statistics)
-        return found
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Maybe) -> Any:
-        raise RuntimeError("batch_norm: forward mode has first derivatives only; torch.autograd.grad has all")
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        if transforms_active():
-            raise RuntimeError(_FIRST_ONLY)
-        *tensors, statistics = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:5]
-        found = composite.second_gradients(ctx.call, statistics, ctx.wants, needs, tensors, grads)
-        return (*found, None, None, None)
-
-
-_record, _record_operator, _record_gradients = _BatchNorm.apply, _BatchNormOperator.apply, _Gradients.apply
-
-
-def gradients(call: AnyCall, wants: Wanted, grad: Tensor, *others: Any) -> Gradients:
-    """Computes the first gradients, and lets autograd record it where it tracks an argument."""
-    if type(call) is OperatorCall or through_operators(grad):
-        return operators.batch_norm_backward(call, wants, grad, *others)
-    if any_requires_grad_tracking((grad, *others)):
-        found: Gradients = _record_gradients(grad, *others, call, wants)
-        return found
-    return call.backward(wants, grad, *others)
+_record, _record_operator = _BatchNorm.apply, _BatchNormOperator.apply
 
 
 def apply(call: Call, operands: Operands) -> Tensor:
@@ -176,7 +145,7 @@ def _(
     tensors = (grad, input, residual, weight, bias)
     with enable_single_level_autograd_function():
         if any_requires_grad_tracking(tensors):
-            found: Gradients = _record_gradients(*tensors, statistics, call, tuple(wants))
+            found: Gradients = record_gradients(*tensors, statistics, call, tuple(wants), _composite)
         else:
             found = call.backward(tuple(wants), *tensors, statistics)
-    return operators.without_none(found, input)
+    return without_none(found, input)

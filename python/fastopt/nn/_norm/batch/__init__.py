@@ -1,13 +1,11 @@
-"""The implementation of batch normalization in ``fastopt.nn``.
+"""Batch normalization.
 
 - ``call``: applies the kernels to tensors of any layout, without autograd
 - ``checks``: explains what is wrong with arguments that the kernels refuse
 - ``composite``: the same in torch's own operations, for derivatives beyond the first backward pass
 - ``operators``: the same as operators of torch's dispatcher, for compilers, transforms and modes
 - ``autograd``: the gradients of kernels and operators
-- ``dense``: brings tensors into the form that the kernels take
 - ``sync``: statistics over several processes
-- ``fusion``: decides what runs in one pass with a norm
 - ``inductor``: the same in operations that a compiler fuses
 - ``dispatch``: the entry, which chooses among them for each call
 - ``modules``: the base classes of the modules

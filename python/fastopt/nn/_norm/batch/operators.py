@@ -3,17 +3,16 @@ and tensor subclasses. They write nothing: new running statistics are results. T
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._tracing import below_autograd, by_samples, library
-from .call import Call, Gradients, Wanted
-from .dense import Maybe, Operands
+from ..._tracing import below_autograd, library
+from ..dense import Gradients, Maybe, Operands, Wanted
+from ..operators import Results, by_kernels, only_wanted, register_vmap, without_none
+from .call import Call
 from .sync import for_kernels
-
-Results: TypeAlias = tuple[Tensor, ...]  # result, statistics, new running mean and variance
 
 _OPTIONS = "bool batch, float momentum, float eps, str activation, float negative_slope, str group"
 library.define(
@@ -32,6 +31,10 @@ class OperatorCall(Call):
 
     __slots__ = ()
 
+    @property
+    def is_operator(self) -> bool:
+        return True
+
     def forward(self, operands: Operands) -> Any:
         with below_autograd():
             return batch_norm(self, operands)
@@ -42,7 +45,7 @@ class OperatorCall(Call):
 
 
 def batch_norm(call: Call, operands: Operands) -> Results:
-    """Runs ``call`` through the dispatcher."""
+    """Runs ``call`` through the dispatcher. Returns result, statistics, new running mean and variance."""
     return _ops.batch_norm(*operands, *call)
 
 
@@ -52,33 +55,10 @@ def told(*arguments: Any) -> tuple[Operands, Call]:
 
 
 def batch_norm_backward(call: Call, wants: Wanted, *tensors: Maybe) -> Gradients:
-    found = _ops.batch_norm_backward(wants, *tensors, *call)
-    return tuple(g if want else None for g, want in zip(found, wants, strict=True))
+    return only_wanted(wants, _ops.batch_norm_backward(wants, *tensors, *call))
 
 
-# Operators cannot return None, so an empty tensor stands for it.
-
-
-def without_none(tensors: Gradients, like: Tensor) -> Results:
-    return tuple(_or_empty(tensor, like) for tensor in tensors)
-
-
-def _or_empty(tensor: Maybe, like: Tensor) -> Tensor:
-    return like.new_empty(0) if tensor is None else tensor
-
-
-def _by_kernels(name: str) -> Any:
-    """Registers a function as the operator ``name`` on the CPU and on GPUs."""
-
-    def register(function: Any) -> Any:
-        for key in ("CPU", "CUDA"):
-            library.impl(name, function, key)
-        return function
-
-    return register
-
-
-@_by_kernels("batch_norm")
+@by_kernels("batch_norm")
 def _(*arguments: Any) -> Results:
     (input, residual, weight, bias, *running), call = told(*arguments)
     mean, var = (tensor.clone() if call.batch and tensor is not None else tensor for tensor in running)
@@ -87,7 +67,7 @@ def _(*arguments: Any) -> Results:
     return out, statistics, *without_none(new, input)
 
 
-@_by_kernels("batch_norm_backward")
+@by_kernels("batch_norm_backward")
 def _(
     wants: list[bool],
     grad: Tensor,
@@ -136,17 +116,5 @@ def _(
     return tuple(found)
 
 
-# vmap. torch before 2.5 does the same by itself, and warns.
-
-
-def _vmap(operator: Any) -> Any:
-    def stacked(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        samples = by_samples(operator, info, in_dims, *args)
-        return tuple(map(torch.stack, zip(*samples, strict=True))), (0, 0, 0, 0)
-
-    return stacked
-
-
-if hasattr(torch.library, "register_vmap"):
-    torch.library.register_vmap("fastopt::batch_norm", _vmap(_ops.batch_norm))
-    torch.library.register_vmap("fastopt::batch_norm_backward", _vmap(_ops.batch_norm_backward))
+register_vmap("batch_norm")
+register_vmap("batch_norm_backward")

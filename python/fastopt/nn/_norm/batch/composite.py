@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .call import Call, Wanted
-from .dense import Maybe, Operands
+from ..activations import FUNCTIONS, through
+from ..dense import Maybe, Operands
+from .call import Call
 from .sync import SumAll
-
-ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "identity": lambda z, _: z,
-    "relu": lambda z, _: F.relu(z),
-    "relu6": lambda z, _: F.relu6(z),
-    "leaky_relu": F.leaky_relu,
-    "elu": lambda z, _: F.elu(z),
-    "silu": lambda z, _: F.silu(z),
-    "gelu": lambda z, _: F.gelu(z),
-    "hardswish": lambda z, _: F.hardswish(z),
-}
-
-_aten = torch.ops.aten
-# A change of z times the activation's derivative there, by operators that torch's forward mode supports.
-SLOPES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "relu": lambda change, z, _: _aten.threshold_backward(change, z, 0),
-    "relu6": lambda change, z, _: _aten.hardtanh_backward(change, z, 0, 6),
-    "leaky_relu": lambda change, z, slope: _aten.leaky_relu_backward(change, z, slope, False),
-    "elu": lambda change, z, _: _aten.elu_backward(change, 1, 1, 1, False, z),
-    "silu": lambda change, z, _: _aten.silu_backward(change, z),
-    "gelu": lambda change, z, _: _aten.gelu_backward(change, z),
-    "hardswish": lambda change, z, _: _aten.hardswish_backward(change, z),
-}
 
 
 def along(numbers: Tensor, values: Tensor) -> Tensor:
@@ -81,14 +60,14 @@ def forward(
 ) -> Tensor:
     x_hat, _ = _normalized(call, statistics, input.double())
     z = linear(x_hat, residual, weight, bias)
-    return ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
+    return FUNCTIONS[call.activation](z, call.negative_slope).to(input.dtype)
 
 
 def by_torch(call: Call, operands: Operands) -> Tensor:
     """Runs a call in evaluation by torch's operators, which every exporter knows."""
     input, residual, weight, bias, running_mean, running_var = operands
     z = F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, call.eps)
-    return ACTIVATIONS[call.activation](z if residual is None else z + residual, call.negative_slope)
+    return FUNCTIONS[call.activation](z if residual is None else z + residual, call.negative_slope)
 
 
 def tangent(
@@ -117,37 +96,5 @@ def tangent(
         change = change + along(of_bias, x_hat)
     if of_residual is not None:
         change = change + of_residual
-    if call.activation in SLOPES:
-        change = SLOPES[call.activation](change, linear(x_hat, residual, weight, bias), call.negative_slope)
-    return change.to(input.dtype)
-
-
-def second_gradients(
-    call: Call,
-    statistics: Tensor,
-    wants: Wanted,
-    needs: Sequence[bool],
-    tensors: Sequence[Maybe],
-    grads: Sequence[Maybe],
-) -> list[Maybe]:
-    """Returns the gradients of grad, input, residual, weight and bias that ``needs`` asks for. ``grads`` are those of
-    the first gradients, which ``wants`` chose."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views tell apart a tensor that comes in twice, as input and residual.
-        own = [None if t is None else t.view_as(t) for t in tensors]
-        own = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in own]
-        grad, *inputs = own
-        input, residual, weight, bias = inputs
-        assert input is not None
-        out = forward(call, statistics, input, residual, weight, bias)
-        wanted = [t for t, want in zip(inputs, wants, strict=True) if want and t is not None]
-        firsts = torch.autograd.grad(out, wanted, grad, create_graph=True)
-        given = [g for g, want in zip(grads, wants, strict=True) if want]
-        pairs = [(first, g) for first, g in zip(firsts, given, strict=False) if g is not None and first.requires_grad]
-    if not pairs:
-        return [None] * len(own)
-    sought = [t for t, need in zip(own, needs, strict=True) if need and t is not None]
-    outputs, weights = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, sought, weights, create_graph=again, allow_unused=True))
-    return [next(found) if need and t is not None else None for t, need in zip(own, needs, strict=True)]
+    z = partial(linear, x_hat, residual, weight, bias)
+    return through(call.activation, change, z, call.negative_slope).to(input.dtype)

@@ -1,30 +1,28 @@
-"""Batch normalization in operations that torch's inductor fuses with their neighbours. In a compiled CNN this saves a
-pass over memory and a change of layout at each convolution, which a call of our kernels could not save."""
+"""Batch normalization in operations that torch's inductor fuses with their neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._compiler import constant
-from .call import Call, Wanted
-from .composite import ACTIVATIONS, SLOPES, along, linear
-from .dense import Maybe
-from .operators import Results, told, without_none
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+from ...._compiler import constant
+from ..activations import FUNCTIONS, through
+from ..dense import Maybe, Wanted
+from ..inductor import enter, wide
+from ..operators import Results, without_none
+from .call import Call
+from .composite import along, linear
+from .operators import told
 
 
 def forward(*arguments: Any) -> Results:
     (input, residual, weight, bias, running_mean, running_var), call = told(*arguments)
     if call.group:
         return NotImplemented
-    x = _wide(input)
+    x = wide(input)
     new: list[Maybe] = [None, None]
     if call.batch:
         var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0, keepdim=True)
@@ -39,7 +37,7 @@ def forward(*arguments: Any) -> Results:
         mean, var = along(running_mean, x), along(running_var, x)
     inverse_std = torch.rsqrt(var + call.eps)
     z = linear((x - mean) * inverse_std, residual, weight, bias)
-    out = ACTIVATIONS[call.activation](z, call.negative_slope).to(input.dtype)
+    out = FUNCTIONS[call.activation](z, call.negative_slope).to(input.dtype)
     statistics = torch.stack([mean.reshape(-1), inverse_std.reshape(-1)])
     return out, statistics, *without_none(tuple(new), input)
 
@@ -58,12 +56,11 @@ def backward(
     if call.group:
         return NotImplemented
     dims = [d for d in range(input.ndim) if d != 1]
-    x = _wide(input)
+    x = wide(input)
     inverse_std = along(statistics[1], x)
     x_hat = (x - along(statistics[0], x)) * inverse_std
-    change = _wide(grad)
-    if call.activation in SLOPES:
-        change = SLOPES[call.activation](change, linear(x_hat, residual, weight, bias), call.negative_slope)
+    change = wide(grad)
+    change = through(call.activation, change, partial(linear, x_hat, residual, weight, bias), call.negative_slope)
     total, scaled = change.sum(dims, keepdim=True), (change * x_hat).sum(dims, keepdim=True)
     of_input = change
     if call.batch:
@@ -81,23 +78,12 @@ def backward(
     return without_none(found, input)
 
 
-@constant
-def prepare() -> bool:
-    """Tells inductor of these operations. It is called while a program is traced, before inductor compiles it. Other
-    backends call the kernels."""
-    try:
-        from torch._inductor import decomposition
-
-        table, again = decomposition.decompositions, decomposition.fast_random_decomps.cache_clear
-    except (ImportError, AttributeError):  # torch has renamed its private parts: inductor calls the kernels then
-        return False
-    if not _OPS.keys() <= table.keys():
-        table.update(_OPS)
-        again()
-    return True
-
-
-_OPS: dict[Any, Callable[..., Any]] = {
+_OPERATIONS = {
     torch.ops.fastopt.batch_norm.default: forward,
     torch.ops.fastopt.batch_norm_backward.default: backward,
 }
+
+
+@constant
+def prepare() -> bool:
+    return enter(_OPERATIONS)

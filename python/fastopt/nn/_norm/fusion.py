@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._compat import has_any_global_hook
-from .composite import ACTIVATIONS
+from .activations import FUNCTIONS
 
 
 class Activation(NamedTuple):
@@ -25,7 +25,7 @@ class Activation(NamedTuple):
 
 # A reader checks the module's attributes where the kernels know only one value of them.
 _Reader: TypeAlias = Callable[[Any], Activation | None]
-_PLAIN = {name: Activation(name) for name in ACTIVATIONS}
+_PLAIN = {name: Activation(name) for name in FUNCTIONS}
 _KNOWN: dict[type[nn.Module], _Reader] = {
     nn.ReLU: lambda m: _PLAIN["relu"],
     nn.ReLU6: lambda m: _PLAIN["relu6"] if (m.min_val, m.max_val) == (0, 6) else None,
@@ -121,4 +121,4 @@ def finish(y: Tensor, residual: Tensor | None, after: nn.Module | Activation | N
         return y
     if isinstance(after, nn.Module):
         return after(y)
-    return ACTIVATIONS[after.name](y, after.negative_slope)
+    return FUNCTIONS[after.name](y, after.negative_slope)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._tracing import exporting, is_traced, jit_tracing, needs_dispatcher
+from ..._tracing import exporting, is_traced, jit_tracing, needs_dispatcher
+from ..dense import Operands, put_back
 from . import autograd, composite, inductor, operators
 from .call import Call
 from .checks import check
-from .dense import Operands, put_back
 from .sync import for_kernels
 
 

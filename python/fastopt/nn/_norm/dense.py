@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from ..._runtime import PLAIN
 
 Maybe: TypeAlias = Tensor | None
-# Input, residual, weight, bias, running mean and running variance. It is a plain tuple because making a named one would
-# slow down small calls.
+Wanted: TypeAlias = Sequence[bool]  # whether to compute each gradient
+Gradients: TypeAlias = tuple[Maybe, ...]  # in the same order
+# Of batch normalization: input, residual, weight, bias, running mean and running variance. It is a plain tuple because
+# making a named one would slow down small calls.
 Operands: TypeAlias = tuple[Tensor, Maybe, Maybe, Maybe, Maybe, Maybe]
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ... import _runtime
-from ..._compat import increment_version
-from .checks import check, check_device, check_memory
-from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
-
-Wanted: TypeAlias = Sequence[bool]  # whether to compute the gradients of input, residual, weight, bias
-Gradients: TypeAlias = tuple[Maybe, ...]  # in the same order
+from .... import _runtime
+from ...._compat import increment_version
+from ..checks import check_device, check_memory
+from ..dense import Gradients, Maybe, Operands, Wanted, channels, like, like_or_none, parameter, put_back
+from .checks import check
 
 
 class Call(NamedTuple):
@@ -33,6 +30,14 @@ class Call(NamedTuple):
     negative_slope: float
     group: str = ""
 
+    @property
+    def function(self) -> str:
+        return "batch_norm"
+
+    @property
+    def is_operator(self) -> bool:
+        return False
+
     def forward(self, operands: Operands) -> tuple[Tensor, Tensor]:
         """Returns the result and the statistics: float64, (2, C), mean and ``1 / sqrt(variance + eps)``. Training
         writes the running statistics."""
@@ -45,9 +50,9 @@ class Call(NamedTuple):
         run = _runtime.kernels.batch_norm
         if not run(out, *operands, statistics, *options):
             check(self.batch, operands)
-            check_device(input)
-            check_memory(input=input, residual=residual, weight=weight, bias=bias)
-            check_memory(running_mean=running_mean, running_var=running_var)
+            check_device("batch_norm", input)
+            check_memory("batch_norm", input=input, residual=residual, weight=weight, bias=bias)
+            check_memory("batch_norm", running_mean=running_mean, running_var=running_var)
             dense = like(input, input)
             running = (parameter(running_mean), parameter(running_var))
             parameters = (parameter(weight), parameter(bias))
@@ -85,7 +90,7 @@ class Call(NamedTuple):
             run = _runtime.kernels.batch_norm_backward
             results = (grad_input, grad_residual, grad_weight, grad_bias)
             if not run(*results, grad, input, residual, weight, bias, statistics, *options):
-                check_memory(grad=grad, input=input, residual=residual, weight=weight, bias=bias)
+                check_memory("batch_norm", grad=grad, input=input, residual=residual, weight=weight, bias=bias)
                 grad_weight, grad_bias = parameter(grad_weight), parameter(grad_bias)
                 results = (grad_input, grad_residual, grad_weight, grad_bias)
                 dense = like(input, input)

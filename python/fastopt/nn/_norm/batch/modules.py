@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ... import _runtime
-from .._leaf import as_call, is_proxy, refuse_script
-from .._tracing import is_traced
-from ..functional import batch_norm
-from . import fusion
-from .checks import check_activation
-from .dense import Maybe
-from .fusion import Activation
+from .... import _runtime
+from ..._leaf import as_call, is_proxy
+from ..._tracing import is_traced
+from ...functional import batch_norm
+from .. import fusion
+from ..dense import Maybe
+from ..fusion import Activation
+from ..modules import Activating, Constructed
 
 
-class Normalizing(torch.nn.Module):
+class Normalizing(Activating):
     """The forward pass of a module with the attributes of torch's BatchNorm, alone or with what follows it."""
-
-    # These belong to the class, so that torch's modules can become ours (fastopt.nn.convert).
-    activation: str | None = None
-    negative_slope: float = 0.01
-
-    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor, residual: Maybe = None) -> Tensor:
         if is_proxy(input):
@@ -33,12 +26,6 @@ class Normalizing(torch.nn.Module):
         return self._batch_norm(input, residual, self._own())
 
     _forward_of_ours: Any = forward
-
-    def _own(self) -> Activation | None:
-        return None if self.activation is None else Activation(self.activation, self.negative_slope)
-
-    def _ends_in_norm(self) -> bool:
-        return self.activation is None
 
     def _normalize_and(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
         """Runs the forward pass with a residual and with an activation of another module."""
@@ -102,28 +89,5 @@ def _tensors(module: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Maybe]:
     return module.weight, module.bias, module.running_mean, module.running_var, module.num_batches_tracked
 
 
-class Fused(Normalizing):
-    """The forward pass and constructor of our modules. It stands before torch's class in their bases."""
-
-    def __init_subclass__(cls) -> None:
-        """Shows torch's arguments and ours in the signature."""
-        super().__init_subclass__()
-        if Fused not in cls.__bases__:
-            return
-        theirs = inspect.signature(cls.__mro__[3]).parameters.values()
-        ours = [p for p in inspect.signature(Fused.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        named = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
-        cls.__signature__ = inspect.Signature([*named, *ours])  # type: ignore[attr-defined]
-
-    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
-        check_activation(activation)
-        super().__init__(*args, **options)
-        if activation is not None:
-            self.activation, self.negative_slope = activation, negative_slope
-
-    def extra_repr(self) -> str:
-        name = self.activation
-        if name is None:
-            return super().extra_repr()
-        slope = f", negative_slope={self.negative_slope}" if name == "leaky_relu" else ""
-        return f"{super().extra_repr()}, activation={name}{slope}"
+class Fused(Constructed, Normalizing):
+    """The base of our BatchNorm modules, before torch's class."""

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ... import _runtime
-from ..._processes import gathered
-from .call import Call, Gradients, Wanted
-from .checks import check, check_device
-from .dense import Maybe, Operands, channels, like, like_or_none, parameter, put_back
+from .... import _runtime
+from ...._processes import gathered
+from ..checks import check_device
+from ..dense import Gradients, Maybe, Operands, Wanted, channels, like, like_or_none, parameter, put_back
+from .call import Call
+from .checks import check
 
 
 def group_of(name: str) -> Any:
@@ -51,7 +52,7 @@ class SyncCall(Call):
         """Returns result and statistics, which have a third row: the number of elements per channel."""
         input, residual, weight, bias, running_mean, running_var = operands
         check(True, operands)
-        check_device(input)
+        check_device("SyncBatchNorm", input)
         dense = like(input, input)
         statistics = self._statistics(dense, running_mean, running_var)
         out = torch.empty_like(input)
