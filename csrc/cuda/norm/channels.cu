@@ -58,8 +58,8 @@ template <class T>
 __device__ __forceinline__ void store_coefficients(const NormTask& task, int64_t c) {
     const int64_t channels = task.layout.channels;
     T* const all = static_cast<T*>(task.coefficients) + c;
-    const Coefficients<T> of = coefficients_of<T>(task, c);
-    const Projection<T> less = projection_of<T>(task, set_of(task, c));
+    const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, c));
+    const Projection<T> less = projection_of<T>(task, channel_at(task, c).set);
     all[0] = of.center;
     all[channels] = of.scale;
     all[2 * channels] = of.offset;
@@ -81,7 +81,7 @@ template <class T>
 struct OfSums : JoinSums {
     __device__ __forceinline__ static double* pairs(const NormTask& task) { return task.sums; }
     __device__ __forceinline__ static void finalize(const NormTask& task, int64_t c) {
-        finalize_sums<T>(task, c);
+        finalize_sums<T>(task, channel_at(task, c));
         write_parameter_gradients(task, c);
     }
 };

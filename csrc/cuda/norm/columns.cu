@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
     auto* const kept = static_cast<Storage*>(task.kept.data);
     const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
     const Span span = span_of_block(task);
-    const Coefficients<T> of = coefficients_of<T>(task, span.column / l.inner % l.channels);
+    const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, span.column / l.inner % l.channels));
     const T slope = T(task.negative_slope);
     gather_span<JoinSums>(span, [&](int64_t row, int rows) -> PartialSums {
         T sum{}, products{};

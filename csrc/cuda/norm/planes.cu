@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_con
     auto* const kept = static_cast<Storage*>(task.kept.data);
     const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
     const int64_t channel = blockIdx.x / task.layout.chunks;
-    const Coefficients<T> of = coefficients_of<T>(task, channel);
+    const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, channel));
     const T slope = T(task.negative_slope);
     gather_chunk<JoinSums>(task, [&](PieceRange pieces) -> PartialSums {
         T sum{}, products{};
