@@ -11,7 +11,8 @@ from ._norm.sample.modules import GroupNormalizing, InstanceNormalizing, LayerNo
 
 
 class RMSNorm(Constructed, RMSNormalizing, torch.nn.RMSNorm):
-    """:func:`fastopt.nn.functional.rms_norm` as a module, a drop-in for ``torch.nn.RMSNorm``, for (..., *normalized_shape).
+    """:func:`fastopt.nn.functional.rms_norm` as a module, a drop-in for ``torch.nn.RMSNorm``, for
+    (..., *normalized_shape).
 
     Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. The arguments are torch's and, keyword-only:
 
@@ -55,8 +56,8 @@ class LayerNorm(Constructed, LayerNormalizing, torch.nn.LayerNorm):
 
 
 class GroupNorm(Constructed, GroupNormalizing, torch.nn.GroupNorm):
-    """:func:`fastopt.nn.functional.group_norm` as a module, a drop-in for ``torch.nn.GroupNorm``, for (N, C, ...), in any
-    memory format.
+    """:func:`fastopt.nn.functional.group_norm` as a module, a drop-in for ``torch.nn.GroupNorm``, for (N, C, ...), in
+    any memory format.
 
     Wu and He, "Group Normalization", 2018. The arguments are torch's and, keyword-only:
 

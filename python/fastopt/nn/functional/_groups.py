@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .._norm.activations import check_activation
+from .._norm.autocast import widened
 from .._norm.sample import dispatch
 from .._norm.sample.call import Call
 from .._norm.sample.checks import check_groups, check_instances, check_return_sum
@@ -54,13 +55,12 @@ def group_norm(
         more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": eps, "negative_slope": negative_slope}
         return handle_torch_function(group_norm, tensors, input, num_groups, **more, **options)
     check_groups(input, num_groups, weight, bias)
+    tensors = widened(tensors)
     if return_sum:
-        check_return_sum("group_norm", residual, return_sum)
-    if activation is None:
-        activation = "identity"
-    else:
+        check_return_sum("group_norm", residual)
+    if activation is not None:
         check_activation(activation)
-    found = dispatch.norm(Call("group", num_groups, eps, activation, negative_slope), tensors)
+    found = dispatch.norm(Call("group", num_groups, eps, activation or "identity", negative_slope), tensors)
     return found if return_sum else found[0]
 
 
@@ -114,18 +114,18 @@ def instance_norm(
         return handle_torch_function(instance_norm, tensors, input, **more, negative_slope=negative_slope, **options)
     check_instances(input, running_mean, running_var, weight, bias, use_input_stats)
     if return_sum:
-        check_return_sum("instance_norm", residual, return_sum)
+        check_return_sum("instance_norm", residual)
     check_activation(activation)
     if not use_input_stats:
-        total = input if residual is None else input + residual
+        h = input if residual is None else input + residual
         how: dict[str, Any] = {"activation": activation, "negative_slope": negative_slope}
-        y = batch_norm(total, running_mean, running_var, weight, bias, eps=eps, **how)
-        return (y, total) if return_sum else y
+        y = batch_norm(h, running_mean, running_var, weight, bias, eps=eps, **how)
+        return (y, h) if return_sum else y
     call = Call("group", input.shape[1], eps, activation or "identity", negative_slope)
     operands = (input, residual, weight, bias)
     if running_mean is None or running_var is None:
-        found = dispatch.norm(call, operands)
+        y, total = dispatch.norm(call, operands)
     else:
-        *found, statistics = dispatch.norm_and_statistics(call, operands)
+        y, total, statistics = dispatch.norm_and_statistics(call, operands)
         update(running_mean, running_var, input, statistics, momentum, eps)
-    return tuple(found) if return_sum else found[0]
+    return (y, total) if return_sum else y

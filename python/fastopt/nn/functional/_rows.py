@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .._norm.activations import check_activation
+from .._norm.autocast import widened
 from .._norm.sample import dispatch
 from .._norm.sample.call import Call
 from .._norm.sample.checks import check_return_sum, why_no_rows
@@ -125,7 +126,7 @@ def _options(
 def _converted(weight: Tensor, input: Tensor) -> Tensor:
     """Returns a weight of another type in one that the kernels take; torch multiplies such a weight as it is."""
     half = input.dtype in (torch.bfloat16, torch.float16)
-    if half and weight.dtype == torch.float32 or not (input.is_floating_point() and weight.is_floating_point()):
+    if (half and weight.dtype == torch.float32) or not (input.is_floating_point() and weight.is_floating_point()):
         return weight
     return weight.to(torch.float32 if half else input.dtype)
 
@@ -140,8 +141,8 @@ def _norm(
     activation: str | None,
     negative_slope: float,
 ) -> Any:
-    input, residual, weight, bias = tensors
-    shape = tuple(normalized_shape)
+    input, residual, weight, bias = tensors = widened(tensors)
+    shape = normalized_shape if type(normalized_shape) is tuple else tuple(normalized_shape)
     if (
         not shape
         or input.shape[-len(shape) :] != shape
@@ -150,11 +151,9 @@ def _norm(
     ):
         raise why_no_rows(function, input, shape, weight, bias)
     if return_sum:
-        check_return_sum(function, residual, return_sum)
-    if activation is None:
-        activation = "identity"
-    else:
+        check_return_sum(function, residual)
+    if activation is not None:
         check_activation(activation)
-    call = Call(kind, math.prod(shape), eps, activation, negative_slope)
-    found = dispatch.norm(call, tensors)
+    size = shape[0] if len(shape) == 1 else math.prod(shape)
+    found = dispatch.norm(Call(kind, size, eps, activation or "identity", negative_slope), tensors)
     return found if return_sum else found[0]

@@ -39,10 +39,8 @@ class _Norm(SingleLevelFunction):
         needs_input, needs_residual, *needs = ctx.needs_input_grad[:4]
         if grad is None:
             return grad_sum if needs_input else None, grad_sum if needs_residual else None, None, None, None
-        input, weight, bias, statistics = ctx.saved_tensors
-        wants = (needs_input or needs_residual, *needs)
-        how = (ctx.call, composite.results, operators.norm_backward, wants)
-        of_sum, of_weight, of_bias = gradients(*how, grad, grad_sum, input, weight, bias, statistics)
+        how = (ctx.call, composite.results, operators.norm_backward, (needs_input or needs_residual, *needs))
+        of_sum, of_weight, of_bias = gradients(*how, grad, grad_sum, *ctx.saved_tensors)
         return of_sum if needs_input else None, of_sum if needs_residual else None, of_weight, of_bias, None
 
     @staticmethod

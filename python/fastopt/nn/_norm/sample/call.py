@@ -40,6 +40,11 @@ class Call(NamedTuple):
     def is_operator(self) -> bool:
         return False
 
+    @property
+    def centers(self) -> bool:
+        """Whether the mean is subtracted."""
+        return self.kind in ("layer", "group")
+
     def sets(self, input: Tensor) -> int:
         """Returns how many means and deviations there are."""
         if self.kind == "group":
@@ -69,7 +74,7 @@ class Call(NamedTuple):
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self, operands)
         sets = input.shape[0] * size if kind == "group" else input.numel() // (size or 1)
-        statistics = input.new_empty((2, sets), dtype=torch.float64)
+        statistics = input.new_empty(2, sets, dtype=torch.float64)
         options = (kind, size, eps, activation, negative_slope, torch.get_num_threads())
         run = _runtime.kernels.norm
         if self.takes(input):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -20,8 +21,8 @@ def check(call: Any, operands: tuple[Tensor, Tensor | None, Tensor | None, Tenso
     check_residual(function, input, residual)
 
 
-def check_return_sum(function: str, residual: Tensor | None, return_sum: bool) -> None:
-    if return_sum and residual is None:
+def check_return_sum(function: str, residual: Tensor | None) -> None:
+    if residual is None:
         raise ValueError(f"{function}: return_sum=True needs a residual: without one, there is no sum")
 
 
@@ -51,27 +52,25 @@ def why_no_rows(
 
 
 def check_groups(input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None) -> None:
-    shape = list(input.shape)
+    shape = input.shape
     if len(shape) < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {len(shape)}")
-    sizes = [shape[0] * shape[1] // num_groups, num_groups, *shape[2:]]
-    values = sizes[0]
-    for size in sizes[2:]:
-        values *= size
-    if values == 1:
+    samples, channels = shape[:2]
+    if samples * channels // num_groups == 1 and math.prod(shape[2:]) == 1:
+        sizes = [1, num_groups, *shape[2:]]
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {sizes}")
     if num_groups < 0:
         raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
-    if shape[1] % num_groups:
+    if channels % num_groups:
         raise RuntimeError(
             "Expected number of channels in input to be divisible by num_groups, but got input of shape "
-            f"{shape} and num_groups={num_groups}"
+            f"{list(shape)} and num_groups={num_groups}"
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and list(tensor.shape) != shape[1:2]:
+        if tensor is not None and tensor.shape != (channels,):
             raise RuntimeError(
                 f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
-                f"shape {list(tensor.shape)} and input of shape {shape}"
+                f"shape {list(tensor.shape)} and input of shape {list(shape)}"
             )
 
 
@@ -84,10 +83,7 @@ def check_instances(
     use_input_stats: bool,
 ) -> None:
     if use_input_stats:
-        size = 1
-        for n in input.shape[2:]:
-            size *= n
-        if size == 1:
+        if math.prod(input.shape[2:]) == 1:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.shape}")
         if (running_mean is None) != (running_var is None):
             raise ValueError("running_mean and running_var must either both be None or neither be None")

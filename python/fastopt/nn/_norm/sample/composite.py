@@ -16,9 +16,16 @@ from .call import Call, Operands
 
 
 def by_sets(call: Call, values: Tensor) -> Tensor:
-    """Returns values, shaped like an input, as a row for each mean."""
-    sets = call.sets(values)
-    return values.reshape(sets, call.size if call.kind != "group" else values.numel() // max(sets, 1))
+    """Returns values, shaped like an input, as rows, or with a dimension of groups before that of channels."""
+    if call.kind == "group":
+        samples, channels, *others = values.shape
+        return values.reshape(samples, call.size, channels // call.size, *others)
+    return values.reshape(call.sets(values), call.size)
+
+
+def mean_of_sets(call: Call, values: Tensor) -> Tensor:
+    """Returns the means of what :func:`by_sets` returned, in a shape that broadcasts to it."""
+    return values.mean(list(range(2 if call.kind == "group" else 1, values.ndim)), keepdim=True)
 
 
 def along(call: Call, parameter: Tensor, values: Tensor) -> Tensor:
@@ -34,15 +41,13 @@ def linear(call: Call, x_hat: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
 
 
 def normalized(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns normalized rows, and of each row the mean and the inverse of the deviation: differentiable functions of
-    the input."""
-    rows = by_sets(call, x)
-    mean = torch.zeros_like(rows[:, :1])
-    if call.kind in ("layer", "group"):
-        mean = rows.mean(1, keepdim=True)
-        rows = rows - mean
-    inverse_std = torch.rsqrt((rows * rows).mean(1, keepdim=True) + call.eps)
-    return rows * inverse_std, mean, inverse_std
+    """Returns what :func:`by_sets` returns, normalized, and of each set the mean and the inverse of the deviation:
+    differentiable functions of the input."""
+    values = by_sets(call, x)
+    mean = mean_of_sets(call, values)
+    deviation = values - mean if call.centers else values
+    inverse_std = torch.rsqrt(mean_of_sets(call, deviation * deviation) + call.eps)
+    return deviation * inverse_std, mean if call.centers else torch.zeros_like(mean), inverse_std
 
 
 def activated(call: Call, x_hat: Tensor, weight: Maybe, bias: Maybe, dtype: torch.dtype) -> Tensor:
@@ -72,15 +77,14 @@ def by_torch(call: Call, operands: Operands) -> tuple[Tensor, Tensor]:
     if call.kind == "rms_rounded" or len(kinds) > 1 or not kinds <= {input.dtype}:
         return forward(call, operands)
     x = input if residual is None else input + residual
-    if call.kind == "group":
-        z = F.group_norm(x, call.size, weight, bias, call.eps)
-    else:
-        z = _rows(call, x, weight, bias)
+    is_group = call.kind == "group"
+    z = F.group_norm(x, call.size, weight, bias, call.eps) if is_group else _rows(call, x, weight, bias)
     return FUNCTIONS[call.activation](z, call.negative_slope), x
 
 
 def _rows(call: Call, x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
-    shape, count = [], 1
+    shape: list[int] = []
+    count = 1
     for n in reversed(x.shape):  # the call knows only how many elements a row has
         if shape and count == call.size:
             break
@@ -106,9 +110,9 @@ def tangents(call: Call, primals: Sequence[Maybe], given: Sequence[Maybe]) -> tu
     of_sum = sum(of_both[1:], of_both[0]) if of_both else None
     if of_sum is not None:
         change = by_sets(call, of_sum.double())
-        if call.kind in ("layer", "group"):
-            change = change - change.mean(1, keepdim=True)
-        change = (change - rows * (change * rows).mean(1, keepdim=True)) * inverse_std
+        if call.centers:
+            change = change - mean_of_sets(call, change)
+        change = (change - rows * mean_of_sets(call, change * rows)) * inverse_std
     change = change.reshape(input.shape)
     if weight is not None:
         change = change * along(call, weight, x_hat)

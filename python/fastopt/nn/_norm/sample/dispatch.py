@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..._tracing import exporting, is_traced, jit_tracing, needs_dispatcher
 from ..dense import Maybe
-from . import autograd, composite, operators
+from . import autograd, composite, inductor, operators
 from .call import Call, Operands
 from .checks import check
 
@@ -20,8 +20,7 @@ def norm(call: Call, operands: Operands) -> tuple[Tensor, Maybe]:
         check(call, operands)
     if exporting():
         return composite.by_torch(call, operands)
-    out, total, _ = operators.norm(call, operands)
-    return out, None if operands[1] is None else total
+    return _by_operators(call, operands)[:2]
 
 
 def norm_and_statistics(call: Call, operands: Operands) -> tuple[Tensor, Maybe, Tensor]:
@@ -30,5 +29,11 @@ def norm_and_statistics(call: Call, operands: Operands) -> tuple[Tensor, Maybe, 
         return autograd.apply_and_tell(call, operands)
     if not jit_tracing():
         check(call, operands)
+    return _by_operators(call, operands)
+
+
+def _by_operators(call: Call, operands: Operands) -> tuple[Tensor, Maybe, Tensor]:
+    if torch.compiler.is_compiling():
+        inductor.prepare()
     out, total, statistics = operators.norm(call, operands)
     return out, None if operands[1] is None else total, statistics

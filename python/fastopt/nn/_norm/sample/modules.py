@@ -23,24 +23,20 @@ class Normalizing(Activating):
     def forward(self, input: Tensor, residual: Maybe = None, return_sum: bool = False) -> Any:
         if is_proxy(input):
             return as_call(self, input, residual, **({"return_sum": True} if return_sum else {}))
-        if self.activation is None:
-            return self._normalize(input, residual, return_sum, {})
-        return self._normalize(input, residual, return_sum, _options(self._own()))
+        return self._normalize(input, residual, return_sum, self.activation, self.negative_slope)
 
     _forward_of_ours: Any = forward
 
     def _normalize_and(self, input: Tensor, residual: Maybe, after: Activation | None) -> Any:
         """Runs the forward pass with a residual that is added after it, and with an activation of another module."""
-        if residual is not None or is_proxy(input):
+        if after is None or residual is not None or is_proxy(input):
             return fusion.finish(self(input), residual, after)
-        return self._normalize(input, None, False, _options(after))
+        return self._normalize(input, None, False, *after)
 
     @abstractmethod
-    def _normalize(self, input: Tensor, residual: Maybe, return_sum: bool, options: dict[str, Any]) -> Any: ...
-
-
-def _options(after: Activation | None) -> dict[str, Any]:
-    return {} if after is None else {"activation": after.name, "negative_slope": after.negative_slope}
+    def _normalize(
+        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
+    ) -> Any: ...
 
 
 def _weight_and_bias(module: Any) -> tuple[Maybe, Maybe]:
@@ -57,30 +53,65 @@ def _weight_and_bias(module: Any) -> tuple[Maybe, Maybe]:
 class RMSNormalizing(Normalizing):
     round_before_weight: bool = False
 
-    def _normalize(self, input: Tensor, residual: Maybe, return_sum: bool, options: dict[str, Any]) -> Any:
+    def _normalize(
+        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
+    ) -> Any:
         module: Any = self
-        how = {"residual": residual, "return_sum": return_sum, "round_before_weight": self.round_before_weight}
-        return rms_norm(input, module.normalized_shape, module.weight, module.eps, **how, **options)
+        return rms_norm(
+            input,
+            module.normalized_shape,
+            module.weight,
+            module.eps,
+            residual=residual,
+            return_sum=return_sum,
+            activation=activation,
+            negative_slope=negative_slope,
+            round_before_weight=self.round_before_weight,
+        )
 
 
 class LayerNormalizing(Normalizing):
-    def _normalize(self, input: Tensor, residual: Maybe, return_sum: bool, options: dict[str, Any]) -> Any:
+    def _normalize(
+        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
+    ) -> Any:
         module: Any = self
-        both = _weight_and_bias(self)
-        how = {"residual": residual, "return_sum": return_sum}
-        return layer_norm(input, module.normalized_shape, *both, module.eps, **how, **options)
+        weight, bias = _weight_and_bias(self)
+        return layer_norm(
+            input,
+            module.normalized_shape,
+            weight,
+            bias,
+            module.eps,
+            residual=residual,
+            return_sum=return_sum,
+            activation=activation,
+            negative_slope=negative_slope,
+        )
 
 
 class GroupNormalizing(Normalizing):
-    def _normalize(self, input: Tensor, residual: Maybe, return_sum: bool, options: dict[str, Any]) -> Any:
+    def _normalize(
+        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
+    ) -> Any:
         module: Any = self
-        both = _weight_and_bias(self)
-        how = {"residual": residual, "return_sum": return_sum}
-        return group_norm(input, module.num_groups, *both, module.eps, **how, **options)
+        weight, bias = _weight_and_bias(self)
+        return group_norm(
+            input,
+            module.num_groups,
+            weight,
+            bias,
+            module.eps,
+            residual=residual,
+            return_sum=return_sum,
+            activation=activation,
+            negative_slope=negative_slope,
+        )
 
 
 class InstanceNormalizing(Normalizing):
-    def _normalize(self, input: Tensor, residual: Maybe, return_sum: bool, options: dict[str, Any]) -> Any:
+    def _normalize(
+        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
+    ) -> Any:
         module: Any = self
         module._check_input_dim(input)
         unbatched = module._get_no_batch_dim()
@@ -99,7 +130,8 @@ class InstanceNormalizing(Normalizing):
             module.eps,
             residual=residual,
             return_sum=return_sum,
-            **options,
+            activation=activation,
+            negative_slope=negative_slope,
         )
         if dim == 1:
             return found

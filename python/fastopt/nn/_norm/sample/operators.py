@@ -1,5 +1,5 @@
-"""The norms of single samples as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``, dispatch
-modes and tensor subclasses. Their gradients are in ``autograd``."""
+"""The norms of single samples as operators of torch's dispatcher: for ``torch.compile``, export, ``torch.func``,
+dispatch modes and tensor subclasses. Their gradients are in ``autograd``."""
 
 from __future__ import annotations
 
