@@ -15,11 +15,11 @@ def is_proxy(input: Any) -> bool:
     return isinstance(input, Proxy)
 
 
-def as_call(module: nn.Module, input: Any, *more: Any) -> Any:
+def as_call(module: nn.Module, input: Any, *more: Any, **options: Any) -> Any:
     """Makes the node that ``torch.fx`` makes of a module that its tracer does not enter."""
     tracer: Any = input.tracer
     args = (input, *(tensor for tensor in more if tensor is not None))
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, {})
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, options)
 
 
 def traced_as_call(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,7 +64,7 @@ class _RowElements(Elements):
         self._deviation = self.x - mean.astype(self.x.dtype)
         self.normalized: Array = self._deviation * self._factor
         if call.centered:
-            offset = -self.center.excess[:, None] * inverse_std
+            offset = 0.0 - self.center.excess[:, None] * inverse_std  # a negation would change the sign of a zero
             self.normalized = self.normalized + offset.astype(self.x.dtype)
         if rounded is not None:
             self.normalized = half.rounded(self.normalized, rounded)

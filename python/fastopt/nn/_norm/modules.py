@@ -38,7 +38,9 @@ class Constructed(Activating):
         if not torchs:
             return
         theirs = inspect.signature(torchs[0]).parameters.values()
-        ours = [p for p in inspect.signature(Constructed.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        written = [base.__init__ for base in (Constructed, cls) if "__init__" in vars(base)]
+        every = [p for init in written for p in inspect.signature(init).parameters.values()]
+        ours = [p for p in every if p.kind is p.KEYWORD_ONLY]
         named = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
         cls.__signature__ = inspect.Signature([*named, *ours])  # type: ignore[attr-defined]
 

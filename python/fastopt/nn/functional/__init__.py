@@ -21,6 +21,8 @@ from ._attention import scaled_dot_product_attention
 from ._batch_norm import batch_norm
 from ._channels import dropout1d, dropout2d, dropout3d
 from ._elements import drop_connect, dropout, dropout_mask
+from ._groups import group_norm, instance_norm
+from ._rows import layer_norm, rms_norm
 
 __all__ = [
     "alpha_dropout",
@@ -34,5 +36,9 @@ __all__ = [
     "dropout_add",
     "dropout_mask",
     "feature_alpha_dropout",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
     "scaled_dot_product_attention",
 ]
