@@ -31,6 +31,7 @@ bool RowCall::take_rows(py::handle input, Kind kind, int64_t length) {
     if (!take_any_input(input) || !is_contiguous(input_) || length < 0) return false;
     if (length == 0 ? input_.numel > 0 : input_.numel % length != 0) return false;
     kind_ = kind;
+    parameters_are_vectors_ = false;  // they have the shape of a row
     task.parameters = length;
     task.row_sets = task.row_repeat = 1;
     lay_out(length == 0 ? 0 : input_.numel / length, length);
