@@ -152,7 +152,12 @@ def test_nothing_but_the_input_is_kept(kind: Kind) -> None:
         problem = Problem(kind, (8, 4, 16, 16), 2, residual=residual, activation="gelu")
         leaves = {k: v.requires_grad_() for k, v in problem.leaves().items()}
         kept: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+        def pack(tensor: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             results = problem.call(leaves)
         known = {leaf.data_ptr() for leaf in leaves.values()} | ({results[1].data_ptr()} if residual else set())
         sets = 8 * 4 * 16 if kind.is_rows else 8 * 2 if kind is GROUP else 8 * 4

@@ -1,4 +1,5 @@
-"""The norms of single samples: kernels equal the NumPy reference to the bit, on every ISA, with any number of threads."""
+"""The norms of single samples: kernels equal the NumPy reference to the bit, on every ISA, with any number of
+threads."""
 
 from __future__ import annotations
 
@@ -108,9 +109,7 @@ def test_nothing_is_written_outside(
     assert _core.norm(out, total, x, residual, weight, bias, statistics, kind, size, 1e-5, *how)
     assert torch.equal(total, x + residual)
     gradients = (grad_input, *(guarded.inside for guarded in of_parameters))
-    assert _core.norm_backward(
-        *gradients, grad, grad_sum, total, weight, bias, statistics, kind, size, *how
-    )
+    assert _core.norm_backward(*gradients, grad, grad_sum, total, weight, bias, statistics, kind, size, *how)
     assert all((tensor != 777).all() for tensor in (out, total, *gradients, statistics))
     for guarded in (*results.values(), *of_parameters, pairs):
         guarded.check()

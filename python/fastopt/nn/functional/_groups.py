@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .._norm.activations import check_activation
+from .._norm.activations import FUNCTIONS, check_activation
 from .._norm.autocast import widened
 from .._norm.sample import dispatch
 from .._norm.sample.call import Call
 from .._norm.sample.checks import check_groups, check_instances, check_return_sum
 from .._norm.sample.running import update
+from .._tracing import exporting, jit_tracing
 from ._batch_norm import batch_norm
 
 
@@ -54,7 +56,8 @@ def group_norm(
         options: dict[str, Any] = {"residual": residual, "return_sum": return_sum, "activation": activation}
         more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": eps, "negative_slope": negative_slope}
         return handle_torch_function(group_norm, tensors, input, num_groups, **more, **options)
-    check_groups(input, num_groups, weight, bias)
+    if not jit_tracing():
+        check_groups(input, num_groups, weight, bias)
     tensors = widened(tensors)
     if return_sum:
         check_return_sum("group_norm", residual)
@@ -112,10 +115,17 @@ def instance_norm(
         more: dict[str, Any] = {"running_mean": running_mean, "running_var": running_var, "weight": weight}
         more |= {"bias": bias, "use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
         return handle_torch_function(instance_norm, tensors, input, **more, negative_slope=negative_slope, **options)
-    check_instances(input, running_mean, running_var, weight, bias, use_input_stats)
+    if not jit_tracing():
+        check_instances(input, running_mean, running_var, weight, bias, use_input_stats)
     if return_sum:
         check_return_sum("instance_norm", residual)
     check_activation(activation)
+    if exporting():
+        h = input if residual is None else input + residual
+        cudnn = torch.backends.cudnn.enabled
+        z = torch.instance_norm(h, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn)
+        y = z if activation is None else FUNCTIONS[activation](z, negative_slope)
+        return (y, h) if return_sum else y
     if not use_input_stats:
         h = input if residual is None else input + residual
         how: dict[str, Any] = {"activation": activation, "negative_slope": negative_slope}

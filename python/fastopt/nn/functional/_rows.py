@@ -15,6 +15,7 @@ from .._norm.autocast import widened
 from .._norm.sample import dispatch
 from .._norm.sample.call import Call
 from .._norm.sample.checks import check_return_sum, why_no_rows
+from .._tracing import jit_tracing
 
 
 def rms_norm(
@@ -143,7 +144,7 @@ def _norm(
 ) -> Any:
     input, residual, weight, bias = tensors = widened(tensors)
     shape = normalized_shape if type(normalized_shape) is tuple else tuple(normalized_shape)
-    if (
+    if not jit_tracing() and (
         not shape
         or input.shape[-len(shape) :] != shape
         or (weight is not None and weight.shape != shape)

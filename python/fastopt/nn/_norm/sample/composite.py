@@ -77,24 +77,21 @@ def by_torch(call: Call, operands: Operands) -> tuple[Tensor, Tensor]:
     if call.kind == "rms_rounded" or len(kinds) > 1 or not kinds <= {input.dtype}:
         return forward(call, operands)
     x = input if residual is None else input + residual
-    is_group = call.kind == "group"
-    z = F.group_norm(x, call.size, weight, bias, call.eps) if is_group else _rows(call, x, weight, bias)
-    return FUNCTIONS[call.activation](z, call.negative_slope), x
+    return FUNCTIONS[call.activation](_torchs(call, x, weight, bias), call.negative_slope), x
 
 
-def _rows(call: Call, x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
-    shape: list[int] = []
-    count = 1
-    for n in reversed(x.shape):  # the call knows only how many elements a row has
-        if shape and count == call.size:
-            break
-        shape.insert(0, n)
-        count *= n
-    if weight is not None:
-        shape = list(weight.shape)
+def _torchs(call: Call, x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
+    # torch.nn.functional's group_norm asks for sizes, of which a trace by torch.jit warns.
+    if call.kind == "group":
+        return torch.group_norm(x, call.size, weight, bias, call.eps, torch.backends.cudnn.enabled)
+    given = next((p for p in (weight, bias) if p is not None), None)
+    rows = x.reshape(-1, call.size) if given is None else x
+    shape = [call.size] if given is None else list(given.shape)
     if call.kind == "rms":
-        return F.rms_norm(x, shape, weight, call.eps)
-    return F.layer_norm(x, shape, weight, bias, call.eps)
+        z = F.rms_norm(rows, shape, weight, call.eps)
+    else:
+        z = F.layer_norm(rows, shape, weight, bias, call.eps)
+    return z.view_as(x) if given is None else z
 
 
 def tangents(call: Call, primals: Sequence[Maybe], given: Sequence[Maybe]) -> tuple[Tensor, Maybe]:
