@@ -117,6 +117,7 @@ template <class T>
 struct Native {
     using Storage = T;
     FASTOPT_HD static T load(T x) { return x; }
+    FASTOPT_HD static T store(T x) { return x; }
 };
 
 // What a loop that converts as it reads takes: numbers as they are stored. float16 is converted into `buffer` first,

@@ -119,14 +119,10 @@ FASTOPT_HD void for_blocks(const NormLayout& l, int64_t begin, int64_t end, Visi
 
 template <class T>
 void columns_apply(const NormTask& task, int64_t begin, int64_t end) {
-    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
-    const bool direct = task.out.type == kNative<T> && !task.streams;
     for_blocks(task.layout, begin, end, [&](int64_t at, int64_t column, int n) {
-        const T* const x = load(task.input, at, n, buffer);
-        const T* const residual = task.residual.data != nullptr ? load(task.residual, at, n, residual_buffer) : nullptr;
-        T* const out = direct ? static_cast<T*>(task.out.data) + at : buffer;
-        normalize(task, x, residual, out, n, columns_from<T>(task, column));
-        store(task.out, at, n, out, task.streams);
+        with_operands<T>(task, at, n, [&](auto format, auto x, auto residual, auto out) {
+            normalize<decltype(format), T>(task, x, residual, out, n, columns_from<T>(task, column));
+        });
     });
     finish_streams();
 }

@@ -44,14 +44,16 @@ struct ManyChannels {
     FASTOPT_HD T slope(int i) const { return slopes[i]; }
 };
 
-template <class Activation, bool kResidual, class T, class Channels>
-void normalize_loop(const T* x, const T* residual, T* out, int n, const Channels& channels, T negative_slope) {
+// Reads and writes numbers as they are stored.
+template <class Format, class Activation, bool kResidual, class T, class Channels>
+void normalize_loop(const typename Format::Storage* x, const typename Format::Storage* residual,
+                    typename Format::Storage* out, int n, const Channels& channels, T negative_slope) {
     const Channels c = channels;
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) {
-        T z = normalized(x[i], c.center(i), c.scale(i), c.offset(i));
-        if constexpr (kResidual) z = z + residual[i];
-        out[i] = Activation::value(z, negative_slope);
+        T z = normalized(T(Format::load(x[i])), c.center(i), c.scale(i), c.offset(i));
+        if constexpr (kResidual) z = z + T(Format::load(residual[i]));
+        out[i] = Format::store(Activation::value(z, negative_slope));
     }
 }
 
@@ -78,19 +80,20 @@ void input_gradient_loop(const T* grad, const T* x, T* out, int n, const Channel
             kBatch ? projected(grad[i], x[i], c.center(i), c.scale(i), c.mean(i), c.slope(i)) : grad[i] * c.scale(i);
 }
 
-template <class T, class Channels>
-using NormalizeLoop = void (*)(const T*, const T*, T*, int, const Channels&, T);
+template <class Storage, class T, class Channels>
+using NormalizeLoop = void (*)(const Storage*, const Storage*, Storage*, int, const Channels&, T);
 
 template <class T, class Channels>
 using ActivationGradientLoop = void (*)(const T*, const T*, const T*, T*, int, const Channels&, T);
 
 #define FASTOPT_NORMALIZE_LOOPS(name, Activation) \
-    {normalize_loop<Activation, false, T, Channels>, normalize_loop<Activation, true, T, Channels>},
+    {normalize_loop<Format, Activation, false, T, Channels>, normalize_loop<Format, Activation, true, T, Channels>},
 #define FASTOPT_ACTIVATION_GRADIENT_LOOPS(name, Activation) \
     {activation_gradient_loop<Activation, false, T, Channels>, activation_gradient_loop<Activation, true, T, Channels>},
 
-template <class T, class Channels>
-constexpr NormalizeLoop<T, Channels> normalize_loops[][2] = {FASTOPT_ACTIVATIONS(FASTOPT_NORMALIZE_LOOPS)};
+template <class Format, class T, class Channels>
+constexpr NormalizeLoop<typename Format::Storage, T, Channels> normalize_loops[][2] = {
+    FASTOPT_ACTIVATIONS(FASTOPT_NORMALIZE_LOOPS)};
 template <class T, class Channels>
 constexpr ActivationGradientLoop<T, Channels> activation_gradient_loops[][2] = {
     FASTOPT_ACTIVATIONS(FASTOPT_ACTIVATION_GRADIENT_LOOPS)};
@@ -108,10 +111,35 @@ FASTOPT_HD bool stores_residual(const NormTask& task) {
     return task.grad_residual.data != nullptr && task.grad_residual.data != task.kept.data;
 }
 
-template <class T, class Channels>
-void normalize(const NormTask& task, const T* x, const T* residual, T* out, int n, const Channels& channels) {
-    normalize_loops<T, Channels>[task.activation][residual != nullptr](x, residual, out, n, channels,
-                                                                       T(task.negative_slope));
+template <class Format, class T, class Channels>
+void normalize(const NormTask& task, const typename Format::Storage* x, const typename Format::Storage* residual,
+               typename Format::Storage* out, int n, const Channels& channels) {
+    normalize_loops<Format, T, Channels>[task.activation][residual != nullptr](x, residual, out, n, channels,
+                                                                               T(task.negative_slope));
+}
+
+// Calls visit(format, x, residual, out) for elements [at, at + n), at most a block, and stores `out`. bfloat16 is
+// converted in the loop that computes, float16 before and after it, because compilers do not find its instructions.
+template <class T, class Visit>
+FASTOPT_HD void with_operands(const NormTask& task, int64_t at, int n, Visit visit) {
+    const bool adds = task.residual.data != nullptr;
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (task.input.type == DType::bf16) {
+            alignas(64) uint16_t buffer[kBlock];
+            uint16_t* const own = static_cast<uint16_t*>(task.out.data) + at;
+            uint16_t* const out = task.streams ? buffer : own;
+            visit(BFloat16(), stored<BFloat16>(task.input, at), adds ? stored<BFloat16>(task.residual, at) : nullptr,
+                  out);
+            return copy(own, out, size_t(n) * sizeof(uint16_t), task.streams);
+        }
+    }
+    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
+    const bool direct = task.out.type == kNative<T> && !task.streams;
+    const T* const x = load(task.input, at, n, buffer);
+    const T* const residual = adds ? load(task.residual, at, n, residual_buffer) : nullptr;
+    T* const out = direct ? static_cast<T*>(task.out.data) + at : buffer;
+    visit(Native<T>(), x, residual, out);
+    store(task.out, at, n, out, task.streams);
 }
 
 template <class T, class Channels>

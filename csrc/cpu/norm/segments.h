@@ -56,16 +56,13 @@ const T* load_some(const Array& array, const Segments& some, T* buffer) {
 
 template <class T>
 void segments_apply(const NormTask& task, int64_t begin, int64_t end) {
-    alignas(64) T buffer[kBlock], residual_buffer[kBlock];
-    const bool direct = task.out.type == kNative<T> && !task.streams;
     for_segments(task.layout, begin, end, [&](const Segments& some) {
-        const T* const x = load_some(task.input, some, buffer);
-        const T* const residual = load_some(task.residual, some, residual_buffer);
-        T* const out = direct ? static_cast<T*>(task.out.data) + some.at : buffer;
-        each<T>(task, some, [&](int i, int n, const OneChannel<T>& numbers) {
-            normalize(task, x + i, residual != nullptr ? residual + i : nullptr, out + i, n, numbers);
+        with_operands<T>(task, some.at, some.n, [&](auto format, auto x, auto residual, auto out) {
+            each<T>(task, some, [&](int i, int n, const OneChannel<T>& numbers) {
+                normalize<decltype(format), T>(task, x + i, residual != nullptr ? residual + i : residual, out + i, n,
+                                               numbers);
+            });
         });
-        store(task.out, some.at, some.n, out, task.streams);
     });
     finish_streams();
 }
