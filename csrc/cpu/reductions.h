@@ -71,10 +71,10 @@ FASTOPT_HD void gather_squares(double* __restrict lanes, double* __restrict each
 }
 
 // Merges the lanes in place, halves onto halves.
-template <class Join>
+template <int kHalf = kLanes / 2, class Join>
 FASTOPT_HD double merge(double* lanes, Join join) {
-    for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) lanes[l] = join(lanes[l], lanes[l + half]);
+    for (int l = 0; l < kHalf; ++l) lanes[l] = join(lanes[l], lanes[l + kHalf]);
+    if constexpr (kHalf > 1) return merge<kHalf / 2>(lanes, join);
     return lanes[0];
 }
 

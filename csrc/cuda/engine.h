@@ -79,10 +79,12 @@ void reduce(const Stream& stream, int reduction, double exponent, const Task* co
 void join(const Stream& stream, int reduction, double exponent, const double* partials, int64_t n,
           const DeviceInputs& inputs, double known_loss_scale, double* norm);
 
-// Batch normalization of a task in device memory. `partials` has room for a pair per column of every chunk, and of
-// the elements after the last full row. `coefficients`, if any, are written for the element kernels of the same call.
+// Normalization of channels, in a task in device memory. `partials` has room for a pair per column of every chunk, and
+// of the elements after the last full row. `coefficients`, if any, are written for the element kernels of the same
+// call.
 
-// The pairs of all channels; then the statistics, or the gradients of weight and bias, where the task has them.
+// The pairs of all sets, or channels; then the statistics, or the gradients of weight and bias, where the task has
+// them.
 void norm_moments(const Stream& stream, const NormTask& task);
 void norm_sums(const Stream& stream, const NormTask& task);
 
@@ -91,9 +93,18 @@ void norm_sums(const Stream& stream, const NormTask& task);
 enum class NormSource { statistics, running, gathered, nothing };
 void norm_finalize(const Stream& stream, const NormTask& task, NormSource source);
 
+// input = the sum of both summands, of `n` elements.
+void norm_add(const Stream& stream, const NormTask& task, int64_t n);
+
 // The element kernels.
 void norm_apply(const Stream& stream, const NormTask& task);
 void norm_gradient(const Stream& stream, const NormTask& task);
+
+// Normalization of rows, in a task in device memory; `centered`: layer normalization, otherwise RMS. The gradient of
+// the input; and the sums of the gradients of weight and bias, in the compute type, with their join over all rows.
+void norm_rows(const Stream& stream, const NormTask& task, bool centered);
+void norm_row_gradient(const Stream& stream, const NormTask& task, bool centered);
+void norm_row_columns(const Stream& stream, const NormTask& task, bool centered);
 
 // Runs a rule of the dropout table. The task's layout is in host memory.
 void drop(const Stream& stream, int rule, const DropoutTask& task);

@@ -30,8 +30,12 @@ void join(const Stream&, int, double, const double*, int64_t, const DeviceInputs
 void norm_moments(const Stream&, const NormTask&) { absent(); }
 void norm_sums(const Stream&, const NormTask&) { absent(); }
 void norm_finalize(const Stream&, const NormTask&, NormSource) { absent(); }
+void norm_add(const Stream&, const NormTask&, int64_t) { absent(); }
 void norm_apply(const Stream&, const NormTask&) { absent(); }
 void norm_gradient(const Stream&, const NormTask&) { absent(); }
+void norm_rows(const Stream&, const NormTask&, bool) { absent(); }
+void norm_row_gradient(const Stream&, const NormTask&, bool) { absent(); }
+void norm_row_columns(const Stream&, const NormTask&, bool) { absent(); }
 void drop(const Stream&, int, const DropoutTask&) { absent(); }
 void drop_and_sum(const Stream&, const DropoutTask&, const Array&) { absent(); }
 void write_mask(const Stream&, const DropoutTask&, int64_t, bool) { absent(); }

@@ -8,20 +8,26 @@
 namespace fastopt {
 namespace {
 
-FASTOPT_HD int64_t set_of(const NormTask& task, int64_t c) { return c / task.group; }
+// A channel, its set, and the index of its weights. Divisions are slow next to a short channel's elements.
+struct Channel {
+    int64_t index, set, parameter;
+};
+
+FASTOPT_HD Channel channel_at(const NormTask& task, int64_t c) {
+    return {c, task.group == 1 ? c : c / task.group, c < task.parameters ? c : c % task.parameters};
+}
 
 FASTOPT_HD double mean_of(const NormTask& task, int64_t set) { return task.statistics[set]; }
 FASTOPT_HD double inverse_std_of(const NormTask& task, int64_t set) { return task.statistics[task.set_count + set]; }
 
-FASTOPT_HD double parameter_of(const NormTask& task, const Array& parameter, int64_t c, double otherwise) {
-    return parameter.data != nullptr ? element(parameter, c % task.parameters) : otherwise;
+FASTOPT_HD double weight_of(const NormTask& task, const Channel& c) {
+    return task.weight.data != nullptr ? element(task.weight, c.parameter) : 1;
 }
 
 template <class T>
-FASTOPT_HD Coefficients<T> coefficients_of(const NormTask& task, int64_t c) {
-    const int64_t set = set_of(task, c);
-    return coefficients<T>(mean_of(task, set), inverse_std_of(task, set), parameter_of(task, task.weight, c, 1),
-                           parameter_of(task, task.bias, c, 0));
+FASTOPT_HD Coefficients<T> coefficients_of(const NormTask& task, const Channel& c) {
+    const double bias = task.bias.data != nullptr ? element(task.bias, c.parameter) : 0;
+    return coefficients<T>(mean_of(task, c.set), inverse_std_of(task, c.set), weight_of(task, c), bias);
 }
 
 // The number of elements of a set in all processes.
@@ -34,10 +40,11 @@ template <class T>
 FASTOPT_HD Projection<T> projection_of(const NormTask& task, int64_t set) {
     if (!task.batch) return {T(0), T(0)};
     double sum = 0, products = 0;
-    for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c) {
-        const double weight = parameter_of(task, task.weight, c, 1);
-        sum += weight * task.sums[c];
-        products += weight * task.sums[task.channel_count + c];
+    Channel c = channel_at(task, set * task.group);
+    for (int64_t k = 0; k < task.group; ++k, ++c.index, ++c.parameter) {
+        const double weight = weight_of(task, c);
+        sum += weight * task.sums[c.index];
+        products += weight * task.sums[task.channel_count + c.index];
     }
     return projection<T>(mean_of(task, set), inverse_std_of(task, set), sum, products, count_of(task, set));
 }
@@ -82,9 +89,9 @@ FASTOPT_HD void use_running(const NormTask& task, int64_t c) {
 
 // The products were taken with x - center; this corrects them for the difference between center and mean.
 template <class T>
-FASTOPT_HD void finalize_sums(const NormTask& task, int64_t c) {
-    const double mean = mean_of(task, set_of(task, c));
-    task.sums[task.channel_count + c] -= (mean - double(T(mean))) * task.sums[c];
+FASTOPT_HD void finalize_sums(const NormTask& task, const Channel& c) {
+    const double mean = mean_of(task, c.set);
+    task.sums[task.channel_count + c.index] -= (mean - double(T(mean))) * task.sums[c.index];
 }
 
 // Computes the gradients of a weight and a bias from the sums of the channels that share them.
@@ -98,7 +105,7 @@ FASTOPT_HD void write_parameter_gradients(const NormTask& task, int64_t paramete
     if (task.grad_weight.data != nullptr) {
         double sum = 0;
         for (int64_t c = parameter; c < channels; c += task.parameters)
-            sum += task.sums[channels + c] * inverse_std_of(task, set_of(task, c));
+            sum += task.sums[channels + c] * inverse_std_of(task, channel_at(task, c).set);
         set_element(task.grad_weight, parameter, sum);
     }
 }

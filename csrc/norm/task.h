@@ -61,6 +61,8 @@ struct NormTask {
     double* partials;                               // columns, rows: [chunk][2][column]; planes: [channel][chunk][2]
     void* accumulators;                             // rows: the same in the compute type
     int64_t chunk_rows;  // rows: those of a chunk, which share sums of the parameters' gradients
+    int64_t row_sets;    // rows: sets of a row
+    int64_t row_repeat;  // rows: neighbours that share a parameter, which the kernels see repeated
     bool rounds_first;   // rows: rounds to a half type before the weight is applied
     double* moments;     // [2][set_count]
     double* sums;        // [2][channel_count]

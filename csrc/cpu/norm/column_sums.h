@@ -130,12 +130,6 @@ void shifts_of(const NormTask& task, int64_t block, int rows, int width, T* __re
     for (int k = 0; k < width; ++k) shift[k] = shift_from(first[k], double(shift[k]), 1.0 / n);
 }
 
-// The elements in memory, in their storage type.
-template <class Format>
-FASTOPT_HD const typename Format::Storage* stored(const Array& array, int64_t at) {
-    return static_cast<const typename Format::Storage*>(array.data) + at;
-}
-
 template <class T>
 void columns_moments(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;

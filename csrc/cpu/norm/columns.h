@@ -14,7 +14,7 @@ void columns_fill_coefficients(const NormTask& task, int64_t begin, int64_t end)
     for (int64_t set = begin; set < end; ++set) {
         const Projection<T> less = projection_so_far<T>(task, set);
         for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c) {
-            const Coefficients<T> of = coefficients_of<T>(task, c);
+            const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, c));
             const T values[] = {of.center, of.scale, of.offset, less.mean, less.slope};
             for (int k = 0; k < 5; ++k)
                 for (int64_t i = 0; i < l.inner; ++i) all[k * l.repeat + c * l.inner + i] = values[k];
@@ -100,7 +100,7 @@ void columns_join_sums(const NormTask& task, int64_t begin, int64_t end) {
         for (int k = 0; k < width; ++k) {
             task.sums[c + k] = sum[k];
             task.sums[task.channel_count + c + k] = products[k];
-            finalize_sums<T>(task, c + k);
+            finalize_sums<T>(task, channel_at(task, c + k));
         }
     }
 }

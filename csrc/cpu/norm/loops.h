@@ -9,6 +9,12 @@
 namespace fastopt {
 namespace {
 
+// The elements in memory, in their storage type.
+template <class Format>
+FASTOPT_HD const typename Format::Storage* stored(const Array& array, int64_t at) {
+    return static_cast<const typename Format::Storage*>(array.data) + at;
+}
+
 // One channel's coefficients, for all elements of a loop.
 template <class T>
 struct OneChannel {

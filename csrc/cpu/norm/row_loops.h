@@ -7,9 +7,6 @@
 namespace fastopt {
 namespace {
 
-// The number of elements of a row.
-FASTOPT_HD int64_t row_length(const NormTask& task) { return task.sets.inner; }
-
 // Layer normalization: rows have a mean and, with a weight, perhaps a bias.
 struct Layer {
     static constexpr bool centered = true;

@@ -13,7 +13,7 @@ void planes_fill_coefficients(const NormTask& task, int64_t begin, int64_t end) 
     for (int64_t set = begin; set < end; ++set) {
         const Projection<T> less = projection_so_far<T>(task, set);
         for (int64_t c = set * task.group; c < (set + 1) * task.group; ++c)
-            all[c] = {coefficients_of<T>(task, c), less};
+            all[c] = {coefficients_of<T>(task, channel_at(task, c)), less};
     }
 }
 

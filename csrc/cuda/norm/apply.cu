@@ -1,4 +1,4 @@
-// out = activation(z). Bytes per element, float32: 8, with a residual 12.
+// out = activation(z). Bytes per element, float32: 8, with a residual 12. The sum of two operands: 12.
 #include "cuda/norm/elements.h"
 
 namespace fastopt::cuda {
@@ -25,7 +25,38 @@ struct Apply {
 #define FASTOPT_APPLY(name, Activation) element_kernels<Apply<Activation>>,
 constexpr ElementKernels kernels[] = {FASTOPT_ACTIVATIONS(FASTOPT_APPLY)};
 
+// A sum of two operands, rounded to their type. Elements after the last vector go one by one.
+template <class Access>
+__global__ void __launch_bounds__(kThreads) add(Array first, Array second, Array sum, int64_t n) {
+    using T = typename Access::Compute;
+    const auto add_at = [&](auto access, int64_t at) {
+        using Own = decltype(access);
+        T x[Own::width], other[Own::width];
+        Own::load(first, at, x);
+        Own::load(second, at, other);
+        for (int k = 0; k < Own::width; ++k) x[k] += other[k];
+        Own::store(sum, at, x);
+    };
+    const int64_t v = int64_t(blockIdx.x) * kThreads + threadIdx.x, vectors = n / Access::width;
+    if (v < vectors) return add_at(Access(), v * Access::width);
+    if (v - vectors < n % Access::width) add_at(Singles<T>(), vectors * Access::width + v - vectors);
+}
+
+using AddKernel = void (*)(Array, Array, Array, int64_t);
+constexpr AddKernel add_vectors[4] = {add<Vectors<Plain<float>>>, add<Vectors<Plain<double>>>,
+                                      add<Vectors<Narrow<BFloat16>>>, add<Vectors<Narrow<Float16>>>};
+constexpr AddKernel add_singles[2] = {add<Singles<float>>, add<Singles<double>>};
+
 }  // namespace
+
+void norm_add(const Stream& stream, const NormTask& task, int64_t n) {
+    const DType type = task.input.type;
+    const Array &first = task.summands[0], &second = task.summands[1];
+    const bool aligned = is_aligned(first.data) && is_aligned(second.data) && is_aligned(task.input.data);
+    const int width = aligned ? width_of(type) : 1;
+    const AddKernel kernel = aligned ? add_vectors[int(type)] : add_singles[type == DType::f64];
+    launch(stream, "sum", kernel, {ceil_div(n / width + n % width, kThreads), kThreads}, first, second, task.input, n);
+}
 
 void norm_apply(const Stream& stream, const NormTask& task) {
     run_elements(stream, "normalization", kernels[task.activation], task, task.input, task.residual, task.out);

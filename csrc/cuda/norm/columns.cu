@@ -8,26 +8,31 @@ namespace {
 
 constexpr int kMostWarps = 8;
 
-// A block's part of the tensor: some columns of a chunk of rows. The elements after the last full row form another
-// chunk, of one shorter row.
+// A block's part of a sample: some columns of a chunk of rows. The elements after the last full row form another chunk,
+// of one shorter row.
 struct Span {
     double* partials;
-    int64_t first_row, end_row, columns, column;
+    int64_t sample, first_row, end_row, columns, column;
     bool is_rest;
 };
 
 __host__ __device__ __forceinline__ int64_t blocks_across(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
 
-__device__ __forceinline__ Span span_of_block(const NormTask& task) {
-    const NormLayout& l = task.layout;
-    const int64_t across = blocks_across(l.columns), chunk = blockIdx.x / across;
-    const int lane = int(threadIdx.x) % kLanes;
-    double* const partials = task.partials + 2 * chunk * l.columns;
-    if (chunk == l.chunks)
-        return {partials, l.rows, l.rows + 1, l.rest, (blockIdx.x - chunk * across) * kLanes + lane, true};
+__host__ __device__ __forceinline__ int64_t blocks_of_sample(const NormLayout& l) {
+    return l.chunks * blocks_across(l.columns) + blocks_across(l.rest);
+}
+
+// `kSamples`: each sample has statistics of its own. The kernels for a single one need fewer registers.
+template <bool kSamples>
+__device__ __forceinline__ Span span_of_block(const NormTask& task, const NormLayout& l) {
+    const int64_t sample = kSamples ? blockIdx.x / blocks_of_sample(l) : 0;
+    const int64_t block = kSamples ? blockIdx.x - sample * blocks_of_sample(l) : blockIdx.x;
+    const int64_t across = blocks_across(l.columns), chunk = block / across;
+    const int64_t column = (block - chunk * across) * kLanes + int(threadIdx.x) % kLanes;
+    double* const partials = task.partials + sample * task.sample_partials + 2 * chunk * l.columns;
+    if (chunk == l.chunks) return {partials, sample, l.rows, l.rows + 1, l.rest, column, true};
     const int64_t first = chunk * l.chunk, end = first + l.chunk;
-    return {partials, first, end < l.rows ? end : l.rows, l.columns, (blockIdx.x - chunk * across) * kLanes + lane,
-            false};
+    return {partials, sample, first, end < l.rows ? end : l.rows, l.columns, column, false};
 }
 
 // Calls `sum(first row, rows)` for each flush block, and joins the results of a thread's column.
@@ -65,15 +70,16 @@ __device__ __forceinline__ void for_column(int64_t at, int rows, int64_t stride,
     for (; first < rows; ++first) add(load(at + first * stride), at + first * stride);
 }
 
-template <class Format>
+template <class Format, bool kSamples>
 __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
-    const int64_t stride = task.layout.columns;
-    const Span span = span_of_block(task);
+    const NormLayout& l = task.sets;
+    const int64_t stride = l.columns;
+    const Span span = span_of_block<kSamples>(task, l);
     const auto load = [&](int64_t at) { return input[at]; };
     gather_span<JoinMoments>(span, [&](int64_t row, int rows) -> PartialSums {
-        const int64_t at = row * stride + span.column;
+        const int64_t at = span.sample * l.total + row * stride + span.column;
         if (span.is_rest) return {double(Format::load(load(at))), 0};
         const int some = rows < int(kShiftRows) ? rows : int(kShiftRows);
         const T first = Format::load(load(at));
@@ -91,7 +97,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __
     });
 }
 
-template <class Format, class Activation>
+template <class Format, class Activation, bool kSamples>
 __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     using Storage = typename Format::Storage;
@@ -104,13 +110,14 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
     const auto* const residuals = static_cast<const Storage*>(task.residual.data);
     auto* const kept = static_cast<Storage*>(task.kept.data);
     const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
-    const Span span = span_of_block(task);
-    const Coefficients<T> of = coefficients_of<T>(task, span.column / l.inner % l.channels);
+    const Span span = span_of_block<kSamples>(task, l);
+    const Coefficients<T> of =
+        coefficients_of<T>(task, channel_at(task, span.column / l.inner % l.channels + span.sample * l.channels));
     const T slope = T(task.negative_slope);
     gather_span<JoinSums>(span, [&](int64_t row, int rows) -> PartialSums {
         T sum{}, products{};
         for_column<4>(
-            row * l.columns + span.column, rows, l.columns,
+            span.sample * l.total + row * l.columns + span.column, rows, l.columns,
             [&](int64_t at) -> Loaded { return {input[at], grads[at], adds ? residuals[at] : Storage{}}; },
             [&](const Loaded& loaded, int64_t at) {
                 const T x = Format::load(loaded.x);
@@ -128,31 +135,34 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
 
 using Kernel = void (*)(NormTask);
 
-// By DType; for sums, one row per activation.
-constexpr Kernel moment_kernels[4] = {column_moments<Plain<float>>, column_moments<Plain<double>>,
-                                      column_moments<Narrow<BFloat16>>, column_moments<Narrow<Float16>>};
+// By DType; for sums, one row per activation. Of one or more samples.
+template <bool kSamples>
+constexpr Kernel moment_kernels[4] = {column_moments<Plain<float>, kSamples>, column_moments<Plain<double>, kSamples>,
+                                      column_moments<Narrow<BFloat16>, kSamples>,
+                                      column_moments<Narrow<Float16>, kSamples>};
 
-#define FASTOPT_SUM_KERNELS(name, Activation)                                       \
-    {column_sums<Plain<float>, Activation>, column_sums<Plain<double>, Activation>, \
-     column_sums<Narrow<BFloat16>, Activation>, column_sums<Narrow<Float16>, Activation>},
+#define FASTOPT_SUM_KERNELS(name, Activation)                                                           \
+    {column_sums<Plain<float>, Activation, kSamples>, column_sums<Plain<double>, Activation, kSamples>, \
+     column_sums<Narrow<BFloat16>, Activation, kSamples>, column_sums<Narrow<Float16>, Activation, kSamples>},
+template <bool kSamples>
 constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
 
-void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task) {
-    const NormLayout& l = task.layout;
+void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task, const NormLayout& l) {
     const int64_t rows = l.chunk < l.rows ? l.chunk : l.rows, flushes = (rows + kFlushRows - 1) / kFlushRows;
     const int warps = int(flushes < 1 ? 1 : flushes < kMostWarps ? flushes : kMostWarps);
-    const int64_t blocks = l.chunks * blocks_across(l.columns) + blocks_across(l.rest);
-    launch(stream, name, kernel, {blocks, warps * kLanes}, task);
+    launch(stream, name, kernel, {task.samples * blocks_of_sample(l), warps * kLanes}, task);
 }
 
 }  // namespace
 
 void gather_column_moments(const Stream& stream, const NormTask& task) {
-    start(stream, "moments", moment_kernels[int(task.input.type)], task);
+    const auto& kernels = task.samples > 1 ? moment_kernels<true> : moment_kernels<false>;
+    start(stream, "moments", kernels[int(task.input.type)], task, task.sets);
 }
 
 void gather_column_sums(const Stream& stream, const NormTask& task) {
-    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task);
+    const auto& kernels = (task.samples > 1 ? sum_kernels<true> : sum_kernels<false>)[task.activation];
+    start(stream, "sums of gradients", kernels[int(task.input.type)], task, task.layout);
 }
 
 }  // namespace fastopt::cuda

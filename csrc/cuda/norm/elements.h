@@ -50,7 +50,7 @@ struct Numbers {
 
 template <bool kProjects, class T>
 __device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t channel) {
-    const int64_t channels = task.layout.channels;
+    const int64_t channels = task.channel_count;
     const T* const all = static_cast<const T*>(task.coefficients) + channel;
     Numbers<T> numbers{{all[0], all[channels], all[2 * channels]}, {}};
     if constexpr (kProjects) numbers.less = {all[3 * channels], all[4 * channels]};
@@ -63,6 +63,7 @@ struct GridElements {
     int64_t vectors, per_block;  // planes: the number of vectors, and per block
     int64_t cycle, step;         // columns: vectors after which channels repeat; the distance to a thread's next vector
     int parts, rounds;           // columns: blocks per cycle; vectors per thread
+    int64_t blocks;              // columns: per sample
 };
 
 // One element that does not belong to a full vector. `Work::run<Access>(task, at, numbers)` does the work.
@@ -102,10 +103,14 @@ __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ G
     run_rest<Work, Access>(elements);
 }
 
-template <class Work, class Access>
+// `kSamples`: each sample has coefficients of its own. The kernels for a single one need fewer registers.
+template <class Work, class Access, bool kSamples>
 __global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
-    const int64_t turn = blockIdx.x / elements.parts, part = blockIdx.x % elements.parts;
+    const NormLayout& l = elements.task.layout;
+    const int64_t sample = kSamples ? blockIdx.x / elements.blocks : 0;
+    const unsigned block = kSamples ? unsigned(blockIdx.x - sample * elements.blocks) : blockIdx.x;
+    const int64_t turn = block / elements.parts, part = block % elements.parts;
     const int64_t place = part * blockDim.x + threadIdx.x;
     const int64_t first = turn * elements.rounds * elements.step + place;
     if (place < elements.step && first < elements.vectors) {
@@ -113,12 +118,14 @@ __global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ 
         for (int k = 0; k < Access::width; ++k) {
             int64_t channel = elements.inner.quotient(place % elements.cycle * Access::width + k);
             elements.channels.split(channel);
-            numbers[k] = numbers_of<Work::projects, T>(elements.task, channel);
+            numbers[k] =
+                numbers_of<Work::projects, T>(elements.task, kSamples ? channel + sample * l.channels : channel);
         }
         for (int r = 0; r < elements.rounds; ++r) {
             const int64_t v = first + r * elements.step;
             if (v >= elements.vectors) break;
-            Work::template run<Access>(elements.task, v * Access::width, [&](int k) { return numbers[k]; });
+            const int64_t at = kSamples ? v * Access::width + sample * l.total : v * Access::width;
+            Work::template run<Access>(elements.task, at, [&](int k) { return numbers[k]; });
         }
     }
     run_rest<Work, Access>(elements);
@@ -130,7 +137,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Shares the elements out to blocks, in vectors of `width`.
 inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
     const NormLayout& l = task.layout;
-    GridElements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1};
+    GridElements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1, 0};
     grid.threads = kThreads;
     if (l.planes) {
         elements.per_block = kThreads * kSteps;
@@ -139,13 +146,17 @@ inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
         const int64_t period = l.channels * l.inner;
         elements.cycle = period / greatest_divisor(period, width);
         elements.parts = static_cast<int>(ceil_div(elements.cycle, kThreads));
-        const int64_t cycles = elements.parts > 1 ? 1 : kThreads / elements.cycle;  // cycles of one block
+        // Cycles of one block, which has no more vectors than a sample.
+        const int64_t most = kThreads / elements.cycle, cycles_of_sample = ceil_div(elements.vectors, elements.cycle);
+        const int64_t fit = most < cycles_of_sample ? most : cycles_of_sample, cycles = fit < 1 ? 1 : fit;
         elements.step = cycles * elements.cycle;
         grid.threads = static_cast<int>(ceil_div(elements.step, elements.parts));
         // Once there are enough blocks, a thread takes several vectors, because it looks its coefficients up only once.
-        const int64_t steps = ceil_div(elements.vectors, elements.step), rounds = steps * elements.parts / kBlocks;
+        const int64_t steps = ceil_div(elements.vectors, elements.step);
+        const int64_t rounds = steps * elements.parts * task.samples / kBlocks;
         elements.rounds = static_cast<int>(rounds < 1 ? 1 : rounds < kRounds ? rounds : kRounds);
-        grid.blocks = ceil_div(steps, elements.rounds) * elements.parts;
+        elements.blocks = ceil_div(steps, elements.rounds) * elements.parts;
+        grid.blocks = elements.blocks * task.samples;
     }
     if (grid.blocks == 0) grid.blocks = 1;  // fewer elements than a vector holds
     return elements;
@@ -155,29 +166,41 @@ using ElementKernel = void (*)(GridElements);
 
 // The kernels of one kind of work: vectors of each type, single elements in either compute type.
 struct ElementKernels {
-    ElementKernel planes[4], columns[4], single_planes[2], single_columns[2];
+    ElementKernel planes[4], columns[2][4], single_planes[2], single_columns[2][2];  // columns: of one or more samples
 };
+
+#define FASTOPT_COLUMNS(kSamples)                                                                             \
+    {run_columns<Work, Vectors<Plain<float>>, kSamples>, run_columns<Work, Vectors<Plain<double>>, kSamples>, \
+     run_columns<Work, Vectors<Narrow<BFloat16>>, kSamples>, run_columns<Work, Vectors<Narrow<Float16>>, kSamples>}
+#define FASTOPT_SINGLE_COLUMNS(kSamples) \
+    {run_columns<Work, Singles<float>, kSamples>, run_columns<Work, Singles<double>, kSamples>}
 
 template <class Work>
 constexpr ElementKernels element_kernels = {
     {run_planes<Work, Vectors<Plain<float>>>, run_planes<Work, Vectors<Plain<double>>>,
      run_planes<Work, Vectors<Narrow<BFloat16>>>, run_planes<Work, Vectors<Narrow<Float16>>>},
-    {run_columns<Work, Vectors<Plain<float>>>, run_columns<Work, Vectors<Plain<double>>>,
-     run_columns<Work, Vectors<Narrow<BFloat16>>>, run_columns<Work, Vectors<Narrow<Float16>>>},
+    {FASTOPT_COLUMNS(false), FASTOPT_COLUMNS(true)},
     {run_planes<Work, Singles<float>>, run_planes<Work, Singles<double>>},
-    {run_columns<Work, Singles<float>>, run_columns<Work, Singles<double>>},
+    {FASTOPT_SINGLE_COLUMNS(false), FASTOPT_SINGLE_COLUMNS(true)},
 };
+
+// The number of elements in 16 bytes.
+inline int width_of(DType type) { return int(sizeof(uint4)) / (type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2); }
 
 template <class... Arrays>
 void run_elements(const Stream& stream, const char* name, const ElementKernels& kernels, const NormTask& task,
                   const Arrays&... operands) {
     const DType type = task.input.type;
-    const bool aligned = (is_aligned(operands.data) && ...), planes = task.layout.planes;
+    const bool planes = task.layout.planes;
+    // The first element of every sample has to be aligned; then vectors do not reach into the next one.
+    const bool aligned =
+        (is_aligned(operands.data) && ...) && (task.samples == 1 || task.layout.total % width_of(type) == 0);
     Grid grid{};
-    const int width = aligned ? int(sizeof(uint4)) / (type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2) : 1;
+    const int width = aligned ? width_of(type) : 1;
     const GridElements elements = share_out(task, width, grid);
-    const ElementKernel vectors = (planes ? kernels.planes : kernels.columns)[int(type)];
-    const ElementKernel singles = (planes ? kernels.single_planes : kernels.single_columns)[type == DType::f64];
+    const ElementKernel vectors = (planes ? kernels.planes : kernels.columns[task.samples > 1])[int(type)];
+    const ElementKernel singles =
+        (planes ? kernels.single_planes : kernels.single_columns[task.samples > 1])[type == DType::f64];
     launch(stream, name, aligned ? vectors : singles, grid, elements);
 }
 

@@ -34,6 +34,10 @@ struct Gradient {
                           ? projected(grad[k], x[k], own.of.center, own.of.scale, own.less.mean, own.less.slope)
                           : grad[k] * own.of.scale;
         }
+        if (task.grad_sum.data != nullptr) {  // loaded late: registers for it would slow down those who have none
+            Access::load(task.grad_sum, at, x);
+            for (int k = 0; k < Access::width; ++k) grad[k] += x[k];
+        }
         Access::store(task.grad_input, at, grad);
     }
 };
@@ -45,7 +49,7 @@ constexpr ElementKernels kernels[] = {FASTOPT_ACTIVATIONS(FASTOPT_GRADIENT)};
 
 void norm_gradient(const Stream& stream, const NormTask& task) {
     run_elements(stream, "gradient", kernels[task.activation], task, task.input, task.residual, task.grad, task.kept,
-                 task.grad_input, task.grad_residual);
+                 task.grad_input, task.grad_residual, task.grad_sum);
 }
 
 }  // namespace fastopt::cuda

@@ -72,13 +72,13 @@ __device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, 
 
 // Joins a chunk's flush blocks; a warp's `sum(pieces)` returns the result of one in lane 0.
 template <class Join, class Sum>
-__device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
+__device__ __forceinline__ void gather_chunk(const NormLayout& l, double* partials, Sum sum) {
     FASTOPT_SHARED(PartialSums[kFlushes], parts);
     FASTOPT_SHARED(Share[kFlushes], shares);
-    const NormLayout& l = task.layout;
+    const int warps = int(blockDim.x) / kLanes;
     const PieceRange pieces = pieces_of(l, int64_t(blockIdx.x) % l.chunks);
     const int flushes = int((pieces.end - pieces.begin + kFlushPieces - 1) / kFlushPieces);
-    for (int k = int(threadIdx.x) / kLanes; k < flushes; k += kWarps) {
+    for (int k = int(threadIdx.x) / kLanes; k < flushes; k += warps) {
         const int64_t begin = pieces.begin + k * kFlushPieces, end = begin + kFlushPieces;
         const PieceRange own{begin, end < pieces.end ? end : pieces.end};
         const PartialSums part = sum(own);
@@ -90,7 +90,7 @@ __device__ __forceinline__ void gather_chunk(const NormTask& task, Sum sum) {
     if (threadIdx.x != 0) return;
     PartialSums all{};
     for (int k = 0; k < flushes; ++k) Join::join(all, parts[k], shares[k]);
-    double* const pair = task.partials + 2 * int64_t(blockIdx.x);
+    double* const pair = partials + 2 * int64_t(blockIdx.x);
     pair[0] = all.first;
     pair[1] = all.second;
 }
@@ -116,15 +116,17 @@ __device__ __forceinline__ typename Format::Compute shift_of(const Piece& piece,
 }
 
 template <class Format>
-__global__ void __launch_bounds__(kWarps* kLanes, 2) plane_moments(const __grid_constant__ NormTask task) {
+__global__ void __launch_bounds__(kWarps* kLanes, sizeof(typename Format::Compute) == 4 ? 4 : 2)
+    plane_moments(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
-    const int64_t channel = blockIdx.x / task.layout.chunks;
+    const NormLayout& l = task.sets;
+    const int64_t set = blockIdx.x / l.chunks;
     const auto load = [&](int64_t at) { return input[at]; };
-    gather_chunk<JoinMoments>(task, [&](PieceRange pieces) -> PartialSums {
+    gather_chunk<JoinMoments>(l, task.partials, [&](PieceRange pieces) -> PartialSums {
         T shift{}, sum{}, squares{};
         for (int64_t k = pieces.begin; k < pieces.end; ++k) {
-            const Piece piece = piece_of(task.layout, channel, k);
+            const Piece piece = piece_of(l, set, k);
             if (k == pieces.begin) shift = shift_of<Format>(piece, load);
             for_piece<kLoads>(piece, piece.n(), load, [&](typename Format::Storage x, int64_t, bool is_element) {
                 const T delta = (is_element ? Format::load(x) : shift) - shift;
@@ -132,14 +134,15 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_moments(const __grid_
                 squares += delta * delta;
             });
         }
-        const double n = double(elements_of(task.layout, pieces));
+        const double n = double(elements_of(l, pieces));
         const Moments found = moments_from(double(shift), merged(sum), merged(squares), 1 / n);
         return {found.mean, found.squares};
     });
 }
 
 template <class Format, class Activation>
-__global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_constant__ NormTask task) {
+__global__ void __launch_bounds__(kWarps* kLanes, sizeof(typename Format::Compute) == 4 && !Activation::costly ? 4 : 2)
+    plane_sums(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     using Storage = typename Format::Storage;
     struct Loaded {
@@ -151,9 +154,9 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) plane_sums(const __grid_con
     auto* const kept = static_cast<Storage*>(task.kept.data);
     const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
     const int64_t channel = blockIdx.x / task.layout.chunks;
-    const Coefficients<T> of = coefficients_of<T>(task, channel);
+    const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, channel));
     const T slope = T(task.negative_slope);
-    gather_chunk<JoinSums>(task, [&](PieceRange pieces) -> PartialSums {
+    gather_chunk<JoinSums>(task.layout, task.partials, [&](PieceRange pieces) -> PartialSums {
         T sum{}, products{};
         for (int64_t k = pieces.begin; k < pieces.end; ++k) {
             const Piece piece = piece_of(task.layout, channel, k);
@@ -189,18 +192,21 @@ constexpr Kernel moment_kernels[4] = {plane_moments<Plain<float>>, plane_moments
      plane_sums<Narrow<BFloat16>, Activation>, plane_sums<Narrow<Float16>, Activation>},
 constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
 
-void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task) {
-    launch(stream, name, kernel, {task.layout.channels * task.layout.chunks, kWarps * kLanes}, task);
+void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task, const NormLayout& l) {
+    const int64_t pieces = l.chunk < l.pieces ? l.chunk : l.pieces,
+                  flushes = (pieces + kFlushPieces - 1) / kFlushPieces;
+    const int warps = flushes < kWarps ? int(flushes) : kWarps;
+    launch(stream, name, kernel, {l.channels * l.chunks, warps * kLanes}, task);
 }
 
 }  // namespace
 
 void gather_plane_moments(const Stream& stream, const NormTask& task) {
-    start(stream, "moments", moment_kernels[int(task.input.type)], task);
+    start(stream, "moments", moment_kernels[int(task.input.type)], task, task.sets);
 }
 
 void gather_plane_sums(const Stream& stream, const NormTask& task) {
-    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task);
+    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task, task.layout);
 }
 
 }  // namespace fastopt::cuda

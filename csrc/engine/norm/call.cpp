@@ -61,7 +61,7 @@ bool NormCall::take_per_parameter(py::handle tensor, Array& operand) const {
     TensorView own;
     if (absent(tensor)) return true;
     if (!view(tensor.ptr(), own) || own.device != device_ || own.complex || own.numel != task.parameters ||
-        !is_contiguous(own))
+        (parameters_are_vectors_ && own.ndim != 1) || !is_contiguous(own))
         return false;
     if (task.input.data != nullptr && own.type != task.input.type && own.type != DType::f32) return false;
     operand = array_of(own);

@@ -34,6 +34,7 @@ class NormCall {
     TensorView input_{};
     int device_ = kHost;  // of all tensors
     int threads_;
+    bool parameters_are_vectors_ = true;
 
     // The input, whose shape gives the layout.
     bool take_any_input(pybind11::handle input);

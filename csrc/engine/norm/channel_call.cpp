@@ -23,6 +23,7 @@ bool ChannelCall::take_input(py::handle input) {
 bool ChannelCall::take_groups(py::handle input, int64_t groups) {
     if (!take_any_input(input) || input_.ndim < 2 || groups < 1 || input_.sizes[1] % groups != 0) return false;
     if (!empty() && !lay_out_groups(input_, groups, task)) return false;
+    task.batch = true;
     task.parameters = input_.sizes[1];
     task.group = std::max<int64_t>(input_.sizes[1] / groups, 1);
     task.set_count = input_.sizes[0] * groups;

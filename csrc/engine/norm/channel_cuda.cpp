@@ -1,15 +1,30 @@
 #include "engine/norm/channel_cuda.h"
 
+#include <algorithm>
+
 #include "engine/interop/stream.h"
 
 namespace py = pybind11;
 
 namespace fastopt {
 
+namespace {
+
+// Numbers of partial results; of one sample, in columns.
+int64_t partials_of(const NormLayout& l) {
+    return 2 * (l.planes ? l.channels * l.chunks : l.columns * l.chunks + l.rest);
+}
+
+int64_t all_partials_of(const NormLayout& l, const NormTask& task) {
+    return partials_of(l) * (l.planes ? 1 : task.samples);
+}
+
+}  // namespace
+
 ChannelDevice::ChannelDevice(const NormTask& task, int device) : task_(task), stream_(stream_of(device)) {
-    const NormLayout& l = task_.layout;
-    const int64_t partials = 2 * (l.planes ? l.channels * l.chunks : l.columns * l.chunks + l.rest);
-    const int64_t pairs = 2 * task_.channel_count, coefficients = 5 * l.channels;  // of either type
+    const int64_t partials = std::max(all_partials_of(task_.layout, task_), all_partials_of(task_.sets, task_));
+    const int64_t pairs = 2 * task_.channel_count, coefficients = 5 * task_.channel_count;  // of either type
+    task_.sample_partials = partials_of(task_.layout);
     scratch_ = allocate(device, static_cast<size_t>(partials + pairs + coefficients) * sizeof(double));
     task_.partials = static_cast<double*>(scratch_.data);
     if (task_.moments == nullptr) task_.moments = task_.partials + partials;
@@ -17,11 +32,13 @@ ChannelDevice::ChannelDevice(const NormTask& task, int device) : task_(task), st
     task_.coefficients = task_.partials + partials + pairs;
 }
 
-// Training launches three kernels, evaluation two.
+// Training launches three kernels, evaluation two. A sum of two operands takes one more, and in the backward pass so do
+// the projection of groups, and the gradients of parameters that samples share.
 
 void ChannelDevice::forward() {
-    if (empty()) return clear(task_.statistics);
+    if (empty()) return clear(task_.statistics, task_.set_count);
     const py::gil_scoped_release released;
+    if (task_.summands[0].data != nullptr) cuda::norm_add(stream_, task_, task_.samples * task_.layout.total);
     cuda::norm_moments(stream_, task_);
     cuda::norm_apply(stream_, task_);
 }
@@ -33,7 +50,7 @@ void ChannelDevice::evaluate() {
 }
 
 void ChannelDevice::backward() {
-    if (empty()) return clear(task_.sums);
+    if (empty() || (task_.grad_input.data == nullptr && task_.grad_residual.data == nullptr)) return sums();
     choose_dz_buffer();
     const py::gil_scoped_release released;
     cuda::norm_sums(stream_, task_);
@@ -41,7 +58,7 @@ void ChannelDevice::backward() {
 }
 
 void ChannelDevice::moments() {
-    if (empty()) return clear(task_.moments);
+    if (empty()) return clear(task_.moments, task_.set_count);
     task_.coefficients = nullptr;
     const py::gil_scoped_release released;
     cuda::norm_moments(stream_, task_);
@@ -61,7 +78,7 @@ void ChannelDevice::apply() {
 }
 
 void ChannelDevice::sums() {
-    if (empty()) return clear(task_.sums);
+    if (empty()) return clear(task_.sums, task_.channel_count);
     task_.coefficients = nullptr;
     const py::gil_scoped_release released;
     cuda::norm_sums(stream_, task_);
@@ -77,8 +94,9 @@ void ChannelDevice::gradient() {
 bool ChannelDevice::empty() const { return task_.layout.total == 0; }
 
 // The result of an empty input.
-void ChannelDevice::clear(double* pairs) {
+void ChannelDevice::clear(double* pairs, int64_t count) {
     task_.sums = pairs;
+    if (task_.channel_count != count) task_.parameters = task_.channel_count = count;
     task_.coefficients = nullptr;
     const py::gil_scoped_release released;
     cuda::norm_finalize(stream_, task_, cuda::NormSource::nothing);

@@ -28,7 +28,7 @@ class ChannelDevice {
     DeviceMemory scratch_;
 
     bool empty() const;
-    void clear(double* pairs);
+    void clear(double* pairs, int64_t count);
     void choose_dz_buffer();
 };
 

@@ -10,23 +10,20 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-bool take_input(ChannelCall& call, py::handle input, const std::string&, int64_t size) {
-    call.task.batch = true;
-    return call.take_groups(input, size);
-}
-
-bool take_input(RowCall& call, py::handle input, const std::string& kind, int64_t size) {
-    if (kind != "layer" && kind != "rms" && kind != "rms_rounded")
-        throw py::key_error("no normalization '" + kind + "'");
-    call.task.rounds_first = kind == "rms_rounded";
-    return call.take_rows(input, kind == "layer" ? RowCall::Kind::layer : RowCall::Kind::rms, size);
-}
-
-// Calls run(call) with a call of the kind's class.
+// Calls run(call) with a call of the kind's class that has taken its input.
 template <class Run>
-bool with_call(const std::string& kind, const char* activation, double negative_slope, int threads, Run run) {
-    if (kind == "group") return run(ChannelCall(activation, negative_slope, threads));
-    return run(RowCall(activation, negative_slope, threads));
+bool with_call(py::handle input, const std::string& kind, int64_t size, const char* activation, double negative_slope,
+               int threads, Run run) {
+    RowCall rows(activation, negative_slope, threads);
+    if (kind != "group") {
+        if (kind != "layer" && kind != "rms" && kind != "rms_rounded")
+            throw py::key_error("no normalization '" + kind + "'");
+        rows.task.rounds_first = kind == "rms_rounded";
+        return rows.take_rows(input, kind == "layer" ? RowCall::Kind::layer : RowCall::Kind::rms, size) && run(rows);
+    }
+    if (rows.take_groups(input, size)) return run(rows);
+    ChannelCall channels(activation, negative_slope, threads);
+    return channels.take_groups(input, size) && run(channels);
 }
 
 }  // namespace
@@ -34,11 +31,10 @@ bool with_call(const std::string& kind, const char* activation, double negative_
 bool norm(py::handle out, py::handle sum, py::handle input, py::handle residual, py::handle weight, py::handle bias,
           py::handle statistics, const char* kind, int64_t size, double eps, const char* activation,
           double negative_slope, int threads) {
-    return with_call(kind, activation, negative_slope, threads, [&](auto call) {
+    return with_call(input, kind, size, activation, negative_slope, threads, [&](auto& call) {
         NormTask& task = call.task;
-        if (!take_input(call, input, kind, size) || !call.take_sum(sum, input, residual) ||
-            !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
-            !call.take_result(out, task.out))
+        if (!call.take_sum(sum, input, residual) || !call.take_parameters(weight, bias) ||
+            !call.take_statistics(statistics) || !call.take_result(out, task.out))
             return false;
         task.eps = eps;
         call.forward();
@@ -49,11 +45,11 @@ bool norm(py::handle out, py::handle sum, py::handle input, py::handle residual,
 bool norm_backward(py::handle grad_input, py::handle grad_weight, py::handle grad_bias, py::handle grad,
                    py::handle grad_sum, py::handle input, py::handle weight, py::handle bias, py::handle statistics,
                    const char* kind, int64_t size, const char* activation, double negative_slope, int threads) {
-    return with_call(kind, activation, negative_slope, threads, [&](auto call) {
+    return with_call(input, kind, size, activation, negative_slope, threads, [&](auto& call) {
         NormTask& task = call.task;
-        if (!take_input(call, input, kind, size) || !call.take_operand(grad, task.grad) ||
-            !call.take_operand(grad_sum, task.grad_sum) || !call.take_parameters(weight, bias) ||
-            !call.take_statistics(statistics) || !call.take_per_parameter(grad_weight, task.grad_weight) ||
+        if (!call.take_operand(grad, task.grad) || !call.take_operand(grad_sum, task.grad_sum) ||
+            !call.take_parameters(weight, bias) || !call.take_statistics(statistics) ||
+            !call.take_per_parameter(grad_weight, task.grad_weight) ||
             !call.take_per_parameter(grad_bias, task.grad_bias) || !call.take_result(grad_input, task.grad_input))
             return false;
         call.backward();

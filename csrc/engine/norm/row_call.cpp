@@ -20,67 +20,88 @@ int64_t rows_of_chunk(int64_t rows, int64_t length) {
     return std::max({int64_t{4}, ceil_div(kChunk, length), ceil_div(rows, 64)});
 }
 
+template <class T>
+void repeat(const Array& parameter, int64_t count, int64_t times, T* to) {
+    for (int64_t c = 0; c < count; ++c) std::fill_n(to + c * times, times, T(element(parameter, c)));
+}
+
 }  // namespace
 
 bool RowCall::take_rows(py::handle input, Kind kind, int64_t length) {
     if (!take_any_input(input) || !is_contiguous(input_) || length < 0) return false;
     if (length == 0 ? input_.numel > 0 : input_.numel % length != 0) return false;
     kind_ = kind;
+    parameters_are_vectors_ = false;  // they have the shape of a row
     task.parameters = length;
-    task.set_count = length == 0 ? 0 : input_.numel / length;
-    task.count = double(length);
-    task.batch = true;
-    if (empty()) return true;
-    task.sets = task.layout = lay_out_rows(task.set_count, length);
-    task.chunk_rows = rows_of_chunk(task.set_count, length);
+    task.row_sets = task.row_repeat = 1;
+    lay_out(length == 0 ? 0 : input_.numel / length, length);
     return true;
+}
+
+bool RowCall::take_groups(py::handle input, int64_t groups) {
+    if (!take_any_input(input) || empty() || input_.ndim < 2 || groups < 1 || input_.sizes[1] % groups != 0)
+        return false;
+    const int64_t samples = input_.sizes[0], channels = input_.sizes[1], inner = input_.numel / (samples * channels);
+    if (inner >= kPlane || !is_contiguous(input_)) return false;
+    kind_ = Kind::layer;
+    task.parameters = channels;
+    task.row_sets = groups;
+    task.row_repeat = inner;
+    lay_out(samples * groups, channels / groups * inner);
+    return true;
+}
+
+void RowCall::lay_out(int64_t sets, int64_t length) {
+    task.batch = true;
+    task.set_count = sets;
+    task.count = double(length);
+    if (empty()) return;
+    task.sets = task.layout = lay_out_rows(sets, length);
+    task.chunk_rows = rows_of_chunk(sets / task.row_sets, length * task.row_sets);
 }
 
 void RowCall::forward() {
     if (empty()) return;
-    widen_parameters();
-    const int64_t rows = task.set_count, length = task.parameters, chunks = task.sets.chunks;
-    moments_.reset(new double[static_cast<size_t>(2 * rows)]);
-    partials_.reset(new double[static_cast<size_t>(2 * rows * chunks)]);
+    spread_parameters();
+    const int64_t sets = task.set_count, length = task.sets.inner, chunks = task.sets.chunks;
+    moments_.reset(new double[static_cast<size_t>(2 * sets)]);
+    partials_.reset(new double[static_cast<size_t>(2 * sets * chunks)]);
     task.moments = moments_.get();
     task.partials = partials_.get();
     stream(task.out, machine.stream_forward);
     const RowKernels& kernels_of_kind = of_kind();
-    const auto over = [&](NormKernel kernel, int64_t units, int64_t elements) {
-        run_released<NormTask>({{kernel, &task, units, elements}}, threads_);
-    };
-    if (rows % threads_ == 0 || rows >= 4 * threads_) return over(kernels_of_kind.forward, rows, length);
+    if (sets % threads_ == 0 || sets >= 4 * threads_) return over(kernels_of_kind.forward, sets, length);
     const NormTable& table = *kernels().norm;
     if (task.summands[0].data != nullptr)
         over(task.input.type == DType::f64 ? table.add_f64 : table.add_f32, input_.numel, 1);
-    over(kernels_of_kind.moments, rows * chunks, std::min(length, kChunk));
-    kernels_of_kind.finalize(task, 0, rows);
-    over(kernels_of_kind.apply, rows * ceil_div(length, kBlock), std::min<int64_t>(length, kBlock));
+    over(kernels_of_kind.moments, sets * chunks, std::min(length, kChunk));
+    kernels_of_kind.finalize(task, 0, sets);
+    over(kernels_of_kind.apply, sets * ceil_div(length, kBlock), std::min<int64_t>(length, kBlock));
 }
 
 void RowCall::backward() {
-    const int64_t rows = task.set_count, length = task.parameters,
-                  chunks = empty() ? 0 : ceil_div(rows, task.chunk_rows);
     const bool sums = task.grad_weight.data != nullptr || task.grad_bias.data != nullptr;
-    const RowKernels& kernels_of_kind = of_kind();
-    if (!empty()) {
-        widen_parameters();
-        if (sums) {
-            const size_t numbers = static_cast<size_t>(2 * chunks * length);
-            partials_.reset(new double[numbers]);
-            accumulators_.reset(new double[numbers]);  // of either type
-            task.partials = partials_.get();
-            task.accumulators = accumulators_.get();
-        }
+    const int64_t rows = empty() ? 0 : task.set_count / task.row_sets, columns = task.parameters * task.row_repeat;
+    task.chunk_rows = std::max<int64_t>(task.chunk_rows, 1);
+    const int64_t chunks = ceil_div(rows, task.chunk_rows);
+    if (sums) {
+        const int64_t numbers = 2 * chunks * columns;
+        partials_.reset(new double[static_cast<size_t>(numbers)]);
+        accumulators_.reset(new double[static_cast<size_t>(task.input.type == DType::f64 ? numbers : numbers / 2)]);
+        task.partials = partials_.get();
+        task.accumulators = accumulators_.get();
+    }
+    if (rows > 0) {
+        spread_parameters();
         if (task.activation != 0 && kernels().norm->costly[task.activation] && !is_half()) task.kept = task.grad_input;
         if (task.kept.data == nullptr) stream(task.grad_input, machine.stream_backward);
-        run_released<NormTask>({{kernels_of_kind.backward, &task, chunks, std::min(task.chunk_rows, rows) * length}},
-                               threads_);
+        over(of_kind().backward, chunks, std::min(task.chunk_rows, rows) * columns);
     }
-    task.chunk_rows = std::max<int64_t>(task.chunk_rows, 1);
-    if (sums && length > 0)
-        run_released<NormTask>({{kernels_of_kind.join_parameters, &task, length, std::max<int64_t>(chunks, 1)}},
-                               threads_);
+    if (sums) over(of_kind().join_parameters, task.parameters, std::max<int64_t>(chunks * task.row_repeat, 1));
+}
+
+void RowCall::over(NormKernel kernel, int64_t units, int64_t elements) const {
+    run_released<NormTask>({{kernel, &task, units, elements}}, threads_);
 }
 
 const RowKernels& RowCall::of_kind() const {
@@ -90,18 +111,33 @@ const RowKernels& RowCall::of_kind() const {
     return wide ? table.rms_f64 : table.rms_f32;
 }
 
-void RowCall::widen_parameters() {
-    widen(task.weight, wide_[0]);
-    widen(task.bias, wide_[1]);
+void RowCall::spread_parameters() {
+    spread(task.weight, wide_[0]);
+    spread(task.bias, wide_[1]);
+    if (task.weight.data != nullptr || task.bias.data == nullptr) return;
+    // The loops know a bias only beside a weight.
+    const float one = 1;
+    task.weight = {const_cast<float*>(&one), DType::f32};
+    wide_[0].reset(new double[static_cast<size_t>(task.parameters * task.row_repeat)]);
+    fill(task.weight, 1, task.parameters * task.row_repeat, wide_[0].get());
 }
 
-void RowCall::widen(Array& parameter, std::unique_ptr<double[]>& wide) const {
+void RowCall::spread(Array& parameter, std::unique_ptr<double[]>& wide) const {
     const DType type = task.input.type == DType::f64 ? DType::f64 : DType::f32;
-    if (parameter.data == nullptr || parameter.type == type) return;
-    wide.reset(new double[static_cast<size_t>(task.parameters)]);  // of either type
-    const Array widened{wide.get(), type};
-    for (int64_t i = 0; i < task.parameters; ++i) set_element(widened, i, element(parameter, i));
-    parameter = widened;
+    if (parameter.data == nullptr || (parameter.type == type && task.row_repeat == 1)) return;
+    wide.reset(new double[static_cast<size_t>(task.parameters * task.row_repeat)]);  // of either type
+    fill(parameter, task.parameters, task.row_repeat, wide.get());
+}
+
+// Writes `count` parameters, each `times` times, in the compute type.
+void RowCall::fill(Array& parameter, int64_t count, int64_t times, double* to) const {
+    if (task.input.type == DType::f64) {
+        repeat(parameter, count, times, to);
+        parameter = {to, DType::f64};
+    } else {
+        repeat(parameter, count, times, reinterpret_cast<float*>(to));
+        parameter = {to, DType::f32};
+    }
 }
 
 }  // namespace fastopt

@@ -1,5 +1,5 @@
 """RMSNorm, LayerNorm and GroupNorm in NumPy: statistics of rows, and of groups of each sample's channels
-(``csrc/engine/norm/norm.h``)."""
+(``csrc/engine/norm/norm.h``). Groups of short channels are sets of a row whose elements have a weight each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class _Call:
         activation: str,
         negative_slope: float,
     ) -> None:
-        self.x, self.kind, self.size = self.shape(x, input, size), kind, size
+        self.kind, self.size = kind, size
+        self.x = self.shape(x, input, size)
         self.weight, self.bias, self.dtype = weight, bias, input.dtype
         self.activation = (activation, negative_slope)
 
@@ -53,22 +54,21 @@ class _Call:
 
 
 class _RowElements(Elements):
-    """Elements of rows: each row has a center, a factor and an offset, each column a weight and a bias."""
+    """Elements of rows: each set has a center, a factor and an offset, each column a weight and a bias."""
 
-    def __init__(self, call: _Call, statistics: Pairs, rounded: torch.dtype | None) -> None:
+    def __init__(self, call: _Rows, statistics: Pairs, rounded: torch.dtype | None) -> None:
         super().__init__(call.x, *call.activation)
         mean, inverse_std = (numbers[:, None] for numbers in statistics)
         self.center = Center(mean[:, 0], self.x.dtype)
         self._factor = inverse_std.astype(self.x.dtype)
         self._deviation = self.x - mean.astype(self.x.dtype)
         self.normalized: Array = self._deviation * self._factor
-        if call.kind == "layer":
+        if call.centered:
             offset = 0.0 - self.center.excess[:, None] * inverse_std  # a negation would change the sign of a zero
             self.normalized = self.normalized + offset.astype(self.x.dtype)
         if rounded is not None:
             self.normalized = half.rounded(self.normalized, rounded)
-        self._weight = None if call.weight is None else half.load(flat(call.weight))
-        self._bias = None if call.bias is None else half.load(flat(call.bias))
+        self._weight, self._bias = call.of_elements(call.weight), call.of_elements(call.bias)
 
     def z(self) -> Array:
         z: Array = self.normalized if self._weight is None else self.normalized * self._weight
@@ -83,47 +83,67 @@ class _RowElements(Elements):
 
 
 class _Rows(_Call):
+    """``x`` is (sets, elements of a set)."""
+
     def shape(self, x: Array, input: Tensor, size: int) -> Array:
-        self._channels = Channels(1, input.numel() // size, size, planes=True)
-        return x.reshape(-1, size)
+        self.centered = self.kind in ("layer", "group")
+        parameters = input.shape[1] if self.kind == "group" else size
+        self._sets = size if self.kind == "group" else 1  # of a row
+        self._repeat = (
+            input.numel() // (len(input) * parameters) if self.kind == "group" else 1
+        )  # neighbours that share a parameter
+        length = parameters * self._repeat // self._sets
+        self._channels = Channels(1, input.numel() // length, length, planes=True)
+        return x.reshape(-1, length)
+
+    def of_elements(self, parameter: Tensor | None) -> Array | None:
+        """Returns a weight or bias for each element of a row, (sets or 1, elements of a set)."""
+        if parameter is None:
+            return None
+        row = np.repeat(half.load(flat(parameter)), self._repeat).reshape(self._sets, -1)
+        return np.tile(row, (len(self.x) // self._sets, 1))
 
     def spreads(self) -> Pairs:
         rows, zeros = self.x[None], np.zeros(len(self.x))
-        if self.kind == "layer":
+        if self.centered:
             mean, squares = moments(self._channels, rows)
         else:
             mean, squares = zeros, sums(self._channels, rows, rows, zeros.astype(rows.dtype))[1]
-        return mean, squares / self.size
+        return mean, squares / self.x.shape[1]
 
     def value(self, statistics: Pairs) -> Array:
         return _RowElements(self, statistics, self.dtype if self.kind == "rms_rounded" else None).value()
 
     def gradients(self, grad: Array, statistics: Pairs) -> tuple[Array, Array, Array]:
-        elements = _RowElements(self, statistics, None)
+        elements, length = _RowElements(self, statistics, None), self.x.shape[1]
         of_z = elements.gradient_of_z(grad.reshape(self.x.shape))
         weighted = elements.weighted(of_z)
-        if self.kind == "layer":
+        if self.centered:
             both = elements.center.sums(self._channels, weighted[None], self.x[None])
-            lost = projection(statistics[1], elements.center.excess, both, self.size)
+            lost = projection(statistics[1], elements.center.excess, both, length)
         else:
             zeros = np.zeros(len(self.x))
             _, products = sums(self._channels, weighted[None], self.x[None], elements.center.rounded)
-            lost = (zeros, projection(statistics[1], zeros, (zeros, products), self.size)[1])
+            lost = (zeros, projection(statistics[1], zeros, (zeros, products), length)[1])
         return elements.gradient(weighted, lost), self._over(of_z * elements.normalized), self._over(of_z)
 
     def _over(self, values: Array) -> Array:
-        """Sums over the rows."""
-        rows = len(values)
-        total = np.zeros(self.size)
-        for own in column_chunks(values, max(4, math.ceil(CHUNK / self.size), math.ceil(rows / 64))):
+        """Sums over the rows, and over the elements that share a parameter."""
+        values = values.reshape(len(self.x) // self._sets, -1)
+        rows, length = values.shape
+        total = np.zeros(length)
+        for own in column_chunks(values, max(4, math.ceil(CHUNK / length), math.ceil(rows / 64))):
             total = total + own
-        return total
+        of_parameter = np.zeros(length // self._repeat)
+        for neighbour in total.reshape(-1, self._repeat).T:
+            of_parameter = of_parameter + neighbour
+        return of_parameter
 
 
 class _Groups(_Call):
     def shape(self, x: Array, input: Tensor, size: int) -> Array:
         samples, channels = input.shape[:2]
-        inner = input.numel() // samples if channels == 1 else input.stride(1)
+        inner = _inner(input)
         x = x.reshape(samples, -1, channels, inner)
         of_group = channels // size * inner
         self._groups = Channels(x.shape[1], size, of_group, of_group >= PLANE or x.shape[1] == 1)
@@ -170,13 +190,17 @@ class _Groups(_Call):
         return total
 
 
+def _inner(input: Tensor) -> int:
+    """The number of neighbours in memory that belong to one channel."""
+    return input.numel() // len(input) if input.shape[1] == 1 else input.stride(1)
+
+
 def _taken(kind: str, size: int, input: Tensor, operands: list[Tensor | None], parameters: list[Tensor | None]) -> bool:
     """Whether the engine takes these tensors as they are."""
     if not (takes_input(input) and size > 0 and all(alike(tensor, input) for tensor in operands)):
         return False
     if kind == "group":
-        outermost = input.numel() == 0 or len(input) == 1 or input.stride(0) == input.numel() // len(input)
-        fits = input.ndim >= 2 and input.shape[1] % size == 0 and outermost
+        fits = input.ndim >= 2 and input.shape[1] % size == 0 and (input.numel() == 0 or _follow(input))
         count = input.shape[1] if fits else 0
     else:
         fits = input.is_contiguous() and input.numel() % size == 0
@@ -186,8 +210,16 @@ def _taken(kind: str, size: int, input: Tensor, operands: list[Tensor | None], p
     return fits and all(p is None or (takes_vector(p, types) and p.numel() == count) for p in parameters)
 
 
-def _call(kind: str) -> type[_Call]:
-    return _Groups if kind == "group" else _Rows
+def _follow(input: Tensor) -> bool:
+    """Whether samples follow each other in memory, and in them channels or, channels-last, their elements."""
+    of_sample, inner = input.numel() // len(input), _inner(input)
+    outermost = len(input) == 1 or input.stride(0) == of_sample
+    return outermost and (inner < PLANE or inner * input.shape[1] == of_sample)
+
+
+def _call(kind: str, input: Tensor) -> type[_Call]:
+    short = kind == "group" and input.is_contiguous() and input.numel() // (len(input) * input.shape[1]) < PLANE
+    return _Rows if short or kind != "group" else _Groups
 
 
 @np.errstate(all="ignore")
@@ -216,7 +248,7 @@ def norm(
     if sum is not None and residual is not None:
         half.store(x + half.load(flat(residual)), flat(sum))
         x = half.load(flat(sum))
-    call = _call(kind)(x, input, weight, bias, kind, size, activation, negative_slope)
+    call = _call(kind, input)(x, input, weight, bias, kind, size, activation, negative_slope)
     mean, variance = call.spreads()
     both = (mean, 1 / np.sqrt(variance + eps))
     statistics.numpy()[...] = both
@@ -248,7 +280,7 @@ def norm_backward(
             if empty is not None:
                 empty.zero_()
         return True
-    call = _call(kind)(half.load(flat(input)), input, weight, bias, kind, size, activation, negative_slope)
+    call = _call(kind, input)(half.load(flat(input)), input, weight, bias, kind, size, activation, negative_slope)
     mean, inverse_std = statistics.numpy()
     of_input, of_weight, of_bias = call.gradients(half.load(flat(grad)), (mean, inverse_std))
     if grad_input is not None:
