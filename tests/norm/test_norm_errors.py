@@ -69,6 +69,18 @@ def test_instances() -> None:
             F.instance_norm(x, **{**own, name: five})
 
 
+def test_running_statistics() -> None:
+    """They are refused before anything is written."""
+    x, good = torch.ones(SHAPE), torch.zeros(6)
+    for wrong in (torch.ones(6, dtype=torch.float64), torch.ones(6).half(), torch.ones(6, device="meta")):
+        for running in ((good, wrong), (wrong, good)):
+            with pytest.raises(RuntimeError, match=r"running_(mean|var) (has to be|is on)"):
+                F.instance_norm(x, *running)
+    with pytest.raises(RuntimeError, match="not differentiable with respect to argument 'running_var'"):
+        F.instance_norm(x, good, torch.ones(6, requires_grad=True))
+    assert not good.any()
+
+
 @kinds
 def test_types(kind: Kind) -> None:
     argument = kind.argument(SHAPE, 3)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..batch.checks import check_running
 from ..checks import check_input, check_parameter, check_residual
 
 
@@ -87,9 +88,16 @@ def check_instances(
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.shape}")
         if (running_mean is None) != (running_var is None):
             raise ValueError("running_mean and running_var must either both be None or neither be None")
+        check_running(True, running_mean, running_var)
     elif running_mean is None or running_var is None:
         raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is false")
     named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     for name, tensor in named.items():
         if tensor is not None and tensor.shape != input.shape[1:2]:
             raise RuntimeError(f"{name} should contain {input.shape[1]} elements not {tensor.numel()}")
+    if running_mean is not None or running_var is not None:
+        check_input("instance_norm", input)
+    for name in ("running_mean", "running_var"):
+        tensor = named[name]
+        if tensor is not None:
+            check_parameter("instance_norm", input, name, tensor)

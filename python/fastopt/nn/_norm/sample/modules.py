@@ -39,15 +39,14 @@ class Normalizing(Activating):
     ) -> Any: ...
 
 
-def _weight_and_bias(module: Any) -> tuple[Maybe, Maybe]:
-    """Returns them from the dict where torch keeps them, because ``nn.Module.__getattr__`` is slow."""
+def _parameter(module: Any, name: str) -> Maybe:
+    """Returns it from the dict where torch keeps it, because ``nn.Module.__getattr__`` is slow."""
     if not torch.compiler.is_compiling():
-        parameters = module._parameters
         try:
-            return parameters["weight"], parameters["bias"]
+            return module._parameters[name]
         except KeyError:  # a parametrized weight, for example
             pass
-    return module.weight, module.bias
+    return getattr(module, name)
 
 
 class RMSNormalizing(Normalizing):
@@ -60,7 +59,7 @@ class RMSNormalizing(Normalizing):
         return rms_norm(
             input,
             module.normalized_shape,
-            module.weight,
+            _parameter(module, "weight"),
             module.eps,
             residual=residual,
             return_sum=return_sum,
@@ -75,12 +74,11 @@ class LayerNormalizing(Normalizing):
         self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
     ) -> Any:
         module: Any = self
-        weight, bias = _weight_and_bias(self)
         return layer_norm(
             input,
             module.normalized_shape,
-            weight,
-            bias,
+            _parameter(module, "weight"),
+            _parameter(module, "bias"),
             module.eps,
             residual=residual,
             return_sum=return_sum,
@@ -94,12 +92,11 @@ class GroupNormalizing(Normalizing):
         self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
     ) -> Any:
         module: Any = self
-        weight, bias = _weight_and_bias(self)
         return group_norm(
             input,
             module.num_groups,
-            weight,
-            bias,
+            _parameter(module, "weight"),
+            _parameter(module, "bias"),
             module.eps,
             residual=residual,
             return_sum=return_sum,
@@ -124,7 +121,8 @@ class InstanceNormalizing(Normalizing):
             input,
             module.running_mean,
             module.running_var,
-            *_weight_and_bias(self),
+            _parameter(module, "weight"),
+            _parameter(module, "bias"),
             module.training or not module.track_running_stats,
             0.0 if module.momentum is None else module.momentum,
             module.eps,
