@@ -5,6 +5,7 @@
 #include "cpu/machine.h"
 #include "engine/interop/run_without_gil.h"
 #include "engine/norm/layout.h"
+#include "engine/norm/row_cuda.h"
 #include "engine/workers/dispatch.h"
 #include "math/element.h"
 
@@ -37,6 +38,7 @@ bool RowCall::take_rows(py::handle input, Kind kind, int64_t length) {
 }
 
 void RowCall::forward() {
+    if (on_device()) return RowDevice(task, kind_ == Kind::layer, device_).forward();
     if (empty()) return;
     widen_parameters();
     const int64_t rows = task.set_count, length = task.parameters, chunks = task.sets.chunks;
@@ -59,6 +61,7 @@ void RowCall::forward() {
 }
 
 void RowCall::backward() {
+    if (on_device()) return RowDevice(task, kind_ == Kind::layer, device_).backward();
     const int64_t rows = task.set_count, length = task.parameters,
                   chunks = empty() ? 0 : ceil_div(rows, task.chunk_rows);
     const bool sums = task.grad_weight.data != nullptr || task.grad_bias.data != nullptr;
