@@ -45,10 +45,9 @@ def test_numbers_of_rows(rows: int, kind: str, dtype: torch.dtype) -> None:
     row_norm(kind, rows, 16, dtype).check()
 
 
-@pytest.mark.parametrize("rows", [2100, 66_000])
-def test_flush_blocks_of_rows(rows: int, order: str) -> None:
+def test_flush_blocks_of_rows(order: str) -> None:
     """Several flush blocks in a chunk of rows; the last chunk is shorter. Float64 shows the order of sums."""
-    row_norm("layer", rows, 32 if rows < 10_000 else 1, torch.float64).check()
+    row_norm("layer", 2100, 32, torch.float64).check()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
