@@ -11,7 +11,8 @@ endforeach()
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/cuda/optim/rule_parts.h)
 set(FASTOPT_CUDA_FILES
   device dropout/across dropout/dropout dropout/mask dropout/sums norm/apply norm/channels norm/columns
-  norm/gradient norm/planes optim/adafactor optim/reductions optim/scalars
+  norm/gradient norm/planes norm/row_columns norm/row_gradient norm/rows
+  optim/adafactor optim/reductions optim/scalars
   optim/statistics)
 set(FASTOPT_CUDA_SOURCES csrc/cuda/no_cuda.cpp)
 set(FASTOPT_CUDA_ARCHITECTURES "")

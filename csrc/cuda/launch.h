@@ -12,8 +12,8 @@
 #define FASTOPT_SHARED(type, name)                  \
     __shared__ fastopt::cuda::Shared<type> name##_; \
     auto& name = fastopt::cuda::contents(name##_)
-#define FASTOPT_DYNAMIC_SHARED(type, name)             \
-    extern __shared__ unsigned char fastopt_dynamic[]; \
+#define FASTOPT_DYNAMIC_SHARED(type, name)                           \
+    extern __shared__ __align__(16) unsigned char fastopt_dynamic[]; \
     type* const name = reinterpret_cast<type*>(fastopt_dynamic)
 #endif
 
@@ -61,6 +61,10 @@ class Guard {
     bool changed_ = false;
 };
 
+// The shared memory that a block gets without asking for more.
+constexpr size_t kSharedUnasked = size_t(48) << 10;
+constexpr size_t kStaticBytes = size_t(8) << 10;  // at most, beside dynamic memory
+
 struct Grid {
     int64_t blocks;
     int threads;
@@ -73,6 +77,8 @@ void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...
             const Arguments&... arguments) {
     if (grid.blocks == 0) return;
     const Guard guard(stream.device);
+    if (grid.shared_bytes + kStaticBytes > kSharedUnasked)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared_bytes)), name);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
     config.blockDim = dim3(static_cast<unsigned>(grid.threads));

@@ -82,12 +82,18 @@ struct Stored {
         __builtin_memcpy(stored, &memory, sizeof memory);
         for (int k = 0; k < N; ++k) values[k] = Format::load(stored[k]);
     }
-    __device__ __forceinline__ static void store(void* data, int64_t at, const Compute (&values)[N]) {
+    __device__ __forceinline__ void pack(const Compute (&values)[N]) {
         Storage stored[N];
         for (int k = 0; k < N; ++k) stored[k] = Format::store(values[k]);
-        Memory packed;
-        __builtin_memcpy(&packed, stored, sizeof packed);
-        __stcg(reinterpret_cast<Memory*>(static_cast<Storage*>(data) + at), packed);
+        __builtin_memcpy(&memory, stored, sizeof memory);
+    }
+    __device__ __forceinline__ void store(void* data, int64_t at) const {
+        __stcg(reinterpret_cast<Memory*>(static_cast<Storage*>(data) + at), memory);
+    }
+    __device__ __forceinline__ static void store(void* data, int64_t at, const Compute (&values)[N]) {
+        Stored packed;
+        packed.pack(values);
+        packed.store(data, at);
     }
 
    private:

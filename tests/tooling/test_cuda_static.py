@@ -67,6 +67,8 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
     assert all(function.stack <= ptx.STACK for function in functions), "a launch would resize local memory"
     if name == "rules.cu":
         assert_all_accesses_are_wide(functions)
+    if name in ROWS:
+        assert_rows_go_in_vectors(functions, *ROWS[name])
 
 
 VECTORS = re.compile(
@@ -100,6 +102,26 @@ def assert_all_accesses_are_wide(functions: Functions) -> None:
             assert "ld.global.u8" not in function.instructions(), f"{function.name} reads scalars byte by byte"
             seen.add(name)
     assert seen == {*names.values(), "clip"}
+
+
+# Files of kernels for rows: the kernel, and how many operands it loads at least, and stores, in vectors of 16 bytes.
+ROWS = {
+    "rows.cu": ("normalize_rows", 1, 1),
+    "row_gradient.cu": ("row_gradients", 2, 1),
+    "row_columns.cu": ("sum_columns", 2, 0),
+}
+
+
+def assert_rows_go_in_vectors(functions: Functions, name: str, loaded: int, stored: int) -> None:
+    widths = set()
+    for function in functions:
+        if function.plain_name == name:
+            *_, width = function.name.removesuffix(">").split(", ")
+            widths.add(int(width))
+            if int(width) > 1:
+                assert function.wide("ld") >= loaded, function.name
+                assert function.wide("st") >= stored, function.name
+    assert widths == {1, 2, 4, 8}
 
 
 DEFECTS = {

@@ -146,9 +146,11 @@ inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
         const int64_t period = l.channels * l.inner;
         elements.cycle = period / greatest_divisor(period, width);
         elements.parts = static_cast<int>(ceil_div(elements.cycle, kThreads));
-        // Cycles of one block, which has no more vectors than a sample.
-        const int64_t most = kThreads / elements.cycle, cycles_of_sample = ceil_div(elements.vectors, elements.cycle);
-        const int64_t fit = most < cycles_of_sample ? most : cycles_of_sample, cycles = fit < 1 ? 1 : fit;
+        // A block has as many cycles as fit, but no more than there are in each of several samples.
+        int64_t cycles = kThreads / elements.cycle;
+        if (task.samples > 1 && cycles * elements.cycle > elements.vectors)
+            cycles = ceil_div(elements.vectors, elements.cycle);
+        if (cycles < 1) cycles = 1;
         elements.step = cycles * elements.cycle;
         grid.threads = static_cast<int>(ceil_div(elements.step, elements.parts));
         // Once there are enough blocks, a thread takes several vectors, because it looks its coefficients up only once.

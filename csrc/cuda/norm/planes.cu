@@ -2,8 +2,7 @@
 // of every piece, like the CPU's lanes.
 //
 // Bytes per element, float32: 4 for moments, 8 for sums (12 with a residual, 4 more where the gradient of z is stored).
-#include "cuda/norm/norm.h"
-#include "norm/pieces.h"
+#include "cuda/norm/lanes.h"
 
 namespace fastopt::cuda {
 namespace {
@@ -14,14 +13,7 @@ constexpr int kWarps = kFlushes < 8 ? kFlushes : 8;
 // Loads in flight per thread for moments; half as many for sums, which have several operands.
 constexpr int kLoads = 8;
 
-// The places of a piece's elements in memory.
-
-struct OneSegment {
-    int64_t at;
-    __device__ __forceinline__ explicit OneSegment(const Piece& piece) : at(piece.at) {}
-    __device__ __forceinline__ int64_t of(int i) const { return at + i; }
-};
-
+// The places of the elements of a piece that has several segments.
 struct SeveralSegments {
     static constexpr int kShift = 20;
     static_assert(kBlock * kBlock <= 1 << kShift);
@@ -39,33 +31,11 @@ struct SeveralSegments {
     }
 };
 
-// Calls add(load(place), place, exists) for the places of this lane in order; `kAtOnce` loads are in flight at a time.
-template <int kAtOnce, class Places, class Load, class Add>
-__device__ __forceinline__ void for_places(const Places& places, int n, Load load, Add add) {
-    const int lane = int(threadIdx.x) % kLanes;
-    int first = 0;
-    for (; first + kAtOnce * kLanes <= n; first += kAtOnce * kLanes) {
-        decltype(load(int64_t{})) loaded[kAtOnce];
-        for (int k = 0; k < kAtOnce; ++k) loaded[k] = load(places.of(first + k * kLanes + lane));
-        for (int k = 0; k < kAtOnce; ++k) add(loaded[k], places.of(first + k * kLanes + lane), true);
-    }
-    if (first == n) return;
-    decltype(load(int64_t{})) loaded[kAtOnce];
-    for (int k = 0; k < kAtOnce; ++k) {
-        const int i = first + k * kLanes + lane;
-        if (i < n) loaded[k] = load(places.of(i));
-    }
-    for (int k = 0; k < kAtOnce; ++k) {
-        const int i = first + k * kLanes + lane;
-        if (first + k * kLanes < n) add(loaded[k], places.of(i), i < n);
-    }
-}
-
-// The same for the first `n` elements of a piece.
+// Calls add(load(place), place, exists) for the first `n` elements of a piece.
 template <int kAtOnce, class Load, class Add>
 __device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, Add add) {
     if (piece.segments == 1)
-        for_places<kAtOnce>(OneSegment(piece), n, load, add);
+        for_places<kAtOnce>(OneSegment(piece.at), n, load, add);
     else
         for_places<kAtOnce>(SeveralSegments(piece), n, load, add);
 }
@@ -95,48 +65,23 @@ __device__ __forceinline__ void gather_chunk(const NormLayout& l, double* partia
     pair[1] = all.second;
 }
 
-// The sum of all lanes, in lane 0.
-template <class T>
-__device__ __forceinline__ double merged(T lane) {
-    return merge_lanes(double(lane), [](double a, double b) { return a + b; });
-}
-
-// Computes the shift from the first elements of a flush block.
-template <class Format, class Load>
-__device__ __forceinline__ typename Format::Compute shift_of(const Piece& piece, Load load) {
-    constexpr int kMost = int(kShiftRows) * kLanes;
-    using T = typename Format::Compute;
-    const T first = Format::load(load(piece.at));
-    const int n = piece.n() < kMost ? piece.n() : kMost;
-    T sum{};
-    for_piece<int(kShiftRows)>(piece, n, load, [&](typename Format::Storage x, int64_t, bool is_element) {
-        sum += (is_element ? Format::load(x) : first) - first;
-    });
-    return __shfl_sync(~0u, shift_from(first, merged(sum), 1.0 / n), 0);
-}
-
 template <class Format>
 __global__ void __launch_bounds__(kWarps* kLanes, sizeof(typename Format::Compute) == 4 ? 4 : 2)
     plane_moments(const __grid_constant__ NormTask task) {
-    using T = typename Format::Compute;
     const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
     const NormLayout& l = task.sets;
     const int64_t set = blockIdx.x / l.chunks;
     const auto load = [&](int64_t at) { return input[at]; };
     gather_chunk<JoinMoments>(l, task.partials, [&](PieceRange pieces) -> PartialSums {
-        T shift{}, sum{}, squares{};
-        for (int64_t k = pieces.begin; k < pieces.end; ++k) {
-            const Piece piece = piece_of(l, set, k);
-            if (k == pieces.begin) shift = shift_of<Format>(piece, load);
-            for_piece<kLoads>(piece, piece.n(), load, [&](typename Format::Storage x, int64_t, bool is_element) {
-                const T delta = (is_element ? Format::load(x) : shift) - shift;
-                sum += delta;
-                squares += delta * delta;
-            });
-        }
-        const double n = double(elements_of(l, pieces));
-        const Moments found = moments_from(double(shift), merged(sum), merged(squares), 1 / n);
-        return {found.mean, found.squares};
+        const Piece first = piece_of(l, set, pieces.begin);
+        const auto shift = shift_of<Format>(Format::load(load(first.at)), first.n(),
+                                            [&](int n, auto add) { for_piece<int(kShiftRows)>(first, n, load, add); });
+        return moments_about<Format>(shift, double(elements_of(l, pieces)), [&](auto add) {
+            for (int64_t k = pieces.begin; k < pieces.end; ++k) {
+                const Piece piece = piece_of(l, set, k);
+                for_piece<kLoads>(piece, piece.n(), load, add);
+            }
+        });
     });
 }
 

@@ -5,6 +5,7 @@
 #include "cpu/machine.h"
 #include "engine/interop/run_without_gil.h"
 #include "engine/norm/layout.h"
+#include "engine/norm/row_cuda.h"
 #include "engine/workers/dispatch.h"
 #include "math/element.h"
 
@@ -61,6 +62,7 @@ void RowCall::lay_out(int64_t sets, int64_t length) {
 }
 
 void RowCall::forward() {
+    if (on_device()) return RowDevice(task, kind_ == Kind::layer, device_).forward();
     if (empty()) return;
     spread_parameters();
     const int64_t sets = task.set_count, length = task.sets.inner, chunks = task.sets.chunks;
@@ -80,6 +82,7 @@ void RowCall::forward() {
 }
 
 void RowCall::backward() {
+    if (on_device()) return RowDevice(task, kind_ == Kind::layer, device_).backward();
     const bool sums = task.grad_weight.data != nullptr || task.grad_bias.data != nullptr;
     const int64_t rows = empty() ? 0 : task.set_count / task.row_sets, columns = task.parameters * task.row_repeat;
     task.chunk_rows = std::max<int64_t>(task.chunk_rows, 1);
