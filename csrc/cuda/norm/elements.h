@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ G
 
 // `kSamples`: each sample has coefficients of its own. The kernels for a single one need fewer registers.
 template <class Work, class Access, bool kSamples>
-__global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ GridElements elements) {
+__global__ void __launch_bounds__(kThreads, kSamples ? 2 : 1)
+    run_columns(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
     const NormLayout& l = elements.task.layout;
     const int64_t sample = kSamples ? blockIdx.x / elements.blocks : 0;
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) run_columns(const __grid_constant__ 
         for (int r = 0; r < elements.rounds; ++r) {
             const int64_t v = first + r * elements.step;
             if (v >= elements.vectors) break;
-            const int64_t at = kSamples ? v * Access::width + sample * l.total : v * Access::width;
+            const int64_t at = (kSamples ? v + sample * elements.vectors : v) * Access::width;
             Work::template run<Access>(elements.task, at, [&](int k) { return numbers[k]; });
         }
     }
