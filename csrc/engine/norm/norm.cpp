@@ -10,6 +10,9 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
+// RMS normalization has none.
+bool has_bias(const std::string& kind) { return kind == "layer" || kind == "group"; }
+
 // Calls run(call) with a call of the kind's class that has taken its input.
 template <class Run>
 bool with_call(py::handle input, const std::string& kind, int64_t size, const char* activation, double negative_slope,
@@ -31,6 +34,7 @@ bool with_call(py::handle input, const std::string& kind, int64_t size, const ch
 bool norm(py::handle out, py::handle sum, py::handle input, py::handle residual, py::handle weight, py::handle bias,
           py::handle statistics, const char* kind, int64_t size, double eps, const char* activation,
           double negative_slope, int threads) {
+    if (!has_bias(kind) && !absent(bias)) return false;
     return with_call(input, kind, size, activation, negative_slope, threads, [&](auto& call) {
         NormTask& task = call.task;
         if (!call.take_sum(sum, input, residual) || !call.take_parameters(weight, bias) ||
@@ -45,6 +49,7 @@ bool norm(py::handle out, py::handle sum, py::handle input, py::handle residual,
 bool norm_backward(py::handle grad_input, py::handle grad_weight, py::handle grad_bias, py::handle grad,
                    py::handle grad_sum, py::handle input, py::handle weight, py::handle bias, py::handle statistics,
                    const char* kind, int64_t size, const char* activation, double negative_slope, int threads) {
+    if (!has_bias(kind) && !(absent(bias) && absent(grad_bias))) return false;
     return with_call(input, kind, size, activation, negative_slope, threads, [&](auto& call) {
         NormTask& task = call.task;
         if (!call.take_operand(grad, task.grad) || !call.take_operand(grad_sum, task.grad_sum) ||

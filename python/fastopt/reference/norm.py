@@ -146,7 +146,7 @@ class _Groups(_Call):
         inner = _inner(input)
         x = x.reshape(samples, -1, channels, inner)
         of_group = channels // size * inner
-        self._groups = Channels(x.shape[1], size, of_group, of_group >= PLANE or x.shape[1] == 1)
+        self._groups = Channels(x.shape[1], size, of_group, planes=x.shape[1] == 1)
         self._channels = Channels(*x.shape[1:])
         return x
 
@@ -204,6 +204,7 @@ def _taken(kind: str, size: int, input: Tensor, operands: list[Tensor | None], p
         count = input.shape[1] if fits else 0
     else:
         fits = input.is_contiguous() and input.numel() % size == 0
+        fits = fits and (kind == "layer" or all(bias is None for bias in parameters[1::2]))
         count = size
     widened = {torch.float32} if input.dtype in (torch.bfloat16, torch.float16) else set()
     types = {input.dtype, *widened}
