@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from . import batch_norm, compiled, depth, dropout, monitor, muon, optimizers, precision, scaling, training
+from . import batch_norm, compiled, depth, dropout, monitor, muon, norms, optimizers, precision, scaling, training
 from .machine import Cpu
 from .operation import COLD, HOT, Case
 
@@ -20,6 +20,7 @@ MODULES: tuple[ModuleType, ...] = (
     muon,
     dropout,
     batch_norm,
+    norms,
     depth,
     training,
     compiled,
@@ -33,6 +34,7 @@ BY_CACHES = (
     "sparse",
     "dropout",
     "batch_norm",
+    "norms",
 )  # families; a whole model fills the caches itself
 FAMILIES = (
     "optimizers",
@@ -43,6 +45,7 @@ FAMILIES = (
     "sparse",
     "dropout",
     "batch_norm",
+    "norms",
     "training",
     "compiled",
     "scaling",

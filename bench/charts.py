@@ -19,10 +19,10 @@ OURS, BEST, DEFAULT, PACKAGE, CEILING = "#d1495b", "#30638e", "#8fb8de", "#edae4
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 LARGE = 1 << 24  # elements: no cache has them
-MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D"}
+MARKERS = {"optimizers": "o", "clip": "s", "dropout": "^", "batch_norm": "D", "norms": "v"}
 ROOFS = (
     ("-", "memory that is there", ("optimizers", "clip")),
-    (":", "results in new memory", ("dropout", "batch_norm")),
+    (":", "results in new memory", ("dropout", "batch_norm", "norms")),
 )
 CURVES = {"fastopt": (OURS, "o"), "torch default": (DEFAULT, "s"), "torch fused": (BEST, "^"), "ceiling": (CEILING, "")}
 

@@ -33,6 +33,7 @@ TITLES = {
     "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",
+    "norms": "RMSNorm, LayerNorm, GroupNorm, InstanceNorm",
     "training": "Training steps of whole models",
     "compiled": "Compiled models, forward and backward",
 }
