@@ -78,7 +78,7 @@ NOT_FUSED: dict[str, Callable[[], T.Module]] = {
     "gelu by tanh": lambda: T.Sequential(T.BatchNorm2d(3), T.GELU("tanh")),
     "relu6 of other limits": lambda: T.Sequential(T.BatchNorm2d(3), setattr(r := T.ReLU6(), "max_val", 3) or r),
     "subclass of relu": lambda: T.Sequential(T.BatchNorm2d(3), type("R", (T.ReLU,), {})()),
-    "other norm": lambda: T.Sequential(T.InstanceNorm2d(3, affine=True), T.ReLU()),
+    "other norm": lambda: T.Sequential(T.LocalResponseNorm(3), T.ReLU()),
     "dropout": lambda: T.Sequential(T.Dropout(), T.ReLU()),
     "has one": lambda: T.Sequential(nn.BatchNorm2d(3, activation="silu"), T.ReLU()),
     "own norm": lambda: T.Sequential(type("N", (T.BatchNorm2d,), {})(3), T.ReLU()),

@@ -22,10 +22,17 @@ ARGUMENTS = {
     **{f"BatchNorm{d}d": (3, 1e-3, 0.2) for d in (1, 2, 3)},
     "SyncBatchNorm": (3,),
     **{name: (0.3, True) for name in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")},
+    "RMSNorm": (5, 1e-3),
+    "LayerNorm": (5, 1e-3),
+    "GroupNorm": (2, 4),
+    **{f"InstanceNorm{d}d": (3, 1e-3, 0.2, True, True) for d in (1, 2, 3)},
     **{name: (0.3,) for name in ("AlphaDropout", "FeatureAlphaDropout")},
 }
 SHAPES = {
     "BatchNorm1d": (4, 3, 5),
+    "InstanceNorm1d": (4, 3, 5),
+    "InstanceNorm3d": (2, 3, 2, 3, 2),
+    "GroupNorm": (4, 4, 5),
     "Dropout1d": (4, 3, 5),
     "BatchNorm3d": (2, 3, 2, 3, 2),
     "Dropout3d": (2, 3, 2, 3, 2),
@@ -70,7 +77,7 @@ class Block(torch.nn.Module):
 def test_every_torch_module_with_a_twin_is_known() -> None:
     twins = {name for name in nn.__all__ if hasattr(torch.nn, name)} - {"functional", "Sequential"}
     assert {torchs.__name__ for torchs in OURS} == twins
-    assert twins == {*ARGUMENTS, *(f"LazyBatchNorm{d}d" for d in (1, 2, 3))}
+    assert twins == {*ARGUMENTS, *(f"Lazy{kind}Norm{d}d" for kind in ("Batch", "Instance") for d in (1, 2, 3))}
     assert all(ours is getattr(nn, torchs.__name__) for torchs, ours in OURS.items())
     # DistributedDataParallel refuses a torch.nn.SyncBatchNorm on the CPU.
     assert all(issubclass(ours, torchs) or ours is nn.SyncBatchNorm for torchs, ours in OURS.items())
@@ -79,7 +86,7 @@ def test_every_torch_module_with_a_twin_is_known() -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("training", [True, False])
 def test_one_module(name: str, training: bool) -> None:
-    """A model may be a single module. In evaluation, and for BatchNorm also in training, its results stay the same."""
+    """A model may be a single module. In evaluation, and for norms also in training, its results stay the same."""
     module = getattr(torch.nn, name)(*ARGUMENTS[name]).train(training)
     calls: list[str] = []
     module.register_forward_hook(lambda *_: calls.append("forward"))
@@ -136,11 +143,12 @@ def test_a_residual_block(fuse: bool) -> None:
     assert_same_bits(copy.deepcopy(theirs).eval()(x), theirs(x))
 
 
+@pytest.mark.parametrize("kind", ["Batch", "Instance"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("there", ["before", "after"])
-def test_lazy(dims: int, there: str) -> None:
-    """It may be converted before or after the first input, which makes it a BatchNorm of ours."""
-    name = f"LazyBatchNorm{dims}d"
+def test_lazy(dims: int, there: str, kind: str) -> None:
+    """It may be converted before or after the first input, which makes it a norm of ours."""
+    name = f"Lazy{kind}Norm{dims}d"
     x = some_values(SHAPES.get(f"BatchNorm{dims}d", (4, 3, 5, 5)), torch.float32, 1)
     theirs, ours = (torch.nn.Sequential(getattr(torch.nn, name)(1e-3, 0.2), torch.nn.ReLU()) for _ in range(2))
     if there == "before":
@@ -173,16 +181,20 @@ def test_subclasses_are_left_alone() -> None:
     assert types(nn.revert(nn.convert(model))) == before
 
 
-@pytest.mark.parametrize("what", ["activation", "DropConnect"])
+@pytest.mark.parametrize("what", ["activation", "rounding", "DropConnect"])
 def test_revert_refuses_and_changes_nothing(what: str) -> None:
     fusable = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU())
     model = nn.convert(torch.nn.Sequential(torch.nn.Dropout(), fusable, torch.nn.Sequential()))
     if what == "activation":
         model[2].append(nn.BatchNorm2d(3, activation="silu"))
+    elif what == "rounding":
+        model[2].append(nn.RMSNorm(3, round_before_weight=True))
     else:
         model[2].append(nn.DropConnect(torch.nn.Linear(2, 2)))
     before, text, kinds = described(model), repr(model), types(model)
-    with pytest.raises(ValueError, match=r"module '2.0' (applies silu|is a DropConnect): torch has no such"):
+    with pytest.raises(
+        ValueError, match=r"module '2.0' (applies silu|rounds before its weight|is a DropConnect): torch has no such"
+    ):
         nn.revert(model)
     assert (described(model), repr(model), types(model)) == (before, text, kinds)
 

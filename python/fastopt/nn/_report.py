@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.modules import normalization
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .._checks import check_module
-from ._foreign import NormAct
+from ._foreign import WithAct
 from ._norm import fusion
-from ._norm.batch.modules import Normalizing
+from ._norm.modules import Activating
+from ._rms_forms import KnownRMSNorm, has_name
 from ._traced import Traced
 from .sequential import Fusing
+
+_TORCHS = (_NormBase, normalization.LayerNorm, normalization.GroupNorm, normalization.RMSNorm, _DropoutNd)
+_UNKNOWN = (normalization.LocalResponseNorm, normalization.CrossMapLRN2d)
 
 
 class Row(NamedTuple):
@@ -45,7 +50,7 @@ class Report:
         self.rows = [
             self._row(name, module)
             for name, module in self._modules.items()
-            if isinstance(module, (Normalizing, _NormBase, _DropoutNd)) or _looks_like_norm(module)
+            if isinstance(module, (Activating, *_TORCHS, *_UNKNOWN)) or _looks_like_norm(module)
         ]
         del self._modules
 
@@ -55,7 +60,7 @@ class Report:
 
     def __str__(self) -> str:
         if not self.rows:
-            return "no BatchNorm and no dropout in this model: convert has nothing to do"
+            return "no norm and no dropout in this model: convert has nothing to do"
         count = self.counts()
         total = len(self.rows)
         ours, joined = total - count["left"], count["as one"]
@@ -89,18 +94,22 @@ class Report:
 
     def _row(self, name: str, module: nn.Module) -> Row:
         layer = type(module).__name__
-        if isinstance(module, Normalizing):
+        if isinstance(module, Activating):
             if name in self._joined:
                 return Row(name, layer, "as one", f"with {self._joined[name]}")
             own = getattr(module, "activation", None)
-            if own is None and isinstance(module, NormAct):
+            if own is None and isinstance(module, WithAct):
                 known = fusion.activation_of(module.act)
                 own = known and known.name
             if own is not None:
                 return Row(name, layer, "as one", f"with {own}")
             return Row(name, layer, "taken", self._why_alone(name))
-        if type(module).__module__.startswith("fastopt."):
+        if isinstance(module, KnownRMSNorm) or type(module).__module__.startswith("fastopt."):
             return Row(name, layer, "taken", "")
+        if isinstance(module, _UNKNOWN):
+            return Row(name, layer, "left", "fastopt has no such norm")
+        if has_name(module) and type(module).forward is not normalization.RMSNorm.forward:
+            return Row(name, layer, "left", f"of {type(module).__module__}: its forward is none of the known ones")
         if type(module).__module__.startswith("torch.nn."):
             return Row(name, layer, "left", self._reasons.get(name, "torch's: convert has not seen it"))
         return Row(name, layer, "left", f"of {type(module).__module__}: its forward may be another than torch's")
@@ -138,7 +147,8 @@ class Report:
 
 
 def _looks_like_norm(module: nn.Module) -> bool:
-    return "BatchNorm" in type(module).__name__ and hasattr(module, "running_mean")
+    named = "norm" in type(module).__name__.lower()
+    return named and any(hasattr(module, name) for name in ("running_mean", "eps", "epsilon", "variance_epsilon"))
 
 
 def report(model: nn.Module) -> Report:

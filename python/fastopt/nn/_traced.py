@@ -170,7 +170,8 @@ def _merge(module: nn.Module, node: fx.Node) -> str:
             return ""
         for one, other in (total.args, total.args[::-1]):
             chain = _norm_before(module, one)
-            if chain is not None and one is not other and not _leads_to(chain[0], other):
+            adds = chain is not None and fusion.takes_residual(module.get_submodule(str(chain[0].target)))
+            if adds and chain is not None and one is not other and not _leads_to(chain[0], other):
                 residual = other  # type: ignore[assignment]
                 break
         else:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .._checks import check_module
-from . import _foreign, _traced, batch_norm, dropout, sequential, sync_batch_norm
+from . import _foreign, _rms_forms, _traced, batch_norm, dropout, norms, sequential, sync_batch_norm
 from ._adapted import adapted, become, origin
 from ._check import check_alike
 from ._norm import fusion
@@ -23,6 +23,15 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LazyBatchNorm1d: batch_norm.LazyBatchNorm1d,
     nn.LazyBatchNorm2d: batch_norm.LazyBatchNorm2d,
     nn.LazyBatchNorm3d: batch_norm.LazyBatchNorm3d,
+    nn.RMSNorm: norms.RMSNorm,
+    nn.LayerNorm: norms.LayerNorm,
+    nn.GroupNorm: norms.GroupNorm,
+    nn.InstanceNorm1d: norms.InstanceNorm1d,
+    nn.InstanceNorm2d: norms.InstanceNorm2d,
+    nn.InstanceNorm3d: norms.InstanceNorm3d,
+    nn.LazyInstanceNorm1d: norms.LazyInstanceNorm1d,
+    nn.LazyInstanceNorm2d: norms.LazyInstanceNorm2d,
+    nn.LazyInstanceNorm3d: norms.LazyInstanceNorm3d,
     nn.SyncBatchNorm: sync_batch_norm.SyncBatchNorm,
     nn.Dropout: dropout.Dropout,
     nn.Dropout1d: dropout.Dropout1d,
@@ -38,17 +47,19 @@ TORCHS[sequential.Sequential] = nn.Sequential
 def convert(
     model: Model, *, fuse: bool | str = True, example: Any = None, functional: bool = False, report: bool = False
 ) -> Model:
-    """Lets the BatchNorm and Dropout modules of ``model`` run on our kernels.
+    """Lets the norms and the Dropout modules of ``model`` run on our kernels.
 
     Modules stay the objects they are, with their parameters, buffers, hooks and places in the model; only their class
-    changes. ``convert`` takes torch's modules, lazy ones included, torchvision's ``FrozenBatchNorm2d`` and timm's
-    ``BatchNormAct2d``. It leaves other subclasses alone, because their ``forward`` may be another.
+    changes. ``convert`` takes torch's BatchNorm, SyncBatchNorm, RMSNorm, LayerNorm, GroupNorm, InstanceNorm and
+    Dropout, lazy ones included, the norms of torchvision and timm, and Hugging Face's RMSNorm classes, whose order of
+    rounding is kept. It leaves other subclasses alone, because their ``forward`` may be another.
 
     Args:
         model: changed in place.
-        fuse: a Sequential, or a subclass that runs as one, applies a BatchNorm and the activation after it in one pass:
+        fuse: a Sequential, or a subclass that runs as one, applies a norm and the activation after it in one pass:
             see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
-            also with an addition between as in residual blocks, where ``torch.fx`` can trace that ``forward``.
+            after BatchNorm also with an addition between as in residual blocks, where ``torch.fx`` can trace that
+            ``forward``.
         example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what the example
             brings it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
             Globals and objects other than its module that a traced ``forward`` reads keep their present values in it.
@@ -75,6 +86,8 @@ def convert(
     for module in model.modules():
         if type(module) in known:
             become(module, known[type(module)])
+        elif (cls := _rms_forms.our_class(module)) is not None:
+            become(module, cls)
     reasons: dict[str, str] = {}
     if fuse:
         _fuse_sequentials(model)
@@ -98,13 +111,15 @@ def revert(model: Model) -> Model:
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: a module applies an activation, which torch's cannot, or is a :class:`~fastopt.nn.DropConnect`;
-            nothing is changed.
+        ValueError: a module applies an activation or rounds before its weight, which torch's cannot, or is a
+            :class:`~fastopt.nn.DropConnect`; nothing is changed.
     """
     check_module("model", model)
     for name, module in model.named_modules():
         if type(module) in TORCHS and getattr(module, "activation", None) is not None:
             raise ValueError(f"module '{name}' applies {module.activation}: torch has no such module")
+        if type(module) in TORCHS and getattr(module, "round_before_weight", False):
+            raise ValueError(f"module '{name}' rounds before its weight: torch has no such module")
         if type(module) is dropout.DropConnect:
             raise ValueError(f"module '{name}' is a DropConnect: torch has no such module")
     for module in model.modules():

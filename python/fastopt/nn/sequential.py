@@ -1,4 +1,4 @@
-"""``nn.Sequential`` that runs a BatchNorm and the activation after it in one pass."""
+"""``nn.Sequential`` that runs a norm and the activation after it in one pass."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Fusing(Adapted):
     def _ends_in_norm(self) -> bool:
         return len(self) > 0 and fusion.takes_activation(self[-1])  # type: ignore[arg-type, index]
 
+    def _adds_after(self) -> bool:
+        return fusion.takes_residual(self[-1])  # type: ignore[index]
+
     def _normalize_and(self, input: Any, residual: Tensor | None, after: Activation | None) -> Any:
         return self._run(input, residual, after)
 
@@ -66,7 +69,7 @@ class Fusing(Adapted):
 
 
 class Sequential(Fusing, torch.nn.Sequential):
-    """A drop-in for ``torch.nn.Sequential`` that runs a BatchNorm of ours and the activation after it in one pass,
+    """A drop-in for ``torch.nn.Sequential`` that runs a norm of ours and the activation after it in one pass,
     forward and backward.
 
     Activations: ``ReLU``, ``ReLU6``, ``LeakyReLU``, ``ELU`` (alpha 1), ``SiLU``, ``GELU`` (exact), ``Hardswish``. Any

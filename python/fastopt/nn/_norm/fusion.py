@@ -1,4 +1,4 @@
-"""Decides at each call what runs in one pass with a batch normalization.
+"""Decides at each call what runs in one pass with a normalization.
 
 Code that runs a norm and an activation one after the other (``Sequential``, a traced ``forward``) hands the activation
 to the norm, while neither module does more than its class. For any other caller the modules stay as they are.
@@ -86,12 +86,17 @@ def is_identity(module: nn.Module) -> bool:
 
 
 def takes_activation(module: Any) -> bool:
-    """Whether ``module`` can add a residual and apply an activation itself: it is a norm of ours or a Sequential that
+    """Whether ``module`` can apply an activation itself: it is a norm of ours or a Sequential that
     ends in one, without hooks, and its class has not changed ``forward``."""
     cls = type(module)
     if cls.forward is not getattr(cls, "_forward_of_ours", None):
         return False
     return not does_more(module) and bool(module._ends_in_norm())
+
+
+def takes_residual(module: Any) -> bool:
+    """Whether ``module`` can also add a residual to its result. The norms of single samples add theirs before."""
+    return takes_activation(module) and bool(module._adds_after())
 
 
 def normalize(

@@ -27,6 +27,10 @@ class Activating(torch.nn.Module):
     def _ends_in_norm(self) -> bool:
         return self.activation is None
 
+    def _adds_after(self) -> bool:
+        """Whether a residual is added after normalizing."""
+        return False
+
 
 class Constructed(Activating):
     """The constructor of our modules. It stands before torch's class in their bases."""

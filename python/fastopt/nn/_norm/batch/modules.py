@@ -34,6 +34,9 @@ class Normalizing(Activating):
             return fusion.finish(self(input), residual, after)
         return self._batch_norm(input, residual, after)
 
+    def _adds_after(self) -> bool:
+        return True
+
     def _batch_norm(self, input: Tensor, residual: Maybe, after: Activation | None) -> Tensor:
         self._check_input_dim(input)  # type: ignore[operator]
         return self._normalize(batch_norm, input, residual, after)
