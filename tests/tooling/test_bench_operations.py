@@ -39,8 +39,8 @@ OPERATIONS = [
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS, *norms.OPERATIONS)),
 ]
-# On this input, torch 2.13's fused SGD skips whole vectors of half types, and its LayerNorm loses up to 16 % of a bias's
-# gradient, which it adds up in bfloat16.
+# On this input, torch 2.13's fused SGD skips whole vectors of half types, and its LayerNorm loses up to 16 % of the
+# gradient of a bias, which it adds up in bfloat16.
 WRONG = {
     *(("bfloat16", name, "torch fused") for name in ("SGD", "SGD momentum", "SGD Nesterov")),
     *(("bfloat16", f"layer_norm {way}", "torch default") for way in ("backward", "forward + backward")),
