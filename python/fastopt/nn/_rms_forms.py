@@ -8,6 +8,7 @@ of a form below, up to the names of locals and of epsilon. ``transformers`` is n
 from __future__ import annotations
 
 import dis
+import functools
 from types import FunctionType
 from typing import Any
 
@@ -203,4 +204,13 @@ def our_class(module: nn.Module) -> type[nn.Module] | None:
     if len(epsilons) != 1 or cls.__call__ is not nn.Module.__call__ or parametrize.is_parametrized(module):
         return None
     mixin = _FORMS.get(_key(cls))
-    return None if mixin is None else adapted(mixin, cls)
+    if mixin is None:
+        return None
+    made: Any = adapted(mixin, cls)
+    if "forward" not in vars(made):  # tools read its arguments
+        made.forward = functools.wraps(cls.forward)(_forward)
+    return made  # type: ignore[no-any-return]
+
+
+def _forward(self: KnownRMSNorm, *args: Any, **kwargs: Any) -> Any:
+    return KnownRMSNorm.forward(self, *args, **kwargs)
