@@ -89,13 +89,20 @@ class FrozenAct(WithAct, Frozen):
         return self._batch_norm(input, None, after)
 
 
+_OPTION = "_fast_norm"  # timm's, not torch's
+
+
+def _is_fast(module: Any) -> bool:
+    return bool(getattr(module, _OPTION, False))
+
+
 class _Fast(Adapted):
     """A norm of timm, whose ``_fast_norm`` asks for other functions than torch's."""
 
     def _normalize(
         self, input: Tensor, residual: Tensor | None, return_sum: bool, activation: str | None, negative_slope: float
     ) -> Any:
-        if not getattr(self, "_fast_norm", False):
+        if not _is_fast(self):
             parent: Any = super()
             return parent._normalize(input, residual, return_sum, activation, negative_slope)
         h = input if residual is None else input + residual
@@ -135,10 +142,10 @@ class OfSquares(_Fast, RMSNormalizing):
 
 class _SampleAct(WithAct):
     def _takes(self, input: Tensor) -> bool:
-        return not getattr(self, "_fast_norm", False)
+        return not _is_fast(self)
 
     def _ends_in_norm(self) -> bool:
-        return super()._ends_in_norm() and not getattr(self, "_fast_norm", False)
+        return super()._ends_in_norm() and not _is_fast(self)
 
     def _normalized(self, input: Tensor, after: Activation | None) -> Tensor:
         own: Any = self
