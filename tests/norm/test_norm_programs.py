@@ -103,6 +103,7 @@ def test_traced_operators_are_correct(kind: Kind) -> None:
     residual = some_values((6, 4, 5, 7), torch.float32, 2)
     name, size = {"rms_norm": ("rms_rounded", 7), "layer_norm": ("layer", 7)}.get(kind.name, ("group", 2))
     weight = torch.ones(4 if name == "group" else 7)
+    bias = None if kind.name == "rms_norm" else weight
     statistics = torch.ones(2, 12 if name == "group" else 120, dtype=torch.float64)
     options = (name, size, 1e-5, "silu", 0.01)
     last = x.contiguous(memory_format=torch.channels_last)
@@ -111,7 +112,7 @@ def test_traced_operators_are_correct(kind: Kind) -> None:
             args = (given, other, weight, None, *options)
             torch.library.opcheck(torch.ops.fastopt.norm.default, args, test_utils=checks)
             for wants in ([True] * 3, [True, False, True]):
-                backward = (wants, residual, other, given, weight, weight, statistics, *options)
+                backward = (wants, residual, other, given, weight, bias, statistics, *options)
                 torch.library.opcheck(torch.ops.fastopt.norm_backward.default, backward, test_utils=checks)
 
 

@@ -14,6 +14,7 @@ constexpr int64_t kEnough = 1024 * kLanes;  // threads that keep a GPU busy, if 
 struct ColumnGrid {
     int64_t chunks, flushes;  // flush blocks of a chunk
     int64_t across;           // blocks for the columns of a set
+    int64_t rows;
     bool centered;
 };
 
@@ -22,34 +23,36 @@ struct RowRange {
 };
 
 // The rows of a flush block; none in the last chunk's last ones, if it is shorter.
-__device__ __forceinline__ RowRange rows_of(const NormTask& task, int64_t chunk, int64_t flush) {
+__device__ __forceinline__ RowRange rows_of(const NormTask& task, const ColumnGrid& grid, int64_t chunk,
+                                            int64_t flush) {
     const int64_t first = chunk * task.chunk_rows, begin = first + flush * kFlushRows;
     int64_t end = first + task.chunk_rows;
     if (end > begin + kFlushRows) end = begin + kFlushRows;
-    const int64_t rows = task.set_count / task.row_sets;
-    return {begin, end < rows ? end : rows};
+    return {begin, end < grid.rows ? end : grid.rows};
 }
 
 template <class Format, class Activation, int N>
 __global__ void __launch_bounds__(kThreads)
     sum_columns(const __grid_constant__ NormTask task, const __grid_constant__ ColumnGrid grid) {
     using T = typename Format::Compute;
-    constexpr int kAtOnce = N == 1 ? 8 : 4;
+    constexpr int kAtOnce = N == 1 && sizeof(T) == sizeof(float) ? 8 : 4;  // more would not fit into registers
     struct Operands {
         Stored<Format, N> x, grad;
     };
     FASTOPT_SHARED(Coefficients<T>[kFlushRows], coefficients);
-    const int64_t set_unit = blockIdx.x / grid.across, part = blockIdx.x - set_unit * grid.across;
-    const int64_t unit = set_unit / task.row_sets, set = set_unit - unit * task.row_sets;  // of the row
-    const int64_t chunk = unit / grid.flushes, of_set = task.sets.inner, n = of_set * task.row_sets;
-    const RowRange range = rows_of(task, chunk, unit - chunk * grid.flushes);
+    // Divisions of 32 bits: those of 64 are calls, for which registers are spilled.
+    const unsigned across = unsigned(grid.across), sets = unsigned(task.row_sets), flushes = unsigned(grid.flushes);
+    const unsigned set_unit = blockIdx.x / across, part = blockIdx.x - set_unit * across;
+    const int64_t unit = set_unit / sets, set = set_unit % sets;  // of the row
+    const int64_t chunk = unsigned(unit) / flushes, of_set = task.sets.inner, n = of_set * task.row_sets;
+    const RowRange range = rows_of(task, grid, chunk, unit - chunk * grid.flushes);
     const int rows = range.end > range.begin ? int(range.end - range.begin) : 0;
     for (int r = int(threadIdx.x); r < rows; r += int(blockDim.x)) {
         const int64_t row = (range.begin + r) * task.row_sets + set;
         coefficients[r] = coefficients_of_row<T>(mean_of(task, row), inverse_std_of(task, row), grid.centered);
     }
     __syncthreads();
-    const int64_t in_set = (part * blockDim.x + threadIdx.x) * N, column = set * of_set + in_set;
+    const int64_t in_set = (int64_t(part) * blockDim.x + threadIdx.x) * N, column = set * of_set + in_set;
     if (rows == 0 || in_set >= of_set) return;
     T weight[N], bias[N], of_weight[N] = {}, of_bias[N] = {};
     const bool has_weight = !kPasses<Activation> && task.weight.data != nullptr;
@@ -104,7 +107,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
     const int lane = int(threadIdx.x) % kLanes, warp = int(threadIdx.x) / kLanes;
     const bool is_bias = blockIdx.x >= grid.across;
     const int64_t parameter = (blockIdx.x - is_bias * grid.across) * kLanes + lane;
-    const int64_t n = task.parameters * task.row_repeat, all_rows = task.set_count / task.row_sets;
+    const int64_t n = task.parameters * task.row_repeat;
     const Array& result = is_bias ? task.grad_bias : task.grad_weight;
     if (result.data == nullptr) return;
     double all = 0;
@@ -112,7 +115,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
         const T* const sums = static_cast<const T*>(task.accumulators) + is_bias * n + parameter * task.row_repeat + i;
         for (int64_t chunk = warp; chunk < grid.chunks; chunk += kMostWarps) {
             double total = 0;
-            const int64_t left = all_rows - chunk * task.chunk_rows;
+            const int64_t left = grid.rows - chunk * task.chunk_rows;
             const int64_t rows = left < task.chunk_rows ? left : task.chunk_rows,
                           flushes = (rows + kFlushRows - 1) / kFlushRows;
             const T* const own = sums + 2 * chunk * grid.flushes * n;
@@ -150,7 +153,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void norm_row_columns(const Stream& stream, const NormTask& task, bool centered) {
     const int64_t n = task.sets.inner, rows = task.set_count / task.row_sets;
     const int64_t of_chunk = task.chunk_rows < rows ? task.chunk_rows : rows;
-    ColumnGrid grid{rows == 0 ? 0 : ceil_div(rows, task.chunk_rows), ceil_div(of_chunk, kFlushRows), 0, centered};
+    ColumnGrid grid{rows == 0 ? 0 : ceil_div(rows, task.chunk_rows), ceil_div(of_chunk, kFlushRows), 0, rows, centered};
     if (rows > 0) {
         const int64_t width = int64_t(sizeof(uint4)) / element_bytes(task.input.type);
         const bool vectors = n % width == 0 && n / width * task.row_sets * grid.chunks * grid.flushes >= kEnough &&

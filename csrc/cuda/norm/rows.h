@@ -130,7 +130,8 @@ __device__ __forceinline__ void load_parameters(const NormTask& task, const Arra
                                                 typename Format::Compute (&values)[N]) {
     if (task.row_repeat > 1) {  // neighbours share one
         for (int k = 0; k < N; ++k)
-            values[k] = load_element<typename Format::Compute>(from.data, from.type, (at + k) / task.row_repeat);
+            values[k] = load_element<typename Format::Compute>(from.data, from.type,
+                                                               unsigned(at + k) / unsigned(task.row_repeat));
         return;
     }
     if constexpr (sizeof(typename Format::Storage) < sizeof(float)) {
