@@ -52,7 +52,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_every_script_has_its_picture_its_place_on_the_page_and_its_test() -> None:
-    assert len(SCRIPTS) == 10
+    assert len(SCRIPTS) == 12
     assert PICTURES.keys() == SCRIPTS.keys()
     assert sorted(re.findall(r"!\[[^]]{20,}\]\(gallery/(\w+)\.png\)", PAGE)) == sorted(SCRIPTS)
     for name in SCRIPTS:
@@ -113,6 +113,38 @@ def test_activations(draw: Draw) -> None:
     assert 0.5 < std["ReLU", "He"] < 1.2
     for network, expected in (("tanh, BatchNorm", 0.63), ("ReLU, BatchNorm", 0.58)):
         assert all(abs(std[network, name] - expected) < 0.02 for name in script.INITIALISATIONS)
+
+
+def test_norms(draw: Draw) -> None:
+    script = draw("norms")
+    last = {norm: stds[:, -1] for norm, (stds, _) in script.measured.items()}
+    assert last["nothing"][0] < 1e-8
+    assert last["nothing"][1] > 1e8
+    for norm in ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm"):
+        assert ((last[norm] - 0.57).abs() < 0.03).all()
+    assert ((last["weight norm"] / last["weight norm"][0] - 1).abs() < 1e-3).all()
+    contrast, channels, others = torch.stack([moved for _, moved in script.measured.values()], 1)
+    nothing, batch, layer, group, instance, weight = range(len(script.NORMS))
+    assert contrast[[nothing, weight]].tolist() == pytest.approx([9, 9], rel=1e-3)
+    assert contrast[batch] > 1
+    assert (contrast[[layer, group, instance]] < 1e-4).all()
+    assert channels[instance] < 1e-4
+    assert (channels[[nothing, batch, layer, group, weight]] > 0.1).all()
+    assert 0.02 < others[batch] < 0.3
+    assert others[[nothing, layer, group, instance, weight]].count_nonzero() == 0
+
+
+def test_batches(draw: Draw) -> None:
+    script = draw("batches")
+    plain, varied = script.CONTRASTS
+    evaluated = {key: found[:, 0] for key, found in script.measured.items()}
+    assert all((evaluated[plain, norm] > 0.85).all() for norm in script.NORMS)
+    best = torch.stack([evaluated[varied, norm] for norm in ("GroupNorm", "InstanceNorm")]).amax(0)
+    worse = best - evaluated[varied, "BatchNorm"]
+    assert (worse > 0.05).all()
+    assert worse[0] > 0.15
+    alone = script.measured[varied, "BatchNorm"][0, 1]
+    assert alone > evaluated[varied, "BatchNorm"][0] + 0.15
 
 
 def test_gradients(draw: Draw) -> None:
