@@ -67,7 +67,7 @@ def draw(measured: dict[str, tuple[Tensor, Tensor]]) -> Figure:
     axes["0"].set_ylabel("std of the output")
     figure.legend(*axes["0"].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     table, last = torch.stack([moved for _, moved in measured.values()], 1), axes["4"]
-    last.imshow(table.clamp(max=1), cmap="Greys", vmax=4, aspect="auto", zorder=1)
+    last.imshow(table.clamp(max=1).numpy(), cmap="Greys", vmax=4, aspect="auto", zorder=1)
     last.set(xticks=range(6), xticklabels=NORMS, yticks=range(3), yticklabels=CHANGES)
     last.set_title("How far does this move an image's output, as a part of its length?")
     for row, column in torch.cartesian_prod(torch.arange(3), torch.arange(6)).tolist():
