@@ -42,10 +42,25 @@ FUNCTIONS: dict[str, Functions] = {
 ROWS = ("rms_norm", "layer_norm", "add rms_norm")
 
 
+def _compiled(norm: Norm) -> Norm:
+    """Compiles at the first call, and again for another size or type, which would otherwise be made a variable."""
+    made: dict[tuple[torch.Size, torch.dtype], Norm] = {}
+
+    def call(*tensors: Tensor) -> Tensor:
+        kind = tensors[0].shape, tensors[0].dtype
+        if kind not in made:
+            torch.compiler.reset()  # at its limit, torch would no longer compile
+            made.clear()
+            made[kind] = torch.compile(norm, fullgraph=True, dynamic=False)
+        return made[kind](*tensors)
+
+    return call
+
+
 def functions(name: str, compiled: bool = False) -> Functions:
     """The functions of an operation; ``compiled`` adds what inductor makes of torch's."""
     known = FUNCTIONS[name]
-    return {**known, "torch compiled": torch.compile(known["torch default"])} if compiled else known
+    return {**known, "torch compiled": _compiled(known["torch default"])} if compiled else known
 
 
 def tensors_for(name: str, input: Input, requires_grad: bool) -> Tensors:

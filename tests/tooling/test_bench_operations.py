@@ -192,3 +192,23 @@ def test_the_ceiling_goes_through_every_byte_once(threads: int, way: int) -> Non
         words = plan.tensors[array].view(torch.int64)
         assert len(words) == size // 8
         assert torch.equal(words, torch.full_like(words, 0x0101010101010101 + 2))
+
+
+def test_torchs_norms_are_compiled_when_they_are_called_for_each_input_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    def compile(function: norms.Norm, **how: bool) -> norms.Norm:
+        assert how == {"fullgraph": True, "dynamic": False}
+        made.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    operation = norms.operation("layer_norm", norms.forward_and_backward, compiled=True)
+    assert made == []
+    for count, shape in enumerate([(64, 32), (33, 17)], 1):
+        case = Case(operation, Input("small", (shape,)))
+        assert case.disagreement("torch compiled", case.outcome("fastopt", CPU), CPU) == ""
+        assert len(made) == count
