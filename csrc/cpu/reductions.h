@@ -14,7 +14,8 @@ FASTOPT_HD void clear(double* values, int n) {
     for (int i = 0; i < n; ++i) values[i] = 0;
 }
 
-FASTOPT_HD void add_onto(double* __restrict values, const double* __restrict others, int64_t n) {
+template <class T>
+FASTOPT_HD void add_onto(T* __restrict values, const T* __restrict others, int64_t n) {
     for (int64_t i = 0; i < n; ++i) values[i] += others[i];
 }
 

@@ -63,7 +63,7 @@ class Guard {
 
 // The shared memory that a block gets without asking for more.
 constexpr size_t kSharedUnasked = size_t(48) << 10;
-constexpr size_t kStaticBytes = size_t(8) << 10;  // at most, beside dynamic memory
+constexpr size_t kStaticBytes = size_t(8) << 10;  // at most; dynamic memory comes in addition
 
 struct Grid {
     int64_t blocks;

@@ -1,7 +1,7 @@
 // The element loops of channels: one per activation, with or without a residual.
 #pragma once
 
-#include "cpu/block.h"
+#include "cpu/reductions.h"
 #include "norm/activations.h"
 #include "norm/channel.h"
 #include "norm/task.h"
@@ -156,11 +156,6 @@ void input_gradient(const NormTask& task, const T* grad, const T* x, T* out, int
 }
 
 // Adds the gradient of the sum that was normalized: `n` elements from `at` on.
-template <class T>
-FASTOPT_NOINLINE void add_onto(T* __restrict values, const T* __restrict others, int n) {
-    for (int i = 0; i < n; ++i) values[i] += others[i];
-}
-
 template <class T>
 void add_grad_sum(const NormTask& task, int64_t at, int n, T* values) {
     alignas(64) T buffer[kBlock];

@@ -7,6 +7,14 @@
 namespace fastopt {
 namespace {
 
+// Whether a set or channel is one run of elements, in one piece.
+FASTOPT_HD bool is_one_piece(const NormLayout& l) { return l.outer == 1 && l.pieces == 1; }
+
+// A piece of a set or channel. In short rows, divisions would take longer than the sums.
+FASTOPT_HD Piece piece_at(const NormLayout& l, int64_t channel, int64_t index) {
+    return is_one_piece(l) ? Piece{channel * l.inner, 1, int(l.inner), 0} : piece_of(l, channel, index);
+}
+
 // Copies at least 16 elements. The asm keeps compilers from calling memcpy, which costs more than a short segment.
 template <class T>
 FASTOPT_HD void copy_segment(T* __restrict to, const T* __restrict from, int n) {
@@ -64,6 +72,7 @@ constexpr int64_t kPiecesAhead = 4;
 
 template <class... Arrays>
 FASTOPT_HD void prefetch_ahead(const NormLayout& l, int64_t channel, int64_t index, const Arrays&... results) {
+    if (l.outer == 1) return;
     const int64_t later = index + kPiecesAhead;
     channel += later / l.pieces;
     if (channel >= l.channels) return;
@@ -78,6 +87,7 @@ FASTOPT_HD void prefetch_ahead(const NormLayout& l, int64_t channel, int64_t ind
 // Prefetches one piece ahead in long segments that are read for sums: each segment restarts hardware prefetchers.
 template <class... Arrays>
 FASTOPT_HD void prefetch_inputs(const NormLayout& l, int64_t channel, int64_t index, const Arrays&... inputs) {
+    if (is_one_piece(l)) return;
     if (index + 1 == l.pieces) ++channel;
     if (channel >= l.channels || l.segments_per_piece > 1) return;
     const Piece piece = piece_of(l, channel, (index + 1) % l.pieces);

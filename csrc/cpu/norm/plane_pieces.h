@@ -29,47 +29,31 @@ T shift_of(const typename Format::Storage* values, int n) {
     return shift_from(first, merged(sums.first), 1.0 / n);
 }
 
-struct PieceMoments {
-    Moments moments;
-    double count;
-};
-
-// Whether a set is one run of elements, in one piece.
-FASTOPT_HD bool is_one_piece(const NormLayout& sets) { return sets.outer == 1 && sets.pieces == 1; }
-
 template <class Format, class T>
 void moments_of(const NormTask& task, int64_t set, int64_t chunk, double& mean, double& squares) {
     alignas(64) typename Format::Storage buffer[kBlock];
     const NormLayout& l = task.sets;
-    const auto moments_of_block = [&](int64_t begin, int64_t end, auto piece_at) {
-        Pair<T> sums{};
-        T shift{};
-        double n = 0;
-        for (int64_t k = begin; k < end; ++k) {
-            const Piece piece = piece_at(k);
-            const auto* const x = collect(task.input, piece, buffer);
-            if (k == begin) shift = shift_of<Format, T>(x, piece.n());
-            gather_moments<Format>(sums, x, piece.n(), shift);
-            n += piece.n();
-        }
-        const Moments found = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
-        return PieceMoments{found, n};
-    };
-    if (is_one_piece(l)) {  // short rows, where finding the pieces would take longer than the sums
-        const Moments all =
-            moments_of_block(0, 1, [&](int64_t) { return Piece{set * l.inner, 1, int(l.inner), 0}; }).moments;
-        mean = all.mean;
-        squares = all.squares;
-        return;
-    }
     double count = 0;
     mean = squares = 0;
     for_flush_blocks(pieces_of(l, chunk), [&](PieceRange block) {
-        const auto [theirs, n] = moments_of_block(block.begin, block.end, [&](int64_t k) {
+        Pair<T> sums{};
+        T shift{};
+        double n = 0;
+        for (int64_t k = block.begin; k < block.end; ++k) {
+            const Piece piece = piece_at(l, set, k);
             prefetch_inputs(l, set, k, task.input);
-            return piece_of(l, set, k);
-        });
-        join(mean, squares, theirs.mean, theirs.squares, share(count, n));
+            const auto* const x = collect(task.input, piece, buffer);
+            if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
+            gather_moments<Format>(sums, x, piece.n(), shift);
+            n += piece.n();
+        }
+        const Moments theirs = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
+        if (count == 0) {
+            mean = theirs.mean;
+            squares = theirs.squares;
+        } else {
+            join(mean, squares, theirs.mean, theirs.squares, share(count, n));
+        }
         count += n;
     });
 }
@@ -152,13 +136,6 @@ void gradient_of_piece(const NormTask& task, const Piece& piece, const OneChanne
     input_gradient(task, grad, x, out, piece.n(), numbers);
     if (task.grad_sum.data != nullptr) add_onto(out, load_piece(task.grad_sum, piece, residual_buffer), piece.n());
     store_piece(task.grad_input, piece, out, task.streams);
-}
-
-// Calls visit(piece, index) for the pieces of a channel, or for those of one of its chunks.
-template <class Visit>
-FASTOPT_HD void for_pieces(const NormLayout& l, int64_t channel, PieceRange range, Visit visit) {
-    if (is_one_piece(l)) return visit(Piece{channel * l.inner, 1, int(l.inner), 0}, int64_t{0});
-    for (int64_t k = range.begin; k < range.end; ++k) visit(piece_of(l, channel, k), k);
 }
 
 }  // namespace

@@ -25,19 +25,12 @@ void sum_chunk(const NormTask& task, const Channel& channel, int64_t chunk) {
     const NormLayout& l = task.layout;
     const OneChannel<T> numbers{coefficients_of<T>(task, channel), {}};
     double* const pair = task.partials + 2 * (channel.index * l.chunks + chunk);
-    if (is_one_piece(l)) {
-        Pair<T> sums{};
-        gather_piece(task, Piece{channel.index * l.inner, 1, int(l.inner), 0}, numbers, sums);
-        pair[0] = merged(sums.first);
-        pair[1] = merged(sums.second);
-        return;
-    }
     sums_of<T>(pieces_of(l, chunk), pair[0], pair[1], [&](int64_t k, Pair<T>& sums) {
         if (passes(task))
             prefetch_inputs(l, channel.index, k, task.input, task.grad);
         else
             prefetch_ahead(l, channel.index, k, task.kept);
-        gather_piece(task, piece_of(l, channel.index, k), numbers, sums);
+        gather_piece(task, piece_at(l, channel.index, k), numbers, sums);
     });
 }
 
@@ -108,10 +101,10 @@ void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
         for (int64_t set = first; set < last; ++set)
             for_channels(task, set, [&](const Channel& c) {
                 const OneChannel<T> numbers{coefficients_of<T>(task, c), {}};
-                for_pieces(l, c.index, {0, l.pieces}, [&](const Piece& piece, int64_t k) {
-                    if (!task.streams && l.outer > 1) prefetch_ahead(l, c.index, k, task.out);
-                    apply_to_piece(task, piece, numbers);
-                });
+                for (int64_t k = 0; k < l.pieces; ++k) {
+                    if (!task.streams) prefetch_ahead(l, c.index, k, task.out);
+                    apply_to_piece(task, piece_at(l, c.index, k), numbers);
+                }
             });
     }
     finish_streams();
@@ -129,10 +122,10 @@ void planes_backward(const NormTask& task, int64_t begin, int64_t end) {
         const Projection<T> less = projection_of<T>(task, set);
         for_channels(task, set, [&](const Channel& c) {
             const OneChannel<T> numbers{coefficients_of<T>(task, c), less};
-            for_pieces(l, c.index, {0, l.pieces}, [&](const Piece& piece, int64_t k) {
-                if (!task.streams && l.outer > 1) prefetch_ahead(l, c.index, k, task.grad_residual, task.grad_input);
-                gradient_of_piece(task, piece, numbers);
-            });
+            for (int64_t k = 0; k < l.pieces; ++k) {
+                if (!task.streams) prefetch_ahead(l, c.index, k, task.grad_residual, task.grad_input);
+                gradient_of_piece(task, piece_at(l, c.index, k), numbers);
+            }
         });
     }
     finish_streams();

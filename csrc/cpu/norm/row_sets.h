@@ -33,16 +33,11 @@ OneChannel<T> numbers_of_set(const NormTask& task, int64_t set, Projection<T> le
 // The sum of squares of a chunk.
 template <class Format, class T>
 double squares_of(const NormTask& task, int64_t set, int64_t chunk) {
-    if (is_one_piece(task.sets)) {
-        Pair<T> sums{};
-        gather_squares<Format>(sums, stored<Format>(task.input, set * task.sets.inner), int(task.sets.inner));
-        return merged(sums.second);
-    }
     double sum = 0;
     for_flush_blocks(pieces_of(task.sets, chunk), [&](PieceRange block) {
         Pair<T> sums{};
         for (int64_t k = block.begin; k < block.end; ++k) {
-            const Piece piece = piece_of(task.sets, set, k);
+            const Piece piece = piece_at(task.sets, set, k);
             gather_squares<Format>(sums, stored<Format>(task.input, piece.at), piece.n());
         }
         sum += merged(sums.second);

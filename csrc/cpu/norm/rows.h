@@ -45,16 +45,10 @@ Projection<T> projection_of_set(const NormTask& task, const RowSet& set) {
     const double mean = mean_of(task, set.index);
     const T center = T(mean);
     double sum = 0, products = 0;
-    if (is_one_piece(l)) {
-        Pair<T> sums{};
-        gather_of_set<Kind>(task, set, 0, int(l.inner), center, sums);
-        sum = merged(sums.first);
-        products = merged(sums.second);
-    }
-    for (int64_t chunk = is_one_piece(l); chunk < l.chunks; ++chunk) {
+    for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
         double some = 0, some_products = 0;
         sums_of<T>(pieces_of(l, chunk), some, some_products, [&](int64_t k, Pair<T>& sums) {
-            const Piece piece = piece_of(l, set.index, k);
+            const Piece piece = piece_at(l, set.index, k);
             gather_of_set<Kind>(task, set, piece.at - set.first, piece.n(), center, sums);
         });
         sum += some;
@@ -161,7 +155,7 @@ void rows_join_parameters(const NormTask& task, int64_t begin, int64_t end) {
             const int n = int(left < kBlock ? left : kBlock);
             double totals[kBlock] = {};
             for (int64_t chunk = 0; chunk < chunks; ++chunk)
-                add_onto(totals, task.partials + (2 * chunk + k) * length + at, int64_t(n));
+                add_onto(totals, task.partials + (2 * chunk + k) * length + at, n);
             for (int i = 0; i < n; ++i) {
                 of_parameter += totals[i];
                 if ((at + i + 1) % task.row_repeat != 0) continue;

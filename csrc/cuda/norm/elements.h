@@ -133,7 +133,6 @@ __global__ void __launch_bounds__(kThreads, kSamples ? 2 : 1)
 }
 
 inline int64_t greatest_divisor(int64_t a, int64_t b) { return b == 0 ? a : greatest_divisor(b, a % b); }
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Shares the elements out to blocks, in vectors of `width`.
 inline GridElements share_out(const NormTask& task, int width, Grid& grid) {

@@ -23,6 +23,8 @@ __device__ __forceinline__ T z_of(T x, const Coefficients<T>& of, bool has_resid
     return has_residual ? z + residual : z;
 }
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Sums or moments of a part of a chunk, as its warps hand them to the first warp.
 struct PartialSums {
     double first, second;

@@ -146,8 +146,6 @@ constexpr Kernel kernels_of[2] = {sum_columns<Format, Activation, 1>,
      kernels_of<Activation, Narrow<BFloat16>>, kernels_of<Activation, Narrow<Float16>>},
 constexpr const Kernel* kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_ROWS)};
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 void norm_row_columns(const Stream& stream, const NormTask& task, bool centered) {

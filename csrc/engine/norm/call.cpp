@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/interop/huge_pages.h"
+#include "engine/interop/run_without_gil.h"
 #include "engine/workers/dispatch.h"
 
 namespace py = pybind11;
@@ -89,6 +90,13 @@ bool NormCall::take_doubles(py::handle tensor, int64_t rows, int64_t columns, do
 
 bool NormCall::take_statistics(py::handle statistics) {
     return take_doubles(statistics, 2, task.set_count, task.statistics);
+}
+
+void NormCall::add_summands() {
+    if (task.summands[0].data == nullptr) return;
+    const NormTable& table = *kernels().norm;
+    const NormKernel kernel = task.input.type == DType::f64 ? table.add_f64 : table.add_f32;
+    run_released<NormTask>({{kernel, &task, input_.numel, 1}}, threads_);
 }
 
 void NormCall::stream(const Array& result, int64_t from) {

@@ -45,6 +45,10 @@ class NormCall {
     bool on_device() const { return device_ != kHost; }
     bool empty() const { return input_.numel == 0; }
     bool is_half() const { return task.input.type != DType::f32 && task.input.type != DType::f64; }
+    // Whether so many units, taken by one worker each, leave no thread without work.
+    bool keeps_busy(int64_t units) const { return units % threads_ == 0 || units >= 4 * threads_; }
+    // Writes the sum that is normalized, if the input is one.
+    void add_summands();
     // Streams results of at least `from` bytes past the caches, but not into fresh memory, whose new pages are cached.
     void stream(const Array& result, int64_t from);
 };

@@ -67,11 +67,7 @@ void ChannelCall::forward() {
         if (!task.layout.planes || task.layout.segments_per_piece == 1) stream(task.out, machine.stream_forward);
         return each_set(kernels_of(task.sets).forward);
     }
-    if (task.summands[0].data != nullptr) {
-        const NormTable& table = *kernels().norm;
-        run_released<NormTask>(
-            {{task.input.type == DType::f64 ? table.add_f64 : table.add_f32, &task, input_.numel, 1}}, threads_);
-    }
+    add_summands();
     gather_moments();
     for (int64_t set = 0; set < task.set_count; ++set) finalize_statistics(task, set);
     apply();
@@ -180,8 +176,7 @@ const NormKernels& ChannelCall::kernels_of(const NormLayout& layout) const {
 bool ChannelCall::set_by_set() const {
     if (task.sets.planes != task.layout.planes) return false;
     const int64_t units = task.layout.planes ? task.set_count : task.samples;
-    return (task.layout.planes ? task.sets.by_channel : task.samples > 1) &&
-           (units % threads_ == 0 || units >= 4 * threads_);
+    return (task.layout.planes ? task.sets.by_channel : task.samples > 1) && keeps_busy(units);
 }
 
 void ChannelCall::reserve_partials() {

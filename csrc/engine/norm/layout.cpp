@@ -13,8 +13,6 @@ constexpr int64_t kShortSegment = 128;
 // five such arrays, and L1 must have room for the tensors' elements as well.
 constexpr int64_t kRepeat = 256;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 void lay_out_planes(NormLayout& l) {
     constexpr int64_t lanes = 32;  // parts of a segment end after full rows of 32, and differ by one row at most
     const int64_t rows = ceil_div(l.inner, lanes);

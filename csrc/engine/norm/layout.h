@@ -6,6 +6,8 @@
 
 namespace fastopt {
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // `tensor` is dense, not empty, and has at least two dimensions; the second is the channels.
 NormLayout lay_out_channels(const TensorView& tensor);
 

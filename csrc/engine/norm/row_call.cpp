@@ -14,16 +14,16 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Rows that share sums of the gradients of weight and bias: few enough chunks to add up, enough to share out.
 int64_t rows_of_chunk(int64_t rows, int64_t length) {
     return std::max({int64_t{4}, ceil_div(kChunk, length), ceil_div(rows, 64)});
 }
 
+// An absent parameter is 1.
 template <class T>
 void repeat(const Array& parameter, int64_t count, int64_t times, T* to) {
-    for (int64_t c = 0; c < count; ++c) std::fill_n(to + c * times, times, T(element(parameter, c)));
+    for (int64_t c = 0; c < count; ++c)
+        std::fill_n(to + c * times, times, parameter.data != nullptr ? T(element(parameter, c)) : T(1));
 }
 
 }  // namespace
@@ -72,10 +72,8 @@ void RowCall::forward() {
     task.partials = partials_.get();
     stream(task.out, machine.stream_forward);
     const RowKernels& kernels_of_kind = of_kind();
-    if (sets % threads_ == 0 || sets >= 4 * threads_) return over(kernels_of_kind.forward, sets, length);
-    const NormTable& table = *kernels().norm;
-    if (task.summands[0].data != nullptr)
-        over(task.input.type == DType::f64 ? table.add_f64 : table.add_f32, input_.numel, 1);
+    if (keeps_busy(sets)) return over(kernels_of_kind.forward, sets, length);
+    add_summands();
     over(kernels_of_kind.moments, sets * chunks, std::min(length, kChunk));
     kernels_of_kind.finalize(task, 0, sets);
     over(kernels_of_kind.apply, sets * ceil_div(length, kBlock), std::min<int64_t>(length, kBlock));
@@ -115,32 +113,21 @@ const RowKernels& RowCall::of_kind() const {
 }
 
 void RowCall::spread_parameters() {
-    spread(task.weight, wide_[0]);
-    spread(task.bias, wide_[1]);
-    if (task.weight.data != nullptr || task.bias.data == nullptr) return;
-    // The loops know a bias only beside a weight.
-    const float one = 1;
-    task.weight = {const_cast<float*>(&one), DType::f32};
-    wide_[0].reset(new double[static_cast<size_t>(task.parameters * task.row_repeat)]);
-    fill(task.weight, 1, task.parameters * task.row_repeat, wide_[0].get());
+    const bool has_bias = task.bias.data != nullptr;
+    if (task.weight.data != nullptr || has_bias)
+        spread(task.weight, wide_[0]);  // the loops have no bias without weight
+    if (has_bias) spread(task.bias, wide_[1]);
 }
 
 void RowCall::spread(Array& parameter, std::unique_ptr<double[]>& wide) const {
     const DType type = task.input.type == DType::f64 ? DType::f64 : DType::f32;
-    if (parameter.data == nullptr || (parameter.type == type && task.row_repeat == 1)) return;
+    if (parameter.data != nullptr && parameter.type == type && task.row_repeat == 1) return;
     wide.reset(new double[static_cast<size_t>(task.parameters * task.row_repeat)]);  // of either type
-    fill(parameter, task.parameters, task.row_repeat, wide.get());
-}
-
-// Writes `count` parameters, each `times` times, in the compute type.
-void RowCall::fill(Array& parameter, int64_t count, int64_t times, double* to) const {
-    if (task.input.type == DType::f64) {
-        repeat(parameter, count, times, to);
-        parameter = {to, DType::f64};
-    } else {
-        repeat(parameter, count, times, reinterpret_cast<float*>(to));
-        parameter = {to, DType::f32};
-    }
+    if (type == DType::f64)
+        repeat(parameter, task.parameters, task.row_repeat, wide.get());
+    else
+        repeat(parameter, task.parameters, task.row_repeat, reinterpret_cast<float*>(wide.get()));
+    parameter = {wide.get(), type};
 }
 
 }  // namespace fastopt

@@ -33,7 +33,6 @@ class RowCall : public NormCall {
     void lay_out(int64_t sets, int64_t length);
     void spread_parameters();
     void spread(Array& parameter, std::unique_ptr<double[]>& wide) const;
-    void fill(Array& parameter, int64_t count, int64_t times, double* to) const;
 };
 
 }  // namespace fastopt

@@ -3,16 +3,11 @@
 #include <algorithm>
 
 #include "engine/interop/stream.h"
+#include "engine/norm/layout.h"
 
 namespace py = pybind11;
 
 namespace fastopt {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
 RowDevice::RowDevice(const NormTask& task, bool centered, int device)
     : task_(task), centered_(centered), stream_(stream_of(device)) {
     if (!sums()) return;
