@@ -16,6 +16,7 @@ from .._norm.sample.checks import check_groups, check_instances, check_return_su
 from .._norm.sample.running import update
 from .._tracing import exporting, jit_tracing
 from ._batch_norm import batch_norm
+from ._overrides import options_of
 
 
 def group_norm(
@@ -53,18 +54,13 @@ def group_norm(
     """
     tensors = (input, residual, weight, bias)
     if has_torch_function_variadic(*tensors):
-        options: dict[str, Any] = {"residual": residual, "return_sum": return_sum, "activation": activation}
-        more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": eps, "negative_slope": negative_slope}
-        return handle_torch_function(group_norm, tensors, input, num_groups, **more, **options)
+        options = options_of(residual, return_sum, activation, negative_slope)
+        more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": eps, **options}
+        return handle_torch_function(group_norm, tensors, input, num_groups, **more)
     if not jit_tracing():
         check_groups(input, num_groups, weight, bias)
-    tensors = widened(tensors)
-    if return_sum:
-        check_return_sum("group_norm", residual)
-    if activation is not None:
-        check_activation(activation)
-    found = dispatch.norm(Call("group", num_groups, eps, activation or "identity", negative_slope), tensors)
-    return found if return_sum else found[0]
+    how = (return_sum, activation, negative_slope)
+    return dispatch.normalized("group_norm", "group", num_groups, eps, widened(tensors), *how)
 
 
 def instance_norm(
@@ -111,10 +107,10 @@ def instance_norm(
     """
     tensors = (input, running_mean, running_var, weight, bias, residual)
     if has_torch_function_variadic(*tensors):
-        options: dict[str, Any] = {"residual": residual, "return_sum": return_sum, "activation": activation}
+        options = options_of(residual, return_sum, activation, negative_slope)
         more: dict[str, Any] = {"running_mean": running_mean, "running_var": running_var, "weight": weight}
         more |= {"bias": bias, "use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
-        return handle_torch_function(instance_norm, tensors, input, **more, negative_slope=negative_slope, **options)
+        return handle_torch_function(instance_norm, tensors, input, **more, **options)
     if not jit_tracing():
         check_instances(input, running_mean, running_var, weight, bias, use_input_stats)
     if return_sum:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .._norm.activations import check_activation
 from .._norm.autocast import widened
 from .._norm.sample import dispatch
-from .._norm.sample.call import Call
-from .._norm.sample.checks import check_return_sum, why_no_rows
+from .._norm.sample.checks import why_no_rows
 from .._tracing import jit_tracing
+from ._overrides import options_of
 
 
 def rms_norm(
@@ -61,7 +60,7 @@ def rms_norm(
     """
     tensors = (input, residual, weight, None)
     if has_torch_function_variadic(input, residual, weight):
-        options = _options(residual, return_sum, activation, negative_slope)
+        options = options_of(residual, return_sum, activation, negative_slope)
         options["round_before_weight"] = round_before_weight
         return handle_torch_function(rms_norm, tensors[:3], input, normalized_shape, weight=weight, eps=eps, **options)
     if weight is not None and weight.dtype != input.dtype:
@@ -107,21 +106,10 @@ def layer_norm(
     """
     tensors = (input, residual, weight, bias)
     if has_torch_function_variadic(*tensors):
-        options = _options(residual, return_sum, activation, negative_slope)
+        options = options_of(residual, return_sum, activation, negative_slope)
         more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": eps, **options}
         return handle_torch_function(layer_norm, tensors, input, normalized_shape, **more)
     return _norm("layer_norm", "layer", tensors, normalized_shape, eps, return_sum, activation, negative_slope)
-
-
-def _options(
-    residual: Tensor | None, return_sum: bool, activation: str | None, negative_slope: float
-) -> dict[str, Any]:
-    return {
-        "residual": residual,
-        "return_sum": return_sum,
-        "activation": activation,
-        "negative_slope": negative_slope,
-    }
 
 
 def _converted(weight: Tensor, input: Tensor) -> Tensor:
@@ -142,7 +130,7 @@ def _norm(
     activation: str | None,
     negative_slope: float,
 ) -> Any:
-    input, residual, weight, bias = tensors = widened(tensors)
+    input, _, weight, bias = tensors = widened(tensors)
     shape = normalized_shape if type(normalized_shape) is tuple else tuple(normalized_shape)
     if not jit_tracing() and (
         not shape
@@ -151,10 +139,5 @@ def _norm(
         or (bias is not None and bias.shape != shape)
     ):
         raise why_no_rows(function, input, shape, weight, bias)
-    if return_sum:
-        check_return_sum(function, residual)
-    if activation is not None:
-        check_activation(activation)
     size = shape[0] if len(shape) == 1 else math.prod(shape)
-    found = dispatch.norm(Call(kind, size, eps, activation or "identity", negative_slope), tensors)
-    return found if return_sum else found[0]
+    return dispatch.normalized(function, kind, size, eps, tensors, return_sum, activation, negative_slope)

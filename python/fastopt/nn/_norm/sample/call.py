@@ -70,12 +70,10 @@ class Call(NamedTuple):
         """Returns the result, the sum of input and residual where there is a residual, and the statistics: float64,
         mean and ``1 / sqrt(variance + eps)`` of each set."""
         input, residual, weight, bias = operands
-        kind, size, eps, activation, negative_slope = self
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self, operands)
-        sets = input.shape[0] * size if kind == "group" else input.numel() // (size or 1)
-        statistics = input.new_empty(2, sets, dtype=torch.float64)
-        options = (kind, size, eps, activation, negative_slope, torch.get_num_threads())
+        statistics = input.new_empty(2, self.sets(input), dtype=torch.float64)
+        options = (*self, torch.get_num_threads())
         run = _runtime.kernels.norm
         if self.takes(input):
             out = torch.empty_like(input)

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..._tracing import exporting, is_traced, jit_tracing, needs_dispatcher
+from ..activations import check_activation
 from ..dense import Maybe
 from . import autograd, composite, inductor, operators
 from .call import Call, Operands
-from .checks import check
+from .checks import check, check_return_sum
+
+
+def normalized(
+    function: str,
+    kind: str,
+    size: int,
+    eps: float,
+    operands: Operands,
+    return_sum: bool,
+    activation: str | None,
+    negative_slope: float,
+) -> Any:
+    """Does what the public functions do after their own checks. Returns the result, or the result and the sum."""
+    if return_sum:
+        check_return_sum(function, operands[1])
+    if activation is not None:
+        check_activation(activation)
+    found = norm(Call(kind, size, eps, activation or "identity", negative_slope), operands)
+    return found if return_sum else found[0]
 
 
 def norm(call: Call, operands: Operands) -> tuple[Tensor, Maybe]:

@@ -33,10 +33,15 @@ class Normalizing(Activating):
             return fusion.finish(self(input), residual, after)
         return self._normalize(input, None, False, *after)
 
-    @abstractmethod
     def _normalize(
         self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
-    ) -> Any: ...
+    ) -> Any:
+        how = {"return_sum": return_sum, "activation": activation, "negative_slope": negative_slope}
+        return self._norm(input, residual=residual, **how)
+
+    @abstractmethod
+    def _norm(self, input: Tensor, **how: Any) -> Any:
+        """Calls the function with the module's attributes."""
 
 
 def _parameter(module: Any, name: str) -> Maybe:
@@ -52,64 +57,31 @@ def _parameter(module: Any, name: str) -> Maybe:
 class RMSNormalizing(Normalizing):
     round_before_weight: bool = False
 
-    def _normalize(
-        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
-    ) -> Any:
+    def _norm(self, input: Tensor, **how: Any) -> Any:
         module: Any = self
-        return rms_norm(
-            input,
-            module.normalized_shape,
-            _parameter(module, "weight"),
-            module.eps,
-            residual=residual,
-            return_sum=return_sum,
-            activation=activation,
-            negative_slope=negative_slope,
-            round_before_weight=self.round_before_weight,
-        )
+        weight = _parameter(module, "weight")
+        how["round_before_weight"] = self.round_before_weight
+        return rms_norm(input, module.normalized_shape, weight, module.eps, **how)
 
 
 class LayerNormalizing(Normalizing):
-    def _normalize(
-        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
-    ) -> Any:
+    def _norm(self, input: Tensor, **how: Any) -> Any:
         module: Any = self
-        return layer_norm(
-            input,
-            module.normalized_shape,
-            _parameter(module, "weight"),
-            _parameter(module, "bias"),
-            module.eps,
-            residual=residual,
-            return_sum=return_sum,
-            activation=activation,
-            negative_slope=negative_slope,
-        )
+        weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
+        return layer_norm(input, module.normalized_shape, weight, bias, module.eps, **how)
 
 
 class GroupNormalizing(Normalizing):
-    def _normalize(
-        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
-    ) -> Any:
+    def _norm(self, input: Tensor, **how: Any) -> Any:
         module: Any = self
-        return group_norm(
-            input,
-            module.num_groups,
-            _parameter(module, "weight"),
-            _parameter(module, "bias"),
-            module.eps,
-            residual=residual,
-            return_sum=return_sum,
-            activation=activation,
-            negative_slope=negative_slope,
-        )
+        weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
+        return group_norm(input, module.num_groups, weight, bias, module.eps, **how)
 
 
 class InstanceNormalizing(Normalizing):
-    def _normalize(
-        self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
-    ) -> Any:
+    def _norm(self, input: Tensor, **how: Any) -> Any:
         module: Any = self
+        residual: Maybe = how.pop("residual")
         module._check_input_dim(input)
         unbatched = module._get_no_batch_dim()
         dim = input.dim() - unbatched
@@ -127,13 +99,11 @@ class InstanceNormalizing(Normalizing):
             0.0 if module.momentum is None else module.momentum,
             module.eps,
             residual=residual,
-            return_sum=return_sum,
-            activation=activation,
-            negative_slope=negative_slope,
+            **how,
         )
         if dim == 1:
             return found
-        return tuple(t.squeeze(0) for t in found) if return_sum else found.squeeze(0)
+        return tuple(t.squeeze(0) for t in found) if how["return_sum"] else found.squeeze(0)
 
 
 def _other_channels(module: Any, dim: int, channels: int) -> None:
@@ -145,5 +115,5 @@ def _other_channels(module: Any, dim: int, channels: int) -> None:
     warnings.warn(
         f"input's size at dim={dim} does not match num_features. You can silence this warning by not passing in "
         "num_features, which is not used because affine=False",
-        stacklevel=4,
+        stacklevel=5,
     )
