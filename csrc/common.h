@@ -156,6 +156,7 @@ struct ReductionEntry {
 
 struct DropoutTable;  // random/task.h
 struct NormTable;     // norm/task.h
+struct VectorTable;   // vectors/task.h
 
 struct KernelTable {
     const char* isa;  // the ISA that this table was compiled for
@@ -166,6 +167,7 @@ struct KernelTable {
     const char* prologue_names;
     const DropoutTable* dropout;
     const NormTable* norm;
+    const VectorTable* vectors;
 };
 
 }  // namespace fastopt

@@ -12,6 +12,7 @@
 #include "engine/optim/rows.h"
 #include "engine/optim/rule_table.h"
 #include "engine/optim/step.h"
+#include "engine/vectors/vectors.h"
 #include "engine/workers/dispatch.h"
 #include "engine/workers/threads.h"
 #include "engine/workers/tuning.h"
@@ -95,6 +96,19 @@ void register_step(py::module_& m) {
         .def("clear", &Step::clear);
 }
 
+void register_vectors(py::module_& m) {
+    m.def("gather_vector", &gather_vector, py::arg("out"), py::arg("tensors"), py::arg("weights"), py::arg("numels"),
+          py::arg("direction"), py::arg("previous"), py::arg("sums"), py::arg("threads"));
+    m.def("scatter_vector", &scatter_vector, py::arg("tensors"), py::arg("weights"), py::arg("numels"), py::arg("base"),
+          py::arg("direction"), py::arg("t"), py::arg("threads"));
+    m.def("history_products", &history_products, py::arg("products"), py::arg("steps"), py::arg("changes"),
+          py::arg("grad"), py::arg("previous"), py::arg("direction"), py::arg("t"), py::arg("threads"));
+    m.def("history_coefficients", &history_coefficients, py::arg("coefficients"), py::arg("step_changes"),
+          py::arg("change_changes"), py::arg("products"), py::arg("count"), py::arg("first"), py::arg("adds"));
+    m.def("combine_vectors", &combine_vectors, py::arg("out"), py::arg("sums"), py::arg("grad"), py::arg("rows"),
+          py::arg("coefficients"), py::arg("threads"));
+}
+
 void register_dropout(py::module_& m) {
     m.def("dropouts", &describe_dropouts);
     m.def("drop", &drop, py::arg("rule"), py::arg("out"), py::arg("input"), py::arg("residual"), py::arg("bias"),
@@ -147,6 +161,7 @@ PYBIND11_MODULE(FASTOPT_MODULE, m) {
     register_runtime(m);
     register_tensors(m);
     register_step(m);
+    register_vectors(m);
     register_dropout(m);
     register_batch_norm(m);
     register_norm(m);

@@ -12,6 +12,7 @@
 #include "cpu/optim/elementwise.h"
 #include "cpu/optim/scaled.h"
 #include "cpu/reductions.h"
+#include "cpu/vectors/history.h"
 #include "rules/list.h"
 
 namespace fastopt {
@@ -90,6 +91,11 @@ constexpr NormTable norm = {
     rows<RMS, float>,    rows<RMS, double>,  add_summands<float>,
     add_summands<double>};
 
+template <class T>
+constexpr VectorKernels vector_kernels = {gather_vector<T>, scatter_vector<T>, multiply_history<T>, combine_rows<T>,
+                                          join_gathered,    join_multiplied,   join_combined};
+constexpr VectorTable vectors = {vector_kernels<float>, vector_kernels<double>};
+
 #define FASTOPT_TEXT_(a) #a
 #define FASTOPT_TEXT(a) FASTOPT_TEXT_(a)
 #define FASTOPT_JOIN_(a, b) a##b
@@ -102,7 +108,8 @@ constexpr KernelTable table = {FASTOPT_TEXT(FASTOPT_ISA),
                                sizeof reductions / sizeof reductions[0],
                                Prologue::scalar_names,
                                &dropout,
-                               &norm};
+                               &norm,
+                               &vectors};
 
 }  // namespace
 }  // namespace fastopt

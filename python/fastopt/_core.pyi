@@ -102,6 +102,47 @@ def last_cache() -> int: ...
 def count(counter: Tensor) -> bool: ...
 def sum_rows(numbers: Tensor, values: Tensor, out_numbers: Tensor, out_values: Tensor, threads: int) -> int: ...
 def copy_rows(tensor: Tensor, numbers: Tensor, rows: Tensor, back: bool, threads: int) -> bool: ...
+def gather_vector(
+    out: Tensor,
+    tensors: list[Tensor | None],
+    weights: list[float],
+    numels: list[int],
+    direction: Tensor | None,
+    previous: Tensor | None,
+    sums: Tensor | None,
+    threads: int,
+) -> int: ...
+def scatter_vector(
+    tensors: list[Tensor],
+    weights: list[float],
+    numels: list[int],
+    base: Tensor,
+    direction: Tensor | None,
+    t: float,
+    threads: int,
+) -> int: ...
+def history_products(
+    products: Tensor,
+    steps: list[Tensor],
+    changes: list[Tensor],
+    grad: Tensor,
+    previous: Tensor | None,
+    direction: Tensor | None,
+    t: float,
+    threads: int,
+) -> None: ...
+def history_coefficients(
+    coefficients: Tensor,
+    step_changes: Tensor,
+    change_changes: Tensor,
+    products: Tensor,
+    count: int,
+    first: int,
+    adds: bool,
+) -> None: ...
+def combine_vectors(
+    out: Tensor, sums: Tensor, grad: Tensor, rows: list[Tensor], coefficients: Tensor, threads: int
+) -> None: ...
 def batch_norm(
     out: Tensor,
     input: Tensor,

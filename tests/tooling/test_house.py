@@ -30,14 +30,15 @@ BELOW: dict[str, set[str]] = {
     "rules": {"math"},
     "norm": {"math"},
     "random": set(),
-    "cpu": {"math", "rules", "norm", "random"},
-    "cuda": {"math", "rules", "norm", "random"},
-    "engine": {"math", "rules", "norm", "random", "cpu", "cuda"},
+    "vectors": set(),
+    "cpu": {"math", "rules", "norm", "random", "vectors"},
+    "cuda": {"math", "rules", "norm", "random", "vectors"},
+    "engine": {"math", "rules", "norm", "random", "vectors", "cpu", "cuda"},
 }
-SUBJECTS = {"optim", "dropout", "norm"}  # folders in cpu/, cuda/ and engine/ that do not include each other
+SUBJECTS = {"optim", "dropout", "norm", "vectors"}  # folders in cpu/, cuda/ and engine/ that do not include each other
 ASSEMBLED = {"cpu/kernels.cpp"}  # lists the kernels of all subjects
 # Compiled for every ISA: an inline function of the standard library could be linked into the file of another ISA.
-WALLED = ("math", "rules", "norm", "random", "cpu")
+WALLED = ("math", "rules", "norm", "random", "vectors", "cpu")
 NOT_LIBRARY = {"stdint.h", "stddef.h", "immintrin.h", "cuda_bf16.h", "cuda_fp16.h"}
 
 

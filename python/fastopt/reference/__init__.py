@@ -42,6 +42,7 @@ from .operands import count, expect_first_write
 from .pipeline import RULES, rules
 from .rows import sum_rows
 from .step import Step
+from .vectors import combine_vectors, gather_vector, history_coefficients, history_products, scatter_vector
 
 __all__ = [
     "RULES",
@@ -63,11 +64,15 @@ __all__ = [
     "batch_norm_gradient",
     "batch_norm_moments",
     "batch_norm_sums",
+    "combine_vectors",
     "count",
     "drop",
     "drop_and_sum",
     "dropout",
     "expect_first_write",
+    "gather_vector",
+    "history_coefficients",
+    "history_products",
     "lamb",
     "lars",
     "lion",
@@ -81,6 +86,7 @@ __all__ = [
     "rmsprop",
     "rprop",
     "rules",
+    "scatter_vector",
     "schedule_free",
     "sgd",
     "stable_adamw",

@@ -22,7 +22,7 @@ def in_order(values: Array, axis: int, join: np.ufunc = np.add) -> Array:
     return last
 
 
-def _cut(values: Array, size: int, start: float) -> Array:
+def cut(values: Array, size: int, start: float) -> Array:
     """Cuts the last axis into pieces, and fills up the last one."""
     filler = np.full((*values.shape[:-1], -values.shape[-1] % size), start)
     return np.concatenate([values, filler], axis=-1).reshape(*values.shape[:-1], -1, size)
@@ -30,7 +30,7 @@ def _cut(values: Array, size: int, start: float) -> Array:
 
 def lanes_of(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
     """Joins the last axis into lanes."""
-    return in_order(_cut(values, LANES, start), -2, join)
+    return in_order(cut(values, LANES, start), -2, join)
 
 
 def merge(lanes: Array, join: np.ufunc = np.add) -> Array:
@@ -49,7 +49,7 @@ def by_lanes(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Arra
 
 def partials(values: Array, join: np.ufunc = np.add, start: float = 0.0) -> Array:
     """Returns one result per chunk of the last axis."""
-    return by_lanes(_cut(values, CHUNK, start), join, start)
+    return by_lanes(cut(values, CHUNK, start), join, start)
 
 
 def total(values: Array) -> Array:
