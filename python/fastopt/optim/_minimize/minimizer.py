@@ -1,0 +1,162 @@
+"""The loop around directions and line searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import _checks
+from .._hooked import hooked
+from .._update import Group
+from .points import Evaluator, Point
+from .report import Report
+from .run import SEARCHES, Run, Unseen
+from .vectors import Vectors
+
+
+class Minimizer(Optimizer):
+    """An optimizer whose step evaluates the loss several times. A subclass chooses the direction.
+
+    Its state is that of the first parameter, with torch's keys: ``func_evals``, ``n_iter``, the direction ``d`` and the
+    step ``t`` along it, ``prev_flat_grad`` and ``prev_loss`` from before that step.
+    """
+
+    _curvature: ClassVar[float]  # of the strong Wolfe conditions
+    _lists: ClassVar[tuple[str, ...]] = ()  # keys of the state that are lists of vectors
+    last_report: Report | None = None
+    _vectors: Vectors | None = None
+    _unseen: Unseen | None = None
+
+    # ---- What a subclass defines
+
+    def _restart(self, state: dict[str, Any]) -> None:
+        """Forgets everything that a direction was made of."""
+        raise NotImplementedError
+
+    def _direct(self, state: dict[str, Any], point: Point, out: Tensor) -> list[float]:
+        """Sets ``out`` to a direction, and returns max |d|, d.d and g.d. The state has the direction and the gradient
+        before."""
+        raise NotImplementedError
+
+    def _note(self, point: Point, sums: list[float]) -> None:
+        """Takes note of a direction's sums."""
+
+    def _first_step(self, state: dict[str, Any], point: Point, slope: float) -> float:
+        """Where the search begins, in units of the learning rate, along a direction that is not the gradient's."""
+        raise NotImplementedError
+
+    # ---- Options
+
+    def _check_group(self, group: Group) -> None:
+        _checks.check_lr(group["lr"])
+        for key in ("max_iter", "max_eval", "max_ls"):
+            if not isinstance(group[key], int) or group[key] < 1:
+                raise ValueError(f"Invalid {key}: {group[key]}, not a positive integer")
+        for key in ("tolerance_grad", "tolerance_change"):
+            _checks.check_range(key, group[key])
+        if group["line_search_fn"] not in (None, *SEARCHES):
+            raise ValueError(f"Invalid line_search_fn: {group['line_search_fn']!r}, not None or one of {[*SEARCHES]}")
+
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        group, first = self.param_groups[-1], self.param_groups[0]
+        try:
+            self._check_group(group)
+            for key in self.defaults:
+                if key != "lr" and group[key] != first[key]:
+                    raise ValueError(f"{key} is {first[key]} in the first group, and one for all: {group[key]}")
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("defaults", "state", "param_groups")}
+
+    def _name(self, param: Tensor) -> str:
+        for g, group in enumerate(self.param_groups):
+            for i, other in enumerate(group["params"]):
+                if other is param:
+                    names = group.get("param_names")
+                    return f"parameter {names[i]!r}" if names else f"parameter {i} of group {g}"
+        return "a parameter"
+
+    # ---- The step
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """The state, which is the first parameter's, as in torch's LBFGS."""
+        first = next(group["params"][0] for group in self.param_groups if group["params"])
+        return self.state[first]
+
+    @hooked
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """Performs up to ``max_iter`` iterations. Afterwards ``last_report`` tells what it did.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls ``backward()`` and returns the loss, a tensor of one
+                element or a float. It is called several times, with gradients enabled.
+
+        Returns:
+            What the closure returned at the parameters before the step.
+
+        Raises:
+            TypeError: there is no closure, or it returned no number.
+            RuntimeError: it returned several; or a parameter or gradient cannot be taken.
+            ValueError: an option of the group is out of range.
+        """
+        if closure is None or not callable(closure):
+            raise TypeError(f"{type(self).__name__}.step needs a closure that reevaluates the model and returns the loss")
+        group = self.param_groups[0]
+        for each in self.param_groups:
+            self._check_group(each)
+        state = self._state
+        vectors = self._take_vectors(state)
+        run = Run(self, state, vectors, Evaluator(closure, vectors, bool(group["maximize"])), group)
+        try:
+            return run.all()
+        finally:
+            self.last_report = run.report()
+
+    def _take_vectors(self, state: dict[str, Any]) -> Vectors:
+        """Returns the parameters as vectors, and forgets what belongs to other ones."""
+        if self._vectors is None:
+            self._vectors = Vectors(self.param_groups, self._name)
+            same = "d" not in state or state["d"].numel() == self._vectors.numel
+        else:
+            same = self._vectors.renewed(self.param_groups)
+        if not same:
+            for key in ("d", "prev_flat_grad", "prev_loss", "t"):
+                state.pop(key, None)
+            self._unseen = None
+            self._restart(state)
+        return self._vectors
+
+    # ---- Checkpoints
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a checkpoint of this class, or of torch's.
+
+        Raises:
+            ValueError: its vectors have another number of elements than the parameters; or torch refuses it.
+        """
+        vectors = Vectors(self.param_groups, self._name)
+        given = state_dict["state"].get(0, {})
+        taken: dict[str, Any] = {}
+        for key in ("d", "prev_flat_grad", *self._lists):
+            if given.get(key) is None:
+                continue
+            listed = given[key] if key in self._lists else [given[key]]
+            for vector in listed:
+                if not isinstance(vector, Tensor) or vector.numel() != vectors.numel:
+                    raise ValueError(f"the checkpoint's {key} is no vector of the {vectors.numel} parameters' elements")
+            # Torch would cast them to the first parameter's type.
+            copies = [vector.detach().to(vectors.device, vectors.dtype, copy=True) for vector in listed]
+            taken[key] = copies if key in self._lists else copies[0]
+        super().load_state_dict(state_dict)
+        self._state.update(taken)
+        self._vectors = self._unseen = None
