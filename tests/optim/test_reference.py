@@ -43,6 +43,8 @@ def test_public_optimizers_are_in_the_self_test() -> None:
         *fastopt.optim.ALL,
         fastopt.Muon,
         fastopt.SparseAdam,
+        fastopt.LBFGS,
+        fastopt.NonlinearCG,
         fastopt.Lookahead,
         fastopt.Monitor,
         fastopt.StepInBackward,

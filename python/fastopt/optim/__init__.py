@@ -21,10 +21,12 @@ from .convert import from_torch, switch
 from .groups import muon_groups, param_groups
 from .lamb import LAMB
 from .lars import LARS
+from .lbfgs import LBFGS
 from .lion import Lion
 from .lookahead import Lookahead
 from .muon import Muon
 from .nadam import NAdam
+from .nonlinearcg import NonlinearCG
 from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -40,6 +42,7 @@ __all__ = [
     "ASGD",
     "LAMB",
     "LARS",
+    "LBFGS",
     "SGD",
     "AdEMAMix",
     "AdaBound",
@@ -55,6 +58,7 @@ __all__ = [
     "Lookahead",
     "Muon",
     "NAdam",
+    "NonlinearCG",
     "Optimizer",
     "Prodigy",
     "RAdam",

@@ -13,6 +13,7 @@ from ._fused import FusedOptimizer
 from ._storage import KEYS
 from ._to_torch import rebuilt, torch_class
 from ._update import CommonOptions, Group
+from .lbfgs import LBFGS
 
 Fused = TypeVar("Fused", bound=FusedOptimizer)
 
@@ -20,7 +21,7 @@ Fused = TypeVar("Fused", bound=FusedOptimizer)
 _KEPT = ("weight_decay", "maximize", "foreach", "fused", *CommonOptions.__annotations__)
 
 
-def from_torch(optimizer: Optimizer) -> FusedOptimizer:
+def from_torch(optimizer: Optimizer) -> FusedOptimizer | LBFGS:
     """Returns the fastopt equivalent of a torch optimizer, in the middle of training or before it.
 
     Parameters and states are shared, not copied: do not step the old one any more. Groups keep all
@@ -37,7 +38,7 @@ def from_torch(optimizer: Optimizer) -> FusedOptimizer:
     Examples:
         >>> optimizer = fastopt.from_torch(optimizer)
     """
-    found = [cls for cls in FAMILY if torch_class(cls) is type(optimizer)]
+    found = [cls for cls in (*FAMILY, LBFGS) if torch_class(cls) is type(optimizer)]
     if not found:
         raise TypeError(f"fastopt has no equivalent of {type(optimizer).__module__}.{type(optimizer).__qualname__}")
     ours = rebuilt(found[0], optimizer, dropped=())

@@ -44,6 +44,9 @@ _BETAS: dict[str, Callable[[Point, float, float], float]] = {
 }
 
 
+_RESTART = 6  # times the number of elements: the default
+
+
 class NonlinearCG(Minimizer):
     r"""Nonlinear conjugate gradients: directions that remember one step, in the memory of a few gradients.
 
@@ -73,10 +76,10 @@ class NonlinearCG(Minimizer):
         max_eval: evaluations of a step after which no iteration begins (default: ``max_iter * 5 // 2``).
         tolerance_grad: ends the step where max \|g\| is at most this (default: 1e-7).
         tolerance_change: ends the step where parameters or loss change by less (default: 1e-9).
-        beta: one of the five (default: ``"hager_zhang"``).
-        line_search_fn: ``"hager_zhang"``, ``"strong_wolfe"``, ``"armijo"`` or None (default: ``"hager_zhang"``).
+        beta: one of the five (default: ``"polak_ribiere"``).
+        line_search_fn: ``"strong_wolfe"``, ``"hager_zhang"``, ``"armijo"`` or None (default: ``"strong_wolfe"``).
         max_ls: evaluations of a search (default: 25).
-        restart: iterations after which the direction restarts; None: as many as there are elements (default: None).
+        restart: iterations after which the direction restarts; None: 6 times the number of elements (default: None).
         maximize: maximizes the closure's value (default: False).
 
     Attributes:
@@ -94,7 +97,8 @@ class NonlinearCG(Minimizer):
     Reference: Hager and Zhang, *A survey of nonlinear conjugate gradient methods*, Pacific J. Optimization 2, 2006.
     """
 
-    _curvature = 0.1
+    _curvature = 0.4
+    _slope_before = 0.0
 
     def __init__(
         self,
@@ -104,8 +108,8 @@ class NonlinearCG(Minimizer):
         max_eval: int | None = None,
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
-        beta: str = "hager_zhang",
-        line_search_fn: str | None = "hager_zhang",
+        beta: str = "polak_ribiere",
+        line_search_fn: str | None = "strong_wolfe",
         *,
         max_ls: int = 25,
         restart: int | None = None,
@@ -144,24 +148,22 @@ class NonlinearCG(Minimizer):
 
     def _first_step(self, state: dict[str, Any], point: Point, slope: float) -> float:
         """As long as the last step, measured by what the slope promised (Nocedal and Wright, equation 3.60)."""
-        promised = float(state["t"]) * self._slope_before / slope
         rate = self._vectors.rate  # type: ignore[union-attr]
-        return promised / rate if promised > 0 and math.isfinite(promised) else 1.0
+        step = float(state["t"]) * self._slope_before / (slope * rate)
+        return step if 0 < step < math.inf else 1.0
 
     def _direct(self, state: dict[str, Any], point: Point, out: Tensor) -> list[float]:
         group, vectors = self.param_groups[0], self._vectors
         assert vectors is not None
         self._slope_before = state["prev_slope"]
         beta = self._beta(group["beta"], point, state)
-        if state["since_restart"] >= (group["restart"] or vectors.numel):
+        if state["since_restart"] >= (group["restart"] or _RESTART * vectors.numel):
             beta = 0.0
         if beta == 0:
             state["since_restart"] = 0
         coefficients = vectors.numbers(2)
         coefficients[0], coefficients[1] = -1.0, beta
         return vectors.combine(out, point.grad, [state["d"]], coefficients)
-
-    _slope_before = 0.0
 
     def _beta(self, name: str, point: Point, state: dict[str, Any]) -> float:
         """Returns 0 for a restart."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from .line_search import Evaluate, Limits
 from .points import Point
 
-_DECREASE, _CURVATURE = 0.1, 0.9  # delta and sigma of the Wolfe conditions
+_DECREASE = 0.1  # delta of the Wolfe conditions; sigma is the method's
 _ERROR = 1e-6  # epsilon: relative error of the loss that is put up with
 _SPLIT, _SHRUNK, _GROWTH = 0.5, 0.66, 5.0  # theta, gamma, rho
 _TOWARDS_FINITE = 0.1
@@ -40,7 +42,7 @@ class _Search:
 
     def fulfils(self, point: Point) -> bool:
         slope = self.start.slope
-        if not point.slope >= _CURVATURE * slope:
+        if not abs(point.slope) <= -self.limits.curvature * slope:
             return False
         wolfe = point.loss - self.start.loss <= _DECREASE * point.t * slope
         return wolfe or ((2 * _DECREASE - 1) * slope >= point.slope and point.loss <= self.limit)
@@ -98,8 +100,6 @@ def hager_zhang(evaluate: Evaluate, start: Point, t: float, limits: Limits) -> P
     """Finds a point that fulfils the Wolfe conditions, or their approximation by slopes alone, which holds where losses
     differ by less than their rounding."""
     search = _Search(evaluate, start, limits)
-    try:
+    with contextlib.suppress(_Found):
         search.run(t)
-    except _Found:
-        pass
     return search.best

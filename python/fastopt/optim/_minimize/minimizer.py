@@ -110,7 +110,9 @@ class Minimizer(Optimizer):
             ValueError: an option of the group is out of range.
         """
         if closure is None or not callable(closure):
-            raise TypeError(f"{type(self).__name__}.step needs a closure that reevaluates the model and returns the loss")
+            raise TypeError(
+                f"{type(self).__name__}.step needs a closure that reevaluates the model and returns the loss"
+            )
         group = self.param_groups[0]
         for each in self.param_groups:
             self._check_group(each)

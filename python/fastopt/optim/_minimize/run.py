@@ -77,7 +77,8 @@ class Run:
     def _begin(self) -> tuple[Any, Point | None]:
         """Evaluates the point where the parameters are. Returns None for it where there is nothing to do."""
         state, unseen = self.state, self.optimizer._unseen
-        before, direction = state.get("prev_flat_grad"), state.get("d")
+        direction = state.get("d")
+        before = state.get("prev_flat_grad") if direction is not None else None
         out = self.vectors.take(before, direction, *(unseen or ())[:3])
         returned, point = self.evaluate.here(float(state.get("t", 0)), out, direction, before)
         self.point = point
@@ -113,7 +114,8 @@ class Run:
             if reached is None:
                 return
             point = self.point = reached
-            if self._ends(before, point, direction.longest):
+            moved = math.inf if point is before else direction.longest * abs(self.state["t"])
+            if self._ends(before, point, moved):
                 return
 
     def _direct(self, point: Point) -> _Direction:
@@ -189,15 +191,16 @@ class Run:
         self._forget()
         self.restored = True
 
-    def _ends(self, before: Point, point: Point, longest: float) -> bool:
-        """Whether the step ends at this point: torch's conditions, in torch's order."""
+    def _ends(self, before: Point, point: Point, moved: float) -> bool:
+        """Whether the step ends at this point: torch's conditions, in torch's order. A search that found no better point
+        is not the end."""
         tolerance = self.group["tolerance_change"]
         reasons = (
             (report.MAX_ITER, self.iterations == self.group["max_iter"]),
             (report.MAX_EVAL, self.evaluate.count >= self.group["max_eval"]),
             (report.GRADIENT, point.largest <= self.group["tolerance_grad"]),
-            (report.CHANGE, longest * abs(self.state["t"]) <= tolerance),
-            (report.CHANGE, abs(point.loss - before.loss) < tolerance),
+            (report.CHANGE, moved <= tolerance),
+            (report.CHANGE, point is not before and abs(point.loss - before.loss) < tolerance),
         )
         self.reason = next((reason for reason, holds in reasons if holds), self.reason)
         return any(holds for _, holds in reasons)

@@ -107,18 +107,14 @@ class Vectors:
             assert tensor is not None  # zeros are never refused
             copy = self._plain(tensor, name)
             if copy is tensor or not fits(copy, self.params[refused]):
-                raise RuntimeError(
-                    f"{name} is {kind_of(tensor)}, the parameter {kind_of(self.params[refused])}"
-                )
+                raise RuntimeError(f"{name} is {kind_of(tensor)}, the parameter {kind_of(self.params[refused])}")
             tensors[refused] = copy
 
     def gather_params(self, out: Tensor) -> None:
         """Copies all parameters."""
         self._gather(out, list(self.params), [1.0] * len(self.params), "", None, None, None)
 
-    def gather_grads(
-        self, out: Tensor, sign: float, direction: Tensor | None, previous: Tensor | None
-    ) -> list[float]:
+    def gather_grads(self, out: Tensor, sign: float, direction: Tensor | None, previous: Tensor | None) -> list[float]:
         """Copies all gradients, and returns what is measured of them (``vectors/task.h``). A parameter without
         gradient, or that is frozen, has zeros."""
         grads = [param.grad if moves else None for param, moves in zip(self.params, self.moves, strict=True)]
