@@ -22,9 +22,9 @@ class LBFGS(Minimizer, TorchLBFGS):
         d = -H g, \quad H \text{ from the pairs } s = t d,\; y = g_{\text{new}} - g, \qquad p \leftarrow p + t d
 
     For small and medium models with losses that are the same at each evaluation: it is not meant for mini-batches or
-    dropout. With torch's arguments it takes torch's way, to rounding. All sums are float64 and of a fixed order: results
-    depend neither on threads nor on the instruction set. Pairs take 2 ``history_size`` times the parameters' memory, and
-    a direction reads them twice.
+    dropout. With torch's arguments it takes torch's way, to rounding. All sums are float64 and of a fixed order:
+    results depend neither on threads nor on the instruction set. Pairs take 2 ``history_size`` times the parameters'
+    memory, and a direction reads them twice.
 
     A pair is skipped where :math:`y^\top s` is at most ``min_curvature``, or no more than rounding. The history is
     dropped where its direction is none of descent, where the search finds no better point along it, after a point that
@@ -44,9 +44,11 @@ class LBFGS(Minimizer, TorchLBFGS):
         tolerance_grad: ends the step where max \|g\| is at most this (default: 1e-7).
         tolerance_change: ends the step where parameters or loss change by less (default: 1e-9).
         history_size: pairs, any number (default: 100).
-        line_search_fn: ``"strong_wolfe"`` (torch's), ``"hager_zhang"``, ``"armijo"``, or None: no search (default: None).
+        line_search_fn: ``"strong_wolfe"`` (torch's), ``"hager_zhang"``, ``"armijo"``, or None: no search (default:
+            None).
         max_ls: evaluations of a search (default: 25).
-        min_curvature: see above; 0 leaves it to rounding, for losses that are very small (default: 1e-10, as in torch).
+        min_curvature: see above; 0 leaves it to rounding, for losses that are very small (default: 1e-10, as in
+            torch).
         maximize: maximizes the closure's value (default: False).
 
     Attributes:

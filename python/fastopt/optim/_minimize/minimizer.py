@@ -90,7 +90,8 @@ class Minimizer(Optimizer):
     def _state(self) -> dict[str, Any]:
         """The state, which is the first parameter's, as in torch's LBFGS."""
         first = next(group["params"][0] for group in self.param_groups if group["params"])
-        return self.state[first]
+        state: dict[str, Any] = self.state[first]
+        return state
 
     @hooked
     @torch.no_grad()
@@ -111,7 +112,7 @@ class Minimizer(Optimizer):
         """
         if closure is None or not callable(closure):
             raise TypeError(
-                f"{type(self).__name__}.step needs a closure that reevaluates the model and returns the loss"
+                f"{type(self).__name__}.step needs a closure, which computes the gradients and returns the loss"
             )
         group = self.param_groups[0]
         for each in self.param_groups:

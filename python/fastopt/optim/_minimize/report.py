@@ -20,8 +20,8 @@ class Report:
     """What the last step of LBFGS or NonlinearCG did.
 
     Attributes:
-        reason: why it ended: ``"gradient"`` (max |g| is at most ``tolerance_grad``), ``"change"`` (the parameters or the
-            loss changed by less than ``tolerance_change``), ``"slope"`` (the direction promises less than that),
+        reason: why it ended: ``"gradient"`` (max |g| is at most ``tolerance_grad``), ``"change"`` (the parameters or
+            the loss changed by less than ``tolerance_change``), ``"slope"`` (the direction promises less than that),
             ``"max_iter"``, ``"max_eval"``, ``"line search"`` (it found no better point, even along the gradient),
             ``"not finite"`` (loss or gradient were inf or NaN), ``"nothing moves"`` (every learning rate is 0).
         loss: at the parameters as they are now, if it was evaluated there; otherwise the last one evaluated.

@@ -192,8 +192,8 @@ class Run:
         self.restored = True
 
     def _ends(self, before: Point, point: Point, moved: float) -> bool:
-        """Whether the step ends at this point: torch's conditions, in torch's order. A search that found no better point
-        is not the end."""
+        """Whether the step ends at this point: torch's conditions, in torch's order. A search that found no better
+        point is not the end."""
         tolerance = self.group["tolerance_change"]
         reasons = (
             (report.MAX_ITER, self.iterations == self.group["max_iter"]),

@@ -120,7 +120,7 @@ class Vectors:
         grads = [param.grad if moves else None for param, moves in zip(self.params, self.moves, strict=True)]
         weights = [sign * scale for scale in self.scales]
         self._gather(out, grads, weights, "the gradient of ", direction, previous, self._sums)
-        return self._sums.tolist()  # type: ignore[no-any-return]
+        return self._sums.tolist()
 
     def scatter(self, base: Tensor, direction: Tensor | None, t: float, onto: list[Tensor] | None = None) -> None:
         """Sets all parameters, or tensors like them, to base + t direction, or to base."""
@@ -153,7 +153,7 @@ class Vectors:
     def combine(self, out: Tensor, grad: Tensor, rows: list[Tensor], coefficients: Tensor) -> list[float]:
         """Sets ``out`` to a direction, and returns max |d|, d.d and g.d."""
         _runtime.kernels.combine_vectors(out, self._sums, grad, rows, coefficients, self._threads())
-        return self._sums.tolist()[:3]  # type: ignore[no-any-return]
+        return self._sums.tolist()[:3]
 
     def products(
         self,
