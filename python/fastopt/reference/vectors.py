@@ -176,4 +176,4 @@ def combine_vectors(
         vector: Array = out.numpy()
         vector[:] = total.astype(vector.dtype)
         measured = [_largest(vector), _dot(vector, vector), _dot(grad.numpy(), vector)]
-    sums.copy_(torch.tensor(measured, dtype=torch.float64))
+    sums[:3] = torch.tensor(measured, dtype=torch.float64)
