@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from closures import METHODS, closure_of, rosenbrock
 from torch import Tensor
 
 import fastopt
-from closures import METHODS, closure_of, rosenbrock
 from support import ISAS, assert_same_bits, running
 from trajectory_problems import HISTORY, TRAJECTORIES, Trajectory
 

@@ -12,7 +12,12 @@ from ._checks import check_range
 from ._minimize.history import History
 from ._minimize.minimizer import Minimizer
 from ._minimize.points import Point
+from ._to_torch import rebuilt
 from ._update import Group
+
+
+# Options that torch does not have, and what it does.
+_OWN = {"max_ls": None, "min_curvature": 1e-10, "maximize": False}
 
 
 class LBFGS(Minimizer, TorchLBFGS):
@@ -46,7 +51,8 @@ class LBFGS(Minimizer, TorchLBFGS):
         history_size: pairs, any number (default: 100).
         line_search_fn: ``"strong_wolfe"`` (torch's), ``"hager_zhang"``, ``"armijo"``, or None: no search (default:
             None).
-        max_ls: evaluations of a search (default: 25).
+        max_ls: evaluations that a search may add to its first; None: as many as ``max_eval`` leaves, which is the most
+            in any case (default: None).
         min_curvature: see above; 0 leaves it to rounding, for losses that are very small (default: 1e-10, as in
             torch).
         maximize: maximizes the closure's value (default: False).
@@ -89,7 +95,7 @@ class LBFGS(Minimizer, TorchLBFGS):
         history_size: int = 100,
         line_search_fn: str | None = None,
         *,
-        max_ls: int = 25,
+        max_ls: int | None = None,
         min_curvature: float = 1e-10,
         maximize: bool = False,
     ) -> None:
@@ -113,6 +119,22 @@ class LBFGS(Minimizer, TorchLBFGS):
         if not isinstance(group["history_size"], int) or group["history_size"] < 1:
             raise ValueError(f"Invalid history_size: {group['history_size']}, not a positive integer")
         check_range("min_curvature", group["min_curvature"])
+
+    def to_torch(self) -> Optimizer:
+        """Returns ``torch.optim.LBFGS`` in the same state, which it shares; do not step both.
+
+        Raises:
+            ValueError: several groups, or an option that torch does not have.
+        """
+        if len(self.param_groups) != 1:
+            raise ValueError("torch.optim.LBFGS has one parameter group")
+        group = self.param_groups[0]
+        for key, value in _OWN.items():
+            if group[key] != value:
+                raise ValueError(f"torch.optim.LBFGS has no {key}: {group[key]}")
+        other = rebuilt(TorchLBFGS, self, dropped=_OWN)
+        other.state.update(self.state)
+        return other  # type: ignore[no-any-return]
 
     def _restart(self, state: dict[str, Any]) -> None:
         state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1)

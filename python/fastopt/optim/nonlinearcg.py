@@ -78,7 +78,8 @@ class NonlinearCG(Minimizer):
         tolerance_change: ends the step where parameters or loss change by less (default: 1e-9).
         beta: one of the five (default: ``"polak_ribiere"``).
         line_search_fn: ``"strong_wolfe"``, ``"hager_zhang"``, ``"armijo"`` or None (default: ``"strong_wolfe"``).
-        max_ls: evaluations of a search (default: 25).
+        max_ls: evaluations that a search may add to its first; None: as many as ``max_eval`` leaves, which is the most
+            in any case (default: None).
         restart: iterations after which the direction restarts; None: 6 times the number of elements (default: None).
         maximize: maximizes the closure's value (default: False).
 
@@ -111,7 +112,7 @@ class NonlinearCG(Minimizer):
         beta: str = "polak_ribiere",
         line_search_fn: str | None = "strong_wolfe",
         *,
-        max_ls: int = 25,
+        max_ls: int | None = None,
         restart: int | None = None,
         maximize: bool = False,
     ) -> None:

@@ -29,7 +29,7 @@ class _Search:
 
     def at(self, t: float) -> Point:
         """Evaluates a point. Raises _Found with the best one where the search has to end."""
-        if self.tries >= self.limits.max_ls:
+        if self.tries > self.limits.max_ls:
             raise _Found
         self.tries += 1
         point = self.evaluate(t, self.best)

@@ -111,7 +111,7 @@ def _inside(t: float, left: float, right: float, stalled: bool) -> tuple[float, 
 def armijo(evaluate: Evaluate, start: Point, t: float, limits: Limits) -> Point:
     """Shortens the step, by quadratics, until the loss falls by a part of what the slope promises."""
     point = start
-    for _ in range(limits.max_ls):
+    for _ in range(1 + limits.max_ls):
         point = evaluate(t)
         if point.loss <= start.loss + DECREASE * t * start.slope:
             return point

@@ -54,6 +54,8 @@ class Minimizer(Optimizer):
     def _check_group(self, group: Group) -> None:
         _checks.check_lr(group["lr"])
         for key in ("max_iter", "max_eval", "max_ls"):
+            if key == "max_ls" and group[key] is None:
+                continue
             if not isinstance(group[key], int) or group[key] < 1:
                 raise ValueError(f"Invalid {key}: {group[key]}, not a positive integer")
         for key in ("tolerance_grad", "tolerance_change"):
@@ -72,6 +74,12 @@ class Minimizer(Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a checkpoint of torch's has fewer options
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("defaults", "state", "param_groups")}

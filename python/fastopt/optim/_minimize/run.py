@@ -148,8 +148,12 @@ class Run:
         self.evaluate.begin(base, direction.vector, point)
         if search is None:
             return self._go_blindly(point, direction, t)
+        left = self.group["max_eval"] - self.evaluate.count
         limits = Limits(
-            direction.longest, self.group["tolerance_change"], self.group["max_ls"], self.optimizer._curvature
+            longest=direction.longest,
+            tolerance_change=self.group["tolerance_change"],
+            max_ls=min(self.group["max_ls"] or left, left),
+            curvature=self.optimizer._curvature,
         )
         start = dataclasses.replace(point, t=0.0, slope=direction.slope)
         found = search(self.evaluate, start, t, limits)
