@@ -34,8 +34,8 @@ Run = tuple[float, Tensor, Tensor]  # the lr; the loss and max |g| of each evalu
 
 
 def train(make: Any, lr: float) -> Run:
+    torch.manual_seed(0)
     model = nn.Linear(64, 10).double()
-    nn.init.zeros_(model.weight)
     optimizer = make(model.parameters(), lr=lr)
     seen: list[tuple[float, float]] = []
 
@@ -64,10 +64,10 @@ def measure() -> dict[str, Run]:
 
 def draw(runs: dict[str, Run]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
-    lowest = min(losses[-1] for _, losses, _ in runs.values())
-    for name, run in runs.items():
-        left.loglog(run[2], color=METHODS[name][0], label=f"{name}, lr {run[0]:g}")
-        right.loglog(run[1] - lowest, color=METHODS[name][0])
+    for name, (lr, losses, sizes) in runs.items():
+        steps = range(1, len(sizes) + 1)
+        left.loglog(steps, sizes, color=METHODS[name][0], label=f"{name}, lr {lr:g}")
+        right.loglog(steps, losses - runs["LBFGS"][1][-1], color=METHODS[name][0])
     left.set(xlabel="evaluations", title="smallest max |g| so far", ylim=(GOAL / 3, 3))
     right.set(xlabel="evaluations", title="loss above the minimum", ylim=(1e-12, 3))
     left.legend(loc="lower left")

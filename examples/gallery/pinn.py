@@ -63,7 +63,7 @@ def measure() -> dict[str, Run]:
 def draw(runs: dict[str, Run]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.2), width_ratios=(1.3, 1))
     for name, (lowest, error) in runs.items():
-        left.loglog(lowest, color=METHODS[name][0], label=f"{name}: {lowest[-1]:.1e}")
+        left.loglog(range(1, len(lowest) + 1), lowest, color=METHODS[name][0], label=f"{name}: {lowest[-1]:.1e}")
         right.semilogy(X.detach(), error.abs(), ".-", color=METHODS[name][0], lw=1)
     left.axhline(GOAL, color=style.GREY, ls="--", lw=1)
     left.set(xlabel="evaluations", title="lowest loss so far, and where it ends")

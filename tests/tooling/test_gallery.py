@@ -261,4 +261,4 @@ def test_logistic(draw: Draw) -> None:
     assert needed["LBFGS"] < 120
     assert 3 * needed["LBFGS"] < needed["NonlinearCG"] < script.BUDGET
     assert [name for name in needed if needed[name] > script.BUDGET] == ["Adam", "momentum 0.9", "SGD"]
-    assert [script.needed(script.measured[name], 1e-2) < 30 for name in needed] == [True] * 5
+    assert [script.needed(script.measured[name], 1e-2) < 60 for name in needed] == [True] * 5
