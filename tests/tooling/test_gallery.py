@@ -52,7 +52,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_every_script_has_its_picture_its_place_on_the_page_and_its_test() -> None:
-    assert len(SCRIPTS) == 12
+    assert len(SCRIPTS) == 15
     assert PICTURES.keys() == SCRIPTS.keys()
     assert sorted(re.findall(r"!\[[^]]{20,}\]\(gallery/(\w+)\.png\)", PAGE)) == sorted(SCRIPTS)
     for name in SCRIPTS:
@@ -229,3 +229,36 @@ def test_memory(draw: Draw) -> None:
     assert 2 < device[freed] < 2.2
     assert host[plain] == host[inside] == 0
     assert 13.99 < host[offload] == host[freed] < 14.01
+
+
+def test_quasi_newton(draw: Draw) -> None:
+    script = draw("quasi_newton")
+    valley, quadratic = (
+        {name: script.needed(script.measured[problem, name]) or math.inf for name in script.METHODS}
+        for problem in script.PROBLEMS
+    )
+    for needed in (valley, quadratic):
+        assert needed["LBFGS"] < needed["NonlinearCG"] < needed["momentum 0.9"]
+        assert needed["SGD"] == math.inf
+    assert valley["LBFGS"] == 44
+    assert 10 * valley["LBFGS"] < min(valley["momentum 0.9"], valley["Adam"])
+    assert 5 * quadratic["LBFGS"] < quadratic["momentum 0.9"] < quadratic["Adam"]
+
+
+def test_pinn(draw: Draw) -> None:
+    script = draw("pinn")
+    lowest = {name: losses[-1] for name, (losses, _) in script.measured.items()}
+    exact = script.measured["LBFGS, min_curvature=0"][0]
+    assert (exact >= script.GOAL).sum() < 300
+    assert lowest["Adam, then LBFGS"] < script.GOAL < 1e-7 < lowest["Adam, lr 0.01"]
+    assert (script.measured["LBFGS"][0] >= script.GOAL).sum() > 2 * len(exact)
+    assert all(error.abs().max() < 1e-3 for _, error in script.measured.values())
+
+
+def test_logistic(draw: Draw) -> None:
+    script = draw("logistic")
+    needed = {name: script.needed(run, script.GOAL) for name, run in script.measured.items()}
+    assert needed["LBFGS"] < 120
+    assert 3 * needed["LBFGS"] < needed["NonlinearCG"] < script.BUDGET
+    assert [name for name in needed if needed[name] > script.BUDGET] == ["Adam", "momentum 0.9", "SGD"]
+    assert [script.needed(script.measured[name], 1e-2) < 60 for name in needed] == [True] * 5
