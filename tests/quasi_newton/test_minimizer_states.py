@@ -1,4 +1,4 @@
-"""Checkpoints, both ways with torch's LBFGS, to the bit where they are ours; copies; the history's size; conversions."""
+"""Checkpoints, both ways with torch's LBFGS, to the bit where they are ours; copies; the size of the history."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from closures import METHODS, closure_of, quadratic, rosenbrock
 from torch import Tensor
 
 import fastopt
-from closures import METHODS, closure_of, quadratic, rosenbrock
 from support import assert_same_bits
 
 methods = pytest.mark.parametrize("name", METHODS)
@@ -199,8 +199,6 @@ def test_from_and_to_torch() -> None:
     ours.param_groups[0]["maximize"] = True
     with pytest.raises(ValueError, match="maximize"):
         ours.to_torch()
-    with pytest.raises(TypeError, match="NonlinearCG"):
-        fastopt.NonlinearCG(params).to_torch()
 
 
 def test_what_goes_around_other_optimizers_refuses_these() -> None:
@@ -209,6 +207,7 @@ def test_what_goes_around_other_optimizers_refuses_these() -> None:
         lambda: fastopt.offload(fastopt.LBFGS(params)),
         lambda: fastopt.monitor(fastopt.LBFGS(params)),
         lambda: fastopt.step_in_backward(torch.nn.Linear(2, 2), fastopt.LBFGS(params)),
+        lambda: fastopt.Lookahead(fastopt.LBFGS(params)),
         lambda: fastopt.switch(fastopt.LBFGS(params), fastopt.Adam, lr=1.0),
     ):
         with pytest.raises(TypeError, match="LBFGS"):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from closures import METHODS, closure_of, minimized, quadratic, rosenbrock
 from torch import Tensor, nn
 
 import fastopt
-from closures import METHODS, closure_of, minimized, quadratic, rosenbrock
 
 methods = pytest.mark.parametrize("name", METHODS)
 F64 = torch.float64
@@ -85,12 +85,11 @@ def test_layouts(name: str) -> None:
 
 
 def test_sparse_gradients_are_dense_ones() -> None:
-    weights = []
+    weights, rows = [], torch.tensor([1, 4, 4])
     for sparse in (False, True):
         embedding = nn.Embedding(6, 3, sparse=sparse, dtype=F64)
         with torch.no_grad():
             embedding.weight.copy_(torch.linspace(-1, 1, 18).reshape(6, 3))
-        rows = torch.tensor([1, 4, 4])
         minimized("LBFGS", [embedding.weight], lambda e=embedding: ((e(rows) - 0.3) ** 2).sum())
         weights.append(embedding.weight.detach())
     assert torch.equal(*weights)

@@ -1,5 +1,5 @@
-"""What users of torch's LBFGS have reported: flat spots, noise, curvature near 0, numbers that are not finite, rates that
-are too large, odd closures, many small tensors."""
+"""What users of torch's LBFGS have reported: flat spots, noise, curvature near 0, numbers that are not finite, rates
+that are too large, odd closures, many small tensors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from ._minimize.points import Point
 from ._to_torch import rebuilt
 from ._update import Group
 
-
 # Options that torch does not have, and what it does.
 _OWN = {"max_ls": None, "min_curvature": 1e-10, "maximize": False}
 
@@ -35,7 +34,7 @@ class LBFGS(Minimizer, TorchLBFGS):
     dropped where its direction is none of descent, where the search finds no better point along it, after a point that
     is not finite, and where parameters are added, frozen or thawed or the ratios of the groups' learning rates change.
     A loss or gradient that is inf or NaN is never a point that the step takes: searches shorten the step, and without a
-    search the best point of the step is restored. :attr:`last_report` tells.
+    search the best point of the step is restored. ``last_report`` tells.
 
     Groups may differ in ``lr``: the method then works on parameters divided by the root of their rate, so that the
     first step is -lr times the gradient in each. A rate of 0, or ``requires_grad=False``, keeps parameters as they are.

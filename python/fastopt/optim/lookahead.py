@@ -14,6 +14,7 @@ from .._compiler import eager
 from ._checks import check_number, check_range, check_state_dtype
 from ._fused import FusedOptimizer
 from ._hooked import hooked
+from ._minimize.minimizer import Minimizer
 from ._program import Scalars
 from ._sharded import refuse_zero
 from ._step import run
@@ -80,6 +81,9 @@ class Lookahead(FusedOptimizer):
     ) -> None:
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Lookahead):
             raise TypeError(f"Lookahead goes around an optimizer, not a {type(optimizer).__name__}")
+        if isinstance(optimizer, Minimizer):
+            name = type(optimizer).__name__
+            raise TypeError(f"Lookahead moves parameters between steps, of which the directions of {name} know nothing")
         check_number("k value", k)
         if k < 1 or k != int(k):
             raise ValueError(f"Invalid k value: {k}")

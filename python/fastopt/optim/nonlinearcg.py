@@ -66,12 +66,12 @@ class NonlinearCG(Minimizer):
     The direction restarts at the negative gradient after ``restart`` iterations, where it is none of descent, where
     consecutive gradients are far from orthogonal (Powell: ``"fletcher_reeves"`` and ``"dai_yuan"``), and as
     :class:`LBFGS` drops its history; groups with different ``lr``, points that are not finite and
-    :attr:`last_report` are as there.
+    ``last_report`` are as there.
 
     Args:
         params: as for :class:`LBFGS`.
-        lr: scales the first step that a search tries; without search it is the step. A float or a 1-element tensor
-            (default: 1).
+        lr: the first step that a search tries along the negative gradient; without search it is every step. A float or
+            a 1-element tensor (default: 1).
         max_iter: iterations of a step (default: 20).
         max_eval: evaluations of a step after which no iteration begins (default: ``max_iter * 5 // 2``).
         tolerance_grad: ends the step where max \|g\| is at most this (default: 1e-7).
@@ -149,6 +149,8 @@ class NonlinearCG(Minimizer):
 
     def _first_step(self, state: dict[str, Any], point: Point, slope: float) -> float:
         """As long as the last step, measured by what the slope promised (Nocedal and Wright, equation 3.60)."""
+        if self.param_groups[0]["line_search_fn"] is None:
+            return 1.0
         rate = self._vectors.rate  # type: ignore[union-attr]
         step = float(state["t"]) * self._slope_before / (slope * rate)
         return step if 0 < step < math.inf else 1.0

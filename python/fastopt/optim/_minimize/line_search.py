@@ -39,13 +39,20 @@ def between(a: Point, b: Point, bounds: tuple[float, float] | None = None) -> fl
         near, far = (a.t, b.t) if a.is_finite else (b.t, a.t)
         return near + _SHRINK * (far - near)
     left, right = (a, b) if a.t <= b.t else (b, a)
-    try:
-        d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
-        root = math.sqrt(d1 * d1 - a.slope * b.slope)
-        t = right.t - (right.t - left.t) * ((right.slope + root - d1) / (right.slope - left.slope + 2 * root))
-    except (ValueError, ZeroDivisionError, OverflowError):  # no minimum, or a straight line
+    d1 = a.slope + b.slope - 3 * _ratio(a.loss - b.loss, a.t - b.t)
+    square = d1 * d1 - a.slope * b.slope
+    if not square >= 0:  # the cubic has no minimum
         return (low + high) / 2
-    return min(max(t, low), high) if math.isfinite(t) else (low + high) / 2
+    root = math.sqrt(square)
+    t = right.t - (right.t - left.t) * _ratio(right.slope + root - d1, right.slope - left.slope + 2 * root)
+    return (low + high) / 2 if math.isnan(t) else min(max(t, low), high)
+
+
+def _ratio(a: float, b: float) -> float:
+    """a / b, as IEEE 754 has it: a straight line's minimum is infinitely far."""
+    if b != 0:
+        return a / b
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
 
 
 def strong_wolfe(evaluate: Evaluate, start: Point, t: float, limits: Limits) -> Point:

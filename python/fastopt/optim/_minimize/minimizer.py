@@ -12,42 +12,22 @@ from torch.optim import Optimizer
 from .. import _checks
 from .._hooked import hooked
 from .._update import Group
-from .points import Evaluator, Point
+from .points import Evaluator
 from .report import Report
-from .run import SEARCHES, Run, Unseen
+from .run import SEARCHES, Method, Run
 from .vectors import Vectors
 
 
-class Minimizer(Optimizer):
-    """An optimizer whose step evaluates the loss several times. A subclass chooses the direction.
+class Minimizer(Method, Optimizer):
+    """An optimizer whose step evaluates the loss several times. A subclass chooses directions.
 
     Its state is that of the first parameter, with torch's keys: ``func_evals``, ``n_iter``, the direction ``d`` and the
     step ``t`` along it, ``prev_flat_grad`` and ``prev_loss`` from before that step.
     """
 
-    _curvature: ClassVar[float]  # of the strong Wolfe conditions
     _lists: ClassVar[tuple[str, ...]] = ()  # keys of the state that are lists of vectors
     last_report: Report | None = None
     _vectors: Vectors | None = None
-    _unseen: Unseen | None = None
-
-    # ---- What a subclass defines
-
-    def _restart(self, state: dict[str, Any]) -> None:
-        """Forgets everything that a direction was made of."""
-        raise NotImplementedError
-
-    def _direct(self, state: dict[str, Any], point: Point, out: Tensor) -> list[float]:
-        """Sets ``out`` to a direction, and returns max |d|, d.d and g.d. The state has the direction and the gradient
-        before."""
-        raise NotImplementedError
-
-    def _note(self, point: Point, sums: list[float]) -> None:
-        """Takes note of a direction's sums."""
-
-    def _first_step(self, state: dict[str, Any], point: Point, slope: float) -> float:
-        """Where the search begins, in units of the learning rate, along a direction that is not the gradient's."""
-        raise NotImplementedError
 
     # ---- Options
 
@@ -103,7 +83,7 @@ class Minimizer(Optimizer):
 
     @hooked
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs up to ``max_iter`` iterations. Afterwards ``last_report`` tells what it did.
 
         Args:
@@ -118,7 +98,7 @@ class Minimizer(Optimizer):
             RuntimeError: it returned several; or a parameter or gradient cannot be taken.
             ValueError: an option of the group is out of range.
         """
-        if closure is None or not callable(closure):
+        if not callable(closure):
             raise TypeError(
                 f"{type(self).__name__}.step needs a closure, which computes the gradients and returns the loss"
             )

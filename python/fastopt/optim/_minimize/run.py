@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -16,19 +16,46 @@ from .points import Evaluator, Point
 from .report import Report
 from .vectors import Vectors
 
-if TYPE_CHECKING:
-    from .minimizer import Minimizer
-
 SEARCHES: dict[str, Search] = {"strong_wolfe": strong_wolfe, "hager_zhang": hager_zhang, "armijo": armijo}
+
+
+class Best(NamedTuple):
+    """The point of the lowest loss, and the parameters there."""
+
+    point: Point
+    params: Tensor
 
 
 class Unseen(NamedTuple):
     """Where the last step went without an evaluation: base + t direction; and the best point before."""
 
-    best: Tensor
+    best: Best
     base: Tensor
     direction: Tensor
     t: float
+
+
+class Method:
+    """What a step asks of its optimizer, which overrides it."""
+
+    _curvature: ClassVar[float]  # of the strong Wolfe conditions
+    _unseen: Unseen | None = None
+
+    def _restart(self, state: dict[str, Any]) -> None:
+        """Forgets everything that a direction was made of."""
+        raise NotImplementedError
+
+    def _direct(self, state: dict[str, Any], point: Point, out: Tensor) -> list[float]:
+        """Sets ``out`` to a direction, and returns max |d|, d.d and g.d. The state has the direction and the gradient
+        before."""
+        raise NotImplementedError
+
+    def _note(self, point: Point, sums: list[float]) -> None:
+        """Takes note of a direction's sums."""
+
+    def _first_step(self, state: dict[str, Any], point: Point, slope: float) -> float:
+        """Where the search begins, in units of the learning rate, along a direction that is not the gradient's."""
+        raise NotImplementedError
 
 
 class _Direction(NamedTuple):
@@ -42,13 +69,13 @@ class Run:
     """One step of an optimizer."""
 
     def __init__(
-        self, optimizer: Minimizer, state: dict[str, Any], vectors: Vectors, evaluate: Evaluator, group: Group
+        self, optimizer: Method, state: dict[str, Any], vectors: Vectors, evaluate: Evaluator, group: Group
     ) -> None:
         self.optimizer, self.state, self.vectors, self.evaluate, self.group = optimizer, state, vectors, evaluate, group
         self.iterations = self.restarts = 0
         self.reason, self.restored = report.NOT_FINITE, False
         self.point: Point | None = None
-        self.best: tuple[Point, Tensor] | None = None  # the point of the lowest loss, and the parameters there
+        self.best: Best | None = None
         state.setdefault("func_evals", 0)
         state.setdefault("n_iter", 0)
 
@@ -79,11 +106,13 @@ class Run:
         state, unseen = self.state, self.optimizer._unseen
         direction = state.get("d")
         before = state.get("prev_flat_grad") if direction is not None else None
-        out = self.vectors.take(before, direction, *(unseen or ())[:3])
+        out = self.vectors.take(
+            before, direction, *((unseen.best.params, unseen.base, unseen.direction) if unseen else ())
+        )
         returned, point = self.evaluate.here(float(state.get("t", 0)), out, direction, before)
         self.point = point
         if not point.is_finite:
-            if unseen is not None and self.vectors.are(*unseen[1:]):
+            if unseen is not None and self.vectors.are(unseen.base, unseen.direction, unseen.t):
                 self._restore(unseen.best)
             return returned, None
         self.optimizer._unseen = None
@@ -120,7 +149,7 @@ class Run:
 
     def _direct(self, point: Point) -> _Direction:
         state, vectors = self.state, self.vectors
-        out = vectors.take(point.grad, state.get("prev_flat_grad"), state.get("d"), self.best and self.best[1])
+        out = vectors.take(point.grad, state.get("prev_flat_grad"), state.get("d"), self.best and self.best.params)
         sums = None
         if state["n_iter"] == 1 or "d" not in state:
             self.optimizer._restart(state)
@@ -143,7 +172,7 @@ class Run:
 
     def _go(self, search: Search | None, point: Point, direction: _Direction, t: float) -> Point | None:
         """Goes from a point along a direction. Returns where it is; None, with a reason, if the step ends here."""
-        base = self.vectors.take(point.grad, direction.vector, self.best and self.best[1])
+        base = self.vectors.take(point.grad, direction.vector, self.best and self.best.params)
         self.vectors.gather_params(base)
         self.evaluate.begin(base, direction.vector, point)
         if search is None:
@@ -172,24 +201,24 @@ class Run:
         """Takes the step t, without a search. The last one is not evaluated, as in torch."""
         base = self.evaluate.base
         assert base is not None
-        if self.best is None or point.loss <= self.best[0].loss:
-            self.best = point, base
+        if self.best is None or point.loss <= self.best.point.loss:
+            self.best = Best(point, base)
         self.evaluate.move(t)
         if self.iterations == self.group["max_iter"]:
-            self.optimizer._unseen = Unseen(self.best[1], base, direction.vector, t)
+            self.optimizer._unseen = Unseen(self.best, base, direction.vector, t)
             self.reason = report.MAX_ITER
             return None
-        out = self.vectors.take(point.grad, direction.vector, base, self.best[1])
+        out = self.vectors.take(point.grad, direction.vector, base, self.best.params)
         _, new = self.evaluate.here(t, out, direction.vector, point.grad)
         if new.is_finite:
             return new
         self.reason = report.NOT_FINITE
-        self.point = self.best[0]
-        self._restore(self.best[1])
+        self._restore(self.best)
         return None
 
-    def _restore(self, best: Tensor) -> None:
-        self.vectors.scatter(best, None, 0.0)
+    def _restore(self, best: Best) -> None:
+        self.point = best.point
+        self.vectors.scatter(best.params, None, 0.0)
         self.evaluate.base = None  # nothing to go back to
         self.optimizer._unseen = None
         self._forget()
