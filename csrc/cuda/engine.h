@@ -62,7 +62,9 @@ void evaluate_scalars(const Stream& stream, const Program& program, const Array&
                       const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
                       ScalarSet* sets);
 
-void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there);
+// Brings a table to device memory, as parameters of kernels: a copy would have to wait, or a captured graph would
+// repeat it from memory of another call. `bytes` is a multiple of 8.
+void upload(const Stream& stream, const void* table, size_t bytes, void* there);
 
 // One step of tasks of one rule; their `scalars` must be ready.
 void update(const Stream& stream, int rule, const Task* const* tasks, int count);

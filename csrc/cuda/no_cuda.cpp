@@ -22,7 +22,7 @@ void evaluate_scalars(const Stream&, const Program&, const Array&, const Constan
                       const DeviceInputs&, const double*, ScalarSet*) {
     absent();
 }
-void upload_storages(const Stream&, const Storage*, int, Storage*) { absent(); }
+void upload(const Stream&, const void*, size_t, void*) { absent(); }
 void update(const Stream&, int, const Task* const*, int) { absent(); }
 void write_statistics(const Stream&, const Task* const*, int, double*, int64_t, const DeviceInputs&) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
