@@ -36,6 +36,11 @@ void norm_gradient(const Stream&, const NormTask&) { absent(); }
 void norm_rows(const Stream&, const NormTask&, bool) { absent(); }
 void norm_row_gradient(const Stream&, const NormTask&, bool) { absent(); }
 void norm_row_columns(const Stream&, const NormTask&, bool) { absent(); }
+void gather_vector(const Stream&, const VectorTask&) { absent(); }
+void scatter_vector(const Stream&, const VectorTask&) { absent(); }
+void multiply_history(const Stream&, const VectorTask&) { absent(); }
+void combine_rows(const Stream&, const VectorTask&) { absent(); }
+void solve_history(const Stream&, const History&) { absent(); }
 void drop(const Stream&, int, const DropoutTask&) { absent(); }
 void drop_and_sum(const Stream&, const DropoutTask&, const Array&) { absent(); }
 void write_mask(const Stream&, const DropoutTask&, int64_t, bool) { absent(); }
