@@ -12,8 +12,8 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/cuda/optim/r
 set(FASTOPT_CUDA_FILES
   device dropout/across dropout/dropout dropout/mask dropout/sums norm/apply norm/channels norm/columns
   norm/gradient norm/planes norm/row_columns norm/row_gradient norm/rows
-  optim/adafactor optim/reductions optim/scalars
-  optim/statistics)
+  optim/adafactor optim/reductions optim/scalars optim/statistics upload
+  vectors/combination vectors/history vectors/solve vectors/vectors)
 set(FASTOPT_CUDA_SOURCES csrc/cuda/no_cuda.cpp)
 set(FASTOPT_CUDA_ARCHITECTURES "")
 set(FASTOPT_NO_NVCC "no working nvcc of CUDA 12 or later was found")

@@ -12,6 +12,8 @@ namespace fastopt {
 struct Program;      // rules/program.h
 struct NormTask;     // norm/task.h
 struct DropoutTask;  // random/task.h
+struct VectorTask;   // vectors/task.h
+struct History;      // vectors/solve.h
 
 // Scalars of a step as kernels on a device read them: rounded once, for both compute types; read 16 bytes at a time.
 struct alignas(16) ScalarSet {
@@ -62,7 +64,9 @@ void evaluate_scalars(const Stream& stream, const Program& program, const Array&
                       const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
                       ScalarSet* sets);
 
-void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there);
+// Brings a table to device memory, as parameters of kernels: a copy would have to wait, or a captured graph would
+// repeat it from memory of another call. `bytes` is a multiple of 8.
+void upload(const Stream& stream, const void* table, size_t bytes, void* there);
 
 // One step of tasks of one rule; their `scalars` must be ready.
 void update(const Stream& stream, int rule, const Task* const* tasks, int count);
@@ -105,6 +109,13 @@ void norm_gradient(const Stream& stream, const NormTask& task);
 void norm_rows(const Stream& stream, const NormTask& task, bool centered);
 void norm_row_gradient(const Stream& stream, const NormTask& task, bool centered);
 void norm_row_columns(const Stream& stream, const NormTask& task, bool centered);
+
+// Vectors that run through all parameters, in a task in device memory, as are its tables of segments and rows.
+void gather_vector(const Stream& stream, const VectorTask& task);
+void scatter_vector(const Stream& stream, const VectorTask& task);
+void multiply_history(const Stream& stream, const VectorTask& task);
+void combine_rows(const Stream& stream, const VectorTask& task);
+void solve_history(const Stream& stream, const History& history);
 
 // Runs a rule of the dropout table. The task's layout is in host memory.
 void drop(const Stream& stream, int rule, const DropoutTask& task);

@@ -91,4 +91,10 @@ void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...
 // The limit for the size of all parameters of a kernel.
 constexpr size_t kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096;
 
+// Calls start(first, n) for `count` items, at most `most` at a time.
+template <class Start>
+void in_turns(int count, int most, Start start) {
+    for (int first = 0; first < count; first += most) start(first, count - first < most ? count - first : most);
+}
+
 }  // namespace fastopt::cuda

@@ -22,7 +22,7 @@ void evaluate_scalars(const Stream&, const Program&, const Array&, const Constan
                       const DeviceInputs&, const double*, ScalarSet*) {
     absent();
 }
-void upload_storages(const Stream&, const Storage*, int, Storage*) { absent(); }
+void upload(const Stream&, const void*, size_t, void*) { absent(); }
 void update(const Stream&, int, const Task* const*, int) { absent(); }
 void write_statistics(const Stream&, const Task* const*, int, double*, int64_t, const DeviceInputs&) { absent(); }
 void reduce(const Stream&, int, double, const Task* const*, int) { absent(); }
@@ -36,6 +36,11 @@ void norm_gradient(const Stream&, const NormTask&) { absent(); }
 void norm_rows(const Stream&, const NormTask&, bool) { absent(); }
 void norm_row_gradient(const Stream&, const NormTask&, bool) { absent(); }
 void norm_row_columns(const Stream&, const NormTask&, bool) { absent(); }
+void gather_vector(const Stream&, const VectorTask&) { absent(); }
+void scatter_vector(const Stream&, const VectorTask&) { absent(); }
+void multiply_history(const Stream&, const VectorTask&) { absent(); }
+void combine_rows(const Stream&, const VectorTask&) { absent(); }
+void solve_history(const Stream&, const History&) { absent(); }
 void drop(const Stream&, int, const DropoutTask&) { absent(); }
 void drop_and_sum(const Stream&, const DropoutTask&, const Array&) { absent(); }
 void write_mask(const Stream&, const DropoutTask&, int64_t, bool) { absent(); }

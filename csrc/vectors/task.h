@@ -10,6 +10,9 @@ namespace fastopt {
 // CPU's prefetchers, or, of short vectors, few enough to share out. A sum's shape depends on nothing else.
 constexpr int64_t kVectorChunk = 8192, kShortChunk = 2048, kShortVector = 65536;
 
+// Bytes that a GPU's thread takes at a time.
+constexpr int64_t kVectorAlignment = 16;
+
 // Rows of a history whose products with a chunk one worker takes.
 constexpr int64_t kRowGroup = 16;
 
@@ -29,6 +32,8 @@ enum DirectionSum { kLargestStep, kStepSquares, kDescent, kDirectionSums };
 
 // All vectors are of one type, the kernels' T.
 struct VectorTask {
+    DType type;
+    bool aligned;  // every vector begins at a multiple of kVectorAlignment
     int64_t n, chunk, chunks;
     const Segment* segments;
     int64_t segment_count;

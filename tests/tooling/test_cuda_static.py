@@ -72,6 +72,8 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_all_accesses_are_wide(functions)
     if name in ROWS:
         assert_rows_go_in_vectors(functions, *ROWS[name])
+    if name in HISTORIES:
+        assert_histories_go_in_vectors(functions, *HISTORIES[name])
 
 
 VECTORS = re.compile(
@@ -125,6 +127,23 @@ def assert_rows_go_in_vectors(functions: Functions, name: str, loaded: int, stor
                 assert function.wide("ld") >= loaded, function.name
                 assert function.wide("st") >= stored, function.name
     assert widths == {1, 2, 4, 8}
+
+
+# Files of kernels that read a history: those for much work and aligned memory, and their accesses of 16 bytes at least.
+# Products load four rows, the gradient and the one before it, and write the newest pair; a combination loads eight rows
+# and the gradient.
+HISTORIES = {
+    "history.cu": (["multiply_rows<float, 4, 4>", "multiply_rows<double, 2, 4>"], 6, 2),
+    "combination.cu": (["combine_vectors<float, 4>", "combine_vectors<double, 2>"], 9, 1),
+}
+
+
+def assert_histories_go_in_vectors(functions: Functions, names: list[str], loaded: int, stored: int) -> None:
+    wide = [function for function in functions if function.name in names]
+    assert len(wide) == len(names)
+    for function in wide:
+        assert function.wide("ld") >= loaded, function.name
+        assert function.wide("st") >= stored, function.name
 
 
 DEFECTS = {

@@ -1,6 +1,7 @@
 // Sums over many tensors in the CPU's shape (cpu/reductions.h): a thread is a lane, a warp takes a chunk.
 #include <vector>
 
+#include "cuda/join.h"
 #include "cuda/memory.h"
 #include "cuda/optim/tensors.h"
 #include "cuda/warp.h"
@@ -30,23 +31,12 @@ __global__ void __launch_bounds__(kWarps* kLanes)
 constexpr int kJoiners = 1024;
 constexpr int kStaged = 4 * kJoiners;
 
-// One block: all threads load, one warp adds up.
 template <class Sum>
 __global__ void __launch_bounds__(kJoiners)
     join_chunks(const double* partials, int64_t n, double exponent, const float* loss_scale, double known_loss_scale,
                 double* norm) {
     FASTOPT_SHARED(double[kStaged], staged);
-    double sum = Sum::start;
-    for (int64_t first = 0; first < n; first += kStaged) {
-        const int count = int(n - first < kStaged ? n - first : kStaged);
-        for (int i = int(threadIdx.x); i < count; i += kJoiners) staged[i] = partials[first + i];
-        __syncthreads();
-        if (threadIdx.x < kLanes)
-            for (int i = int(threadIdx.x); i < count; i += kLanes) sum = Sum::join(sum, staged[i]);
-        __syncthreads();
-    }
-    if (threadIdx.x >= kLanes) return;
-    sum = merge_lanes(sum, Sum::join);
+    const double sum = join_in_block(partials, n, Sum::start, staged, Sum::join);
     if (threadIdx.x == 0)
         *norm = Sum::norm(sum, exponent) / (loss_scale != nullptr ? double(*loss_scale) : known_loss_scale);
 }

@@ -1,5 +1,5 @@
-// Brings to a device what its kernels read besides tensors, and completes the scalars of a step with what only the
-// device knows: GradScaler's scale and found_inf, the norm for clipping, and, in a captured step, its counters.
+// Brings the scalars of a step to a device, and completes them with what only the device knows: GradScaler's scale and
+// found_inf, the norm for clipping, and, in a captured step, its counters.
 #include <algorithm>
 
 #include "cuda/launch.h"
@@ -32,14 +32,7 @@ struct CountedSets {
     const double* shared;
     ScalarSet* sets;
 };
-struct KnownStorages {
-    static constexpr int kMax = int((kParameterBytes - 32) / sizeof(Storage));
-    Storage known[kMax];
-    int count;
-    Storage* there;
-};
 static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
-static_assert(sizeof(KnownStorages) <= kParameterBytes);
 
 __device__ __forceinline__ void write(ScalarSet& set, const Constants& known, const DeviceInputs& inputs) {
     for (int k = 0; k < kMaxScalars; ++k) {
@@ -98,17 +91,6 @@ __global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __
     for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], constants.carried[k]);
 }
 
-__global__ void __launch_bounds__(kScalarThreads) write_storages(const __grid_constant__ KnownStorages storages) {
-    const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
-    if (i < storages.count) storages.there[i] = storages.known[i];
-}
-
-// Calls start(first, n) for `count` items, at most `most` at a time.
-template <class Start>
-void in_turns(int count, int most, Start start) {
-    for (int first = 0; first < count; first += most) start(first, count - first < most ? count - first : most);
-}
-
 }  // namespace
 
 void upload_scalars(const Stream& stream, const Constants* known, int count, const DeviceInputs& inputs,
@@ -131,16 +113,6 @@ void evaluate_scalars(const Stream& stream, const Program& program, const Array&
         std::copy_n(counters + first, n, some.counters);
         launch(stream, "counted scalars", evaluate_counted_sets,
                {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
-    });
-}
-
-void upload_storages(const Stream& stream, const Storage* known, int count, Storage* there) {
-    in_turns(count, KnownStorages::kMax, [&](int first, int n) {
-        KnownStorages some{};
-        std::copy_n(known + first, n, some.known);
-        some.count = n;
-        some.there = there + first;
-        launch(stream, "storages", write_storages, {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
     });
 }
 

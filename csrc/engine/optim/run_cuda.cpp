@@ -121,7 +121,7 @@ void Step::prepare_storages_on(const cuda::Stream& stream, const std::vector<Tas
         task->device_storage = there + known.size();
         known.push_back(*task->storage);
     }
-    cuda::upload_storages(stream, known.data(), static_cast<int>(known.size()), there);
+    cuda::upload(stream, known.data(), known.size() * sizeof(Storage), there);
 }
 
 void Step::run_on(int device) {

@@ -13,18 +13,20 @@ VectorCall::VectorCall(py::handle like, int threads) : threads_(threads) {
     if (!take(like, like_) || !is_contiguous(like_) || like_.complex ||
         (like_.type != DType::f32 && like_.type != DType::f64))
         throw std::runtime_error("a vector has to be a contiguous float32 or float64 tensor");
-    if (like_.device != kHost) throw std::runtime_error("vectors have no kernels for CUDA");
+    task.type = like_.type;
+    task.aligned = true;
     task.n = like_.numel;
     task.chunk = task.n <= kShortVector ? kShortChunk : kVectorChunk;
     task.chunks = (task.n + task.chunk - 1) / task.chunk;
 }
 
-void* VectorCall::vector(py::handle tensor) const {
+void* VectorCall::vector(py::handle tensor) {
     if (absent(tensor)) return nullptr;
     TensorView v;
     if (!take(tensor, v) || !is_contiguous(v) || v.complex || v.type != like_.type || v.numel != like_.numel ||
         v.device != like_.device)
         throw std::runtime_error("vectors of one call have to be alike");
+    task.aligned &= reinterpret_cast<uintptr_t>(v.data) % kVectorAlignment == 0;
     return v.data;
 }
 
@@ -67,7 +69,12 @@ void VectorCall::add_rows(const py::list& tensors) {
 }
 
 void VectorCall::make_partials(int64_t count) {
-    partials_.reset(new double[static_cast<size_t>(count * task.chunks)]);
+    const auto numbers = static_cast<size_t>(count * task.chunks);
+    if (on_device()) {
+        task.partials = static_cast<double*>(reserve(numbers * sizeof(double)));
+        return;
+    }
+    partials_.reset(new double[numbers]);
     task.partials = partials_.get();
 }
 

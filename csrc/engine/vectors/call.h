@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/interop/operands.h"
+#include "engine/interop/stream.h"
 #include "engine/workers/run.h"
 #include "vectors/task.h"
 
@@ -16,7 +17,7 @@ class VectorCall {
     VectorCall(pybind11::handle like, int threads);
 
     // Memory of a vector; null where Python passed None.
-    void* vector(pybind11::handle tensor) const;
+    void* vector(pybind11::handle tensor);
 
     // Memory of `count` float64 numbers.
     double* numbers(pybind11::handle tensor, int64_t count) const;
@@ -26,12 +27,17 @@ class VectorCall {
 
     void add_rows(const pybind11::list& tensors);
 
+    // Room for the partial results of `count` sums.
+    void make_partials(int64_t count);
+
     // Runs a kernel over `units`, each of them of about so many elements. Sums of it are joined into task.sums.
     void run(VectorKernel VectorKernels::* kernel, int64_t units, int64_t elements);
     void join(VectorKernel VectorKernels::* kernel, int64_t count);
 
-    // Room for the partial results of `count` sums.
-    void make_partials(int64_t count);
+    // On a device: starts all of a call's kernels on the caller's stream, and does not wait.
+    bool on_device() const { return like_.device != kHost; }
+    cuda::Stream stream() const { return stream_of(like_.device); }
+    void start(void (*kernels)(const cuda::Stream&, const VectorTask&));
 
     VectorTask task{};
 
@@ -41,6 +47,9 @@ class VectorCall {
     std::vector<Segment> segments_;
     std::vector<void*> rows_;
     std::unique_ptr<double[]> partials_;  // not initialised
+    std::vector<DeviceMemory> held_;      // a device's partial results and tables
+
+    void* reserve(size_t bytes);
 };
 
 }  // namespace fastopt

@@ -24,6 +24,10 @@ int64_t gather_vector(py::handle out, const py::list& tensors, const py::list& w
         task.sums = call.numbers(sums, kGradientSums);
         call.make_partials(kGradientSums);
     }
+    if (call.on_device()) {
+        call.start(cuda::gather_vector);
+        return -1;
+    }
     call.run(&VectorKernels::gather, task.chunks, task.chunk);
     if (task.measures) call.join(&VectorKernels::join_gathered, kGradientSums);
     return -1;
@@ -37,7 +41,10 @@ int64_t scatter_vector(const py::list& tensors, const py::list& weights, const p
     call.task.direction = call.vector(direction);
     call.task.t = t;
     increment_version(tensors);
-    call.run(&VectorKernels::scatter, call.task.chunks, call.task.chunk);
+    if (call.on_device())
+        call.start(cuda::scatter_vector);
+    else
+        call.run(&VectorKernels::scatter, call.task.chunks, call.task.chunk);
     return -1;
 }
 
@@ -57,6 +64,7 @@ void history_products(py::handle products, const py::list& steps, const py::list
     task.sums = call.numbers(products, 2 * task.row_count);
     task.measures = task.previous != nullptr;
     call.make_partials(2 * task.row_count);
+    if (call.on_device()) return call.start(cuda::multiply_history);
     const int64_t groups = (task.row_count + kRowGroup - 1) / kRowGroup;
     call.run(&VectorKernels::multiply, task.chunks * groups, task.chunk * kRowGroup);
     call.join(&VectorKernels::join_multiplied, 2 * task.row_count);
@@ -78,6 +86,7 @@ void history_coefficients(py::handle coefficients, py::handle step_changes, py::
                           call.numbers(products, 4 * count),
                           call.numbers(coefficients, 1 + 2 * count),
                           adds};
+    if (call.on_device()) return cuda::solve_history(call.stream(), history);
     solve(history, [](int64_t n, auto f) {
         for (int64_t i = 0; i < n; ++i) f(i);
     });
@@ -93,6 +102,7 @@ void combine_vectors(py::handle out, py::handle sums, py::handle grad, const py:
     task.coefficients = call.numbers(coefficients, 1 + task.row_count);
     task.sums = call.numbers(sums, kDirectionSums);
     call.make_partials(kDirectionSums);
+    if (call.on_device()) return call.start(cuda::combine_rows);
     call.run(&VectorKernels::combine, task.chunks, task.chunk * (task.row_count + 1));
     call.join(&VectorKernels::join_combined, kDirectionSums);
 }
