@@ -9,7 +9,20 @@ from types import ModuleType
 
 import torch
 
-from . import batch_norm, compiled, depth, dropout, monitor, muon, norms, optimizers, precision, scaling, training
+from . import (
+    batch_norm,
+    compiled,
+    depth,
+    dropout,
+    monitor,
+    muon,
+    norms,
+    optimizers,
+    precision,
+    quasi_newton,
+    scaling,
+    training,
+)
 from .machine import Cpu
 from .operation import COLD, HOT, Case
 
@@ -18,6 +31,7 @@ MODULES: tuple[ModuleType, ...] = (
     precision,
     monitor,
     muon,
+    quasi_newton,
     dropout,
     batch_norm,
     norms,
@@ -42,6 +56,7 @@ FAMILIES = (
     "precision",
     "monitor",
     "muon",
+    "quasi_newton",
     "sparse",
     "dropout",
     "batch_norm",

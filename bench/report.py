@@ -30,6 +30,7 @@ TITLES = {
     "precision": "AdamW, by how parameters and states are kept",
     "monitor": "AdamW that measures norms",
     "muon": "Muon, and its matrix products",
+    "quasi_newton": "LBFGS, an iteration with a full history",
     "sparse": "Sparse gradients",
     "dropout": "Dropout",
     "batch_norm": "BatchNorm",

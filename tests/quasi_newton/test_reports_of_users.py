@@ -216,3 +216,17 @@ def test_torch_goes_nan_where_we_do_not() -> None:
     assert not loss_of(x).isfinite()
     assert loss_of(y) < loss_of(param(0.5, 3.0))
     assert ours.last_report.largest_grad < 1e-5
+
+
+@methods
+@pytest.mark.parametrize("search", SEARCHES)
+def test_searches_end_where_nothing_lies_between_two_points(name: str, search: str) -> None:
+    """With tolerances of 0 an interval shrinks to two neighbouring numbers."""
+    x = param(1.0, -2.0)
+    optimizer = METHODS[name](
+        [x], max_iter=300, max_eval=10**6, tolerance_grad=0.0, tolerance_change=0.0, line_search_fn=search
+    )
+    for _ in range(3):
+        optimizer.step(closure_of([x], lambda: (x.exp() - 3 * x).sum() + (x + 1e8).sum() * 1e-3))
+    assert optimizer.last_report.evaluations < 10**5
+    assert x.isfinite().all()

@@ -22,6 +22,7 @@ from bench import (
     optimizers,
     precision,
     products,
+    quasi_newton,
     training,
     zoo,
 )
@@ -35,6 +36,7 @@ CODED = ((80, 80), (4096,))  # states of 4096 elements and more are coded
 OPERATIONS = [
     *((operation, MATRICES) for operation in (*optimizers.OPERATIONS, *monitor.OPERATIONS)),
     *((operation, TABLE) for operation in muon.OPERATIONS),
+    *((operation, TABLE) for operation in quasi_newton.OPERATIONS),
     *((operation, CODED) for operation in precision.OPERATIONS),
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS, *norms.OPERATIONS)),

@@ -28,7 +28,7 @@ class _Search:
         self.tries = 0
 
     def at(self, t: float) -> Point:
-        """Evaluates a point. Raises _Found with the best one where the search has to end."""
+        """Evaluates a point. Raises _Found where the search has to end."""
         if self.tries > self.limits.max_ls:
             raise _Found
         self.tries += 1
@@ -60,7 +60,10 @@ class _Search:
         """Halves an interval whose end b has a negative slope and a loss that is too high."""
         while True:
             part = _SPLIT if b.is_finite else _TOWARDS_FINITE
-            d = self.at(a.t + part * (b.t - a.t))
+            t = a.t + part * (b.t - a.t)
+            if not a.t < t < b.t:  # no number lies between
+                raise _Found
+            d = self.at(t)
             if d.slope >= 0:
                 return a, d
             a, b = (d, b) if d.loss <= self.limit else (a, d)
@@ -84,7 +87,9 @@ class _Search:
 
     def run(self, t: float) -> None:
         a, b = self.bracket(t)
-        while (b.t - a.t) * self.limits.longest >= self.limits.tolerance_change:
+        before = 0
+        while (b.t - a.t) * self.limits.longest >= self.limits.tolerance_change and self.tries > before:
+            before = self.tries  # without another evaluation the interval has nothing inside
             low, high = self.secants(a, b)
             if high.t - low.t > _SHRUNK * (b.t - a.t):
                 low, high = self.update(low, high, (low.t + high.t) / 2)

@@ -91,6 +91,8 @@ def strong_wolfe(evaluate: Evaluate, start: Point, t: float, limits: Limits) -> 
         if (right - left) * limits.longest < limits.tolerance_change:
             break
         t, stalled = _inside(between(bracket[0], bracket[1]), left, right, stalled)
+        if not left < t < right:  # no number lies between
+            break
         point = evaluate(t, *bracket)
         tries += 1
         if rises(point) or point.loss >= bracket[low].loss:
@@ -123,6 +125,8 @@ def armijo(evaluate: Evaluate, start: Point, t: float, limits: Limits) -> Point:
         if point.loss <= start.loss + DECREASE * t * start.slope:
             return point
         t *= _shorter(point, start)
+        if t == 0:
+            break
     return start
 
 
