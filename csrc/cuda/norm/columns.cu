@@ -97,8 +97,15 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __
     });
 }
 
+// Blocks of a multiprocessor, at least: 4 where their registers suffice for all operands.
 template <class Format, class Activation, bool kSamples>
-__global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __grid_constant__ NormTask task) {
+constexpr int kBlocksOfSums =
+    sizeof(typename Format::Compute) == sizeof(float) && !Activation::costly && !kPasses<Activation> && !kSamples ? 4
+                                                                                                                  : 2;
+
+template <class Format, class Activation, bool kSamples>
+__global__ void __launch_bounds__(kMostWarps* kLanes, kBlocksOfSums<Format, Activation, kSamples>)
+    column_sums(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     using Storage = typename Format::Storage;
     struct Loaded {
