@@ -27,20 +27,30 @@ __global__ void __launch_bounds__(kWarps* kLanes)
     if (lane == 0) static_cast<double*>(tensors.arrays[span.tensor][1])[begin / kSumChunk] = sum;
 }
 
-constexpr int kJoiners = 1024;
-constexpr int kStaged = 4 * kJoiners;
+constexpr int kJoiners = 512;
+constexpr int kStaged = 8 * kJoiners;
 
-// One block: all threads load, one warp adds up.
+// One block: all threads load, and one warp adds up what they have loaded before.
 template <class Sum>
 __global__ void __launch_bounds__(kJoiners)
     join_chunks(const double* partials, int64_t n, double exponent, const float* loss_scale, double known_loss_scale,
                 double* norm) {
     FASTOPT_SHARED(double[kStaged], staged);
-    double sum = Sum::start;
+    double sum = Sum::start, loaded[kStaged / kJoiners] = {};
+    const auto load = [&](int64_t first) {
+        FASTOPT_UNROLL
+        for (int k = 0; k < kStaged / kJoiners; ++k) {
+            const int64_t i = first + k * kJoiners + threadIdx.x;
+            if (i < n) loaded[k] = partials[i];
+        }
+    };
+    load(0);
     for (int64_t first = 0; first < n; first += kStaged) {
-        const int count = int(n - first < kStaged ? n - first : kStaged);
-        for (int i = int(threadIdx.x); i < count; i += kJoiners) staged[i] = partials[first + i];
+        FASTOPT_UNROLL
+        for (int k = 0; k < kStaged / kJoiners; ++k) staged[k * kJoiners + int(threadIdx.x)] = loaded[k];
         __syncthreads();
+        load(first + kStaged);
+        const int count = int(n - first < kStaged ? n - first : kStaged);
         if (threadIdx.x < kLanes)
             for (int i = int(threadIdx.x); i < count; i += kLanes) sum = Sum::join(sum, staged[i]);
         __syncthreads();
