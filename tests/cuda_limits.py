@@ -68,8 +68,12 @@ FAMILIES = {
     "dropout and bias backward, bfloat16": Family("dropout/sums.cu", "sum_rows<Narrow<BFloat16>>", 2, 2, 4),
     "BatchNorm, moments, planes, float32": Family("norm/planes.cu", "plane_moments<Plain<float>, false>", 4, 4, 4),
     "BatchNorm, sums, planes, float32": Family("norm/planes.cu", "plane_sums<Plain<float>, ReLU, false>", 12, 8, 8),
-    "BatchNorm, moments, columns, float32": Family("norm/columns.cu", "column_moments<Plain<float>, false>", 4, 4, 4),
-    "BatchNorm, sums, columns, float32": Family("norm/columns.cu", "column_sums<Plain<float>, ReLU, false>", 12, 8, 8),
+    "BatchNorm, moments, columns, float32": Family(
+        "norm/columns.cu", "column_moments<Plain<float>, false, 1>", 4, 4, 4
+    ),
+    "BatchNorm, sums, columns, float32": Family(
+        "norm/columns.cu", "column_sums<Plain<float>, ReLU, false, 1>", 12, 8, 8
+    ),
     "BatchNorm, result, planes, float32": Family(
         "norm/apply.cu", "run_planes<Apply<ReLU>, Vectors<Plain<float>>, true>", 8, 4, 8
     ),
@@ -94,10 +98,10 @@ FAMILIES = {
     "BatchNorm, moments, planes, bfloat16": Family("norm/planes.cu", "plane_moments<Narrow<BFloat16>, true>", 2, 2, 2),
     "BatchNorm, sums, planes, bfloat16": Family("norm/planes.cu", "plane_sums<Narrow<BFloat16>, ReLU, true>", 6, 4, 4),
     "BatchNorm, moments, columns, bfloat16": Family(
-        "norm/columns.cu", "column_moments<Narrow<BFloat16>, false>", 2, 2, 2
+        "norm/columns.cu", "column_moments<Narrow<BFloat16>, false, 2>", 2, 2, 2
     ),
     "BatchNorm, sums, columns, bfloat16": Family(
-        "norm/columns.cu", "column_sums<Narrow<BFloat16>, ReLU, false>", 6, 4, 4
+        "norm/columns.cu", "column_sums<Narrow<BFloat16>, ReLU, false, 2>", 6, 4, 4
     ),
     "BatchNorm, result, planes, bfloat16": Family(
         "norm/apply.cu", "run_planes<Apply<ReLU>, Vectors<Narrow<BFloat16>>, true>", 4, 2, 4
@@ -153,7 +157,7 @@ LIMITS = {
     "dropout and bias backward, bfloat16": ((116, 2, 16, 1, 56.7, 32), (125, 2, 16, 1, 57.4, 32)),
     "BatchNorm, moments, planes, float32": ((64, 4, 4, 1, 5.6, 64), (64, 4, 4, 1, 5.7, 64)),
     "BatchNorm, sums, planes, float32": ((64, 4, 4, 1, 36.0, 32), (64, 4, 4, 2, 38.2, 24)),
-    "BatchNorm, moments, columns, float32": ((64, 4, 4, 1, 5.2, 64), (64, 4, 4, 1, 5.3, 64)),
+    "BatchNorm, moments, columns, float32": ((64, 4, 4, 1, 5.3, 64), (64, 4, 4, 1, 5.2, 64)),
     "BatchNorm, sums, columns, float32": ((64, 4, 4, 1, 39.5, 32), (64, 4, 4, 1, 42.8, 32)),
     "BatchNorm, result, planes, float32": ((32, 8, 16, 1, 19.1, 64), (37, 6, 16, 1, 21.1, 48)),
     "BatchNorm, result, odd planes, float32": ((44, 5, 16, 1, 28.2, 40), (45, 5, 16, 1, 30.2, 40)),
@@ -164,8 +168,8 @@ LIMITS = {
     "LayerNorm, weight's gradient, float32": ((46, 10, 16, 4, 8.1, 40), (46, 10, 16, 4, 8.0, 40)),
     "BatchNorm, moments, planes, bfloat16": ((64, 4, 16, 1, 10.7, 64), (64, 4, 16, 1, 10.2, 64)),
     "BatchNorm, sums, planes, bfloat16": ((80, 3, 2, 1, 42.6, 48), (79, 3, 2, 1, 43.5, 48)),
-    "BatchNorm, moments, columns, bfloat16": ((64, 4, 2, 1, 6.2, 32), (64, 4, 2, 1, 6.2, 32)),
-    "BatchNorm, sums, columns, bfloat16": ((64, 4, 2, 1, 47.0, 16), (64, 4, 2, 1, 48.5, 16)),
+    "BatchNorm, moments, columns, bfloat16": ((62, 4, 4, 1, 4.6, 64), (63, 4, 4, 1, 4.7, 64)),
+    "BatchNorm, sums, columns, bfloat16": ((78, 3, 2, 1, 39.4, 24), (80, 3, 2, 1, 39.1, 24)),
     "BatchNorm, result, planes, bfloat16": ((32, 8, 16, 1, 18.8, 64), (38, 6, 16, 1, 19.9, 48)),
     "BatchNorm, result, odd planes, bfloat16": ((46, 5, 16, 1, 25.4, 40), (46, 5, 16, 1, 26.6, 40)),
     "BatchNorm, result, columns, bfloat16": ((64, 4, 16, 1, 14.7, 32), (64, 4, 16, 1, 14.9, 32)),
