@@ -87,6 +87,7 @@ message(STATUS
   "It takes about 4 minutes of a core's time. Without CUDA: FASTOPT_CUDA=OFF pip install --force-reinstall --no-deps .")
 
 set(FASTOPT_CUDA_FLAGS -O3 -fmad=false)  # no contraction, as on the CPU
+list(APPEND FASTOPT_CUDA_FLAGS -Xfatbin=-compress-all)  # else 33 KB of zeros per kernel, the parameters, are stored
 if(FASTOPT_WERROR)
   list(APPEND FASTOPT_CUDA_FLAGS --Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 endif()

@@ -41,6 +41,8 @@ class Function:
     registers: int
     stack: int  # bytes of local memory
     spilled: int  # bytes of registers, stored and loaded
+    shared: int  # bytes of static shared memory
+    mangled: str
 
     @property
     def plain_name(self) -> str:
@@ -75,14 +77,19 @@ def functions(ptx: str, usage: str) -> list[Function]:
         name, _, rest = report.partition("\n")
         numbers = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", rest)
         registers = re.search(r"Used (\d+) registers", rest)  # a kernel's, including the functions that it calls
+        shared = re.search(r"(\d+) bytes smem", rest)
         assert numbers
-        used[name.strip()] = [int(number) for number in numbers.groups()], int(registers[1]) if registers else 0
+        used[name.strip()] = (
+            [int(number) for number in numbers.groups()],
+            int(registers[1]) if registers else 0,
+            int(shared[1]) if shared else 0,
+        )
     found = []
     for mangled, name in zip(bodies, demangled(list(bodies)), strict=True):
-        (stack, stores, loads), registers = used[mangled]
+        (stack, stores, loads), registers, shared = used[mangled]
         bound = re.search(r"\.maxntid (\d+)", bodies[mangled])
         threads = int(bound[1]) if bound else 0
-        found.append(Function(name, bodies[mangled], threads, registers, stack, stores + loads))
+        found.append(Function(name, bodies[mangled], threads, registers, stack, stores + loads, shared, mangled))
     return found
 
 

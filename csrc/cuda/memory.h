@@ -102,6 +102,10 @@ struct Stored {
     }
 };
 
+// Everything that was to be loaded is asked for before the first of it is used. Otherwise the compiler asks for
+// optional operands where they are used, and a thread waits for memory twice.
+__device__ __forceinline__ void end_loads() { asm volatile("" ::: "memory"); }
+
 template <class Format>
 __device__ __forceinline__ typename Format::Compute load_element(const void* data, int64_t at) {
     return Format::load(static_cast<const typename Format::Storage*>(data)[at]);

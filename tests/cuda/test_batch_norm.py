@@ -58,6 +58,14 @@ def test_several_chunks(shape: tuple[int, ...], order: str) -> None:
     assert_same(Problem(shape, torch.float64, activation="relu", residual=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(700, 3, 17), (90, 5, 32), (2, 3, 40, 40), (2, 2, 65, 64)], ids=str)
+def test_places_in_planes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A block of elements with many channels; vectors of one or two channels; sums of whole vectors."""
+    assert_same(Problem(shape, dtype, residual=True, activation="relu"))
+    assert_same(Problem(shape, dtype))
+
+
 def test_every_dense_order_of_dimensions() -> None:
     x = some_values((4, 6, 5, 9), torch.float32, 1) + 3
     for dims in ((0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2), (1, 0, 2, 3), (2, 0, 1, 3)):

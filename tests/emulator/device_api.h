@@ -97,6 +97,7 @@ inline int __any_sync(unsigned mask, int yes, emulator::Site site = emulator::Si
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((static_cast<unsigned long long>(a) * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     __extension__ using Wide = unsigned __int128;
     return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);

@@ -1,6 +1,7 @@
 """The CUDA kernels as nvcc compiles them: no local memory, only IEEE arithmetic, accesses of 16 bytes.
 
-Needs nvcc and CMake, but no GPU. Finds all .cu files and their kernels by itself.
+Needs nvcc and CMake, but no GPU. Finds all .cu files and their kernels by itself. With nvdisasm it also compares what
+limits each family of kernels with cuda_limits.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import building
+import machine_code
 import ptx
+from cuda_limits import ARCHITECTURES, FAMILIES, LIMITS, RELEASE
 from fastopt import _core
 
 pytestmark = pytest.mark.slow
@@ -74,6 +77,64 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_rows_go_in_vectors(functions, *ROWS[name])
     if name in HISTORIES:
         assert_histories_go_in_vectors(functions, *HISTORIES[name])
+    if NVDISASM:
+        assert_no_figure_is_worse(name, tmp_path)
+
+
+NVDISASM = machine_code.tool("nvdisasm") and machine_code.tool("ptxas")
+
+
+def assert_no_figure_is_worse(name: str, folder: Path) -> None:
+    """The figures of the families in a file, on each architecture."""
+    families = {family.kernel: label for label, family in FAMILIES.items() if Path(family.file).name == name}
+    worse, found = [], set()
+    for source in sorted(folder.glob("*/*.ptx")) if families else ():
+        if f"release {RELEASE}," not in source.read_text():
+            return  # another compiler has other figures
+        for number, architecture in enumerate(ARCHITECTURES):
+            kernels = machine_code.assembled(source, architecture, families.__contains__, folder)
+            for kernel, (function, code) in kernels.items():
+                label = families[kernel]
+                loaded, needed = FAMILIES[label].loaded, FAMILIES[label].needed
+                figures = machine_code.figures(architecture, function, code, loaded, needed)
+                if what := figures.worse(machine_code.Figures(*LIMITS[label][number])):
+                    worse.append(f"{label}, sm_{architecture}: {'; '.join(what)}; all: {figures}")
+                found.add(label)
+    assert found == set(families.values()), "kernels have other names"
+    assert not worse, "\n".join(worse)
+
+
+def test_figures_can_be_read() -> None:
+    if not NVDISASM:
+        pytest.skip("needs nvdisasm (pip install nvidia-cuda-nvdisasm)")
+    assert FAMILIES.keys() == LIMITS.keys()
+
+
+MADE_UP = """
+        /*0000*/                   LDG.E R9, desc[UR4][R2.64] ;
+.L_x_1:
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/              @P0 LDG.E.128 R8, desc[UR4][R12.64] ;
+        /*0030*/                   FADD R3, R4, R5 ;
+        /*0040*/                   LDG.E.128 R16, desc[UR4][R12.64] ;
+        /*0050*/                   LDG.E R20, desc[UR4][R12.64] ;
+        /*0060*/                   FADD R3, R3, R19 ;
+        /*0070*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0080*/              @!P0 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0090*/                   BRA `(.L_x_2);
+"""
+
+
+def test_loops_are_read() -> None:
+    loop = machine_code.main_loop(MADE_UP)
+    assert (len(loop.instructions), loop.bytes, loop.width, loop.trips) == (8, 48, 16, 2)
+    function = ptx.Function("f", "", threads=256, registers=40, stack=0, spilled=0, shared=30 << 10, mangled="f")
+    figures = {a: machine_code.figures(a, function, MADE_UP, loaded=12, needed=8) for a in ARCHITECTURES}
+    assert figures[80] == machine_code.Figures(40, 5, 16, 2, 2.0, 30)
+    assert figures[90] == dataclasses.replace(figures[80], blocks=6, under_way=36)
+    assert not figures[90].worse(figures[80])
+    assert len(figures[80].worse(figures[90])) == 2
 
 
 VECTORS = re.compile(

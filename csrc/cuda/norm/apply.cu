@@ -6,16 +6,29 @@ namespace {
 
 template <class Activation>
 struct Apply {
+    static constexpr bool costly = Activation::costly;
     static constexpr bool projects = false;
+    static constexpr int vectors = 2;  // that a thread loads at a time
+
+    template <class Access>
+    struct Operands {
+        typename Access::Memory x, residual;
+        __device__ __forceinline__ void load(const NormTask& task, int64_t at) {
+            residual = {};
+            Access::load(task.input, at, x);
+            if (task.residual.data != nullptr) Access::load(task.residual, at, residual);
+        }
+    };
 
     template <class Access, class Numbers>
-    __device__ __forceinline__ static void run(const NormTask& task, int64_t at, Numbers numbers) {
+    __device__ __forceinline__ static void run(const NormTask& task, int64_t at, const Operands<Access>& operands,
+                                               Numbers numbers) {
         using T = typename Access::Compute;
-        T x[Access::width], residual[Access::width] = {};
+        T x[Access::width], residual[Access::width];
         const bool adds = task.residual.data != nullptr;
         const T slope = T(task.negative_slope);
-        Access::load(task.input, at, x);
-        if (adds) Access::load(task.residual, at, residual);
+        Access::unpack(operands.x, x);
+        Access::unpack(operands.residual, residual);
         for (int k = 0; k < Access::width; ++k)
             x[k] = Activation::value(z_of(x[k], numbers(k).of, adds, residual[k]), slope);
         Access::store(task.out, at, x);
@@ -31,9 +44,12 @@ __global__ void __launch_bounds__(kThreads) add(Array first, Array second, Array
     using T = typename Access::Compute;
     const auto add_at = [&](auto access, int64_t at) {
         using Own = decltype(access);
+        typename Own::Memory memory[2];
         T x[Own::width], other[Own::width];
-        Own::load(first, at, x);
-        Own::load(second, at, other);
+        Own::load(first, at, memory[0]);
+        Own::load(second, at, memory[1]);
+        Own::unpack(memory[0], x);
+        Own::unpack(memory[1], other);
         for (int k = 0; k < Own::width; ++k) x[k] += other[k];
         Own::store(sum, at, x);
     };

@@ -36,6 +36,10 @@ __device__ __forceinline__ Partial partial_of(const NormTask& task, const NormLa
     return {{firsts[0], firsts[columns]}, double(before * in_row + rows * k), double(rows)};
 }
 
+// Results that lanes hand over at a time: a join waits for the one before, but not for them.
+constexpr int kHanded = 4;
+static_assert(kLanes % kHanded == 0);
+
 // All lanes return the result.
 template <class Join>
 __device__ __forceinline__ PartialSums join_partials(const NormTask& task, const NormLayout& l, int64_t c, int lane) {
@@ -48,9 +52,18 @@ __device__ __forceinline__ PartialSums join_partials(const NormTask& task, const
         const Share of = Join::share_of(next.before, next.count);
         next = fetch(first + kLanes + lane);
         const int some = int(n - first < kLanes ? n - first : kLanes);
-        for (int k = 0; k < some; ++k)
-            Join::join(all, {__shfl_sync(~0u, own.first, k), __shfl_sync(~0u, own.second, k)},
-                       {__shfl_sync(~0u, of.fraction, k), __shfl_sync(~0u, of.weight, k)});
+        for (int k = 0; k < some; k += kHanded) {
+            PartialSums parts[kHanded];
+            Share shares[kHanded];
+            FASTOPT_UNROLL
+            for (int i = 0; i < kHanded; ++i) {
+                parts[i] = {__shfl_sync(~0u, own.first, k + i), __shfl_sync(~0u, own.second, k + i)};
+                shares[i] = {__shfl_sync(~0u, of.fraction, k + i), __shfl_sync(~0u, of.weight, k + i)};
+            }
+            FASTOPT_UNROLL
+            for (int i = 0; i < kHanded; ++i)
+                if (k + i < some) Join::join(all, parts[i], shares[i]);
+        }
     }
     return all;
 }

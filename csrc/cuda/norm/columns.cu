@@ -1,6 +1,9 @@
-// Moments and sums of columns: a block takes 32 columns of a chunk, a warp takes a flush block, a thread a column.
+// Moments and sums of columns: a block takes 32 columns of a chunk, or 64 of a half type, a warp takes a flush block, a
+// thread one column or two.
 //
 // Bytes per element as in planes.cu.
+#include <type_traits>
+
 #include "cuda/norm/norm.h"
 
 namespace fastopt::cuda {
@@ -16,32 +19,60 @@ struct Span {
     bool is_rest;
 };
 
-__host__ __device__ __forceinline__ int64_t blocks_across(int64_t columns) { return (columns + kLanes - 1) / kLanes; }
+// `wide`: columns of a thread.
+__host__ __device__ __forceinline__ int64_t blocks_across(int64_t columns, int wide) {
+    return (columns + kLanes * wide - 1) / (kLanes * wide);
+}
 
-__host__ __device__ __forceinline__ int64_t blocks_of_sample(const NormLayout& l) {
-    return l.chunks * blocks_across(l.columns) + blocks_across(l.rest);
+__host__ __device__ __forceinline__ int64_t blocks_of_sample(const NormLayout& l, int wide) {
+    return l.chunks * blocks_across(l.columns, wide) + blocks_across(l.rest, wide);
 }
 
 // `kSamples`: each sample has statistics of its own. The kernels for a single one need fewer registers.
-template <bool kSamples>
+template <bool kSamples, int kWide>
 __device__ __forceinline__ Span span_of_block(const NormTask& task, const NormLayout& l) {
-    const int64_t sample = kSamples ? blockIdx.x / blocks_of_sample(l) : 0;
-    const int64_t block = kSamples ? blockIdx.x - sample * blocks_of_sample(l) : blockIdx.x;
-    const int64_t across = blocks_across(l.columns), chunk = block / across;
-    const int64_t column = (block - chunk * across) * kLanes + int(threadIdx.x) % kLanes;
+    const int64_t sample = kSamples ? blockIdx.x / blocks_of_sample(l, kWide) : 0;
+    const int64_t block = kSamples ? blockIdx.x - sample * blocks_of_sample(l, kWide) : blockIdx.x;
+    const int64_t across = blocks_across(l.columns, kWide), chunk = block / across;
+    const int64_t column = ((block - chunk * across) * kLanes + int(threadIdx.x) % kLanes) * kWide;
     double* const partials = task.partials + sample * task.sample_partials + 2 * chunk * l.columns;
     if (chunk == l.chunks) return {partials, sample, l.rows, l.rows + 1, l.rest, column, true};
     const int64_t first = chunk * l.chunk, end = first + l.chunk;
     return {partials, sample, first, end < l.rows ? end : l.rows, l.columns, column, false};
 }
 
-// Calls `sum(first row, rows)` for each flush block, and joins the results of a thread's column.
-template <class Join, class Sum>
+// The elements of a thread's columns in one row, of which two are loaded at once.
+template <class Format, int kWide>
+struct Columns {
+    using Storage = typename Format::Storage;
+    using Memory = std::conditional_t<kWide == 1, Storage, uint32_t>;
+    static_assert(sizeof(Memory) == kWide * sizeof(Storage));
+
+    Memory memory;
+
+    __device__ __forceinline__ static Columns load(const Storage* from, int64_t at) {
+        return {*reinterpret_cast<const Memory*>(from + at)};
+    }
+    __device__ __forceinline__ typename Format::Compute operator[](int i) const {
+        if constexpr (kWide == 1)
+            return Format::load(memory);
+        else
+            return Format::load(static_cast<Storage>(memory >> (16 * i)));
+    }
+};
+
+template <int kWide>
+struct ColumnSums {
+    PartialSums of[kWide];
+};
+
+// Calls `sum(first row, rows)` for each flush block, and joins the results of a thread's columns.
+template <class Join, int kWide, class Sum>
 __device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
-    FASTOPT_SHARED(PartialSums[kMostWarps][kLanes], parts);
+    FASTOPT_SHARED(ColumnSums<kWide>[kMostWarps][kLanes], parts);
     FASTOPT_SHARED(Share[kMostWarps], shares);
     const int lane = int(threadIdx.x) % kLanes, warp = int(threadIdx.x) / kLanes, warps = int(blockDim.x) / kLanes;
-    PartialSums all{};
+    ColumnSums<kWide> all{};
     for (int64_t first = span.first_row; first < span.end_row; first += warps * kFlushRows) {
         const int64_t row = first + warp * kFlushRows, left = span.end_row - row;
         const int64_t rows = left < kFlushRows ? left : kFlushRows;
@@ -50,12 +81,14 @@ __device__ __forceinline__ void gather_span(const Span& span, Sum sum) {
         __syncthreads();
         if (warp == 0 && span.column < span.columns)
             for (int k = 0; k < warps && first + k * kFlushRows < span.end_row; ++k)
-                Join::join(all, parts[k][lane], shares[k]);
+                for (int i = 0; i < kWide; ++i) Join::join(all.of[i], parts[k][lane].of[i], shares[k]);
         __syncthreads();
     }
     if (warp != 0 || span.column >= span.columns) return;
-    span.partials[span.column] = all.first;
-    span.partials[span.columns + span.column] = all.second;
+    for (int i = 0; i < kWide; ++i) {
+        span.partials[span.column + i] = all.of[i].first;
+        span.partials[span.columns + span.column + i] = all.of[i].second;
+    }
 }
 
 // Calls add(load(place), place) for `rows` elements of a column, in order; `kLoads` loads are in flight at a time.
@@ -70,39 +103,60 @@ __device__ __forceinline__ void for_column(int64_t at, int rows, int64_t stride,
     for (; first < rows; ++first) add(load(at + first * stride), at + first * stride);
 }
 
-template <class Format, bool kSamples>
-__global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_moments(const __grid_constant__ NormTask task) {
+template <class Format, bool kSamples, int kWide>
+__global__ void __launch_bounds__(kMostWarps* kLanes, kWide == 2 && !kSamples ? 4 : 2)
+    column_moments(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
+    using Own = Columns<Format, kWide>;
     const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
     const NormLayout& l = task.sets;
     const int64_t stride = l.columns;
-    const Span span = span_of_block<kSamples>(task, l);
-    const auto load = [&](int64_t at) { return input[at]; };
-    gather_span<JoinMoments>(span, [&](int64_t row, int rows) -> PartialSums {
+    const Span span = span_of_block<kSamples, kWide>(task, l);
+    const auto load = [&](int64_t at) { return Own::load(input, at); };
+    gather_span<JoinMoments, kWide>(span, [&](int64_t row, int rows) {
         const int64_t at = span.sample * l.total + row * stride + span.column;
-        if (span.is_rest) return {double(Format::load(load(at))), 0};
+        const Own first = load(at);
+        ColumnSums<kWide> found;
+        if (span.is_rest) {
+            for (int i = 0; i < kWide; ++i) found.of[i] = {double(first[i]), 0};
+            return found;
+        }
         const int some = rows < int(kShiftRows) ? rows : int(kShiftRows);
-        const T first = Format::load(load(at));
-        T rough{}, sum{}, squares{};
-        for_column<int(kShiftRows) - 1>(at + stride, some - 1, stride, load,
-                                        [&](typename Format::Storage x, int64_t) { rough += Format::load(x) - first; });
-        const T shift = shift_from(first, double(rough), 1.0 / some);
-        for_column<16>(at, rows, stride, load, [&](typename Format::Storage x, int64_t) {
-            const T delta = Format::load(x) - shift;
-            sum += delta;
-            squares += delta * delta;
+        T rough[kWide] = {}, shift[kWide], sum[kWide] = {}, squares[kWide] = {};
+        for_column<int(kShiftRows) - 1>(at + stride, some - 1, stride, load, [&](const Own& x, int64_t) {
+            for (int i = 0; i < kWide; ++i) rough[i] += x[i] - first[i];
         });
-        const Moments found = moments_from(double(shift), double(sum), double(squares), 1 / double(rows));
-        return {found.mean, found.squares};
+        for (int i = 0; i < kWide; ++i) shift[i] = shift_from(first[i], double(rough[i]), 1.0 / some);
+        for_column<16>(at, rows, stride, load, [&](const Own& x, int64_t) {
+            for (int i = 0; i < kWide; ++i) {
+                const T delta = x[i] - shift[i];
+                sum[i] += delta;
+                squares[i] += delta * delta;
+            }
+        });
+        for (int i = 0; i < kWide; ++i) {
+            const Moments own = moments_from(double(shift[i]), double(sum[i]), double(squares[i]), 1 / double(rows));
+            found.of[i] = {own.mean, own.squares};
+        }
+        return found;
     });
 }
 
-template <class Format, class Activation, bool kSamples>
-__global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __grid_constant__ NormTask task) {
+// Blocks of a multiprocessor, at least: as many as have registers for all operands.
+template <class Format, class Activation, bool kSamples, int kWide>
+constexpr int kBlocksOfSums = sizeof(typename Format::Compute) > sizeof(float) || kPasses<Activation> ? 2
+                              : kWide == 2 && !kSamples                                               ? 3
+                              : Activation::costly || kSamples                                        ? 2
+                                                                                                      : 4;
+
+template <class Format, class Activation, bool kSamples, int kWide>
+__global__ void __launch_bounds__(kMostWarps* kLanes, kBlocksOfSums<Format, Activation, kSamples, kWide>)
+    column_sums(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     using Storage = typename Format::Storage;
+    using Own = Columns<Format, kWide>;
     struct Loaded {
-        Storage x, grad, residual;
+        Own x, grad, residual;
     };
     const NormLayout& l = task.layout;
     const auto* const input = static_cast<const Storage*>(task.input.data);
@@ -110,59 +164,79 @@ __global__ void __launch_bounds__(kMostWarps* kLanes, 2) column_sums(const __gri
     const auto* const residuals = static_cast<const Storage*>(task.residual.data);
     auto* const kept = static_cast<Storage*>(task.kept.data);
     const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
-    const Span span = span_of_block<kSamples>(task, l);
-    const Coefficients<T> of =
-        coefficients_of<T>(task, channel_at(task, span.column / l.inner % l.channels + span.sample * l.channels));
+    const Span span = span_of_block<kSamples, kWide>(task, l);
+    Coefficients<T> of[kWide];
+    for (int i = 0; i < kWide; ++i)
+        of[i] = coefficients_of<T>(
+            task, channel_at(task, (span.column + i) / l.inner % l.channels + span.sample * l.channels));
     const T slope = T(task.negative_slope);
-    gather_span<JoinSums>(span, [&](int64_t row, int rows) -> PartialSums {
-        T sum{}, products{};
+    gather_span<JoinSums, kWide>(span, [&](int64_t row, int rows) {
+        T sum[kWide] = {}, products[kWide] = {};
         for_column<4>(
             span.sample * l.total + row * l.columns + span.column, rows, l.columns,
-            [&](int64_t at) -> Loaded { return {input[at], grads[at], adds ? residuals[at] : Storage{}}; },
+            [&](int64_t at) -> Loaded {
+                return {Own::load(input, at), Own::load(grads, at), adds ? Own::load(residuals, at) : Own{}};
+            },
             [&](const Loaded& loaded, int64_t at) {
-                const T x = Format::load(loaded.x);
-                T grad = Format::load(loaded.grad);
-                if constexpr (!kPasses<Activation>) {
-                    grad = Activation::gradient(z_of(x, of, adds, Format::load(loaded.residual)), grad, slope);
-                    if (keeps) kept[at] = Format::store(grad);
+                for (int i = 0; i < kWide; ++i) {
+                    const T x = loaded.x[i];
+                    T grad = loaded.grad[i];
+                    if constexpr (!kPasses<Activation>) {
+                        grad = Activation::gradient(z_of(x, of[i], adds, loaded.residual[i]), grad, slope);
+                        if (keeps) kept[at + i] = Format::store(grad);
+                    }
+                    sum[i] += grad;
+                    products[i] += grad * (x - of[i].center);
                 }
-                sum += grad;
-                products += grad * (x - of.center);
             });
-        return {double(sum), double(products)};
+        ColumnSums<kWide> found;
+        for (int i = 0; i < kWide; ++i) found.of[i] = {double(sum[i]), double(products[i])};
+        return found;
     });
 }
 
 using Kernel = void (*)(NormTask);
 
-// By DType; for sums, one row per activation. Of one or more samples.
+// By DType, and by columns of a thread less one; for sums, one row per activation. Of one or more samples.
 template <bool kSamples>
-constexpr Kernel moment_kernels[4] = {column_moments<Plain<float>, kSamples>, column_moments<Plain<double>, kSamples>,
-                                      column_moments<Narrow<BFloat16>, kSamples>,
-                                      column_moments<Narrow<Float16>, kSamples>};
+constexpr Kernel moment_kernels[4][2] = {
+    {column_moments<Plain<float>, kSamples, 1>},
+    {column_moments<Plain<double>, kSamples, 1>},
+    {column_moments<Narrow<BFloat16>, kSamples, 1>, column_moments<Narrow<BFloat16>, kSamples, 2>},
+    {column_moments<Narrow<Float16>, kSamples, 1>, column_moments<Narrow<Float16>, kSamples, 2>}};
 
-#define FASTOPT_SUM_KERNELS(name, Activation)                                                           \
-    {column_sums<Plain<float>, Activation, kSamples>, column_sums<Plain<double>, Activation, kSamples>, \
-     column_sums<Narrow<BFloat16>, Activation, kSamples>, column_sums<Narrow<Float16>, Activation, kSamples>},
+#define FASTOPT_SUM_KERNELS(name, Activation)                                                                          \
+    {{column_sums<Plain<float>, Activation, kSamples, 1>},                                                             \
+     {column_sums<Plain<double>, Activation, kSamples, 1>},                                                            \
+     {column_sums<Narrow<BFloat16>, Activation, kSamples, 1>, column_sums<Narrow<BFloat16>, Activation, kSamples, 2>}, \
+     {column_sums<Narrow<Float16>, Activation, kSamples, 1>, column_sums<Narrow<Float16>, Activation, kSamples, 2>}},
 template <bool kSamples>
-constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
+constexpr Kernel sum_kernels[][4][2] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
 
-void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task, const NormLayout& l) {
+// Two columns where pairs of a half type are aligned in every row.
+template <class... Arrays>
+void start(const Stream& stream, const char* name, const Kernel (&kernels)[4][2], const NormTask& task,
+           const NormLayout& l, const Arrays&... operands) {
+    const DType type = task.input.type;
+    const bool half = type == DType::bf16 || type == DType::f16;
+    const bool even = l.columns % 2 == 0 && l.rest % 2 == 0 && (task.samples == 1 || l.total % 2 == 0);
+    const int wide = half && even && (is_aligned(operands.data) && ...) ? 2 : 1;
     const int64_t rows = l.chunk < l.rows ? l.chunk : l.rows, flushes = (rows + kFlushRows - 1) / kFlushRows;
     const int warps = int(flushes < 1 ? 1 : flushes < kMostWarps ? flushes : kMostWarps);
-    launch(stream, name, kernel, {task.samples * blocks_of_sample(l), warps * kLanes}, task);
+    const Kernel kernel = kernels[int(type)][wide - 1];
+    launch(stream, name, kernel, {task.samples * blocks_of_sample(l, wide), warps * kLanes}, task);
 }
 
 }  // namespace
 
 void gather_column_moments(const Stream& stream, const NormTask& task) {
     const auto& kernels = task.samples > 1 ? moment_kernels<true> : moment_kernels<false>;
-    start(stream, "moments", kernels[int(task.input.type)], task, task.sets);
+    start(stream, "moments", kernels, task, task.sets, task.input);
 }
 
 void gather_column_sums(const Stream& stream, const NormTask& task) {
     const auto& kernels = (task.samples > 1 ? sum_kernels<true> : sum_kernels<false>)[task.activation];
-    start(stream, "sums of gradients", kernels[int(task.input.type)], task, task.layout);
+    start(stream, "sums of gradients", kernels, task, task.layout, task.input, task.grad, task.residual);
 }
 
 }  // namespace fastopt::cuda

@@ -6,40 +6,16 @@
 #pragma once
 
 #include "cuda/divisor.h"
+#include "cuda/norm/access.h"
 #include "cuda/norm/norm.h"
 
 namespace fastopt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSteps = 4;      // vectors per thread in planes
+constexpr int kSteps = 8;      // vectors per thread in planes
 constexpr int kRounds = 8;     // vectors per thread in columns, at most
 constexpr int kBlocks = 1024;  // enough to keep a GPU busy
-
-// How elements are loaded and stored: as vectors of one format, or singly and of any type.
-template <class Format>
-struct Vectors {
-    using Compute = typename Format::Compute;
-    static constexpr int width = int(sizeof(uint4) / sizeof(typename Format::Storage));
-    __device__ __forceinline__ static void load(const Array& from, int64_t at, Compute (&values)[width]) {
-        load_vector<Format>(from.data, at, values);
-    }
-    __device__ __forceinline__ static void store(const Array& to, int64_t at, const Compute (&values)[width]) {
-        store_vector<Format>(to.data, at, values);
-    }
-};
-
-template <class T>
-struct Singles {
-    using Compute = T;
-    static constexpr int width = 1;
-    __device__ __forceinline__ static void load(const Array& from, int64_t at, T (&values)[1]) {
-        values[0] = load_element<T>(from.data, from.type, at);
-    }
-    __device__ __forceinline__ static void store(const Array& to, int64_t at, const T (&values)[1]) {
-        store_element(to.data, to.type, at, values[0]);
-    }
-};
 
 // A channel's coefficients; gradients also need a projection.
 template <class T>
@@ -60,19 +36,25 @@ __device__ __forceinline__ Numbers<T> numbers_of(const NormTask& task, int64_t c
 struct GridElements {
     NormTask task;
     Divisor inner, channels;
+    SmallDivisor small_inner, small_channels;
     int64_t vectors, per_block;  // planes: the number of vectors, and per block
     int64_t cycle, step;         // columns: vectors after which channels repeat; the distance to a thread's next vector
     int parts, rounds;           // columns: blocks per cycle; vectors per thread
     int64_t blocks;              // columns: per sample
 };
 
-// One element that does not belong to a full vector. `Work::run<Access>(task, at, numbers)` does the work.
+// The work on elements, `Work`, loads Operands<Access>, and turns them into results in
+// run<Access>(task, at, operands, numbers), where numbers(k) are those of the k-th element.
+
+// One element that does not belong to a full vector.
 template <class Work, class T>
 __device__ __forceinline__ void run_single(const GridElements& elements, int64_t at) {
     const int64_t segment = elements.inner.quotient(at);
     const int64_t channel = segment - elements.channels.quotient(segment) * elements.channels.number();
     const auto own = numbers_of<Work::projects, T>(elements.task, channel);
-    Work::template run<Singles<T>>(elements.task, at, [&](int) { return own; });
+    typename Work::template Operands<Singles<T>> operands;
+    operands.load(elements.task, at);
+    Work::template run<Singles<T>>(elements.task, at, operands, [&](int) { return own; });
 }
 
 template <class Work, class Access>
@@ -84,30 +66,85 @@ __device__ __forceinline__ void run_rest(const GridElements& elements) {
     }
 }
 
-template <class Work, class Access>
+// Where elements of planes lie, seen from the first one of a block: 64 bits are divided once per block, and then 32.
+class PlaceInPlanes {
+   public:
+    __device__ __forceinline__ PlaceInPlanes(const GridElements& elements, int64_t first) : elements_(elements) {
+        channel_ = elements.inner.split(first);
+        elements.channels.split(channel_);
+        segment_left_ = at_most(elements.inner.number() - first);
+        channels_left_ = at_most(elements.channels.number() - channel_);
+    }
+
+    // The channel of the element `offset` after the first one, and how many elements from it on belong to that channel,
+    // or at least as many as there are in a block.
+    __device__ __forceinline__ int64_t channel(uint32_t offset, uint32_t& left) const {
+        uint32_t segments = 0;
+        left = segment_left_ - offset;
+        if (offset >= segment_left_) {
+            const uint32_t after = offset - segment_left_, whole = elements_.small_inner.quotient(after);
+            left = (whole + 1) * elements_.small_inner.number() - after;
+            segments = whole + 1;
+        }
+        if (segments < channels_left_) return channel_ + segments;
+        const SmallDivisor& channels = elements_.small_channels;
+        const uint32_t after = segments - channels_left_;
+        return after - channels.quotient(after) * channels.number();
+    }
+
+   private:
+    __device__ __forceinline__ static uint32_t at_most(int64_t n) {
+        return uint32_t(n < SmallDivisor::kMost ? n : SmallDivisor::kMost);
+    }
+
+    const GridElements& elements_;
+    int64_t channel_;
+    uint32_t segment_left_, channels_left_;
+};
+
+// `kWhole`: all elements of a vector belong to one channel; otherwise to two at most.
+template <class Work, class Access, bool kWhole>
 __global__ void __launch_bounds__(kThreads) run_planes(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
-    const int64_t begin = int64_t(blockIdx.x) * elements.per_block, end = begin + elements.per_block;
-    for (int64_t v = begin + threadIdx.x; v < end && v < elements.vectors; v += kThreads) {
-        int64_t place = v * Access::width, segment = elements.inner.split(place);
-        int64_t channel = segment;
-        elements.channels.split(channel);
-        const int64_t left = elements.inner.number() - place;  // elements after these belong to the next channel
-        const auto own = numbers_of<Work::projects, T>(elements.task, channel);
-        auto next = own;
-        if (left < Access::width)
-            next = numbers_of<Work::projects, T>(elements.task,
-                                                 channel + 1 < elements.task.layout.channels ? channel + 1 : 0);
-        Work::template run<Access>(elements.task, v * Access::width, [&](int k) { return k < left ? own : next; });
+    constexpr int kWidth = Access::width, kAtOnce = Work::vectors;
+    const NormTask& task = elements.task;
+    const int64_t begin = int64_t(blockIdx.x) * elements.per_block, most = elements.vectors - begin;
+    const int vectors = int(most < elements.per_block ? most : elements.per_block);
+    const PlaceInPlanes place(elements, begin * kWidth);
+    for (int first = int(threadIdx.x); first < vectors; first += kAtOnce * kThreads) {
+        typename Work::template Operands<Access> operands[kAtOnce];
+        Numbers<T> own[kAtOnce], next[kAtOnce];
+        uint32_t left[kAtOnce];  // elements of the first channel
+        FASTOPT_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+            const int v = first + i * kThreads, some = v < vectors ? v : first;
+            operands[i].load(task, (begin + some) * kWidth);
+            int64_t channel = place.channel(uint32_t(some * kWidth), left[i]);
+            own[i] = numbers_of<Work::projects, T>(task, channel);
+            if (kWhole) continue;
+            if (left[i] < uint32_t(kWidth) && ++channel == task.layout.channels) channel = 0;
+            next[i] = numbers_of<Work::projects, T>(task, channel);
+        }
+        end_loads();
+        FASTOPT_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+            const int v = first + i * kThreads;
+            if (v < vectors)
+                Work::template run<Access>(task, (begin + v) * kWidth, operands[i],
+                                           [&](int k) { return kWhole || uint32_t(k) < left[i] ? own[i] : next[i]; });
+        }
     }
     run_rest<Work, Access>(elements);
 }
 
 // `kSamples`: each sample has coefficients of its own. The kernels for a single one need fewer registers.
 template <class Work, class Access, bool kSamples>
-__global__ void __launch_bounds__(kThreads, kSamples ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, kSamples                              ? 2
+                                            : Access::width == 4 && !Work::costly ? 5
+                                                                                  : 1)
     run_columns(const __grid_constant__ GridElements elements) {
     using T = typename Access::Compute;
+    constexpr int kAtOnce = Work::vectors;
     const NormLayout& l = elements.task.layout;
     const int64_t sample = kSamples ? blockIdx.x / elements.blocks : 0;
     const unsigned block = kSamples ? unsigned(blockIdx.x - sample * elements.blocks) : blockIdx.x;
@@ -115,18 +152,32 @@ __global__ void __launch_bounds__(kThreads, kSamples ? 2 : 1)
     const int64_t place = part * blockDim.x + threadIdx.x;
     const int64_t first = turn * elements.rounds * elements.step + place;
     if (place < elements.step && first < elements.vectors) {
+        // Several cycles fit into a block, so that 32 bits suffice to divide.
+        const int64_t in_cycle = place < elements.cycle ? place : unsigned(place) % unsigned(elements.cycle);
         Numbers<T> numbers[Access::width];
         for (int k = 0; k < Access::width; ++k) {
-            int64_t channel = elements.inner.quotient(place % elements.cycle * Access::width + k);
+            int64_t channel = elements.inner.quotient(in_cycle * Access::width + k);
             elements.channels.split(channel);
             numbers[k] =
                 numbers_of<Work::projects, T>(elements.task, kSamples ? channel + sample * l.channels : channel);
         }
-        for (int r = 0; r < elements.rounds; ++r) {
-            const int64_t v = first + r * elements.step;
-            if (v >= elements.vectors) break;
-            const int64_t at = (kSamples ? v + sample * elements.vectors : v) * Access::width;
-            Work::template run<Access>(elements.task, at, [&](int k) { return numbers[k]; });
+        const int64_t from = kSamples ? sample * elements.vectors : 0;
+        int64_t v = first;
+        for (int r = 0; r < elements.rounds && v < elements.vectors; r += kAtOnce) {
+            typename Work::template Operands<Access> operands[kAtOnce];
+            int64_t at[kAtOnce];
+            bool exists[kAtOnce];
+            FASTOPT_UNROLL
+            for (int i = 0; i < kAtOnce; ++i, v += elements.step) {
+                exists[i] = i == 0 || (r + i < elements.rounds && v < elements.vectors);
+                at[i] = exists[i] ? (from + v) * Access::width : at[0];
+                operands[i].load(elements.task, at[i]);
+            }
+            end_loads();
+            FASTOPT_UNROLL
+            for (int i = 0; i < kAtOnce; ++i)
+                if (exists[i])
+                    Work::template run<Access>(elements.task, at[i], operands[i], [&](int k) { return numbers[k]; });
         }
     }
     run_rest<Work, Access>(elements);
@@ -137,7 +188,18 @@ inline int64_t greatest_divisor(int64_t a, int64_t b) { return b == 0 ? a : grea
 // Shares the elements out to blocks, in vectors of `width`.
 inline GridElements share_out(const NormTask& task, int width, Grid& grid) {
     const NormLayout& l = task.layout;
-    GridElements elements{task, Divisor(l.inner), Divisor(l.channels), l.total / width, 0, 0, 0, 1, 1, 0};
+    GridElements elements{task,
+                          Divisor(l.inner),
+                          Divisor(l.channels),
+                          SmallDivisor(l.inner),
+                          SmallDivisor(l.channels),
+                          l.total / width,
+                          0,
+                          0,
+                          0,
+                          1,
+                          1,
+                          0};
     grid.threads = kThreads;
     if (l.planes) {
         elements.per_block = kThreads * kSteps;
@@ -168,9 +230,13 @@ using ElementKernel = void (*)(GridElements);
 
 // The kernels of one kind of work: vectors of each type, single elements in either compute type.
 struct ElementKernels {
-    ElementKernel planes[4], columns[2][4], single_planes[2], single_columns[2][2];  // columns: of one or more samples
+    ElementKernel planes[2][4], columns[2][4];  // planes: whether vectors are whole; columns: of one or more samples
+    ElementKernel single_planes[2], single_columns[2][2];
 };
 
+#define FASTOPT_PLANES(kWhole)                                                                          \
+    {run_planes<Work, Vectors<Plain<float>>, kWhole>, run_planes<Work, Vectors<Plain<double>>, kWhole>, \
+     run_planes<Work, Vectors<Narrow<BFloat16>>, kWhole>, run_planes<Work, Vectors<Narrow<Float16>>, kWhole>}
 #define FASTOPT_COLUMNS(kSamples)                                                                             \
     {run_columns<Work, Vectors<Plain<float>>, kSamples>, run_columns<Work, Vectors<Plain<double>>, kSamples>, \
      run_columns<Work, Vectors<Narrow<BFloat16>>, kSamples>, run_columns<Work, Vectors<Narrow<Float16>>, kSamples>}
@@ -179,10 +245,9 @@ struct ElementKernels {
 
 template <class Work>
 constexpr ElementKernels element_kernels = {
-    {run_planes<Work, Vectors<Plain<float>>>, run_planes<Work, Vectors<Plain<double>>>,
-     run_planes<Work, Vectors<Narrow<BFloat16>>>, run_planes<Work, Vectors<Narrow<Float16>>>},
+    {FASTOPT_PLANES(false), FASTOPT_PLANES(true)},
     {FASTOPT_COLUMNS(false), FASTOPT_COLUMNS(true)},
-    {run_planes<Work, Singles<float>>, run_planes<Work, Singles<double>>},
+    {run_planes<Work, Singles<float>, true>, run_planes<Work, Singles<double>, true>},
     {FASTOPT_SINGLE_COLUMNS(false), FASTOPT_SINGLE_COLUMNS(true)},
 };
 
@@ -200,7 +265,8 @@ void run_elements(const Stream& stream, const char* name, const ElementKernels& 
     Grid grid{};
     const int width = aligned ? width_of(type) : 1;
     const GridElements elements = share_out(task, width, grid);
-    const ElementKernel vectors = (planes ? kernels.planes : kernels.columns[task.samples > 1])[int(type)];
+    const bool whole = task.layout.inner % width == 0;
+    const ElementKernel vectors = (planes ? kernels.planes[whole] : kernels.columns[task.samples > 1])[int(type)];
     const ElementKernel singles =
         (planes ? kernels.single_planes : kernels.single_columns[task.samples > 1])[type == DType::f64];
     launch(stream, name, aligned ? vectors : singles, grid, elements);

@@ -2,7 +2,7 @@
 // of every piece, like the CPU's lanes.
 //
 // Bytes per element, float32: 4 for moments, 8 for sums (12 with a residual, 4 more where the gradient of z is stored).
-#include "cuda/norm/lanes.h"
+#include "cuda/norm/staged.h"
 
 namespace fastopt::cuda {
 namespace {
@@ -31,13 +31,27 @@ struct SeveralSegments {
     }
 };
 
-// Calls add(load(place), place, exists) for the first `n` elements of a piece.
-template <int kAtOnce, class Load, class Add>
-__device__ __forceinline__ void for_piece(const Piece& piece, int n, Load load, Add add) {
-    if (piece.segments == 1)
+// Calls add(load(place), place, exists) for the first `n` elements of a piece. `kOne`: it is known to be one segment.
+template <int kAtOnce, bool kOne, class Load, class Add>
+__device__ __forceinline__ void for_piece(const Piece& piece, int n, const Load& load, Add add) {
+    if (kOne || piece.segments == 1)
         for_places<kAtOnce>(OneSegment(piece.at), n, load, add);
     else
         for_places<kAtOnce>(SeveralSegments(piece), n, load, add);
+}
+
+// The same for all pieces of a flush block; `kStages`: in vectors.
+template <int kAtOnce, bool kStages, class Stages, class Load, class Add>
+__device__ __forceinline__ void for_pieces(const NormLayout& l, int64_t channel, const PieceRange& pieces,
+                                           Stages& stages, const Load& load, Add add) {
+    FASTOPT_ROLL
+    for (int64_t k = pieces.begin; k < pieces.end; ++k) {
+        const Piece piece = piece_of(l, channel, k);
+        if constexpr (kStages)
+            stages[threadIdx.x / kLanes].template for_segment<kAtOnce>(load, piece.at, piece.length, add);
+        else
+            for_piece<kAtOnce, false>(piece, piece.n(), load, add);
+    }
 }
 
 // Joins a chunk's flush blocks; a warp's `sum(pieces)` returns the result of one in lane 0.
@@ -65,77 +79,90 @@ __device__ __forceinline__ void gather_chunk(const NormLayout& l, double* partia
     pair[1] = all.second;
 }
 
-template <class Format>
+template <class Format, bool kStages>
 __global__ void __launch_bounds__(kWarps* kLanes, sizeof(typename Format::Compute) == 4 ? 4 : 2)
     plane_moments(const __grid_constant__ NormTask task) {
-    const auto* const input = static_cast<const typename Format::Storage*>(task.input.data);
+    using Storage = typename Format::Storage;
+    using Staged = Stage<Storage, 1, 4>;  // a piece
+    FASTOPT_SHARED(Staged[kWarps], stages);
+    const Loader<Storage, 1> load{{static_cast<const Storage*>(task.input.data)}};
     const NormLayout& l = task.sets;
     const int64_t set = blockIdx.x / l.chunks;
-    const auto load = [&](int64_t at) { return input[at]; };
     gather_chunk<JoinMoments>(l, task.partials, [&](PieceRange pieces) -> PartialSums {
         const Piece first = piece_of(l, set, pieces.begin);
-        const auto shift = shift_of<Format>(Format::load(load(first.at)), first.n(),
-                                            [&](int n, auto add) { for_piece<int(kShiftRows)>(first, n, load, add); });
-        return moments_about<Format>(shift, double(elements_of(l, pieces)), [&](auto add) {
-            for (int64_t k = pieces.begin; k < pieces.end; ++k) {
-                const Piece piece = piece_of(l, set, k);
-                for_piece<kLoads>(piece, piece.n(), load, add);
-            }
+        const auto shift = shift_of<Format>(Format::load(load.arrays[0][first.at]), first.n(), [&](int n, auto add) {
+            for_piece<int(kShiftRows), kStages>(first, n, load, add);
         });
+        return moments_about<Format>(shift, double(elements_of(l, pieces)),
+                                     [&](auto add) { for_pieces<kLoads, kStages>(l, set, pieces, stages, load, add); });
     });
 }
 
-template <class Format, class Activation>
-__global__ void __launch_bounds__(kWarps* kLanes, sizeof(typename Format::Compute) == 4 && !Activation::costly ? 4 : 2)
+// Blocks of a multiprocessor, at least. Vectors of three operands would be spilled in the registers that 4 have.
+template <class Format, class Activation, bool kStages>
+constexpr int kBlocksOfSums = sizeof(typename Format::Compute) > 4 || Activation::costly ? 2
+                              : kStages && !kPasses<Activation>                          ? 3
+                                                                                         : 4;
+
+template <class Format, class Activation, bool kStages>
+__global__ void __launch_bounds__(kWarps* kLanes, kBlocksOfSums<Format, Activation, kStages>)
     plane_sums(const __grid_constant__ NormTask task) {
     using T = typename Format::Compute;
     using Storage = typename Format::Storage;
-    struct Loaded {
-        Storage x, grad, residual;
-    };
-    const auto* const input = static_cast<const Storage*>(task.input.data);
-    const auto* const grads = static_cast<const Storage*>(task.grad.data);
-    const auto* const residuals = static_cast<const Storage*>(task.residual.data);
+    constexpr int kResidual = 2, kArrays = kPasses<Activation> ? 2 : 3;
+    using Staged = Stage<Storage, kArrays, 2>;  // half a piece
+    FASTOPT_SHARED(Staged[kWarps], stages);
+    Loader<Storage, kArrays> load{
+        {static_cast<const Storage*>(task.input.data), static_cast<const Storage*>(task.grad.data)}};
+    if constexpr (kArrays > kResidual) load.arrays[kResidual] = static_cast<const Storage*>(task.residual.data);
     auto* const kept = static_cast<Storage*>(task.kept.data);
-    const bool adds = !kPasses<Activation> && residuals != nullptr, keeps = kept != nullptr;
+    const bool adds = !kPasses<Activation> && task.residual.data != nullptr, keeps = kept != nullptr;
     const int64_t channel = blockIdx.x / task.layout.chunks;
     const Coefficients<T> of = coefficients_of<T>(task, channel_at(task, channel));
     const T slope = T(task.negative_slope);
     gather_chunk<JoinSums>(task.layout, task.partials, [&](PieceRange pieces) -> PartialSums {
         T sum{}, products{};
-        for (int64_t k = pieces.begin; k < pieces.end; ++k) {
-            const Piece piece = piece_of(task.layout, channel, k);
-            for_piece<kLoads / 2>(
-                piece, piece.n(),
-                [&](int64_t at) -> Loaded { return {input[at], grads[at], adds ? residuals[at] : Storage{}}; },
-                [&](const Loaded& loaded, int64_t at, bool is_element) {
-                    T x = of.center, grad = T(0);
-                    if (is_element) {
-                        x = Format::load(loaded.x);
-                        grad = Format::load(loaded.grad);
-                        if constexpr (!kPasses<Activation>) {
-                            grad = Activation::gradient(z_of(x, of, adds, Format::load(loaded.residual)), grad, slope);
-                            if (keeps) kept[at] = Format::store(grad);
-                        }
-                    }
-                    sum += grad;
-                    products += grad * (x - of.center);
-                });
-        }
+        const auto add = [&](const auto& loaded, int64_t at, bool is_element) {
+            T x = of.center, grad = T(0);
+            if (is_element) {
+                x = Format::load(loaded.of[0]);
+                grad = Format::load(loaded.of[1]);
+                if constexpr (!kPasses<Activation>) {
+                    const T residual = Format::load(loaded.of[kResidual]);
+                    grad = Activation::gradient(z_of(x, of, adds, residual), grad, slope);
+                    if (keeps) kept[at] = Format::store(grad);
+                }
+            }
+            sum += grad;
+            products += grad * (x - of.center);
+        };
+        for_pieces<kLoads / 2, kStages>(task.layout, channel, pieces, stages, load, add);
         return {merged(sum), merged(products)};
     });
 }
 
 using Kernel = void (*)(NormTask);
 
-// By DType; for sums, one row per activation.
-constexpr Kernel moment_kernels[4] = {plane_moments<Plain<float>>, plane_moments<Plain<double>>,
-                                      plane_moments<Narrow<BFloat16>>, plane_moments<Narrow<Float16>>};
+// By DType, and whether half types are staged; for sums, one row per activation.
+constexpr Kernel moment_kernels[4][2] = {
+    {plane_moments<Plain<float>, false>},
+    {plane_moments<Plain<double>, false>},
+    {plane_moments<Narrow<BFloat16>, false>, plane_moments<Narrow<BFloat16>, true>},
+    {plane_moments<Narrow<Float16>, false>, plane_moments<Narrow<Float16>, true>}};
 
-#define FASTOPT_SUM_KERNELS(name, Activation)                                     \
-    {plane_sums<Plain<float>, Activation>, plane_sums<Plain<double>, Activation>, \
-     plane_sums<Narrow<BFloat16>, Activation>, plane_sums<Narrow<Float16>, Activation>},
-constexpr Kernel sum_kernels[][4] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
+#define FASTOPT_SUM_KERNELS(name, Activation)                                                           \
+    {{plane_sums<Plain<float>, Activation, false>},                                                     \
+     {plane_sums<Plain<double>, Activation, false>},                                                    \
+     {plane_sums<Narrow<BFloat16>, Activation, false>, plane_sums<Narrow<BFloat16>, Activation, true>}, \
+     {plane_sums<Narrow<Float16>, Activation, false>, plane_sums<Narrow<Float16>, Activation, true>}},
+constexpr Kernel sum_kernels[][4][2] = {FASTOPT_ACTIVATIONS(FASTOPT_SUM_KERNELS)};
+
+// Whether all pieces are whole vectors of a half type.
+template <class... Arrays>
+bool is_staged(const NormTask& task, const NormLayout& l, const Arrays&... operands) {
+    const bool half = task.input.type == DType::bf16 || task.input.type == DType::f16;
+    return half && l.segments_per_piece == 1 && l.inner % kHalvesInVector == 0 && (is_aligned(operands.data) && ...);
+}
 
 void start(const Stream& stream, const char* name, Kernel kernel, const NormTask& task, const NormLayout& l) {
     const int64_t pieces = l.chunk < l.pieces ? l.chunk : l.pieces,
@@ -147,11 +174,13 @@ void start(const Stream& stream, const char* name, Kernel kernel, const NormTask
 }  // namespace
 
 void gather_plane_moments(const Stream& stream, const NormTask& task) {
-    start(stream, "moments", moment_kernels[int(task.input.type)], task, task.sets);
+    const bool staged = is_staged(task, task.sets, task.input);
+    start(stream, "moments", moment_kernels[int(task.input.type)][staged], task, task.sets);
 }
 
 void gather_plane_sums(const Stream& stream, const NormTask& task) {
-    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)], task, task.layout);
+    const bool staged = is_staged(task, task.layout, task.input, task.grad, task.residual);
+    start(stream, "sums of gradients", sum_kernels[task.activation][int(task.input.type)][staged], task, task.layout);
 }
 
 }  // namespace fastopt::cuda

@@ -6,13 +6,23 @@
 namespace fastopt::cuda {
 namespace {
 
+// Vectors of each operand that a thread loads before it uses the first: rules with few operands would leave too little
+// memory under way.
+template <class Kind>
+constexpr int kVectors = 1 + Kind::reads_grad + Kind::states <= 2 ? 2 : 1;
+
+// Blocks of a multiprocessor, at least: 4 have 64 registers per thread, which rules of up to two states manage with,
+// except in float64.
+template <class Kind, class T>
+constexpr int kBlocksOfVectors = Kind::states <= 2 && sizeof(T) == sizeof(float) ? 4 : kBlocks;
+
 // Parameters and gradients in one format, states in one, all aligned.
 template <class Kind, class Format, class StateFormat>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kBlocksOfVectors<Kind, typename Format::Compute>)
     update_vectors(const __grid_constant__ Tensors<Places<Kind>::count> tensors) {
     using T = typename Format::Compute;
     using P = Places<Kind>;
-    constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage));
+    constexpr int kWidth = int(sizeof(uint4) / sizeof(typename Format::Storage)), kStep = kThreads * kWidth;
     const BlockSpan span = span_of_block(tensors, kPart);
     const ScalarSet& set = *tensors.scalars[span.tensor];
     void* const* const arrays = tensors.arrays[span.tensor];
@@ -20,15 +30,28 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const Gradients<T> gradients(set);
     if (set.skip != 0 || constants.is_identity()) return;
     const int64_t vectors_end = span.end - span.end % kWidth;
-    for (int64_t at = span.begin + int64_t(threadIdx.x) * kWidth; at < vectors_end; at += kThreads * kWidth) {
-        ThreadElements<Kind, T, kWidth> elements;
-        load_vector<Format>(arrays[0], at, elements.param);
-        if (Kind::reads_grad) load_vector<Format>(arrays[1], at, elements.grad);
-        for (int k = 0; k < Kind::states; ++k) load_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
-        elements.update(gradients, constants);
-        if (Kind::writes_param) store_vector<Format>(arrays[0], at, elements.param);
-        if (Kind::reads_grad && gradients.unscales) store_vector<Format>(arrays[1], at, elements.grad);
-        for (int k = 0; k < Kind::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, elements.states[k]);
+    const int64_t begin = span.begin + int64_t(threadIdx.x) * kWidth;
+    for (int64_t first = begin; first < vectors_end; first += kVectors<Kind> * kStep) {
+        ThreadElements<Kind, T, kWidth> elements[kVectors<Kind>];
+        FASTOPT_UNROLL
+        for (int i = 0; i < kVectors<Kind>; ++i) {
+            const int64_t at = first + i * kStep < vectors_end ? first + i * kStep : first;
+            load_vector<Format>(arrays[0], at, elements[i].param);
+            if (Kind::reads_grad) load_vector<Format>(arrays[1], at, elements[i].grad);
+            for (int k = 0; k < Kind::states; ++k)
+                load_vector<StateFormat>(arrays[P::states + k], at, elements[i].states[k]);
+        }
+        end_loads();
+        FASTOPT_UNROLL
+        for (int i = 0; i < kVectors<Kind>; ++i) {
+            const int64_t at = first + i * kStep;
+            if (at >= vectors_end) break;
+            ThreadElements<Kind, T, kWidth>& own = elements[i];
+            own.update(gradients, constants);
+            if (Kind::writes_param) store_vector<Format>(arrays[0], at, own.param);
+            if (Kind::reads_grad && gradients.unscales) store_vector<Format>(arrays[1], at, own.grad);
+            for (int k = 0; k < Kind::states; ++k) store_vector<StateFormat>(arrays[P::states + k], at, own.states[k]);
+        }
     }
     const int64_t at = vectors_end + threadIdx.x;
     if (at >= span.end) return;

@@ -28,15 +28,15 @@ __global__ void __launch_bounds__(kWarps* kLanes)
     if (lane == 0) static_cast<double*>(tensors.arrays[span.tensor][1])[begin / kSumChunk] = sum;
 }
 
-constexpr int kJoiners = 1024;
-constexpr int kStaged = 4 * kJoiners;
+constexpr int kJoiners = 512;
+constexpr int kStaged = 8 * kJoiners;
 
 template <class Sum>
 __global__ void __launch_bounds__(kJoiners)
     join_chunks(const double* partials, int64_t n, double exponent, const float* loss_scale, double known_loss_scale,
                 double* norm) {
     FASTOPT_SHARED(double[kStaged], staged);
-    const double sum = join_in_block(partials, n, Sum::start, staged, Sum::join);
+    const double sum = join_in_block<kJoiners>(partials, n, Sum::start, staged, Sum::join);
     if (threadIdx.x == 0)
         *norm = Sum::norm(sum, exponent) / (loss_scale != nullptr ? double(*loss_scale) : known_loss_scale);
 }

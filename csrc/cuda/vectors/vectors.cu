@@ -114,15 +114,14 @@ __global__ void __launch_bounds__(kThreads) join_partials(const __grid_constant_
     const int64_t sum = blockIdx.x;
     const bool is_maximum = sum == largest;
     const auto join = [is_maximum](double a, double b) { return is_maximum ? maximum(a, b) : a + b; };
-    const double all = join_in_block(task.partials + sum * task.chunks, task.chunks, 0, staged, join);
+    const double all = join_in_block<kThreads>(task.partials + sum * task.chunks, task.chunks, 0, staged, join);
     if (threadIdx.x == 0) task.sums[sum] = all;
 }
 
 }  // namespace
 
 void join_sums(const Stream& stream, const VectorTask& task, int64_t count, int64_t largest) {
-    const int threads = task.chunks > kLanes ? kThreads : kLanes;
-    launch(stream, "sums", join_partials, {count, threads}, task, largest);
+    launch(stream, "sums", join_partials, {count, kThreads}, task, largest);
 }
 
 void gather_vector(const Stream& stream, const VectorTask& task) {
