@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/memory.h"
 #include "cuda/warp.h"
 
 namespace fastopt::cuda {

@@ -285,6 +285,17 @@ def test_wrong_gradients_name_the_parameter(name: str) -> None:
 
 
 @methods
+def test_parameters_that_share_memory(name: str) -> None:
+    whole = torch.zeros(6, dtype=F64)
+    optimizer = METHODS[name]([whole[2:].requires_grad_(), whole[:4].requires_grad_()])
+    with pytest.raises(RuntimeError, match="parameter 1 of group 0 and parameter 0 of group 0 share memory"):
+        optimizer.step(lambda: 1.0)
+    optimizer = METHODS[name]([torch.zeros(1).expand(4).requires_grad_()])
+    with pytest.raises(RuntimeError, match="parameter 0 of group 0"):
+        optimizer.step(lambda: 1.0)
+
+
+@methods
 def test_parameters_that_cannot_be_taken(name: str) -> None:
     for param, match in (
         (torch.ones(3, device="meta", requires_grad=True), "device 'meta'"),

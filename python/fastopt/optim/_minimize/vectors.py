@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import _runtime
-from .._dense import fits, kind_of, plain
+from .._dense import fits, kind_of, plain, refuse_overlap
 from .._sharded import refuse_flattened, refuse_zero, sharded_dims_of
 from .._update import Group
 
@@ -49,12 +50,23 @@ class Vectors:
         for param in self.params:
             if sharded_dims_of(param) is not None:
                 raise RuntimeError(f"{self._name(param)} is sharded: {what} needs sums over whole parameters")
-            plain(param.detach(), self._name(param))
+            refuse_overlap(plain(param.detach(), self._name(param)), self._name(param))
             if param.device != self.params[0].device:
                 raise RuntimeError(
                     f"{self._name(param)} is on {param.device}, the first parameter on {self.params[0].device}: all "
                     "have to be on one device"
                 )
+        self._refuse_shared_memory()
+
+    def _refuse_shared_memory(self) -> None:
+        spans = sorted(
+            (param.data_ptr(), param.numel() * param.element_size(), i)
+            for i, param in enumerate(self.params)
+            if param.numel() and param.is_contiguous()
+        )
+        for (begin, size, i), (then, _, k) in itertools.pairwise(spans):
+            if then < begin + size:
+                raise RuntimeError(f"{self._name(self.params[i])} and {self._name(self.params[k])} share memory")
 
     def _rates(self, groups: list[Group]) -> tuple[float, list[float]]:
         """Returns the largest learning rate, and the scale of each parameter."""
@@ -87,7 +99,9 @@ class Vectors:
         return self._pool[-1]
 
     def new(self) -> Tensor:
-        return torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        vector = torch.empty(self.numel, dtype=self.dtype, device=self.device)
+        _runtime.kernels.expect_first_write(vector)
+        return vector
 
     def _threads(self) -> int:
         return torch.get_num_threads()
