@@ -51,7 +51,9 @@ def trained(name: str, device: Any, dtypes: list[torch.dtype], **options: Any) -
     "dtypes", [[torch.float32], [torch.float64], [torch.bfloat16, torch.float32, torch.float16, torch.float64]], ids=str
 )
 def test_equals_reference(name: str, search: str | None, dtypes: list[torch.dtype]) -> None:
-    options: dict[str, Any] = {"lr": 0.05 if search is None else 1, "line_search_fn": search}
+    options: dict[str, Any] = {"lr": 1, "line_search_fn": search}
+    if search is None:
+        options["lr"] = {"LBFGS": 0.05, "NonlinearCG": 1e-4}[name]
     if name == "LBFGS":
         options["history_size"] = 5
     optimizer, params = assert_equals_reference(lambda device: trained(name, device, dtypes, **options))
