@@ -41,8 +41,8 @@ OPERATIONS = [
     *((operation, TABLE) for operation in optimizers.SPARSE),
     *((operation, MAPS) for operation in (*dropout.OPERATIONS, *batch_norm.OPERATIONS, *norms.OPERATIONS)),
 ]
-# On this input, torch 2.13's fused SGD skips whole vectors of half types, its LayerNorm loses up to 16 % of the gradient
-# of a bias, which it adds up in bfloat16, and its LBFGS keeps pairs in bfloat16, after whose rounding they are others.
+# On this input, torch 2.13's fused SGD skips whole vectors of half types, its LayerNorm loses up to 16 % of the
+# gradient of a bias, which it adds up in bfloat16, and its LBFGS keeps pairs in bfloat16, which rounding changes.
 WRONG = {
     *(("bfloat16", name, "torch fused") for name in ("SGD", "SGD momentum", "SGD Nesterov")),
     *(("bfloat16", f"LBFGS of {pairs} pairs", "torch default") for pairs in (20, 100)),
