@@ -121,6 +121,43 @@ def test_a_checkpoint_of_other_parameters(name: str) -> None:
     assert not other.state
 
 
+def test_a_checkpoint_of_another_class() -> None:
+    params = start()
+    lbfgs, cg = fastopt.LBFGS(params), fastopt.NonlinearCG(params)
+    steps(lbfgs, params, 1)
+    with pytest.raises(ValueError, match=r"none of NonlinearCG: its state has no since_restart"):
+        cg.load_state_dict(lbfgs.state_dict())
+    assert not cg.state
+    adam = fastopt.Adam(params)
+    adam.step()
+    with pytest.raises(ValueError, match=r"none of LBFGS: its state has no func_evals"):
+        fastopt.LBFGS(params).load_state_dict(adam.state_dict())
+
+
+@methods
+def test_a_checkpoint_before_the_first_iteration(name: str) -> None:
+    params = start()
+    optimizer, other = METHODS[name](params), METHODS[name](params)
+    other.load_state_dict(optimizer.state_dict())
+    optimizer.step(closure_of(params, lambda: loss_of(params) * 0))  # ends at once
+    other.load_state_dict(optimizer.state_dict())
+    before = loss_of(params)
+    steps(other, params, 1)
+    assert loss_of(params) < before
+
+
+def test_torchs_vectors_of_half_types_are_widened() -> None:
+    x = torch.linspace(-1, 1, 9, dtype=torch.bfloat16).requires_grad_()
+    theirs = torch.optim.LBFGS([x], lr=0.1, max_iter=2)
+    closure = closure_of([x], lambda: ((x.float() - 0.3) ** 4).sum())
+    theirs.step(closure)
+    ours = fastopt.from_torch(theirs)
+    ours.step(closure)
+    assert ours.state[x]["d"].dtype == torch.float32
+    assert theirs.state[x]["d"].dtype == torch.bfloat16
+    assert ours.to_torch().state[x]["d"].dtype == torch.bfloat16
+
+
 @methods
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
 def test_copies_go_on_alike(name: str, way: Any) -> None:

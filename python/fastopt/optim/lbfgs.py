@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -80,6 +81,7 @@ class LBFGS(Minimizer, TorchLBFGS):
 
     _curvature = 0.9
     _lists = ("old_dirs", "old_stps")
+    _needed = ("func_evals", "n_iter")
     _history: History | None = None
     _step_squares: float | None = None  # d.d
 
@@ -120,7 +122,7 @@ class LBFGS(Minimizer, TorchLBFGS):
         check_range("min_curvature", group["min_curvature"])
 
     def to_torch(self) -> Optimizer:
-        """Returns ``torch.optim.LBFGS`` in the same state, which it shares; do not step both.
+        """Returns ``torch.optim.LBFGS`` in the same state, whose vectors it shares; do not step both.
 
         Raises:
             ValueError: several groups, or an option that torch does not have.
@@ -132,7 +134,10 @@ class LBFGS(Minimizer, TorchLBFGS):
             if group[key] != value:
                 raise ValueError(f"torch.optim.LBFGS has no {key}: {group[key]}")
         other = rebuilt(TorchLBFGS, self, dropped=_OWN)
-        other.state.update(self.state)
+        params = [torch.view_as_real(p) if p.is_complex() else p for p in group["params"]]
+        for param, state in self.state.items():
+            other.state[param] = dict(state)
+            self._cast(other.state[param], functools.reduce(torch.promote_types, (p.dtype for p in params)))
         return other  # type: ignore[no-any-return]
 
     def _restart(self, state: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ class NonlinearCG(Minimizer):
     """
 
     _curvature = 0.4
+    _needed = ("func_evals", "n_iter", "since_restart")
     _slope_before = 0.0
 
     def __init__(

@@ -26,6 +26,7 @@ class Minimizer(Method, Optimizer):
     """
 
     _lists: ClassVar[tuple[str, ...]] = ()  # keys of the state that are lists of vectors
+    _needed: ClassVar[tuple[str, ...]]  # counters in the state of every optimizer that has made a step
     last_report: Report | None = None
     _vectors: Vectors | None = None
 
@@ -106,6 +107,8 @@ class Minimizer(Method, Optimizer):
         for each in self.param_groups:
             self._check_group(each)
         state = self._state
+        for key in self._needed:
+            state.setdefault(key, 0)
         vectors = self._take_vectors(state)
         run = Run(self, state, vectors, Evaluator(closure, vectors, bool(group["maximize"])), group)
         try:
@@ -118,6 +121,8 @@ class Minimizer(Method, Optimizer):
         if self._vectors is None:
             self._vectors = Vectors(self.param_groups, self._name)
             same = "d" not in state or state["d"].numel() == self._vectors.numel
+            if same:
+                self._cast(state, self._vectors.dtype)
         else:
             same = self._vectors.renewed(self.param_groups)
         if not same:
@@ -130,24 +135,40 @@ class Minimizer(Method, Optimizer):
     # ---- Checkpoints
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint of this class, or of torch's.
+        """Takes a checkpoint of this class, or LBFGS one of torch's.
 
         Raises:
-            ValueError: its vectors have another number of elements than the parameters; or torch refuses it.
+            ValueError: the checkpoint is of another class, or its vectors have another number of elements than the
+                parameters; or torch refuses it. Nothing has changed then.
         """
         vectors = Vectors(self.param_groups, self._name)
         given = state_dict["state"].get(0, {})
-        taken: dict[str, Any] = {}
+        for key in self._needed if given else ():
+            if key not in given:
+                raise ValueError(f"the checkpoint is none of {type(self).__name__}: its state has no {key}")
         for key in ("d", "prev_flat_grad", *self._lists):
-            if given.get(key) is None:
-                continue
-            listed = given[key] if key in self._lists else [given[key]]
-            for vector in listed:
+            for vector in _listed(given.get(key)):
                 if not isinstance(vector, Tensor) or vector.numel() != vectors.numel:
                     raise ValueError(f"the checkpoint's {key} is no vector of the {vectors.numel} parameters' elements")
-            # Torch would cast them to the first parameter's type.
-            copies = [vector.detach().to(vectors.device, vectors.dtype, copy=True) for vector in listed]
-            taken[key] = copies if key in self._lists else copies[0]
         super().load_state_dict(state_dict)
-        self._state.update(taken)
+        if not given:
+            return
+        state = self._state
+        for key in ("d", "prev_flat_grad", *self._lists):  # torch has cast them to the first parameter's type
+            if key in given:
+                copies = [v.detach().to(vectors.device, copy=True) for v in _listed(given[key])]
+                state[key] = copies if key in self._lists else copies[0]
         self._vectors = self._unseen = None
+
+    def _cast(self, state: dict[str, Any], dtype: torch.dtype) -> None:
+        """Casts all vectors of a state: torch's have the parameters' type."""
+        for key in ("d", "prev_flat_grad"):
+            if key in state:
+                state[key] = state[key].to(dtype)
+        for key in self._lists:
+            if any(vector.dtype != dtype for vector in state.get(key, ())):
+                state[key] = [vector.to(dtype) for vector in state[key]]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

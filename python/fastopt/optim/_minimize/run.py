@@ -76,8 +76,6 @@ class Run:
         self.reason, self.restored = report.NOT_FINITE, False
         self.point: Point | None = None
         self.best: Best | None = None
-        state.setdefault("func_evals", 0)
-        state.setdefault("n_iter", 0)
 
     def report(self) -> Report:
         point = self.point
