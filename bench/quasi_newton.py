@@ -14,6 +14,7 @@ from .operation import Array, Case, Input, Maker, Operation, Step, Tensors, Traf
 from .optimizers import parameters
 
 LR = 0.01  # so that hundreds of steps do not reach the minimum
+SUFFIX = {torch.float32: "", torch.float64: " float64"}
 
 
 def _stepped(pairs: int, make: Any) -> Maker:
@@ -90,7 +91,11 @@ def _cut(numel: int, count: int) -> tuple[tuple[int, ...], ...]:
 def on_cpu() -> list[Case]:
     sizes = [(10_000, 10), (10_000, 1000), (100_000, 10), (100_000, 1000)]
     small = [
-        Case(MANY, Input(f"{numel // 1000}k in {count} tensors", _cut(numel, count), dtype), quick=numel == 10_000)
+        Case(
+            MANY,
+            Input(f"{numel // 1000}k in {count} tensors{SUFFIX[dtype]}", _cut(numel, count), dtype),
+            quick=numel == 10_000,
+        )
         for numel, count in sizes
         for dtype in (torch.float32, torch.float64)
     ]
