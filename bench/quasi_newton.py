@@ -22,20 +22,16 @@ def _stepped(pairs: int, make: Any) -> Maker:
         """All parameters are parts of one tensor, and so are their gradients: the closure has one operation."""
         flat = torch.cat([param.detach().reshape(-1) for param in params])
         weights, grad = torch.linspace(0.5, 2, flat.numel()).to(flat), torch.empty_like(flat)
-        first = 0
-        for param in params:
-            end = first + param.numel()
-            param.data = flat[first:end].view(param.shape)
-            param.grad = grad[first:end].view(param.shape)
-            first = end
+        numels = [param.numel() for param in params]
+        for param, value, its_grad in zip(params, flat.split(numels), grad.split(numels), strict=True):
+            param.data, param.grad = value.view(param.shape), its_grad.view(param.shape)
 
         def closure() -> float:
             torch.mul(weights, flat, out=grad)
             return 0.0
 
         optimizer = make(params, lr=LR, max_iter=1, tolerance_grad=0, history_size=pairs)
-        with torch.no_grad():
-            start = flat.clone()
+        start = flat.clone()
         for _ in range(pairs + 2):
             optimizer.step(closure)
         flat.copy_(start)  # results are compared from here on

@@ -152,8 +152,8 @@ class LBFGS(Minimizer, TorchLBFGS):
         self._step_squares = sums[1]
 
     def _direct(self, state: dict[str, Any], point: Point, out: Tensor) -> list[float]:
-        vectors, size = self._of(state).vectors, self.param_groups[0]["history_size"]
         history, t = self._of(state), float(state["t"])
+        vectors, size = history.vectors, self.param_groups[0]["history_size"]
         curvature, squares = t * point.slope_change, point.change_squares
         new = None
         if self._is_pair(curvature, squares, t * t * self._squares(state["d"], history)):

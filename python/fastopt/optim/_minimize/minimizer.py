@@ -118,24 +118,27 @@ class Minimizer(Method, Optimizer):
 
     def _take_vectors(self, state: dict[str, Any]) -> Vectors:
         """Returns the parameters as vectors, and forgets what belongs to other ones."""
-        if self._vectors is None:
-            self._vectors = Vectors(self.param_groups, self._name)
-            same = "d" not in state or state["d"].numel() == self._vectors.numel
-            if same:
-                self._cast(state, self._vectors.dtype)
+        vectors = self._vectors
+        if vectors is not None and vectors.are_of(self.param_groups):
+            same = vectors.renewed(self.param_groups)
         else:
-            same = self._vectors.renewed(self.param_groups)
+            # A state without vectors of its own is a checkpoint's, whose pairs are of these parameters if they fit.
+            loaded = vectors is None
+            vectors = self._vectors = Vectors(self.param_groups, self._name)
+            same = loaded and ("d" not in state or state["d"].numel() == vectors.numel)
+            if same:
+                self._cast(state, vectors.dtype)
         if not same:
             for key in ("d", "prev_flat_grad", "prev_loss", "t"):
                 state.pop(key, None)
             self._unseen = None
             self._restart(state)
-        return self._vectors
+        return vectors
 
     # ---- Checkpoints
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint of this class, or LBFGS one of torch's.
+        """Takes a checkpoint of this class. LBFGS also takes one of torch's LBFGS.
 
         Raises:
             ValueError: the checkpoint is of another class, or its vectors have another number of elements than the
@@ -151,6 +154,7 @@ class Minimizer(Method, Optimizer):
                 if not isinstance(vector, Tensor) or vector.numel() != vectors.numel:
                     raise ValueError(f"the checkpoint's {key} is no vector of the {vectors.numel} parameters' elements")
         super().load_state_dict(state_dict)
+        self._vectors = self._unseen = None
         if not given:
             return
         state = self._state
@@ -158,7 +162,6 @@ class Minimizer(Method, Optimizer):
             if key in given:
                 copies = [v.detach().to(vectors.device, copy=True) for v in _listed(given[key])]
                 state[key] = copies if key in self._lists else copies[0]
-        self._vectors = self._unseen = None
 
     def _cast(self, state: dict[str, Any], dtype: torch.dtype) -> None:
         """Casts all vectors of a state: torch's have the parameters' type."""

@@ -77,12 +77,13 @@ class Vectors:
     def _moving(self) -> list[bool]:
         return [param.requires_grad and scale != 0 for param, scale in zip(self.params, self.scales, strict=True)]
 
+    def are_of(self, groups: list[Group]) -> bool:
+        """Whether these are still the parameters of all groups."""
+        return [id(param) for param in self.params] == [id(param) for group in groups for param in group["params"]]
+
     def renewed(self, groups: list[Group]) -> bool:
         """Takes over the learning rates of the groups. Returns whether vectors mean the same as before: otherwise a
-        parameter was added, frozen or thawed, or the rates have other ratios."""
-        if [id(param) for param in self.params] != [id(param) for group in groups for param in group["params"]]:
-            self.__init__(groups, self._name)  # type: ignore[misc]
-            return False
+        parameter was frozen or thawed, or the rates have other ratios."""
         before, moved = self.scales, self.moves
         self.rate, self.scales = self._rates(groups)
         if all(abs(new - old) <= _SAME * old for new, old in zip(self.scales, before, strict=True)):
