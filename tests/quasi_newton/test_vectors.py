@@ -1,4 +1,4 @@
-"""Kernels of vectors: the reference's bits on every ISA, with any number of threads, and no write outside of results."""
+"""Kernels of vectors: the reference's bits on every ISA, with any number of threads, and results alone are written."""
 
 from __future__ import annotations
 
