@@ -18,15 +18,46 @@ FASTOPT_HD void for_flush_blocks(PieceRange chunk, Visit visit) {
     }
 }
 
-// Computes the shift from the first piece of a flush block.
-template <class Format, class T>
-T shift_of(const typename Format::Storage* values, int n) {
+// The first elements of a flush block, whose mean is its shift.
+FASTOPT_HD int shift_elements(int n) {
     constexpr int most = int(kShiftRows) * kLanes;
-    const T first = Format::load(values[0]);
-    Pair<T> sums{};
-    if (n > most) n = most;
-    gather_moments<Format>(sums, values, n, first);
-    return shift_from(first, merged(sums.first), 1.0 / n);
+    return n < most ? n : most;
+}
+
+// Adds them, less the first one.
+template <class Format, class T>
+FASTOPT_HD void gather_shift(Pair<T>& sums, const typename Format::Storage* values, int n) {
+    gather_moments<false, Format>(sums, values, shift_elements(n), T(Format::load(values[0])));
+}
+
+template <class Format, class T>
+FASTOPT_HD T shift_of(const typename Format::Storage* values, int n, double sum) {
+    return shift_from(T(Format::load(values[0])), sum, 1.0 / shift_elements(n));
+}
+
+// Sets of one piece each, at most kMostTogether. Each step runs for all of them before the next one.
+template <class Format, class T>
+void moments_of_pieces(const NormTask& task, int64_t begin, int64_t end) {
+    const int n = int(task.sets.inner);
+    const auto* const values = stored<Format>(task.input, begin * n);
+    const int64_t count = end - begin;
+    Pair<T> sums[kMostTogether];
+    T shifts[kMostTogether];
+    for (int64_t k = 0; k < count; ++k) {
+        sums[k].empty = true;
+        gather_shift<Format>(sums[k], values + k * n, n);
+    }
+    for (int64_t k = 0; k < count; ++k) shifts[k] = shift_of<Format, T>(values + k * n, n, merged(sums[k].first));
+    for (int64_t k = 0; k < count; ++k) {
+        sums[k].empty = true;
+        gather_moments<true, Format>(sums[k], values + k * n, n, shifts[k]);
+    }
+    const MergedPairs all(sums, count);
+    for (int64_t k = 0; k < count; ++k) {
+        const Moments own = moments_from(double(shifts[k]), all.first[k], all.second[k], 1.0 / n);
+        task.partials[2 * (begin + k)] = own.mean;
+        task.partials[2 * (begin + k) + 1] = own.squares;
+    }
 }
 
 template <class Format, class T>
@@ -36,15 +67,19 @@ void moments_of(const NormTask& task, int64_t set, int64_t chunk, double& mean, 
     double count = 0;
     mean = squares = 0;
     for_flush_blocks(pieces_of(l, chunk), [&](PieceRange block) {
-        Pair<T> sums{};
+        Pair<T> sums;
         T shift{};
         double n = 0;
         for (int64_t k = block.begin; k < block.end; ++k) {
             const Piece piece = piece_at(l, set, k);
             prefetch_inputs(l, set, k, task.input);
             const auto* const x = collect(task.input, piece, buffer);
-            if (k == block.begin) shift = shift_of<Format, T>(x, piece.n());
-            gather_moments<Format>(sums, x, piece.n(), shift);
+            if (k == block.begin) {
+                Pair<T> first;
+                gather_shift<Format>(first, x, piece.n());
+                shift = shift_of<Format, T>(x, piece.n(), merged(first.first));
+            }
+            gather_moments<true, Format>(sums, x, piece.n(), shift);
             n += piece.n();
         }
         const Moments theirs = moments_from(double(shift), merged(sums.first), merged(sums.second), 1 / n);
@@ -102,7 +137,7 @@ template <class T, class Gather>
 FASTOPT_HD void sums_of(PieceRange chunk, double& sum, double& products, Gather gather) {
     sum = products = 0;
     for_flush_blocks(chunk, [&](PieceRange block) {
-        Pair<T> sums{};
+        Pair<T> sums;
         for (int64_t k = block.begin; k < block.end; ++k) gather(k, sums);
         sum += merged(sums.first);
         products += merged(sums.second);

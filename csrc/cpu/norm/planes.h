@@ -13,9 +13,13 @@ template <class T>
 void planes_moments(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t chunks = task.sets.chunks;
     with_format<T>(task.input.type, [&](auto format) {
+        using Format = decltype(format);
+        if (is_one_piece(task.sets))
+            return for_batches(begin, end, kMostTogether,
+                               [&](int64_t first, int64_t last) { moments_of_pieces<Format, T>(task, first, last); });
         for (int64_t unit = begin; unit < end; ++unit) {
             double* const pair = task.partials + 2 * unit;
-            moments_of<decltype(format), T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
+            moments_of<Format, T>(task, unit / chunks, unit % chunks, pair[0], pair[1]);
         }
     });
 }
@@ -80,9 +84,6 @@ FASTOPT_HD void for_channels(const NormTask& task, int64_t set, Visit visit) {
     for (int64_t k = 0; k < task.group; ++k, ++c.index, ++c.parameter) visit(c);
 }
 
-// Sets that go through each step together: short ones would wait for one another's divisions and roots.
-constexpr int64_t kMostTogether = 16;
-
 FASTOPT_HD int64_t sets_together(const NormLayout& sets) {
     const int64_t fit = sets.outer > 1 ? 1 : 2 * kBlock / sets.inner;
     return fit < 1 ? 1 : fit < kMostTogether ? fit : kMostTogether;
@@ -91,9 +92,8 @@ FASTOPT_HD int64_t sets_together(const NormLayout& sets) {
 template <class T>
 void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
-    const int64_t of_set = task.sets.chunks, together = sets_together(task.sets);
-    for (int64_t first = begin; first < end; first += together) {
-        const int64_t last = end - first < together ? end : first + together;
+    const int64_t of_set = task.sets.chunks;
+    for_batches(begin, end, sets_together(task.sets), [&](int64_t first, int64_t last) {
         add_summands<T>(task, first * task.sets.inner, last * task.sets.inner);
         planes_moments<T>(task, first * of_set, last * of_set);
         planes_join_moments<T>(task, first, last);
@@ -106,7 +106,7 @@ void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
                     apply_to_piece(task, piece_at(l, c.index, k), numbers);
                 }
             });
-    }
+    });
     finish_streams();
 }
 

@@ -47,19 +47,36 @@ FASTOPT_NOINLINE void row_loop(const T* x, const T* weight, const T* bias, T* ou
     }
 }
 
-// The gradient of the input from that of z, and the terms of the gradients of weight and bias, added to their columns.
-template <class Kind, bool kWeight, bool kParameters, class T>
-FASTOPT_NOINLINE void row_gradient_loop(const T* grad, const T* x, const T* weight, T* out, T* weight_sums,
-                                        T* bias_sums, int n, const OneChannel<T>& numbers) {
-    const OneChannel<T> row = numbers;
+// Some rows of a block, and where their gradients go.
+template <class T, int kRows>
+struct RowLines {
+    const T *grad[kRows], *x[kRows];
+    T* out[kRows];
+};
+
+// The gradients of the input from those of z, and the terms of the gradients of weight and bias, added to their columns
+// row by row. Several rows load and store these columns once.
+template <class Kind, bool kWeight, bool kParameters, int kRows, class T>
+FASTOPT_NOINLINE void row_gradient_loop(const RowLines<T, kRows>& rows, const T* weight, T* weight_sums, T* bias_sums,
+                                        int n, const OneChannel<T>* numbers) {
+    const RowLines<T, kRows> lines = rows;
+    OneChannel<T> row[kRows];
+    for (int r = 0; r < kRows; ++r) row[r] = numbers[r];
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) {
-        const T dz = grad[i], at = x[i];
-        if constexpr (kParameters) {
-            weight_sums[i] += dz * Kind::normalized(at, row);
-            if constexpr (Kind::centered) bias_sums[i] += dz;
+        T of_weight = 0, of_bias = 0;
+        if constexpr (kParameters) of_weight = weight_sums[i];
+        if constexpr (kParameters && Kind::centered) of_bias = bias_sums[i];
+        for (int r = 0; r < kRows; ++r) {
+            const T dz = lines.grad[r][i], at = lines.x[r][i];
+            if constexpr (kParameters) {
+                of_weight += dz * Kind::normalized(at, row[r]);
+                if constexpr (Kind::centered) of_bias += dz;
+            }
+            lines.out[r][i] = Kind::projected(kWeight ? dz * weight[i] : dz, at, row[r]);
         }
-        out[i] = Kind::projected(kWeight ? dz * weight[i] : dz, at, row);
+        if constexpr (kParameters) weight_sums[i] = of_weight;
+        if constexpr (kParameters && Kind::centered) bias_sums[i] = of_bias;
     }
 }
 

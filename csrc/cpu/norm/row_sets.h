@@ -35,7 +35,7 @@ template <class Format, class T>
 double squares_of(const NormTask& task, int64_t set, int64_t chunk) {
     double sum = 0;
     for_flush_blocks(pieces_of(task.sets, chunk), [&](PieceRange block) {
-        Pair<T> sums{};
+        Pair<T> sums;
         for (int64_t k = block.begin; k < block.end; ++k) {
             const Piece piece = piece_at(task.sets, set, k);
             gather_squares<Format>(sums, stored<Format>(task.input, piece.at), piece.n());
@@ -45,6 +45,18 @@ double squares_of(const NormTask& task, int64_t set, int64_t chunk) {
     return sum;
 }
 
+// The same for sets of one piece each, at most kMostTogether.
+template <class Format, class T>
+void squares_of_pieces(const NormTask& task, int64_t begin, int64_t end) {
+    const int n = int(task.sets.inner);
+    Pair<T> sums[kMostTogether];
+    for (int64_t k = 0; k < end - begin; ++k) {
+        sums[k].empty = true;
+        gather_squares<Format>(sums[k], stored<Format>(task.input, (begin + k) * n), n);
+    }
+    for (int64_t k = 0; k < end - begin; ++k) task.partials[2 * (begin + k)] = merged(sums[k].second);
+}
+
 template <class Kind, class T>
 void rows_moments(const NormTask& task, int64_t begin, int64_t end) {
     if constexpr (Kind::centered) {
@@ -52,8 +64,13 @@ void rows_moments(const NormTask& task, int64_t begin, int64_t end) {
     } else {
         const int64_t chunks = task.sets.chunks;
         with_format<T>(task.input.type, [&](auto format) {
+            using Format = decltype(format);
+            if (is_one_piece(task.sets))
+                return for_batches(begin, end, kMostTogether, [&](int64_t first, int64_t last) {
+                    squares_of_pieces<Format, T>(task, first, last);
+                });
             for (int64_t unit = begin; unit < end; ++unit)
-                task.partials[2 * unit] = squares_of<decltype(format), T>(task, unit / chunks, unit % chunks);
+                task.partials[2 * unit] = squares_of<Format, T>(task, unit / chunks, unit % chunks);
         });
     }
 }
@@ -109,9 +126,8 @@ void rows_apply(const NormTask& task, int64_t begin, int64_t end) {
 
 template <class Kind, class T>
 void rows_forward(const NormTask& task, int64_t begin, int64_t end) {
-    const int64_t length = task.sets.inner, chunks = task.sets.chunks, together = sets_together(task.sets);
-    for (int64_t first = begin; first < end; first += together) {
-        const int64_t last = end - first < together ? end : first + together;
+    const int64_t length = task.sets.inner, chunks = task.sets.chunks;
+    for_batches(begin, end, sets_together(task.sets), [&](int64_t first, int64_t last) {
         add_summands<T>(task, first * length, last * length);
         rows_moments<Kind, T>(task, first * chunks, last * chunks);
         rows_finalize<Kind, T>(task, first, last);
@@ -120,7 +136,7 @@ void rows_forward(const NormTask& task, int64_t begin, int64_t end) {
             const OneChannel<T> numbers = numbers_of_set<T>(task, index);
             for_set_blocks(task, [&](int64_t at, int n) { apply_to_set<Kind>(task, set, at, n, numbers); });
         }
-    }
+    });
     finish_streams();
 }
 

@@ -40,11 +40,10 @@ void gather_of_set(const NormTask& task, const RowSet& set, int64_t at, int n, T
 }
 
 template <class Kind, class T>
-Projection<T> projection_of_set(const NormTask& task, const RowSet& set) {
+void sums_of_set(const NormTask& task, const RowSet& set, double& sum, double& products) {
     const NormLayout& l = task.sets;
-    const double mean = mean_of(task, set.index);
-    const T center = T(mean);
-    double sum = 0, products = 0;
+    const T center = T(mean_of(task, set.index));
+    sum = products = 0;
     for (int64_t chunk = 0; chunk < l.chunks; ++chunk) {
         double some = 0, some_products = 0;
         sums_of<T>(pieces_of(l, chunk), some, some_products, [&](int64_t k, Pair<T>& sums) {
@@ -54,8 +53,40 @@ Projection<T> projection_of_set(const NormTask& task, const RowSet& set) {
         sum += some;
         products += some_products;
     }
-    products -= (mean - double(center)) * sum;
-    return projection<T>(mean, inverse_std_of(task, set.index), sum, products, task.count);
+}
+
+// The same for sets of one piece each: none waits for the merged sums of the one before.
+template <class Kind, class T>
+void sums_of_pieces(const NormTask& task, int64_t first, int64_t count, double* sums, double* products) {
+    Pair<T> lanes[kMostTogether];
+    for (int64_t k = 0; k < count; ++k)
+        gather_of_set<Kind>(task, row_set(task, first + k), 0, int(task.sets.inner), T(mean_of(task, first + k)),
+                            lanes[k]);
+    for (int64_t k = 0; k < count; ++k) {
+        sums[k] = Kind::centered ? merged(lanes[k].first) : 0;
+        products[k] = merged(lanes[k].second);
+    }
+}
+
+// The numbers of sets [first, first + count), at most kMostTogether.
+template <class Kind, class T>
+void numbers_of_sets(const NormTask& task, int64_t first, int64_t count, OneChannel<T>* numbers) {
+    double sums[kMostTogether], products[kMostTogether];
+    const bool projects = task.grad_input.data != nullptr;
+    if (projects && is_one_piece(task.sets)) {
+        sums_of_pieces<Kind, T>(task, first, count, sums, products);
+    } else if (projects) {
+        for (int64_t k = 0; k < count; ++k) sums_of_set<Kind, T>(task, row_set(task, first + k), sums[k], products[k]);
+    }
+    for (int64_t k = 0; k < count; ++k) {
+        Projection<T> less{};
+        if (projects) {
+            const double mean = mean_of(task, first + k);
+            less = projection<T>(mean, inverse_std_of(task, first + k), sums[k],
+                                 products[k] - (mean - double(T(mean))) * sums[k], task.count);
+        }
+        numbers[k] = numbers_of_set(task, first + k, less);
+    }
 }
 
 // Where a chunk of rows sums the gradients of weight and bias; null where they are not wanted.
@@ -64,28 +95,38 @@ struct ParameterSums {
     T *weight, *bias;
 };
 
-template <class Kind, class T>
-void gradient_of_block(const NormTask& task, const RowSet& set, int64_t at, int n, const OneChannel<T>& numbers,
+// Elements [at, at + n) of `kRows` sets from `first` on, which share their weights.
+template <class Kind, int kRows, class T>
+void gradient_of_block(const NormTask& task, int64_t first, int64_t at, int n, const OneChannel<T>* numbers,
                        const ParameterSums<T>& sums) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], buffer[kBlock];
     const bool direct = task.grad_input.data != nullptr && task.grad_input.type == kNative<T> && !task.streams;
-    const int64_t first = set.first + at, parameter = set.parameter + at;
-    const T* const x = load(task.input, first, n, x_buffer);
-    const T* const dz = task.kept.data != nullptr ? load(task.kept, first, n, grad_buffer)
-                                                  : set_activation_backward<Kind>(task, set, at, n, x, grad_buffer);
+    RowLines<T, kRows> lines;
+    for (int r = 0; r < kRows; ++r) {
+        const RowSet set = row_set(task, first + r);
+        T* const own = grad_buffer + r * n;
+        const T* const x = load(task.input, set.first + at, n, x_buffer + r * n);
+        lines.x[r] = x;
+        lines.grad[r] = task.kept.data != nullptr ? load(task.kept, set.first + at, n, own)
+                                                  : set_activation_backward<Kind>(task, set, at, n, x, own);
+        lines.out[r] = direct ? static_cast<T*>(task.grad_input.data) + set.first + at : buffer + r * n;
+    }
+    const int64_t parameter = row_set(task, first).parameter + at;
     const T* const weight = parameters_at<T>(task.weight, parameter);
-    T* const out = direct ? static_cast<T*>(task.grad_input.data) + first : buffer;
     if (sums.weight != nullptr)
-        (weight != nullptr ? row_gradient_loop<Kind, true, true, T>
-                           : row_gradient_loop<Kind, false, true, T>)(dz, x, weight, out, sums.weight + parameter,
-                                                                      sums.bias + parameter, n, numbers);
+        (weight != nullptr ? row_gradient_loop<Kind, true, true, kRows, T>
+                           : row_gradient_loop<Kind, false, true, kRows, T>)(lines, weight, sums.weight + parameter,
+                                                                             sums.bias + parameter, n, numbers);
     else
         (weight != nullptr
-             ? row_gradient_loop<Kind, true, false, T>
-             : row_gradient_loop<Kind, false, false, T>)(dz, x, weight, out, nullptr, nullptr, n, numbers);
+             ? row_gradient_loop<Kind, true, false, kRows, T>
+             : row_gradient_loop<Kind, false, false, kRows, T>)(lines, weight, nullptr, nullptr, n, numbers);
     if (task.grad_input.data == nullptr) return;
-    add_grad_sum(task, first, n, out);
-    store(task.grad_input, first, n, out, task.streams);
+    for (int r = 0; r < kRows; ++r) {
+        const int64_t from = row_set(task, first + r).first + at;
+        add_grad_sum(task, from, n, lines.out[r]);
+        store(task.grad_input, from, n, lines.out[r], task.streams);
+    }
 }
 
 template <class T>
@@ -96,27 +137,38 @@ FASTOPT_NOINLINE void empty_into(double* __restrict totals, T* __restrict sums, 
     }
 }
 
-// Sets of one row.
+template <class Kind, int kRows, class T>
+void gradient_of_sets(const NormTask& task, int64_t first, const OneChannel<T>* numbers, const ParameterSums<T>& sums) {
+    for_batches(0, task.sets.inner, kBlock / kRows, [&](int64_t at, int64_t end) {
+        gradient_of_block<Kind, kRows, T>(task, first, at, int(end - at), numbers, sums);
+    });
+}
+
+// Rows that share a block.
+constexpr int kRowsAtOnce = 2;
+
 template <class Kind, class T>
-void backward_of_sets(const NormTask& task, int64_t first, int count, const ParameterSums<T>& sums) {
+void backward_of_sets(const NormTask& task, int64_t first, int64_t last, const ParameterSums<T>& sums) {
     OneChannel<T> numbers[kMostTogether];
-    for (int k = 0; k < count; ++k) {
-        Projection<T> less{};
-        if (task.grad_input.data != nullptr) less = projection_of_set<Kind, T>(task, row_set(task, first + k));
-        numbers[k] = numbers_of_set(task, first + k, less);
-    }
-    for (int k = 0; k < count; ++k) {
-        const RowSet set = row_set(task, first + k);
-        for_set_blocks(task,
-                       [&](int64_t at, int n) { gradient_of_block<Kind, T>(task, set, at, n, numbers[k], sums); });
-    }
+    numbers_of_sets<Kind>(task, first, last - first, numbers);
+    int64_t set = first;
+    if (task.row_sets == 1)
+        for (; set + kRowsAtOnce <= last; set += kRowsAtOnce)
+            gradient_of_sets<Kind, kRowsAtOnce, T>(task, set, numbers + (set - first), sums);
+    for (; set < last; ++set) gradient_of_sets<Kind, 1, T>(task, set, numbers + (set - first), sums);
+}
+
+// Sets that go through each step together. Long ones leave L1 between the steps, but not L2.
+FASTOPT_HD int64_t sets_together_backward(const NormTask& task) {
+    const int64_t few = sets_together(task.sets);
+    return few < kRowsAtOnce && kRowsAtOnce * task.sets.inner <= 16 * kBlock ? kRowsAtOnce : few;
 }
 
 // Units: chunks of rows. Their sums in the compute type are emptied into float64 after every flush block of rows.
 template <class Kind, class T>
 void rows_backward(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t length = task.row_sets * task.sets.inner, all_rows = task.set_count / task.row_sets;
-    const int64_t together = sets_together(task.sets);
+    const int64_t together = sets_together_backward(task);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
         ParameterSums<T> sums{};
         double* totals = nullptr;
@@ -127,16 +179,12 @@ void rows_backward(const NormTask& task, int64_t begin, int64_t end) {
             for (int64_t i = 0; i < 2 * length; ++i) sums.weight[i] = 0, totals[i] = 0;
         }
         const int64_t first = chunk * task.chunk_rows, left = all_rows - first;
-        const int64_t rows = left < task.chunk_rows ? left : task.chunk_rows;
-        for (int64_t r = 0; r < rows; ++r) {
-            for (int64_t s = 0; s < task.row_sets; s += together) {
-                const int64_t left_sets = task.row_sets - s;
-                backward_of_sets<Kind, T>(task, (first + r) * task.row_sets + s,
-                                          int(left_sets < together ? left_sets : together), sums);
-            }
-            const bool flushes = (r + 1) % kFlushRows == 0 || r + 1 == rows;
-            if (flushes && totals != nullptr) empty_into(totals, sums.weight, 2 * length);
-        }
+        const int64_t rows_end = left < task.chunk_rows ? all_rows : first + task.chunk_rows;
+        for_batches(first, rows_end, kFlushRows, [&](int64_t row, int64_t end_row) {
+            for_batches(row * task.row_sets, end_row * task.row_sets, together,
+                        [&](int64_t set, int64_t end_set) { backward_of_sets<Kind, T>(task, set, end_set, sums); });
+            if (totals != nullptr) empty_into(totals, sums.weight, 2 * length);
+        });
     }
     finish_streams();
 }

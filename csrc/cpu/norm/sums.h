@@ -7,21 +7,30 @@
 namespace fastopt {
 namespace {
 
-// Two sums, in lanes.
+// Two sums, in lanes. They are empty at first: what is gathered into them need not be added to anything then.
 template <class T>
 struct alignas(64) Pair {
     T first[kLanes], second[kLanes];
+    bool empty = true;
 };
 
-// Calls add(i, first, second) for each row of 32 elements, which adds to copies of both sums.
-template <class T, class Add>
-FASTOPT_HD void gather_pairs(Pair<T>& into, int n, Add add) {
+// Calls add(i, first, second) for each row of 32 elements, which adds to copies of both sums, and add_part() for what
+// is left.
+template <class T, class Add, class AddPart>
+FASTOPT_HD void gather_pairs(Pair<T>& into, int n, Add add, AddPart add_part) {
     T first[kLanes], second[kLanes];
-    __builtin_memcpy(first, into.first, sizeof first);
-    __builtin_memcpy(second, into.second, sizeof second);
-    for (int i = 0; i < n; i += kLanes) add(i, first, second);
+    if (into.empty) {
+        for (int l = 0; l < kLanes; ++l) first[l] = second[l] = 0;
+    } else {
+        __builtin_memcpy(first, into.first, sizeof first);
+        __builtin_memcpy(second, into.second, sizeof second);
+    }
+    const int full = n / kLanes * kLanes;
+    for (int i = 0; i < full; i += kLanes) add(i, first, second);
+    if (full < n) add_part(full, first, second);
     __builtin_memcpy(into.first, first, sizeof first);
     __builtin_memcpy(into.second, second, sizeof second);
+    into.empty = false;
 }
 
 // The last elements of `values`, filled up to a full row with `filler`.
@@ -31,12 +40,12 @@ FASTOPT_HD void load_part(const typename Format::Storage* values, int n, T fille
         for (int l = 0; l < kLanes; ++l) row[l] = l < n ? Format::load(values[l]) : filler;
 }
 
-template <class T>
+template <bool kSquares, class T>
 FASTOPT_HD void add_moments(const T* x, T shift, T* sums, T* squares) {
     for (int l = 0; l < kLanes; ++l) {
         const T delta = x[l] - shift;
         sums[l] += delta;
-        squares[l] += delta * delta;
+        if constexpr (kSquares) squares[l] += delta * delta;
     }
 }
 
@@ -48,35 +57,40 @@ FASTOPT_HD void add_products(const T* grad, const T* x, T center, T* sums, T* pr
     }
 }
 
-// Adds x - shift and its square. The last row is filled up to 32 elements with `shift`, which adds nothing.
-template <class Format, class T>
+// Adds x - shift and, with `kSquares`, its square. The last row is filled up to 32 elements with `shift`, which adds
+// nothing.
+template <bool kSquares, class Format, class T>
 void gather_moments(Pair<T>& into, const typename Format::Storage* __restrict values, int n, T shift) {
-    const int full = n / kLanes * kLanes;
-    gather_pairs(into, full, [values, shift](int i, T* sums, T* squares) {
-        T buffer[kLanes];
-        add_moments(row_of(Format(), values + i, buffer), shift, sums, squares);
-    });
-    if (full == n) return;
-    T x[kLanes];
-    load_part<Format>(values + full, n - full, shift, x);
-    add_moments(x, shift, into.first, into.second);
+    gather_pairs(
+        into, n,
+        [values, shift](int i, T* sums, T* squares) {
+            T buffer[kLanes];
+            add_moments<kSquares>(row_of(Format(), values + i, buffer), shift, sums, squares);
+        },
+        [values, shift, n](int i, T* sums, T* squares) {
+            T x[kLanes];
+            load_part<Format>(values + i, n - i, shift, x);
+            add_moments<kSquares>(x, shift, sums, squares);
+        });
 }
 
 // Adds gradients and their products with x - center.
 template <class Format, class T>
 void gather_products(Pair<T>& into, const typename Format::Storage* __restrict grads,
                      const typename Format::Storage* __restrict values, int n, T center) {
-    const int full = n / kLanes * kLanes;
-    gather_pairs(into, full, [grads, values, center](int i, T* sums, T* products) {
-        T grad_buffer[kLanes], buffer[kLanes];
-        const T* const grad = row_of(Format(), grads + i, grad_buffer);
-        add_products(grad, row_of(Format(), values + i, buffer), center, sums, products);
-    });
-    if (full == n) return;
-    T grad[kLanes], x[kLanes];
-    load_part<Format>(grads + full, n - full, T(0), grad);
-    load_part<Format>(values + full, n - full, center, x);
-    add_products(grad, x, center, into.first, into.second);
+    gather_pairs(
+        into, n,
+        [grads, values, center](int i, T* sums, T* products) {
+            T grad_buffer[kLanes], buffer[kLanes];
+            const T* const grad = row_of(Format(), grads + i, grad_buffer);
+            add_products(grad, row_of(Format(), values + i, buffer), center, sums, products);
+        },
+        [grads, values, center, n](int i, T* sums, T* products) {
+            T grad[kLanes], x[kLanes];
+            load_part<Format>(grads + i, n - i, T(0), grad);
+            load_part<Format>(values + i, n - i, center, x);
+            add_products(grad, x, center, sums, products);
+        });
 }
 
 // The same where each element has a weight, which multiplies its gradient; null stands for weights of 1. Without
@@ -92,18 +106,20 @@ FASTOPT_NOINLINE void gather_weighted(Pair<T>& into, const typename Format::Stor
             products[l] += g * (kCentered ? x[l] - center : x[l]);
         }
     };
-    const int full = n / kLanes * kLanes;
-    gather_pairs(into, full, [grads, values, weights, add](int i, T* sums, T* products) {
-        T grad_buffer[kLanes], buffer[kLanes];
-        const T* const grad = row_of(Format(), grads + i, grad_buffer);
-        add(grad, row_of(Format(), values + i, buffer), weights + i, sums, products);
-    });
-    if (full == n) return;
-    T grad[kLanes], x[kLanes], weight[kLanes];
-    load_part<Format>(grads + full, n - full, T(0), grad);
-    load_part<Format>(values + full, n - full, center, x);
-    if constexpr (kWeight) load_part<Native<T>>(weights + full, n - full, T(0), weight);
-    add(grad, x, weight, into.first, into.second);
+    gather_pairs(
+        into, n,
+        [grads, values, weights, add](int i, T* sums, T* products) {
+            T grad_buffer[kLanes], buffer[kLanes];
+            const T* const grad = row_of(Format(), grads + i, grad_buffer);
+            add(grad, row_of(Format(), values + i, buffer), weights + i, sums, products);
+        },
+        [grads, values, weights, add, center, n](int i, T* sums, T* products) {
+            T grad[kLanes], x[kLanes], weight[kLanes];
+            load_part<Format>(grads + i, n - i, T(0), grad);
+            load_part<Format>(values + i, n - i, center, x);
+            if constexpr (kWeight) load_part<Native<T>>(weights + i, n - i, T(0), weight);
+            add(grad, x, weight, sums, products);
+        });
 }
 
 // Adds squares of x.
@@ -112,26 +128,46 @@ void gather_squares(Pair<T>& into, const typename Format::Storage* __restrict va
     const auto add = [](const T* x, T* squares) {
         for (int l = 0; l < kLanes; ++l) squares[l] += x[l] * x[l];
     };
-    const int full = n / kLanes * kLanes;
-    T squares[kLanes];
-    __builtin_memcpy(squares, into.second, sizeof squares);
-    for (int i = 0; i < full; i += kLanes) {
-        T buffer[kLanes];
-        add(row_of(Format(), values + i, buffer), squares);
-    }
-    __builtin_memcpy(into.second, squares, sizeof squares);
-    if (full == n) return;
-    T x[kLanes];
-    load_part<Format>(values + full, n - full, T(0), x);
-    add(x, into.second);
+    gather_pairs(
+        into, n,
+        [values, add](int i, T*, T* squares) {
+            T buffer[kLanes];
+            add(row_of(Format(), values + i, buffer), squares);
+        },
+        [values, add, n](int i, T*, T* squares) {
+            T x[kLanes];
+            load_part<Format>(values + i, n - i, T(0), x);
+            add(x, squares);
+        });
 }
 
 template <class T>
-double merged(const T* lanes) {
+FASTOPT_NOINLINE double merged(const T* lanes) {
     double wide[kLanes];
     for (int l = 0; l < kLanes; ++l) wide[l] = double(lanes[l]);
     return merge(wide, kPlus);
 }
+
+// Sets that go through each step together: short ones would wait for one another's sums, divisions and roots.
+constexpr int64_t kMostTogether = 16;
+
+// Calls visit(first, last) for ranges of at most `most`.
+template <class Visit>
+FASTOPT_HD void for_batches(int64_t begin, int64_t end, int64_t most, Visit visit) {
+    for (int64_t first = begin; first < end; first += most) visit(first, end - first < most ? end : first + most);
+}
+
+// The sums of several sets, merged.
+struct MergedPairs {
+    double first[kMostTogether], second[kMostTogether];
+    template <class T>
+    FASTOPT_HD MergedPairs(const Pair<T>* sums, int64_t count) {
+        for (int64_t k = 0; k < count; ++k) {
+            first[k] = merged(sums[k].first);
+            second[k] = merged(sums[k].second);
+        }
+    }
+};
 
 }  // namespace
 }  // namespace fastopt

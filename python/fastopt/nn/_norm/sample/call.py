@@ -51,6 +51,11 @@ class Call(NamedTuple):
             return input.shape[0] * self.size
         return input.numel() // self.size if self.size else 0
 
+    def statistics_for(self, input: Tensor) -> Tensor:
+        """Returns room for them. Taken after the results: memory behind a large result keeps the C library from giving
+        that result back to the system when it is freed, page by page, and asking for it again in the next call."""
+        return input.new_empty(2, self.sets(input), dtype=torch.float64)
+
     def takes(self, input: Tensor) -> bool:
         """Whether the kernels take this layout. Others exist that they would take, but results have torch's layout."""
         if input.is_contiguous():
@@ -72,12 +77,12 @@ class Call(NamedTuple):
         input, residual, weight, bias = operands
         if input.dtype == torch.float64:  # the kernels would take float32 parameters, which torch and compilers refuse
             check(self, operands)
-        statistics = input.new_empty(2, self.sets(input), dtype=torch.float64)
         options = (*self, torch.get_num_threads())
         run = _runtime.kernels.norm
         if self.takes(input):
             out = torch.empty_like(input)
             total = None if residual is None else torch.empty_like(input)
+            statistics = self.statistics_for(input)
             if run(out, total, *operands, statistics, *options):
                 return out, total, statistics
         check(self, operands)
@@ -86,6 +91,7 @@ class Call(NamedTuple):
         dense = self.prepared(input)
         out = torch.empty_like(dense)
         total = None if residual is None else torch.empty_like(dense)
+        statistics = self.statistics_for(input)
         given = (dense, like_or_none(dense, residual), parameter(weight), parameter(bias))
         if input.numel() and not run(out, total, *given, statistics, *options):
             raise RuntimeError(f"{self.function}: cannot take an input of type {input.dtype} on {input.device}")
@@ -103,25 +109,29 @@ class Call(NamedTuple):
     ) -> Gradients:
         """Returns the wanted gradients of input (or of its sum with a residual, which is ``input`` then), weight and
         bias, and None for the others. ``grad_sum`` is a gradient that has come to the sum from elsewhere."""
-        wants_input, wants_weight, wants_bias = wants
         kind, size, _, activation, negative_slope = self
-        grad_weight = torch.empty_like(weight) if wants_weight and weight is not None else None
-        grad_bias = torch.empty_like(bias) if wants_bias and bias is not None else None
         options = (kind, size, activation, negative_slope, torch.get_num_threads())
         run = _runtime.kernels.norm_backward
         if self.takes(input):
-            grad_input = torch.empty_like(input) if wants_input else None
-            results = (grad_input, grad_weight, grad_bias)
+            results = _room_for_gradients(wants, input, weight, bias)
             if run(*results, grad, grad_sum, input, weight, bias, statistics, *options):
                 return results
         check_memory(self.function, grad=grad, grad_sum=grad_sum, input=input, weight=weight, bias=bias)
         dense = self.prepared(input)
-        grad_input = torch.empty_like(dense) if wants_input else None
-        results = (grad_input, parameter(grad_weight), parameter(grad_bias))
         gradients = (like(dense, grad), like_or_none(dense, grad_sum))
         parameters = (parameter(weight), parameter(bias))
+        results = _room_for_gradients(wants, dense, *parameters)
         if not run(*results, *gradients, dense, *parameters, statistics, *options):
             if input.numel():
                 raise RuntimeError(f"{self.function}: cannot take a gradient of type {grad.dtype} on {grad.device}")
             return tuple(None if result is None else result.zero_() for result in results)
         return results
+
+
+def _room_for_gradients(wants: Wanted, input: Tensor, weight: Maybe, bias: Maybe) -> Gradients:
+    wants_input, wants_weight, wants_bias = wants
+    return (
+        torch.empty_like(input) if wants_input else None,
+        torch.empty_like(weight) if wants_weight and weight is not None else None,
+        torch.empty_like(bias) if wants_bias and bias is not None else None,
+    )
