@@ -38,8 +38,27 @@ void sum_chunk(const NormTask& task, const Channel& channel, int64_t chunk) {
     });
 }
 
+// Channels of one piece each, at most kMostTogether: none waits for the merged sums of the one before.
+template <class T>
+void sum_pieces(const NormTask& task, int64_t begin, int64_t end) {
+    Pair<T> sums[kMostTogether];
+    for (int64_t c = begin; c < end; ++c) {
+        const Channel channel = channel_at(task, c);
+        gather_piece(task, piece_at(task.layout, c, 0), OneChannel<T>{coefficients_of<T>(task, channel), {}},
+                     sums[c - begin]);
+    }
+    const MergedPairs all(sums, end - begin);
+    for (int64_t c = begin; c < end; ++c) {
+        task.partials[2 * c] = all.first[c - begin];
+        task.partials[2 * c + 1] = all.second[c - begin];
+    }
+}
+
 template <class T>
 void planes_sums(const NormTask& task, int64_t begin, int64_t end) {
+    if (is_one_piece(task.layout))
+        return for_batches(begin, end, kMostTogether,
+                           [&](int64_t first, int64_t last) { sum_pieces<T>(task, first, last); });
     const int64_t chunks = task.layout.chunks;
     for (int64_t unit = begin; unit < end; ++unit) sum_chunk<T>(task, channel_at(task, unit / chunks), unit % chunks);
 }
@@ -113,21 +132,20 @@ void planes_forward(const NormTask& task, int64_t begin, int64_t end) {
 template <class T>
 void planes_backward(const NormTask& task, int64_t begin, int64_t end) {
     const NormLayout& l = task.layout;
-    for (int64_t set = begin; set < end; ++set) {
-        const int64_t first = set * task.group;
-        for_channels(task, set, [&](const Channel& c) {
-            for (int64_t chunk = 0; chunk < l.chunks; ++chunk) sum_chunk<T>(task, c, chunk);
-        });
-        planes_join_sums<T>(task, first, first + task.group);
-        const Projection<T> less = projection_of<T>(task, set);
-        for_channels(task, set, [&](const Channel& c) {
-            const OneChannel<T> numbers{coefficients_of<T>(task, c), less};
-            for (int64_t k = 0; k < l.pieces; ++k) {
-                if (!task.streams) prefetch_ahead(l, c.index, k, task.grad_residual, task.grad_input);
-                gradient_of_piece(task, piece_at(l, c.index, k), numbers);
-            }
-        });
-    }
+    for_batches(begin, end, sets_together(task.sets), [&](int64_t first, int64_t last) {
+        planes_sums<T>(task, first * task.group * l.chunks, last * task.group * l.chunks);
+        planes_join_sums<T>(task, first * task.group, last * task.group);
+        for (int64_t set = first; set < last; ++set) {
+            const Projection<T> less = projection_of<T>(task, set);
+            for_channels(task, set, [&](const Channel& c) {
+                const OneChannel<T> numbers{coefficients_of<T>(task, c), less};
+                for (int64_t k = 0; k < l.pieces; ++k) {
+                    if (!task.streams) prefetch_ahead(l, c.index, k, task.grad_residual, task.grad_input);
+                    gradient_of_piece(task, piece_at(l, c.index, k), numbers);
+                }
+            });
+        }
+    });
     finish_streams();
 }
 
