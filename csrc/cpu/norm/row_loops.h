@@ -33,33 +33,34 @@ struct RMS {
     }
 };
 
-// z, before the activation. `kWeights`: 0 for none, 1 for weights, 2 for weights and biases.
-template <class Kind, int kWeights, class T>
-FASTOPT_NOINLINE void row_loop(const T* x, const T* weight, const T* bias, T* out, int n,
-                               const OneChannel<T>& numbers) {
+// z, before the activation. `kWeights`: 0 for none, 1 for weights, 2 for weights and biases. Reads and writes numbers
+// as they are stored.
+template <class Kind, int kWeights, class Format, class T>
+FASTOPT_NOINLINE void row_loop(const typename Format::Storage* x, const T* weight, const T* bias,
+                               typename Format::Storage* out, int n, const OneChannel<T>& numbers) {
     const OneChannel<T> row = numbers;
     FASTOPT_VECTORIZE
     for (int i = 0; i < n; ++i) {
-        T z = Kind::normalized(x[i], row);
+        T z = Kind::normalized(T(Format::load(x[i])), row);
         if constexpr (kWeights > 0) z = z * weight[i];
         if constexpr (kWeights > 1) z = z + bias[i];
-        out[i] = z;
+        out[i] = Format::store(z);
     }
 }
 
 // Some rows of a block, and where their gradients go.
-template <class T, int kRows>
+template <class Format, class T, int kRows>
 struct RowLines {
-    const T *grad[kRows], *x[kRows];
+    const typename Format::Storage *grad[kRows], *x[kRows];
     T* out[kRows];
 };
 
 // The gradients of the input from those of z, and the terms of the gradients of weight and bias, added to their columns
 // row by row. Several rows load and store these columns once.
-template <class Kind, bool kWeight, bool kParameters, int kRows, class T>
-FASTOPT_NOINLINE void row_gradient_loop(const RowLines<T, kRows>& rows, const T* weight, T* weight_sums, T* bias_sums,
-                                        int n, const OneChannel<T>* numbers) {
-    const RowLines<T, kRows> lines = rows;
+template <class Kind, bool kWeight, bool kParameters, class Format, int kRows, class T>
+FASTOPT_NOINLINE void row_gradient_loop(const RowLines<Format, T, kRows>& rows, const T* weight, T* weight_sums,
+                                        T* bias_sums, int n, const OneChannel<T>* numbers) {
+    const RowLines<Format, T, kRows> lines = rows;
     OneChannel<T> row[kRows];
     for (int r = 0; r < kRows; ++r) row[r] = numbers[r];
     FASTOPT_VECTORIZE
@@ -68,7 +69,7 @@ FASTOPT_NOINLINE void row_gradient_loop(const RowLines<T, kRows>& rows, const T*
         if constexpr (kParameters) of_weight = weight_sums[i];
         if constexpr (kParameters && Kind::centered) of_bias = bias_sums[i];
         for (int r = 0; r < kRows; ++r) {
-            const T dz = lines.grad[r][i], at = lines.x[r][i];
+            const T dz = Format::load(lines.grad[r][i]), at = Format::load(lines.x[r][i]);
             if constexpr (kParameters) {
                 of_weight += dz * Kind::normalized(at, row[r]);
                 if constexpr (Kind::centered) of_bias += dz;
@@ -80,9 +81,9 @@ FASTOPT_NOINLINE void row_gradient_loop(const RowLines<T, kRows>& rows, const T*
     }
 }
 
-template <class T>
-FASTOPT_NOINLINE void multiply(T* __restrict values, const T* __restrict others, int n) {
-    for (int i = 0; i < n; ++i) values[i] *= others[i];
+template <class Format, class T>
+FASTOPT_NOINLINE void multiply(typename Format::Storage* __restrict values, const T* __restrict others, int n) {
+    for (int i = 0; i < n; ++i) values[i] = Format::store(T(Format::load(values[i])) * others[i]);
 }
 
 template <class Activation, class T>
@@ -125,19 +126,20 @@ void round_as(const Array& input, T* values, int n) {
 
 // z of `n` elements from `at` on in a row, before the activation. `rounds`: the normalized value is rounded before the
 // weight.
-template <class Kind, class T>
-void z_of(const NormTask& task, const T* x, int64_t at, int n, const OneChannel<T>& row, bool rounds, T* out) {
+template <class Kind, class Format, class T>
+void z_of(const NormTask& task, const typename Format::Storage* x, int64_t at, int n, const OneChannel<T>& row,
+          bool rounds, typename Format::Storage* out) {
     const T* const weight = parameters_at<T>(task.weight, at);
     const T* const bias = parameters_at<T>(task.bias, at);
     if (weight == nullptr || rounds) {
-        row_loop<Kind, 0>(x, weight, bias, out, n, row);
+        row_loop<Kind, 0, Format>(x, weight, bias, out, n, row);
         if (!rounds) return;
-        round_as(task.input, out, n);
-        if (weight != nullptr) multiply(out, weight, n);
+        if constexpr (sizeof(*out) == sizeof(T)) round_as(task.input, out, n);  // a half type's storage has rounded
+        if (weight != nullptr) multiply<Format>(out, weight, n);
     } else if (bias == nullptr) {
-        row_loop<Kind, 1>(x, weight, bias, out, n, row);
+        row_loop<Kind, 1, Format>(x, weight, bias, out, n, row);
     } else {
-        row_loop<Kind, 2>(x, weight, bias, out, n, row);
+        row_loop<Kind, 2, Format>(x, weight, bias, out, n, row);
     }
 }
 

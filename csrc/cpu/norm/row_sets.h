@@ -103,14 +103,16 @@ void rows_finalize(const NormTask& task, int64_t begin, int64_t end) {
 // Elements [at, at + n) of a set.
 template <class Kind, class T>
 void apply_to_set(const NormTask& task, const RowSet& set, int64_t at, int n, const OneChannel<T>& numbers) {
-    alignas(64) T x_buffer[kBlock], buffer[kBlock];
-    const bool direct = task.out.type == kNative<T> && !task.streams;
-    const int64_t first = set.first + at;
-    const T* const x = load(task.input, first, n, x_buffer);
-    T* const out = direct ? static_cast<T*>(task.out.data) + first : buffer;
-    z_of<Kind>(task, x, set.parameter + at, n, numbers, task.rounds_first, out);
-    if (!passes(task)) activation_loops<T>[task.activation](out, out, n, T(task.negative_slope));
-    store(task.out, first, n, out, task.streams);
+    const int64_t first = set.first + at, parameter = set.parameter + at;
+    const bool rounds = task.rounds_first;
+    if (passes(task))
+        return with_operands<T>(task, first, n, [&](auto format, const auto* x, const auto*, auto* out) {
+            z_of<Kind, decltype(format)>(task, x, parameter, n, numbers, rounds, out);
+        });
+    alignas(64) T x_buffer[kBlock], z[kBlock];
+    z_of<Kind, Native<T>>(task, load(task.input, first, n, x_buffer), parameter, n, numbers, rounds, z);
+    activation_loops<T>[task.activation](z, z, n, T(task.negative_slope));
+    store(task.out, first, n, z, task.streams);
 }
 
 template <class Kind, class T>

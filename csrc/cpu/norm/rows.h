@@ -12,7 +12,7 @@ const T* set_activation_backward(const NormTask& task, const RowSet& set, int64_
     const T* const grad = load(task.grad, set.first + at, n, buffer);
     if (passes(task)) return grad;
     alignas(64) T z[kBlock];
-    z_of<Kind>(task, x, set.parameter + at, n, numbers_of_set<T>(task, set.index), false, z);
+    z_of<Kind, Native<T>>(task, x, set.parameter + at, n, numbers_of_set<T>(task, set.index), false, z);
     passed_gradient_loops<T>[task.activation](z, grad, buffer, n, T(task.negative_slope));
     return buffer;
 }
@@ -95,32 +95,40 @@ struct ParameterSums {
     T *weight, *bias;
 };
 
-// Elements [at, at + n) of `kRows` sets from `first` on, which share their weights.
-template <class Kind, int kRows, class T>
+// Elements [at, at + n) of `kRows` sets from `first` on, which share their weights. Native numbers are those of the
+// compute type, in which all can be had; bfloat16 is converted in the loop that computes.
+template <class Kind, class Format, int kRows, class T>
 void gradient_of_block(const NormTask& task, int64_t first, int64_t at, int n, const OneChannel<T>* numbers,
                        const ParameterSums<T>& sums) {
     alignas(64) T x_buffer[kBlock], grad_buffer[kBlock], buffer[kBlock];
     const bool direct = task.grad_input.data != nullptr && task.grad_input.type == kNative<T> && !task.streams;
-    RowLines<T, kRows> lines;
+    RowLines<Format, T, kRows> lines;
     for (int r = 0; r < kRows; ++r) {
         const RowSet set = row_set(task, first + r);
-        T* const own = grad_buffer + r * n;
-        const T* const x = load(task.input, set.first + at, n, x_buffer + r * n);
-        lines.x[r] = x;
-        lines.grad[r] = task.kept.data != nullptr ? load(task.kept, set.first + at, n, own)
-                                                  : set_activation_backward<Kind>(task, set, at, n, x, own);
-        lines.out[r] = direct ? static_cast<T*>(task.grad_input.data) + set.first + at : buffer + r * n;
+        const int64_t from = set.first + at;
+        if constexpr (sizeof(typename Format::Storage) == sizeof(T)) {
+            T* const own = grad_buffer + r * n;
+            lines.x[r] = load(task.input, from, n, x_buffer + r * n);
+            lines.grad[r] = task.kept.data != nullptr
+                                ? load(task.kept, from, n, own)
+                                : set_activation_backward<Kind>(task, set, at, n, lines.x[r], own);
+        } else {
+            lines.x[r] = stored<Format>(task.input, from);
+            lines.grad[r] = stored<Format>(task.grad, from);
+        }
+        lines.out[r] = direct ? static_cast<T*>(task.grad_input.data) + from : buffer + r * n;
     }
     const int64_t parameter = row_set(task, first).parameter + at;
     const T* const weight = parameters_at<T>(task.weight, parameter);
     if (sums.weight != nullptr)
-        (weight != nullptr ? row_gradient_loop<Kind, true, true, kRows, T>
-                           : row_gradient_loop<Kind, false, true, kRows, T>)(lines, weight, sums.weight + parameter,
-                                                                             sums.bias + parameter, n, numbers);
+        (weight != nullptr ? row_gradient_loop<Kind, true, true, Format, kRows, T>
+                           : row_gradient_loop<Kind, false, true, Format, kRows, T>)(lines, weight,
+                                                                                     sums.weight + parameter,
+                                                                                     sums.bias + parameter, n, numbers);
     else
         (weight != nullptr
-             ? row_gradient_loop<Kind, true, false, kRows, T>
-             : row_gradient_loop<Kind, false, false, kRows, T>)(lines, weight, nullptr, nullptr, n, numbers);
+             ? row_gradient_loop<Kind, true, false, Format, kRows, T>
+             : row_gradient_loop<Kind, false, false, Format, kRows, T>)(lines, weight, nullptr, nullptr, n, numbers);
     if (task.grad_input.data == nullptr) return;
     for (int r = 0; r < kRows; ++r) {
         const int64_t from = row_set(task, first + r).first + at;
@@ -139,9 +147,14 @@ FASTOPT_NOINLINE void empty_into(double* __restrict totals, T* __restrict sums, 
 
 template <class Kind, int kRows, class T>
 void gradient_of_sets(const NormTask& task, int64_t first, const OneChannel<T>* numbers, const ParameterSums<T>& sums) {
-    for_batches(0, task.sets.inner, kBlock / kRows, [&](int64_t at, int64_t end) {
-        gradient_of_block<Kind, kRows, T>(task, first, at, int(end - at), numbers, sums);
-    });
+    const auto run = [&](auto format) {
+        for_batches(0, task.sets.inner, kBlock / kRows, [&](int64_t at, int64_t end) {
+            gradient_of_block<Kind, decltype(format), kRows, T>(task, first, at, int(end - at), numbers, sums);
+        });
+    };
+    if constexpr (sizeof(T) == sizeof(float))
+        if (task.input.type == DType::bf16 && passes(task)) return run(BFloat16());
+    run(Native<T>());
 }
 
 // Rows that share a block.

@@ -19,11 +19,22 @@ int64_t rows_of_chunk(int64_t rows, int64_t length) {
     return std::max({int64_t{4}, ceil_div(kChunk, length), ceil_div(rows, 64)});
 }
 
-// An absent parameter is 1.
+// An absent parameter is 1. bfloat16, the usual half type of weights, has a loop that compilers vectorize.
 template <class T>
 void repeat(const Array& parameter, int64_t count, int64_t times, T* to) {
-    for (int64_t c = 0; c < count; ++c)
-        std::fill_n(to + c * times, times, parameter.data != nullptr ? T(element(parameter, c)) : T(1));
+    const auto fill = [=](auto value_of) {
+        if (times == 1)
+            for (int64_t c = 0; c < count; ++c) to[c] = T(value_of(c));
+        else
+            for (int64_t c = 0; c < count; ++c) std::fill_n(to + c * times, times, T(value_of(c)));
+    };
+    const auto* const halves = static_cast<const uint16_t*>(parameter.data);
+    if (halves == nullptr)
+        fill([](int64_t) { return 1; });
+    else if (parameter.type == DType::bf16)
+        fill([halves](int64_t c) { return BFloat16::load(halves[c]); });
+    else
+        fill([parameter](int64_t c) { return element(parameter, c); });
 }
 
 }  // namespace
