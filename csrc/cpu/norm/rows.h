@@ -137,12 +137,14 @@ void gradient_of_block(const NormTask& task, int64_t first, int64_t at, int n, c
     }
 }
 
+// `begins`: the totals have no values yet.
 template <class T>
-FASTOPT_NOINLINE void empty_into(double* __restrict totals, T* __restrict sums, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        totals[i] += double(sums[i]);
-        sums[i] = 0;
-    }
+FASTOPT_NOINLINE void empty_into(double* __restrict totals, T* __restrict sums, int64_t n, bool begins) {
+    if (begins)
+        for (int64_t i = 0; i < n; ++i) totals[i] = double(sums[i]);
+    else
+        for (int64_t i = 0; i < n; ++i) totals[i] += double(sums[i]);
+    for (int64_t i = 0; i < n; ++i) sums[i] = 0;
 }
 
 template <class Kind, int kRows, class T>
@@ -164,6 +166,7 @@ template <class Kind, class T>
 void backward_of_sets(const NormTask& task, int64_t first, int64_t last, const ParameterSums<T>& sums) {
     OneChannel<T> numbers[kMostTogether];
     numbers_of_sets<Kind>(task, first, last - first, numbers);
+    prefetch_sets(task, last, last - first, task.input, task.grad);
     int64_t set = first;
     if (task.row_sets == 1)
         for (; set + kRowsAtOnce <= last; set += kRowsAtOnce)
@@ -177,26 +180,26 @@ FASTOPT_HD int64_t sets_together_backward(const NormTask& task) {
     return few < kRowsAtOnce && kRowsAtOnce * task.sets.inner <= 16 * kBlock ? kRowsAtOnce : few;
 }
 
-// Units: chunks of rows. Their sums in the compute type are emptied into float64 after every flush block of rows.
+// Units: chunks of rows. Their sums in the compute type are emptied into float64 after every flush block of rows. All
+// chunks of a call use the room of the first one, which stays in the cache.
 template <class Kind, class T>
 void rows_backward(const NormTask& task, int64_t begin, int64_t end) {
     const int64_t length = task.row_sets * task.sets.inner, all_rows = task.set_count / task.row_sets;
     const int64_t together = sets_together_backward(task);
+    ParameterSums<T> sums{};
+    if (task.accumulators != nullptr) {
+        sums.weight = static_cast<T*>(task.accumulators) + 2 * begin * length;
+        sums.bias = sums.weight + length;
+        for (int64_t i = 0; i < 2 * length; ++i) sums.weight[i] = 0;
+    }
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-        ParameterSums<T> sums{};
-        double* totals = nullptr;
-        if (task.accumulators != nullptr) {
-            sums.weight = static_cast<T*>(task.accumulators) + 2 * chunk * length;
-            sums.bias = sums.weight + length;
-            totals = task.partials + 2 * chunk * length;
-            for (int64_t i = 0; i < 2 * length; ++i) sums.weight[i] = 0, totals[i] = 0;
-        }
         const int64_t first = chunk * task.chunk_rows, left = all_rows - first;
         const int64_t rows_end = left < task.chunk_rows ? all_rows : first + task.chunk_rows;
         for_batches(first, rows_end, kFlushRows, [&](int64_t row, int64_t end_row) {
             for_batches(row * task.row_sets, end_row * task.row_sets, together,
                         [&](int64_t set, int64_t end_set) { backward_of_sets<Kind, T>(task, set, end_set, sums); });
-            if (totals != nullptr) empty_into(totals, sums.weight, 2 * length);
+            if (sums.weight == nullptr) return;
+            empty_into(task.partials + 2 * chunk * length, sums.weight, 2 * length, row == first);
         });
     }
     finish_streams();
