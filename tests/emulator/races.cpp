@@ -2,8 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <sstream>
 
 #include "block.h"
@@ -25,20 +25,20 @@ Place place_of(const void* return_address) {
     if (!dladdr(where, &module)) return {"?", "?"};
     std::ostringstream offset;
     offset << "0x" << std::hex << where - static_cast<const char*>(module.dli_fbase);
-    const std::string command = "addr2line -Cfi -e '" + std::string(module.dli_fname) + "' " + offset.str();
-    FILE* const output = popen(command.c_str(), "r");
-    if (!output) return {module.dli_fname + ("+" + offset.str()), "?"};
-    std::stringstream text;
-    char part[4096];
-    while (const size_t n = std::fread(part, 1, sizeof(part), output)) text.write(part, std::streamsize(n));
-    pclose(output);
+    const std::string file = module.dli_fname, command = "addr2line -Cfi -e '" + file + "' " + offset.str();
+    std::stringstream output;
+    if (FILE* const pipe = popen(command.c_str(), "r")) {
+        char part[4096];
+        while (const size_t n = std::fread(part, 1, sizeof(part), pipe)) output.write(part, std::streamsize(n));
+        pclose(pipe);
+    }
     Place place;
-    for (std::string function, line; std::getline(text, function) && std::getline(text, line);) {
+    for (std::string function, line; std::getline(output, function) && std::getline(output, line);) {
         line = line.substr(0, line.find(" ("));  // "(discriminator 2)"
         place.lines += (place.lines.empty() ? "" : " < ") + line.substr(line.rfind('/') + 1);
         place.function = function;
     }
-    return place;
+    return place.lines.empty() ? Place{file + "+" + offset.str(), "?"} : place;
 }
 
 std::string describe_kind(Races::Kind kind) {
@@ -65,7 +65,8 @@ void Races::begin_grid() {
 void Races::end_grid() { runs_a_grid = false; }
 
 void Races::begin_block(size_t number, size_t threads) {
-    block_ = number;
+    if (!runs_a_grid) return;
+    block_ = uint32_t(number);
     threads_.assign(threads, {});
     ++now_;
 }
@@ -121,14 +122,15 @@ void Races::access(const void* address, size_t bytes, Kind kind, const void* whe
     if (!runs_a_grid || block().on_stack(address)) return;
     const auto begin = reinterpret_cast<uintptr_t>(address);
     const uint32_t number = number_of(kind, where);
-    Cell before{}, after{};
-    for (uintptr_t at = begin; at < begin + bytes; ++at) {
-        Cell& here = cell(at);
-        if (at == begin || std::memcmp(&here, &before, sizeof(Cell)) != 0) {
-            before = after = here;
-            update(after, number, at);
+    for (uintptr_t at = begin, left = bytes; left > 0;) {
+        Page& page = page_of(at);
+        const uintptr_t first = at % kPage, last = std::min(first + left, kPage);
+        while ((first | last) % page.bytes_of_cell != 0) page.halve_cells();
+        for (uintptr_t i = first / page.bytes_of_cell; i < last / page.bytes_of_cell; ++i) {
+            update(page.cells[i], number, address);
         }
-        here = after;
+        at += last - first;
+        left -= last - first;
     }
     if (kind != atomic) return;
     Clock& released = released_[begin];
@@ -143,21 +145,28 @@ uint32_t Races::number_of(Kind kind, const void* where) {
     uint32_t& number = of_turn_[where];
     if (number == 0) {
         number = uint32_t(accesses_.size());
-        accesses_.push_back({block_, thread, kind, now_, where});
+        accesses_.push_back({now_, where, block_, uint16_t(thread), kind});
     }
     return number;
 }
 
-Races::Cell& Races::cell(uintptr_t address) {
+Races::Page& Races::page_of(uintptr_t address) {
     if (!page_ || address / kPage != last_page_) {
         last_page_ = address / kPage;
         page_ = &pages_[last_page_];
     }
-    return (*page_)[address % kPage];
+    return *page_;
+}
+
+void Races::Page::halve_cells() {
+    bytes_of_cell /= 2;
+    std::vector<Cell> halves(2 * cells.size());
+    for (size_t i = 0; i < halves.size(); ++i) halves[i] = cells[i / 2];
+    cells = std::move(halves);
 }
 
 // Checks an access against the ones before, and remembers it.
-void Races::update(Cell& cell, uint32_t number, uintptr_t address) {
+void Races::update(Cell& cell, uint32_t number, const void* address) {
     const Access& now = accesses_[number];
     check(cell.write, now, address);
     if (now.kind != read) {
@@ -183,11 +192,11 @@ void Races::add(Last& last, uint32_t number) const {
     }
 }
 
-void Races::check(uint32_t number, const Access& now, uintptr_t address) {
+void Races::check(uint32_t number, const Access& now, const void* address) {
     if (number == 0 || race_) return;
     const Access& before = accesses_[number];
     if (is_ordered(before, now)) return;
-    const bool shared = block().is_shared(reinterpret_cast<const void*>(address));
+    const bool shared = block().is_shared(address);
     if (shared && before.block != now.block) return;  // another block's memory, at the same place
     race_ = std::make_unique<Race>(Race{before, now, shared});
 }
@@ -251,9 +260,8 @@ CALLED void __tsan_write_range(void* address, size_t bytes) { ACCESS(bytes, writ
     CALLED bool __tsan_atomic##bits##_compare_exchange_strong(T* address, T* expected, T value, int, int) { \
         ACCESS(bits / 8, atomic, address);                                                                  \
         const T before = *address;                                                                          \
-        const bool equal = before == *expected;                                                             \
-        (equal ? * address = value : * expected = before);                                                  \
-        return equal;                                                                                       \
+        if (before == *expected) *address = value;                                                          \
+        return std::exchange(*expected, before) == before;                                                  \
     }
 ATOMIC(8, uint8_t)
 ATOMIC(32, uint32_t)

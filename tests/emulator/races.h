@@ -42,7 +42,7 @@ class Races {
     using Time = uint64_t;  // advances wherever threads are ordered
 
     // Whose accesses are ordered before those of the clock's owner, and up to when: a thread of a block, or kAll.
-    using Clock = std::map<std::pair<size_t, int>, Time>;
+    using Clock = std::map<std::pair<uint32_t, int>, Time>;
     static constexpr int kAll = -1;
 
     struct Thread {
@@ -51,24 +51,30 @@ class Races {
     };
 
     struct Access {
-        size_t block;
-        unsigned thread;
-        Kind kind;
         Time time;
         const void* where;  // the return address in the kernel
+        uint32_t block;
+        uint16_t thread;
+        Kind kind;
     };
 
-    // The last accesses of a kind: one, the last before it by another lane of its warp, and by another warp. Two of
-    // different warps suffice: a third thread is not ordered with one of them, unless it is with all.
+    // The last accesses of a kind: one, the last before it by another lane of its warp, and by another warp. More would
+    // hardly tell more: what is ordered without a barrier of the block is ordered within one warp.
     using Last = std::array<uint32_t, 3>;  // places in accesses_; 0: none
 
-    // What is remembered of a byte, since the last write.
+    // What is remembered of some bytes, since the last write.
     struct Cell {
         uint32_t write;
         Last reads, atomics;
     };
+
+    // A piece of memory, in cells as large as its smallest access allows.
     static constexpr uintptr_t kPage = 1024;
-    using Page = std::array<Cell, kPage>;
+    struct Page {
+        uintptr_t bytes_of_cell = 16;
+        std::vector<Cell> cells = std::vector<Cell>(kPage / 16);
+        void halve_cells();
+    };
 
     struct Race {
         Access before, now;
@@ -76,15 +82,14 @@ class Races {
     };
 
     static void merge(Clock& into, const Clock& from);
-    void share(unsigned first, unsigned count, unsigned mask, Clock&& clock);
     uint32_t number_of(Kind kind, const void* where);
-    Cell& cell(uintptr_t address);
-    void update(Cell& cell, uint32_t number, uintptr_t address);
+    Page& page_of(uintptr_t address);
+    void update(Cell& cell, uint32_t number, const void* address);
     void add(Last& last, uint32_t number) const;
-    void check(uint32_t before, const Access& now, uintptr_t address);
+    void check(uint32_t before, const Access& now, const void* address);
     bool is_ordered(const Access& before, const Access& now) const;
 
-    size_t block_ = 0;
+    uint32_t block_ = 0;
     std::vector<Thread> threads_;
     Time now_ = 1;
     std::unordered_map<uintptr_t, Clock> released_;  // by atomic accesses to an address
