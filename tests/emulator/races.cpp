@@ -215,13 +215,11 @@ bool Races::is_ordered(const Access& before, const Access& now) const {
 std::string Races::describe(const void* kernel) const {
     if (!race_) return {};
     const auto one = [](const Access& it) {
-        const Place place = place_of(it.where);
         return "thread " + std::to_string(it.thread) + " of block " + std::to_string(it.block) + " " +
-               describe_kind(it.kind) + " at " + place.lines + " in " + place.function;
+               describe_kind(it.kind) + " at " + place_of(it.where).lines;
     };
-    return std::string("a race in ") + (race_->shared ? "shared" : "global") + " memory in " +
-           place_of(static_cast<const char*>(kernel) + 1).function + ": " + one(race_->before) + "; " +
-           one(race_->now) + "; nothing orders them";
+    return std::string("a race in ") + (race_->shared ? "shared" : "global") + " memory: " + one(race_->before) + "; " +
+           one(race_->now) + "; nothing orders them, in " + place_of(static_cast<const char*>(kernel) + 1).function;
 }
 
 }  // namespace emulator

@@ -72,7 +72,10 @@ __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     FASTOPT_SHARED(Rows, rows);
     const unsigned lane = threadIdx.x % 32, warp = defect == kHasty ? 0 : threadIdx.x / 32;
     rows[warp][lane] = from[threadIdx.x];
-    if (defect != kNoBarrier) __syncwarp(defect == kMask ? 0xFFFFu : ~0u);
+    if (defect == kPlain)
+        __shfl_sync(~0u, lane, 0);  // no barrier for memory
+    else if (defect != kNoBarrier)
+        __syncwarp(defect == kMask ? 0xFFFFu : ~0u);
     to[threadIdx.x] = rows[warp][lane ^ 1];
 }
 
