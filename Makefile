@@ -21,6 +21,11 @@ CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
 RACES := $(VENV)/races
 
+# The tests for make test-races, which reach every kernel where threads share memory. Not a GB of it: a byte takes 30.
+WATCHED = (shuffled and not large_equals and not thousands) or equals_the_cpu or long_rows or numbers_of_rows \
+	or columns_in_vectors or places_in_planes or coefficients or histories_of_all or mean_of_the_mask \
+	or storage_of_matrices or bias_gradient or many_chunks or test_muon or (test_adafactor and options)
+
 DEVELOP := build/develop
 
 .PHONY: develop check demo gallery test test-cpu test-emulated test-races check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
@@ -53,7 +58,7 @@ test-cpu: $(VENV)/dev
 test-emulated: $(VENV)/dev
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
 
-# The same kernels, watched for data races (tests/emulator/races.h): tests that reach every kernel with shared memory.
+# The same kernels, watched for data races (tests/emulator/races.h).
 test-races: $(RACES)/ready
 	FASTOPT_TEST_CUDA=1 $(RACES)/bin/python -m pytest -q -n auto -k "$(WATCHED)" tests/cuda
 
