@@ -21,7 +21,7 @@ CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
 RACES := $(VENV)/races
 
-# The tests for make test-races, which reach every kernel where threads share memory. Not a GB of it: a byte takes 30.
+# The tests for make test-races: they reach every kernel where threads share memory. Larger ones would take GBs.
 WATCHED = (shuffled and not large_equals and not thousands) or equals_the_cpu or long_rows or numbers_of_rows \
 	or columns_in_vectors or places_in_planes or coefficients or histories_of_all or mean_of_the_mask \
 	or storage_of_matrices or bias_gradient or many_chunks or test_muon or (test_adafactor and options)

@@ -1,12 +1,9 @@
 #include "races.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <cstdio>
-#include <sstream>
 
 #include "block.h"
+#include "place.h"
 
 namespace emulator {
 
@@ -14,36 +11,7 @@ namespace {
 
 thread_local bool runs_a_grid = false;  // other threads may run the host's part of a .cu file meanwhile
 
-// An address in a kernel: its lines, from the innermost function that was inlined to the outermost, whose name follows.
-struct Place {
-    std::string lines, function;
-};
-
-Place place_of(const void* return_address) {
-    const char* const where = static_cast<const char*>(return_address) - 1;
-    Dl_info module{};
-    if (!dladdr(where, &module)) return {"?", "?"};
-    std::ostringstream offset;
-    offset << "0x" << std::hex << where - static_cast<const char*>(module.dli_fbase);
-    const std::string file = module.dli_fname, command = "addr2line -Cfi -e '" + file + "' " + offset.str();
-    std::stringstream output;
-    if (FILE* const pipe = popen(command.c_str(), "r")) {
-        char part[4096];
-        while (const size_t n = std::fread(part, 1, sizeof(part), pipe)) output.write(part, std::streamsize(n));
-        pclose(pipe);
-    }
-    Place place;
-    for (std::string function, line; std::getline(output, function) && std::getline(output, line);) {
-        line = line.substr(0, line.find(" ("));  // "(discriminator 2)"
-        place.lines += (place.lines.empty() ? "" : " < ") + line.substr(line.rfind('/') + 1);
-        place.function = function;
-    }
-    return place.lines.empty() ? Place{file + "+" + offset.str(), "?"} : place;
-}
-
-std::string describe_kind(Races::Kind kind) {
-    return kind == Races::read ? "reads" : kind == Races::write ? "writes" : "changes atomically";
-}
+constexpr const char* kDoes[] = {"reads", "writes", "changes atomically"};  // by kind
 
 }  // namespace
 
@@ -215,8 +183,8 @@ bool Races::is_ordered(const Access& before, const Access& now) const {
 std::string Races::describe(const void* kernel) const {
     if (!race_) return {};
     const auto one = [](const Access& it) {
-        return "thread " + std::to_string(it.thread) + " of block " + std::to_string(it.block) + " " +
-               describe_kind(it.kind) + " at " + place_of(it.where).lines;
+        return "thread " + std::to_string(it.thread) + " of block " + std::to_string(it.block) + " " + kDoes[it.kind] +
+               " at " + place_of(it.where).lines;
     };
     return std::string("a race in ") + (race_->shared ? "shared" : "global") + " memory: " + one(race_->before) + "; " +
            one(race_->now) + "; nothing orders them, in " + place_of(static_cast<const char*>(kernel) + 1).function;
