@@ -19,10 +19,16 @@ LONG_CHECK = $(SHORT_CHECK) optim/test_errors interop/test_convert batch_norm/te
 SELECTION ?= long
 CHECK = $(if $(filter short,$(SELECTION)),$(SHORT_CHECK),$(LONG_CHECK))
 OTHER := $(VENV)/torch-$(VERSION)
+RACES := $(VENV)/races
+
+# The tests for make test-races: they reach every kernel where threads share memory. Larger ones would take GBs.
+WATCHED = (shuffled and not large_equals and not thousands) or equals_the_cpu or long_rows or numbers_of_rows \
+	or columns_in_vectors or places_in_planes or coefficients or histories_of_all or mean_of_the_mask \
+	or storage_of_matrices or bias_gradient or many_chunks or test_muon or (test_adafactor and options)
 
 DEVELOP := build/develop
 
-.PHONY: develop check demo gallery test test-cpu test-emulated check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
+.PHONY: develop check demo gallery test test-cpu test-emulated test-races check-torch test-ecosystem lint wheel docs bench bench-compare bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train_digits.py --out digits_loss.png
@@ -51,6 +57,10 @@ test-cpu: $(VENV)/dev
 # The CUDA kernels on an emulated GPU.
 test-emulated: $(VENV)/dev
 	$(EMULATED) $(BIN)/python -m pytest -q -n auto tests/cuda
+
+# The same kernels, watched for data races (tests/emulator/races.h).
+test-races: $(RACES)/ready
+	FASTOPT_TEST_CUDA=1 $(RACES)/bin/python -m pytest -q -n auto -k "$(WATCHED)" tests/cuda
 
 # Another torch in a separate virtual environment, with the build and the tools of .venv:
 # make check-torch VERSION=2.4.1
@@ -126,6 +136,16 @@ $(VENV)/develop: pyproject.toml $(VENV)/torch
 	$(PIP) --no-build-isolation --config-settings=editable.rebuild=true --config-settings=editable.verbose=false \
 		--config-settings=build-dir=$(DEVELOP) --config-settings=cmake.define.FASTOPT_WERROR=ON --editable ".[dev]"
 	rm -f $(VENV)/bench $(VENV)/demo $(VENV)/dev
+	touch $@
+
+# A separate virtual environment, because a build of the emulator looks either for races or for wrong addresses.
+$(RACES)/ready: $(VENV)/dev
+	$(BIN)/python -m venv $(RACES)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(RACES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth
+	$(RACES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed \
+		--config-settings=build-dir=build/races --config-settings=cmake.define.FASTOPT_WERROR=ON \
+		--config-settings=cmake.define.FASTOPT_CUDA=OFF --config-settings=cmake.define.FASTOPT_EMULATOR=RACES .
 	touch $@
 
 # Does not use our constraints, which name .venv's torch. Paths in the .pth come after the environment's own packages.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -14,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "device_api.h"
-#include "fiber.h"
 #include "order.h"
+#include "races.h"
+#include "thread.h"
 
 namespace emulator {
 
@@ -28,44 +27,17 @@ struct Work {
     size_t dynamic_bytes, shared_limit;  // of shared memory
 };
 
-// What a thread waits for: all threads of the block, or the lanes of the mask, at the same call.
-struct Meeting {
-    const char* function;
-    Site site;
-    bool of_block;
-    unsigned mask;
-
-    bool operator==(const Meeting& other) const {
-        return mask == other.mask && site.line == other.site.line && std::strcmp(function, other.function) == 0 &&
-               std::strcmp(site.file, other.site.file) == 0;
-    }
-
-    std::string describe() const {
-        char arguments[16] = "()";
-        if (!of_block) std::snprintf(arguments, sizeof(arguments), "(0x%08x)", mask);
-        return std::string(function) + arguments + " at " + site.file + ":" + std::to_string(site.line);
-    }
-};
-
-struct Thread {
-    enum State { ready, waits, ended };
-
-    State state;
-    Fiber* fiber;  // null before the thread begins and after it ends
-    Meeting meeting;
-    uint64_t given, taken;  // in a shuffle: the thread's own value, and the source's
-    unsigned source;
-    bool says;       // in a vote
-    unsigned votes;  // the lanes that vote yes
-};
-
 class Block {
    public:
     // Runs all threads. Returns what went wrong, or an empty string.
     std::string run(const Work& work, Order& order);
 
+    bool is_shared(const void* address) const;
+
     // For the running thread:
+    unsigned current() const { return current_; }
     unsigned lane() const { return current_ % kWarp; }
+    bool on_stack(const void* address) const { return threads_[current_].fiber->contains(address); }
     void meet(const Meeting& meeting);
     uint64_t exchange(const Meeting& meeting, uint64_t value, unsigned source);
     unsigned vote(const Meeting& meeting, bool yes);
@@ -104,7 +76,11 @@ class Block {
     size_t turn_ = 0;
     unsigned current_ = 0;  // the running thread
 
-    std::map<const void*, std::unique_ptr<void, Free>> shared_;
+    struct Variable {
+        std::unique_ptr<void, Free> memory;
+        size_t bytes = 0;
+    };
+    std::map<const void*, Variable> shared_;
     size_t shared_bytes_ = 0;
 
     Fiber scheduler_;  // the stack that called run()
@@ -240,6 +216,7 @@ inline void Block::part_lanes(unsigned warp) {
             votes |= unsigned(lane[i].says) << i;
         }
         if (here != meeting.mask) continue;
+        if (meeting.is_barrier) races().meet_lanes(warp * kWarp, here);
         for (unsigned i = 0; i < count; ++i) {
             if (!(here >> i & 1)) continue;
             lane[i].state = Thread::ready;
@@ -262,6 +239,7 @@ inline bool Block::part_block() {
         failure_ = describe(waiting) + ", but " + describe(i);
         return false;
     }
+    races().meet_block();
     for (Thread& thread : threads_) thread.state = Thread::ready;
     return true;
 }
@@ -289,8 +267,9 @@ inline void Block::fail(const std::string& why) {
 
 // Allocates memory of the block, or returns what already exists for this key.
 inline void* Block::shared_memory(const void* key, size_t bytes, size_t alignment) {
-    auto& memory = shared_[key];
+    auto& [memory, allocated] = shared_[key];
     if (!memory) {
+        allocated = bytes;
         if (key != kDynamic) shared_bytes_ += bytes;
         if (shared_bytes_ > work_->shared_limit) {
             fail("needs " + std::to_string(shared_bytes_) + " bytes of shared memory in all");
@@ -300,6 +279,13 @@ inline void* Block::shared_memory(const void* key, size_t bytes, size_t alignmen
         std::memset(memory.get(), 0xFF, bytes);
     }
     return memory.get();
+}
+
+inline bool Block::is_shared(const void* address) const {
+    return std::any_of(shared_.begin(), shared_.end(), [=](const auto& of_key) {
+        const char* const begin = static_cast<const char*>(of_key.second.memory.get());
+        return address >= begin && address < begin + of_key.second.bytes;
+    });
 }
 
 }  // namespace emulator

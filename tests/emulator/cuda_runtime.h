@@ -4,7 +4,8 @@
 //     vector_types.h  qualifiers, dim3, uint4, ...
 //     host_api.h      what the host calls: errors, devices, launches
 //     device_api.h    what a kernel calls: indices, barriers, shuffles, atomics, shared memory
-//     block.h         runs the threads of a block; a thread that waits keeps its stack (fiber.h)
+//     block.h         runs the threads of a block (thread.h); a thread that waits keeps its stack (fiber.h)
+//     races.h         finds data races, in a build for that
 //     emulator.cpp    the runtime itself, and the controls for tests (emulator.py)
 //
 // It checks more than a GPU does: all threads must reach a barrier, and the same one; all lanes of a mask must reach

@@ -29,6 +29,8 @@ uint64_t exchange(const char* function, unsigned mask, uint64_t value, unsigned 
 // Returns the lanes of the mask that vote yes.
 unsigned vote(const char* function, unsigned mask, bool yes, Site);
 
+void fence();
+
 unsigned lane();
 void* shared_memory(const void* key, size_t bytes, size_t alignment);
 void* dynamic_shared_memory();
@@ -103,27 +105,20 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
     return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
 }
 
-// Threads take turns, so plain accesses are atomic and in order.
-inline void __threadfence() {}
+inline void __threadfence() { emulator::fence(); }
 
-inline int atomicAdd(int* address, int value) {
-    const int before = *address;
-    *address = int(unsigned(before) + unsigned(value));
-    return before;
-}
+inline int atomicAdd(int* address, int value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
-    const unsigned before = *address;
-    *address = before + value;
-    return before;
+    return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
-    const unsigned long long before = *address;
-    *address = before + value;
-    return before;
+    return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 inline unsigned atomicInc(unsigned* address, unsigned last) {
-    const unsigned before = *address;
-    *address = before >= last ? 0 : before + 1;
+    unsigned before = __atomic_load_n(address, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(address, &before, before >= last ? 0 : before + 1, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+    }
     return before;
 }
 

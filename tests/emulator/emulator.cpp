@@ -9,6 +9,7 @@
 
 #include "block.h"
 #include "cuda_runtime.h"
+#include "races.h"
 
 namespace emulator {
 
@@ -111,6 +112,7 @@ std::string run_grid(const Work& work, Order& order) {
         block_index.x = unsigned(number % grid_size.x);
         block_index.y = unsigned(number / grid_size.x % grid_size.y);
         block_index.z = unsigned(number / grid_size.x / grid_size.y);
+        races().begin_block(number, size_t(block_size.x) * block_size.y * block_size.z);
         const std::string failure = block().run(work, order);
         if (!failure.empty()) return "block " + std::to_string(number) + ": " + failure;
     }
@@ -129,18 +131,21 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const
     grid_size = config->gridDim;
     block_size = config->blockDim;
     const Work work{thread, config->dynamicSmemBytes, shared_limit(kernel.address)};
-    const std::string failure = run_grid(work, self.order);
+    races().begin_grid();
+    std::string failure = run_grid(work, self.order);
+    races().end_grid();
+    if (failure.empty()) failure = races().describe(kernel.address);
     if (failure.empty()) return cudaSuccess;
     self.failure = name_of(kernel) + ", " + failure;
     return result(cudaErrorLaunchFailure);
 }
 
 void meet_block(Site site) {
-    if (!runtime().skips_barriers) block().meet({"__syncthreads", site, true, 0});
+    if (!runtime().skips_barriers) block().meet({"__syncthreads", site, true, 0, true});
 }
 
 void meet_warp(unsigned mask, Site site) {
-    if (!runtime().skips_warp_barriers) block().meet({"__syncwarp", site, false, mask});
+    if (!runtime().skips_warp_barriers) block().meet({"__syncwarp", site, false, mask, true});
 }
 
 uint64_t exchange(const char* function, unsigned mask, uint64_t value, unsigned source, Site site) {
@@ -150,6 +155,8 @@ uint64_t exchange(const char* function, unsigned mask, uint64_t value, unsigned 
 unsigned vote(const char* function, unsigned mask, bool yes, Site site) {
     return block().vote({function, site, false, mask}, yes);
 }
+
+void fence() { races().fence(); }
 
 unsigned lane() { return block().lane(); }
 

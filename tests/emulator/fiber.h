@@ -29,7 +29,7 @@ extern "C" void emulator_switch_stack(void** left, void* entered);
 asm(".text\n"
     ".type emulator_switch_stack, %function\n"
     ".hidden emulator_switch_stack\n"
-    ".globl emulator_switch_stack\n"
+    ".weak emulator_switch_stack\n"  // several files include it
     "emulator_switch_stack:\n"
 #if defined(__x86_64__)
     "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
@@ -92,6 +92,11 @@ class Fiber {
 
     // main() must call this first.
     static void begun() { __sanitizer_finish_switch_fiber(nullptr, &left_->bottom_, &left_->size_); }
+
+    bool contains(const void* address) const {
+        const auto* const at = static_cast<const char*>(address);
+        return at >= static_cast<char*>(memory_) && at < static_cast<char*>(memory_) + kGuard + kStack;
+    }
 
    private:
     static constexpr size_t kStack = size_t(256) << 10, kGuard = size_t(64) << 10;

@@ -4,7 +4,20 @@
 namespace {
 
 // selftest.py has the same list.
-enum Defect : int { kNone, kNoBarrier, kExited, kElsewhere, kUninitialised, kMask, kForeignLane, kOverrun, kHasty };
+enum Defect : int {
+    kNone,
+    kNoBarrier,
+    kExited,
+    kElsewhere,
+    kUninitialised,
+    kMask,
+    kForeignLane,
+    kOverrun,
+    kHasty,
+    kNoRelease,
+    kNoAcquire,
+    kPlain,
+};
 
 // out = x + y, with a tail in the last block.
 struct Vectors {
@@ -59,7 +72,10 @@ __global__ void swap_pairs(const int* from, int* to, Defect defect) {
     FASTOPT_SHARED(Rows, rows);
     const unsigned lane = threadIdx.x % 32, warp = defect == kHasty ? 0 : threadIdx.x / 32;
     rows[warp][lane] = from[threadIdx.x];
-    if (defect != kNoBarrier) __syncwarp(defect == kMask ? 0xFFFFu : ~0u);
+    if (defect == kPlain)
+        __shfl_sync(~0u, lane, 0);  // no barrier for memory
+    else if (defect != kNoBarrier)
+        __syncwarp(defect == kMask ? 0xFFFFu : ~0u);
     to[threadIdx.x] = rows[warp][lane ^ 1];
 }
 
@@ -96,14 +112,31 @@ __global__ void last_block(const double* elements, double* left, unsigned* arriv
     FASTOPT_SHARED(bool, is_last);
     if (threadIdx.x == 0) {
         __stcg(left + blockIdx.x, elements[blockIdx.x]);
-        __threadfence();
+        if (defect != kNoRelease) __threadfence();
         is_last = atomicInc(arrived, gridDim.x - 1) == gridDim.x - 1;
+        if (defect != kNoAcquire) __threadfence();
         if (defect == kHasty) is_last = blockIdx.x == gridDim.x - 1;
     }
     __syncthreads();
     if (!is_last || threadIdx.x > 0) return;
     *sum = 0;
     for (unsigned i = 0; i < gridDim.x; ++i) *sum += __ldcg(left + i);
+}
+
+// Counts bytes that are not zero, each block's and all, and marks them: neighbours write to neighbouring bytes.
+__global__ void mark(const int8_t* elements, int8_t* marks, int* total, Defect defect) {
+    FASTOPT_SHARED(int, of_block);
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (threadIdx.x == 0) of_block = 0;
+    __syncthreads();
+    marks[i] = elements[i] != 0;
+    atomicAdd(&of_block, marks[i]);
+    if (defect != kNoBarrier) __syncthreads();
+    if (threadIdx.x > 0) return;
+    if (defect == kPlain)
+        *total += of_block;
+    else
+        atomicAdd(total, of_block);
 }
 
 // One warp, five shuffles: each result is a row of 32.
@@ -173,6 +206,9 @@ ENTRY run_count(const float* elements, unsigned blocks, int* odd, unsigned* all,
 ENTRY run_last_block(Defect defect, const double* elements, unsigned blocks, double* left, unsigned* arrived,
                      double* sum) {
     return start(last_block, blocks, 32, 0, elements, left, arrived, sum, defect);
+}
+ENTRY run_mark(Defect defect, const int8_t* elements, unsigned blocks, int8_t* marks, int* total) {
+    return start(mark, blocks, 64, 0, elements, marks, total, defect);
 }
 #define SHUFFLES(name, T)                                            \
     ENTRY run_shuffles_##name(Defect defect, const T* from, T* to) { \

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 # enum Defect
-DEFECTS = "none", "no barrier", "exited", "elsewhere", "uninitialised", "mask", "foreign lane", "overrun", "hasty"
+DEFECTS = [
+    *("none", "no barrier", "exited", "elsewhere", "uninitialised", "mask", "foreign lane", "overrun", "hasty"),
+    *("no release", "no acquire", "plain"),
+]
 
 Outcome = tuple[int, bool]  # the launch's error, and whether the result is right
 
@@ -83,6 +86,14 @@ def last_block(library: ctypes.CDLL, defect: int) -> Outcome:
     return error, bool(total[0] == elements.sum() and arrived[0] == 0)
 
 
+def mark(library: ctypes.CDLL, defect: int) -> Outcome:
+    elements = whole_numbers(3 * 64, np.int8)
+    elements[::3] = 0
+    marks, total = np.zeros_like(elements), np.zeros(1, np.int32)
+    error = library.run_mark(defect, at(elements), 3, at(marks), at(total))
+    return error, bool((marks == (elements != 0)).all() and total[0] == marks.sum())
+
+
 def shuffles(library: ctypes.CDLL, defect: int) -> Outcome:
     """Every type is tested."""
     lane = np.arange(32)
@@ -106,7 +117,7 @@ def shuffles(library: ctypes.CDLL, defect: int) -> Outcome:
 Case = Callable[[ctypes.CDLL, int], Outcome]
 CASES: dict[str, Case] = {
     case.__name__: case
-    for case in (add, block_sums, transpose, reverse, swap_pairs, gather, count, last_block, shuffles)
+    for case in (add, block_sums, transpose, reverse, swap_pairs, gather, count, last_block, mark, shuffles)
 }
 
 

@@ -38,7 +38,7 @@ ORDERS = [("forward", 0), ("reverse", 0), *(("shuffled", seed) for seed in range
 
 
 def build(compiler: str, library: Path, *options: str) -> Path:
-    sources = ["-x", "c++", str(SELFTEST), str(HERE / "emulator.cpp")]
+    sources = ["-x", "c++", str(SELFTEST), *(str(HERE / name) for name in ("emulator.cpp", "races.cpp"))]
     folders = [f"-I{HERE}", f"-I{CSRC}"]
     shared = ["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", *folders, "-o", str(library)]
     subprocess.run([compiler, *WARNINGS, *options, *shared, *sources], check=True)

@@ -204,6 +204,7 @@ class Kept {
     __device__ __forceinline__ static void encode(const Array& codes, float* scales, int64_t at, bool exists,
                                                   float value) {
         const float scale = code_scale(largest_in_warp(exists ? bits(value) & 0x7fffffffu : 0u));
+        __syncwarp();  // all lanes have read the scale, which one replaces: shuffles do not order accesses
         if (!exists) return;
         static_cast<typename Code::Storage*>(codes.data)[at] =
             typename Code::Storage(Code::encode(value, reciprocal_of_scale(scale)));
