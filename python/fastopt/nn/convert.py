@@ -9,7 +9,7 @@ from torch import nn
 from .._checks import check_module
 from . import _foreign, _rms_forms, _traced, batch_norm, dropout, norms, sequential, sync_batch_norm
 from ._adapted import adapted, become, origin
-from ._check import check_alike
+from ._check import trace_alike
 from ._norm import fusion
 from ._report import Report
 from .functional_mode import is_wrapped, unwrap_forward, wrap_forward
@@ -144,17 +144,9 @@ def _fuse_sequentials(model: nn.Module) -> None:
 
 def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, str]:
     """Traces modules with norms. Returns why others were not traced, by name."""
-    reasons: dict[str, str] = {}
-    traced: dict[str, nn.Module] = {}
+    candidates: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        norms = any(fusion.takes_activation(child) for child in module.children())
-        if not norms or isinstance(module, (sequential.Fusing, nn.ModuleList, nn.ModuleDict)) or origin(module):
-            continue
-        if why := _traced.trace(module):
-            reasons[name] = why
-        else:
-            traced[name] = module
-    for name, why in check_alike(model, inputs, traced).items():
-        _traced.untrace(traced[name])
-        reasons[name] = why
-    return reasons
+        norms = any(fusion.takes_activation(child) or fusion.adds_before(child) for child in module.children())
+        if norms and not isinstance(module, (sequential.Fusing, nn.ModuleList, nn.ModuleDict)) and not origin(module):
+            candidates[name] = module
+    return trace_alike(model, inputs, candidates)
