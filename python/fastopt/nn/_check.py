@@ -20,6 +20,8 @@ def trace_alike(model: nn.Module, inputs: tuple[Any, ...], modules: dict[str, nn
 
     def check(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module is not modules[name]:  # it is in a copy of a larger module
+                return
             if reasons[name] is None:
                 with torch.enable_grad():
                     reasons[name] = _traced.trace(module, args, kwargs)

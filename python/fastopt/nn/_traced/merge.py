@@ -88,7 +88,8 @@ def _merge_after(module: nn.Module, node: fx.Node) -> str:
             return ""
         if total.kwargs or not all(isinstance(arg, fx.Node) for arg in total.args):
             return ""
-        for one, other in (total.args, total.args[::-1]):
+        orders = (total.args, total.args[::-1])
+        for one, other in orders if total.target in _NEW_SUM else orders[:1]:  # a norm's result is nowhere else
             chain = _norm_before(module, one)
             adds = chain is not None and fusion.takes_residual(module.get_submodule(str(chain[0].target)))
             if adds and chain is not None and one is not other and not _leads_to(chain[0], other):

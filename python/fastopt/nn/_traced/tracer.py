@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import operator
 import sys
 from typing import Any
 
@@ -83,6 +84,18 @@ def is_still(now: Any, kept: Any) -> bool:
     return bool((now if isinstance(now, _PLAIN) else _kept(now)) == kept)
 
 
+def _in_place(name: str) -> Any:
+    def operate(self: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return operate
+
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+# torch.fx itself takes ``x += y`` for ``x = x + y``, and other names of the same tensor would keep the old values.
+_Proxy = type("_Proxy", (fx.Proxy,), {f"__{name}__": _in_place(name) for name in _IN_PLACE})
+
+
 class _Tracer(fx.Tracer):
     """Traces the root's ``forward`` only, for some fixed arguments."""
 
@@ -93,6 +106,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)  # type: ignore[no-any-return]
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Gives ``forward`` its arguments; torch.fx itself does not know how to pass ``**kwargs`` on."""
