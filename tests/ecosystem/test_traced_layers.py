@@ -56,10 +56,10 @@ def assert_alike(theirs: Any, ours: Any, dtype: torch.dtype = torch.float32, **k
         out.loss.backward()
         found.append([out.logits.detach(), *(p.grad for p in model.parameters())])
         model.zero_grad()
-    tolerance = 1e-4 if dtype == torch.float32 else 0.04
+    tolerance, noise = (1e-4, 1e-6) if dtype == torch.float32 else (0.04, 1e-4)  # gradients of a bias of keys are noise
     for mine, other in zip(found[1], found[0], strict=True):
         assert mine.dtype == other.dtype
-        assert (mine - other).abs().max() <= tolerance * other.abs().max() + 1e-7
+        assert (mine - other).abs().max() <= tolerance * other.abs().max() + noise
 
 
 @pytest.fixture
@@ -119,13 +119,13 @@ def test_generate(name: str, passes: list[bool]) -> None:
 @pytest.mark.parametrize("before", [False, True])
 def test_gradient_checkpointing(before: bool, reentrant: bool, passes: list[bool]) -> None:
     theirs = made("Llama").train()
-    options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    options = {"use_reentrant": reentrant}
     if before:
-        theirs.gradient_checkpointing_enable(**options)
+        theirs.activation_checkpointing_enable(options)
     ours = traced(theirs)
     for model in (theirs, ours):
         if not before:
-            model.gradient_checkpointing_enable(**options)
+            model.activation_checkpointing_enable(options)
         model.enable_input_require_grads()
     passes.clear()
     assert_alike(theirs, ours, use_cache=False)

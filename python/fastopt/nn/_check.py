@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -63,7 +64,8 @@ def _difference(module: nn.Module, args: Any, kwargs: Any) -> str:
                 hooks.clear()
             if not traced:
                 _traced.untrace(part)
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # such as those of checkpoints in a pass without gradients
                 torch.manual_seed(0)
                 try:
                     out = part(*pytree.tree_map(_copied, args), **pytree.tree_map(_copied, kwargs))

@@ -58,11 +58,12 @@ def convert(
         model: changed in place.
         fuse: a Sequential, or a subclass that runs as one, applies a norm and the activation after it in one pass:
             see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
-            after BatchNorm also with an addition between as in residual blocks, where ``torch.fx`` can trace that
-            ``forward``.
-        example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what the example
-            brings it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
-            Globals and objects other than its module that a traced ``forward`` reads keep their present values in it.
+            where ``torch.fx`` can trace that ``forward``, and also takes additions: those after BatchNorm, as in
+            residual blocks, and those before the other norms, as in transformers.
+        example: for "trace": an input of the model, or a tuple of them. Each module is traced for what the example
+            brings it, and runs on that, in training and in evaluation, traced and as written; where results differ, it
+            is left as it was. Globals and objects other than its module that a traced ``forward`` reads keep their
+            present values in it.
         functional: run calls of ``model``, while it is training, in :func:`functional_mode`: for models that call
             ``F.dropout``, ``F.batch_norm`` or attention with dropout themselves.
         report: print what was taken, fused and left: :func:`fastopt.nn.report`.
