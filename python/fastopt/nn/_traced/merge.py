@@ -88,8 +88,10 @@ def _merge_after(module: nn.Module, node: fx.Node) -> str:
             return ""
         if total.kwargs or not all(isinstance(arg, fx.Node) for arg in total.args):
             return ""
-        orders = (total.args, total.args[::-1])
-        for one, other in orders if total.target in _NEW_SUM else orders[:1]:  # a norm's result is nowhere else
+        first = total.args[0]
+        changed = total.target not in _NEW_SUM and (first.op == "placeholder" or len(first.users) > 1)  # type: ignore[union-attr]
+        # What others see has to change in place; a result of a norm is nowhere else.
+        for one, other in (total.args, total.args[::-1])[: 1 if changed else 2]:
             chain = _norm_before(module, one)
             adds = chain is not None and fusion.takes_residual(module.get_submodule(str(chain[0].target)))
             if adds and chain is not None and one is not other and not _leads_to(chain[0], other):
