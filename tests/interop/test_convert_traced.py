@@ -116,6 +116,25 @@ def test_not_found(name: str) -> None:
     assert_alike(theirs, ours)
 
 
+def into_input(self: Any, y: Tensor, x: Tensor) -> Tensor:
+    x += y
+    return self.act(x)
+
+
+def test_an_input_that_changes_in_place() -> None:
+    """The caller sees it change, so that only additions to the norm's own result are merged."""
+    theirs, ours = pair_of(Residual(into_input))
+    assert joined(ours) == {"bn1 + act"}
+    found = []
+    for model in (theirs, ours):
+        x = values(5)
+        with torch.no_grad():
+            model(x)
+        found.append(x)
+    assert_close(found[1], found[0])
+    assert not torch.equal(found[0], values(5))
+
+
 def test_broadcast_residual_is_torchs_addition() -> None:
     theirs, ours = pair_of(Residual(lambda s, y, x: s.act(y + x[:, :1])))
     assert "bn2 + add + act" in joined(ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ class Adapted(nn.Module):
     """The base of the mixins. ``_origin`` is the class that the module had before, and gets back."""
 
     _origin: type[nn.Module]
+    _shows_arguments = False  # whether the forward of the mixin shows the arguments of that of the former class
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Makes copies and pickles name the module's former class: the class made here cannot be found by its name."""
@@ -30,8 +32,18 @@ def adapted(mixin: type[Adapted], cls: type[nn.Module]) -> type[nn.Module]:
     """Returns the class with the bases ``mixin`` and ``cls``, under the name of ``cls``."""
     if (mixin, cls) not in _MADE:
         names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+        if mixin._shows_arguments:
+            names["forward"] = names["_forward_of_ours"] = _as_theirs(mixin, cls)
         _MADE[mixin, cls] = type(cls.__name__, (mixin, cls), {"_origin": cls, **names})
     return _MADE[mixin, cls]
+
+
+def _as_theirs(mixin: type[Adapted], cls: type[nn.Module]) -> Any:
+    @functools.wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return mixin.forward(self, *args, **kwargs)
+
+    return forward
 
 
 def origin(module: nn.Module) -> type[nn.Module] | None:

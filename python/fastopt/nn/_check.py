@@ -1,8 +1,9 @@
-"""Checks on an example input that traced modules still do what they did before."""
+"""Traces modules, and checks on an example input that they still do what they did before."""
 
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -12,18 +13,27 @@ from torch.utils import _pytree as pytree
 from . import _traced
 
 
-def check_alike(model: nn.Module, inputs: tuple[Any, ...], traced: dict[str, nn.Module]) -> dict[str, str]:
-    """Returns what is wrong with each traced module that gives another result than before, or was not run. ``model``
-    does not change, because copies of its modules run."""
-    wrong = dict.fromkeys(traced, "the example input does not reach it")
+def trace_alike(model: nn.Module, inputs: tuple[Any, ...], modules: dict[str, nn.Module]) -> dict[str, str]:
+    """Traces each of the modules for the first call that the inputs bring it, and leaves it as it was where a trace
+    gives another result. Returns why, by name. ``model`` does not change otherwise, because copies of its modules run.
+    """
+    reasons: dict[str, str | None] = dict.fromkeys(modules)
 
-    def compare(name: str) -> Any:
+    def check(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            wrong[name] = _difference(module, args, kwargs)
+            if module is not modules[name]:  # it is in a copy of a larger module
+                return
+            if reasons[name] is None:
+                with torch.enable_grad():
+                    reasons[name] = _traced.trace(module, args, kwargs)
+            if not reasons[name]:
+                reasons[name] = _difference(module, args, kwargs)
+                if reasons[name]:
+                    _traced.untrace(module)
 
         return hook
 
-    handles = [traced[name].register_forward_pre_hook(compare(name), with_kwargs=True) for name in traced]
+    handles = [modules[name].register_forward_pre_hook(check(name), with_kwargs=True) for name in modules]
     training = [module for module in model.modules() if module.training]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -33,11 +43,16 @@ def check_alike(model: nn.Module, inputs: tuple[Any, ...], traced: dict[str, nn.
             handle.remove()
         for module in training:
             module.training = True
-    return {name: why for name, why in wrong.items() if why}
+    return {
+        name: "the example input does not reach it" if why is None else why
+        for name, why in reasons.items()
+        if why != ""
+    }
 
 
 def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    """Copies an argument that a module may change, such as a tensor or a cache of keys and values."""
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _difference(module: nn.Module, args: Any, kwargs: Any) -> str:
@@ -49,7 +64,8 @@ def _difference(module: nn.Module, args: Any, kwargs: Any) -> str:
                 hooks.clear()
             if not traced:
                 _traced.untrace(part)
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # such as those of checkpoints in a pass without gradients
                 torch.manual_seed(0)
                 try:
                     out = part(*pytree.tree_map(_copied, args), **pytree.tree_map(_copied, kwargs))

@@ -39,6 +39,9 @@ class WithAct(Adapted):
     def _ends_in_norm(self) -> bool:
         return fusion.is_identity(self.drop) and fusion.is_identity(self.act)
 
+    def _adds_before(self) -> bool:
+        return False
+
     def _takes(self, input: Tensor) -> bool:
         """Whether ours does what their own ``forward`` would."""
         return True
@@ -99,6 +102,10 @@ def _is_fast(module: Any) -> bool:
 class _Fast(Adapted):
     """A norm of timm, whose ``_fast_norm`` asks for other functions than torch's."""
 
+    def _adds_before(self) -> bool:
+        parent: Any = super()
+        return not _is_fast(self) and bool(parent._adds_before())
+
     def _normalize(
         self, input: Tensor, residual: Tensor | None, return_sum: bool, activation: str | None, negative_slope: float
     ) -> Any:
@@ -113,6 +120,9 @@ class _Fast(Adapted):
 
 class _LastChannels(LayerNormalizing):
     """A LayerNorm over the channels of (N, C, H, W)."""
+
+    def _adds_before(self) -> bool:
+        return False  # the layout of the sum would be another than torch's
 
     def _normalize(
         self, input: Tensor, residual: Tensor | None, return_sum: bool, activation: str | None, negative_slope: float

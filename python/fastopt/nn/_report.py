@@ -40,7 +40,7 @@ class Report:
 
     Attributes:
         rows: one :class:`Row` per norm and dropout: "taken" runs on fastopt's kernels, "as one" in the same pass as
-            what is added and applied after it, "left" is torch's; ``note`` says with what, or why not.
+            what is added before or after it and applied to it, "left" is torch's; ``note`` says with what, or why not.
     """
 
     def __init__(self, model: nn.Module, reasons: dict[str, str] | None = None) -> None:
@@ -65,7 +65,7 @@ class Report:
         total = len(self.rows)
         ours, joined = total - count["left"], count["as one"]
         head = f"{ours} of {total} norms and dropouts run on fastopt's kernels, "
-        head += f"{joined} of them in one pass with what follows"
+        head += f"{joined} of them in one pass with what is next to them"
         widths = [max(len(row[column]) for row in self.rows) for column in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)) for row in self.rows]
         table = [f"  {line}  {row.note}".rstrip() for line, row in zip(lines, self.rows, strict=True)]
@@ -104,7 +104,11 @@ class Report:
             if own is not None:
                 return Row(name, layer, "as one", f"with {own}")
             return Row(name, layer, "taken", self._why_alone(name))
-        if isinstance(module, KnownRMSNorm) or type(module).__module__.startswith("fastopt."):
+        if isinstance(module, KnownRMSNorm):
+            if name in self._joined:
+                return Row(name, layer, "as one", f"with {self._joined[name]}")
+            return Row(name, layer, "taken", self._caller(name))
+        if type(module).__module__.startswith("fastopt."):
             return Row(name, layer, "taken", "")
         if isinstance(module, _UNKNOWN):
             return Row(name, layer, "left", "fastopt has no such norm")
@@ -143,7 +147,7 @@ class Report:
             return ""
         if above in self._reasons:
             return f"alone: {self._reasons[above]}"
-        return f'called by {type(parent).__name__}: fuse="trace" may take what follows'
+        return f'called by {type(parent).__name__}: fuse="trace" may take what is next to it'
 
 
 def _looks_like_norm(module: nn.Module) -> bool:

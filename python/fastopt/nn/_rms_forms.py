@@ -8,9 +8,8 @@ of a form below, up to the names of locals and of epsilon. ``transformers`` is n
 from __future__ import annotations
 
 import dis
-import functools
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.nn.utils import parametrize
 from ._adapted import Adapted, adapted
 from .functional import rms_norm
 
+Results: TypeAlias = tuple[Tensor, Tensor | None] | None
 _NAMES = ("RMSNorm", "T5LayerNorm")
 _EPSILONS = ("variance_epsilon", "eps")
 _PLAIN = (Tensor, nn.Parameter)
@@ -28,69 +28,84 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 class KnownRMSNorm(Adapted):
     """The base of the mixins. What ours would not do as theirs, such as float64 inputs, their own ``forward`` does."""
 
+    _shows_arguments = True
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and type(args[0]) in _PLAIN and args[0].dtype in _TYPES and args[0].ndim:
-            weight = getattr(self, "weight", None)
-            fits = weight is None or (type(weight) in _PLAIN and weight.shape == args[0].shape[-1:])
-            if fits and args[0].device.type in ("cpu", "cuda"):
-                y = self._normalized(args[0], weight)
-                if y is not None:
-                    return y
+        if len(args) == 1 and not kwargs and type(args[0]) in _PLAIN:
+            found = self._add_and_normalize(args[0], None)
+            if found is not None:
+                return found[0]
         return self._origin.forward(self, *args, **kwargs)
 
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
-        """Returns the result; None where theirs is another."""
+    def _adds_before(self) -> bool:
+        return True
+
+    def _add_and_normalize(self, input: Tensor, residual: Tensor | None) -> Results:
+        """Returns the result, and the sum where there is a residual; None where theirs is another."""
+        if input.dtype in _TYPES and input.ndim and input.device.type in ("cpu", "cuda"):
+            weight = getattr(self, "weight", None)
+            if weight is None or (type(weight) in _PLAIN and weight.shape == input.shape[-1:]):
+                return self._normalized(input, residual, weight)
+        return None
+
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
         raise NotImplementedError
 
-    def _run(self, input: Tensor, weight: Tensor | None, rounded: bool = False) -> Tensor:
+    def _run(
+        self, input: Tensor, residual: Tensor | None, weight: Tensor | None, rounded: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         own: Any = self
         eps = own.variance_epsilon if hasattr(self, "variance_epsilon") else own.eps
+        how: dict[str, Any] = {"residual": residual, "return_sum": residual is not None, "round_before_weight": rounded}
         options = (input, input.shape[-1:], weight, eps)
         if input.is_cuda and torch.is_autocast_enabled("cuda"):  # it would widen the result, and theirs is as the input
             with torch.autocast("cuda", enabled=False):
-                return rms_norm(*options, round_before_weight=rounded)  # type: ignore[no-any-return]
-        return rms_norm(*options, round_before_weight=rounded)  # type: ignore[no-any-return]
+                found = rms_norm(*options, **how)
+        else:
+            found = rms_norm(*options, **how)
+        return (found, None) if residual is None else found
 
 
 class RoundsFirst(KnownRMSNorm):
     """Rounds, then multiplies by the weight: Llama, Mistral, Qwen. A weight of another type decides the result's."""
 
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
         if weight is None:
             return None
         if weight.dtype == input.dtype:
-            return self._run(input, weight, rounded=True)
-        return weight * self._run(input, None)  # type: ignore[no-any-return]
+            return self._run(input, residual, weight, rounded=True)
+        y, total = self._run(input, residual, None)
+        return weight * y, total
 
 
 class RoundsToWeight(KnownRMSNorm):
     """As :class:`RoundsFirst`, but to the weight's type: T5."""
 
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
         if weight is None or weight.dtype != input.dtype:
             return None
-        return self._run(input, weight, rounded=True)
+        return self._run(input, residual, weight, rounded=True)
 
 
 class RoundsLast(KnownRMSNorm):
     """Multiplies in float32 and rounds once: OLMo, Nemotron."""
 
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
         if weight is None or weight.dtype not in (torch.float32, input.dtype):
             return None
-        return self._run(input, weight)
+        return self._run(input, residual, weight)
 
 
 class OnePlusWeight(KnownRMSNorm):
     """As :class:`RoundsLast`, by one plus the weight: Gemma, Qwen3-Next."""
 
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
-        return None if weight is None else self._run(input, 1.0 + weight.float())
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
+        return None if weight is None else self._run(input, residual, 1.0 + weight.float())
 
 
 class Weightless(KnownRMSNorm):
-    def _normalized(self, input: Tensor, weight: Any) -> Tensor | None:
-        return self._run(input, None)
+    def _normalized(self, input: Tensor, residual: Tensor | None, weight: Any) -> Results:
+        return self._run(input, residual, None)
 
 
 class _Llama:
@@ -206,11 +221,4 @@ def our_class(module: nn.Module) -> type[nn.Module] | None:
     mixin = _FORMS.get(_key(cls))
     if mixin is None:
         return None
-    made: Any = adapted(mixin, cls)
-    if "forward" not in vars(made):  # tools read its arguments
-        made.forward = functools.wraps(cls.forward)(_forward)
-    return made  # type: ignore[no-any-return]
-
-
-def _forward(self: KnownRMSNorm, *args: Any, **kwargs: Any) -> Any:
-    return KnownRMSNorm.forward(self, *args, **kwargs)
+    return adapted(mixin, cls)

@@ -9,7 +9,7 @@ from torch import nn
 from .._checks import check_module
 from . import _foreign, _rms_forms, _traced, batch_norm, dropout, norms, sequential, sync_batch_norm
 from ._adapted import adapted, become, origin
-from ._check import check_alike
+from ._check import trace_alike
 from ._norm import fusion
 from ._report import Report
 from .functional_mode import is_wrapped, unwrap_forward, wrap_forward
@@ -58,11 +58,12 @@ def convert(
         model: changed in place.
         fuse: a Sequential, or a subclass that runs as one, applies a norm and the activation after it in one pass:
             see :class:`~fastopt.nn.Sequential`. "trace" does the same in modules that call a norm in their ``forward``,
-            after BatchNorm also with an addition between as in residual blocks, where ``torch.fx`` can trace that
-            ``forward``.
-        example: for "trace": an input of the model, or a tuple of them. Each traced module runs on what the example
-            brings it, in training and in evaluation, traced and as written; where results differ, it is left as it was.
-            Globals and objects other than its module that a traced ``forward`` reads keep their present values in it.
+            where ``torch.fx`` can trace that ``forward``, and also takes additions: those after BatchNorm, as in
+            residual blocks, and those before the other norms, as in transformers.
+        example: for "trace": an input of the model, or a tuple of them. Each module is traced for what the example
+            brings it, and runs on that, in training and in evaluation, traced and as written; where results differ, it
+            is left as it was. Globals and objects other than its module that a traced ``forward`` reads keep their
+            present values in it.
         functional: run calls of ``model``, while it is training, in :func:`functional_mode`: for models that call
             ``F.dropout``, ``F.batch_norm`` or attention with dropout themselves.
         report: print what was taken, fused and left: :func:`fastopt.nn.report`.
@@ -144,17 +145,9 @@ def _fuse_sequentials(model: nn.Module) -> None:
 
 def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, str]:
     """Traces modules with norms. Returns why others were not traced, by name."""
-    reasons: dict[str, str] = {}
-    traced: dict[str, nn.Module] = {}
+    candidates: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        norms = any(fusion.takes_activation(child) for child in module.children())
-        if not norms or isinstance(module, (sequential.Fusing, nn.ModuleList, nn.ModuleDict)) or origin(module):
-            continue
-        if why := _traced.trace(module):
-            reasons[name] = why
-        else:
-            traced[name] = module
-    for name, why in check_alike(model, inputs, traced).items():
-        _traced.untrace(traced[name])
-        reasons[name] = why
-    return reasons
+        norms = any(fusion.takes_activation(child) or fusion.adds_before(child) for child in module.children())
+        if norms and not isinstance(module, (sequential.Fusing, nn.ModuleList, nn.ModuleDict)) and not origin(module):
+            candidates[name] = module
+    return trace_alike(model, inputs, candidates)

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..._compat import has_any_global_hook
+from ..._runtime import PLAIN
+from .._tracing import exporting
 from .activations import FUNCTIONS
+from .checks import HALF
 
 
 class Activation(NamedTuple):
@@ -37,6 +40,7 @@ _KNOWN: dict[type[nn.Module], _Reader] = {
 }
 _FORWARDS = {cls: cls.forward for cls in _KNOWN}
 _CALL = nn.Module.__call__
+_TYPES = (torch.float32, torch.float64, *HALF)
 
 
 def calls_are_watched() -> bool:
@@ -88,15 +92,50 @@ def is_identity(module: nn.Module) -> bool:
 def takes_activation(module: Any) -> bool:
     """Whether ``module`` can apply an activation itself: it is a norm of ours or a Sequential that
     ends in one, without hooks, and its class has not changed ``forward``."""
+    return _can(module, "_ends_in_norm")
+
+
+def _can(module: Any, how: str) -> bool:
     cls = type(module)
-    if cls.forward is not getattr(cls, "_forward_of_ours", None):
+    if cls.forward is not getattr(cls, "_forward_of_ours", None) or does_more(module):
         return False
-    return not does_more(module) and bool(module._ends_in_norm())
+    says = getattr(module, how, None)
+    return says is not None and bool(says())
 
 
 def takes_residual(module: Any) -> bool:
     """Whether ``module`` can also add a residual to its result. The norms of single samples add theirs before."""
     return takes_activation(module) and bool(module._adds_after())
+
+
+def adds_before(module: Any) -> bool:
+    """Whether ``module`` can normalize a sum and return it as well: it is a norm of single samples, without hooks, and
+    its class has not changed ``forward``."""
+    return _can(module, "_adds_before")
+
+
+def add_and_normalize(module: Any, input: Tensor, residual: Tensor) -> tuple[Any, Any]:
+    """Computes ``sum = input + residual`` and ``module(sum)``, in one pass where that is possible now. Both need not be
+    tensors. Returns the result and the sum."""
+    if _adds_alike(input, residual) and adds_before(module):
+        both = module._add_and_normalize(input, residual)
+        if both is not None:
+            return both
+    total = input + residual
+    return module(total), total
+
+
+def _adds_alike(input: Any, residual: Any) -> bool:
+    """Whether the kernels' sum of two tensors is torch's, its type, layout and device included."""
+    if type(input) not in PLAIN or type(residual) not in PLAIN or input.is_nested or residual.is_nested:
+        return False
+    if input.dtype != residual.dtype or input.dtype not in _TYPES or {input.layout, residual.layout} != {torch.strided}:
+        return False
+    if input.device != residual.device or input.shape != residual.shape or exporting():
+        return False
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # the kernels would widen the sum as well
+        return False
+    return input.is_contiguous() and residual.is_contiguous()
 
 
 def normalize(

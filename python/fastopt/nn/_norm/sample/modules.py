@@ -33,6 +33,14 @@ class Normalizing(Activating):
             return fusion.finish(self(input), residual, after)
         return self._normalize(input, None, False, *after)
 
+    def _adds_before(self) -> bool:
+        """Whether a residual is added before normalizing, and the sum is a result as well."""
+        return True
+
+    def _add_and_normalize(self, input: Tensor, residual: Tensor) -> Any:
+        """Returns the result and the sum."""
+        return self._normalize(input, residual, True, self.activation, self.negative_slope)
+
     def _normalize(
         self, input: Tensor, residual: Maybe, return_sum: bool, activation: str | None, negative_slope: float
     ) -> Any:
