@@ -14,7 +14,11 @@ ARCHITECTURES = (80, 90)
 
 @dataclass(frozen=True)
 class Family:
-    """A kernel that stands for its family, and bytes of operands per element."""
+    """A kernel that stands for its family, and bytes of operands per element.
+
+    Where `loaded` is 0, only registers and blocks are compared: there is no loop that stands for the kernel, because a
+    turn takes few of its branches, or because it goes through shared memory several times.
+    """
 
     file: str
     kernel: str
@@ -92,6 +96,7 @@ FAMILIES = {
     "BatchNorm, gradient, columns, float32": Family(
         "norm/gradient.cu", "run_columns<Gradient<ReLU>, Vectors<Plain<float>>, false>", 16, 8, 12
     ),
+    "BatchNorm, sum of two inputs, float32": Family("norm/apply.cu", "add<Vectors<Plain<float>>>", 8, 8, 12),
     "LayerNorm, weight's gradient, float32": Family(
         "norm/row_columns.cu", "sum_columns<Plain<float>, Identity, 4>", 8, 8, 8
     ),
@@ -124,6 +129,40 @@ FAMILIES = {
     "LayerNorm, weight's gradient, bfloat16": Family(
         "norm/row_columns.cu", "sum_columns<Narrow<BFloat16>, Identity, 8>", 4, 4, 4
     ),
+    "LayerNorm, result, float32": Family("norm/rows.cu", "normalize_rows<Plain<float>, 4>", 0, 0, 8),
+    "LayerNorm, result, bfloat16": Family("norm/rows.cu", "normalize_rows<Narrow<BFloat16>, 8>", 0, 0, 4),
+    "LayerNorm, gradient, float32": Family("norm/row_gradient.cu", "row_gradients<Plain<float>, 4>", 0, 0, 12),
+    "LayerNorm, gradient, bfloat16": Family("norm/row_gradient.cu", "row_gradients<Narrow<BFloat16>, 8>", 0, 0, 6),
+    "LAMB, sums, float32": Family(
+        "optim/rules.cu", "measure_chunks<Lamb, ScaledMeasure<Lamb>, Typed<Plain<float>>>", 24, 16, 16
+    ),
+    "LAMB, update, float32": Family(
+        "optim/rules.cu", "update_vectors<ScaledApply<Lamb>, Plain<float>, Plain<float>>", 16, 16, 28
+    ),
+    "LAMB, sums, bfloat16": Family(
+        "optim/rules.cu", "measure_chunks<Lamb, ScaledMeasure<Lamb>, Typed<Narrow<BFloat16>>>", 16, 8, 8
+    ),
+    "LAMB, update, bfloat16": Family(
+        "optim/rules.cu", "update_vectors<ScaledApply<Lamb>, Narrow<BFloat16>, Narrow<BFloat16>>", 8, 8, 14
+    ),
+    "Adam, element by element": Family(
+        "optim/rules.cu", "update_elements<OnePass<Adam<false>>, float, false>", 0, 0, 28
+    ),
+    "L-BFGS, gradient": Family("vectors/vectors.cu", "gather_chunks<float>", 0, 0, 8),
+    "L-BFGS, parameters": Family("vectors/vectors.cu", "scatter_pieces<float>", 0, 0, 12),
+    # Per element of a row of the history; a thread's share of the gradient and the one before it comes in addition.
+    "L-BFGS, products": Family("vectors/history.cu", "multiply_rows<float, 4, 4>", 6, 4, 4),
+    "L-BFGS, combination": Family("vectors/combination.cu", "combine_vectors<float, 4>", 4, 4, 4),
+    "L-BFGS, direction": Family("vectors/combination.cu", "measure_chunks<float>", 8, 8, 8),
+    "L-BFGS, coefficients": Family("vectors/solve.cu", "solve_in_block", 0, 0, 0),
+}
+
+# All other kernels. Their work is small: they join partial results, or run once per tensor, parameter or table.
+SMALL = {
+    *("join_chunks", "join_blocks", "join_columns", "join_partials", "join_sums", "join_moments", "join_samples"),
+    *("finalize_channels", "project_sets", "sum_parts", "sum_chunks", "make_scales", "make_factors", "clear_rows"),
+    *("move_means", "make_row_factors", "write_known_sets", "evaluate_counted_sets", "write_words"),
+    *("write_bits", "write_bytes"),  # of a mask that somebody asks for
 }
 
 BAD = (0, 32, 16, 0, 0, 999)  # a limit that no kernel meets
@@ -165,6 +204,7 @@ LIMITS = {
     "BatchNorm, gradient, planes, float32": ((40, 6, 16, 2, 31.2, 48), (40, 6, 16, 2, 33.5, 48)),
     "BatchNorm, gradient, odd planes, float32": ((48, 5, 16, 2, 47.2, 40), (48, 5, 16, 2, 49.0, 40)),
     "BatchNorm, gradient, columns, float32": ((48, 5, 16, 2, 23.2, 40), (48, 5, 16, 2, 24.5, 40)),
+    "BatchNorm, sum of two inputs, float32": ((18, 8, 16, 1, 28.0, 64), (18, 8, 16, 1, 28.0, 64)),
     "LayerNorm, weight's gradient, float32": ((46, 10, 16, 4, 8.1, 40), (46, 10, 16, 4, 8.0, 40)),
     "BatchNorm, moments, planes, bfloat16": ((64, 4, 16, 1, 10.7, 64), (64, 4, 16, 1, 10.2, 64)),
     "BatchNorm, sums, planes, bfloat16": ((80, 3, 2, 1, 42.6, 48), (79, 3, 2, 1, 43.5, 48)),
@@ -177,4 +217,19 @@ LIMITS = {
     "BatchNorm, gradient, odd planes, bfloat16": ((58, 4, 16, 2, 50.0, 32), (56, 4, 16, 2, 51.2, 32)),
     "BatchNorm, gradient, columns, bfloat16": ((77, 3, 16, 2, 35.4, 24), (77, 3, 16, 2, 35.5, 24)),
     "LayerNorm, weight's gradient, bfloat16": ((64, 8, 16, 2, 10.6, 64), (64, 8, 16, 4, 10.3, 32)),
+    "LayerNorm, result, float32": ((79, 3, 0, 0, 0, 0), (79, 3, 0, 0, 0, 0)),
+    "LayerNorm, result, bfloat16": ((78, 3, 0, 0, 0, 0), (78, 3, 0, 0, 0, 0)),
+    "LayerNorm, gradient, float32": ((71, 3, 0, 0, 0, 0), (72, 3, 0, 0, 0, 0)),
+    "LayerNorm, gradient, bfloat16": ((77, 3, 0, 0, 0, 0), (80, 3, 0, 0, 0, 0)),
+    "LAMB, sums, float32": ((95, 2, 4, 3, 133.2, 32), (96, 2, 4, 3, 133.6, 32)),
+    "LAMB, update, float32": ((56, 4, 16, 1, 90.5, 64), (56, 4, 16, 1, 90.2, 64)),
+    "LAMB, sums, bfloat16": ((95, 2, 2, 5, 138.2, 12), (95, 2, 2, 5, 138.5, 12)),
+    "LAMB, update, bfloat16": ((60, 4, 16, 1, 104.6, 64), (61, 4, 16, 1, 104.9, 64)),
+    "Adam, element by element": ((80, 3, 0, 0, 0, 0), (86, 2, 0, 0, 0, 0)),
+    "L-BFGS, gradient": ((64, 4, 0, 0, 0, 0), (63, 4, 0, 0, 0, 0)),
+    "L-BFGS, parameters": ((44, 5, 0, 0, 0, 0), (44, 5, 0, 0, 0, 0)),
+    "L-BFGS, products": ((128, 2, 16, 2, 9.4, 24), (128, 2, 16, 1, 9.8, 32)),
+    "L-BFGS, combination": ((102, 2, 16, 1, 4.5, 64), (110, 2, 16, 1, 4.5, 64)),
+    "L-BFGS, direction": ((48, 5, 4, 2, 56.4, 40), (42, 5, 4, 1, 61.4, 80)),
+    "L-BFGS, coefficients": ((32, 8, 0, 0, 0, 0), (36, 6, 0, 0, 0, 0)),
 }
