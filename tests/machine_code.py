@@ -4,6 +4,7 @@ multiprocessor has under way in it. test_cuda_static.py compares it with limits.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;
 LABEL = re.compile(r"^(\.L_\w+):", re.MULTILINE)
 WIDTHS = {".128": 16, ".64": 8, ".U16": 2, ".S16": 2, ".U8": 1, ".S8": 1}
 WIDE = 16
+SEARCHED = 8  # bytes that a turn of a search loads at most
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Instruction:
 
     @property
     def is_load(self) -> bool:
-        return self.name.startswith("LDG")
+        return self.name.startswith(("LDG", "LD."))
 
     @property
     def is_store(self) -> bool:
@@ -65,8 +67,11 @@ class Loop:
     def loads(self) -> list[Instruction]:
         """Loads of operands: coefficients, which are narrower than vectors of operands, do not count."""
         found = [i for i in self.instructions if i.is_load]
-        widest = max((i.bytes for i in found), default=0)
-        return [i for i in found if widest < WIDE or i.bytes == WIDE]
+        return [i for i in found if not self.is_wide or i.bytes == WIDE]
+
+    @property
+    def is_wide(self) -> bool:
+        return any(i.is_load and i.bytes == WIDE for i in self.instructions)
 
     @property
     def bytes(self) -> int:
@@ -120,10 +125,15 @@ class Figures:
                 found.append(f"{name}: {getattr(self, name)}, at least {getattr(limit, name)}")
         return found
 
+    def share(self, moved: float) -> float:
+        """The share of a copy's speed that docs/cuda.md predicts for an H200, where an element moves so many bytes."""
+        return min(1 - math.exp(-self.under_way / 24), 96 * moved / self.instructions / 18.6)
+
 
 def main_loop(code: str) -> Loop:
-    """Of the loops with loads and without another such loop in them, the one that loads most in a turn; without loops,
-    the whole kernel. A loop goes from the target of a jump back to the jump."""
+    """Of the loops with loads and without another such loop in them, the one that loads most in a turn, with those that
+    load vectors first; without loops, the whole kernel. A loop goes from the target of a jump back to the jump. A
+    search, which loads a number in a turn, is no loop."""
     instructions, places, jumps = [], {}, []
     for line in code.splitlines():
         if label := LABEL.match(line):
@@ -132,13 +142,13 @@ def main_loop(code: str) -> Loop:
             if found[2].startswith("BRA") and (target := re.search(r"\.L_\w+", found[3])) and target[0] in places:
                 jumps.append((places[target[0]], len(instructions) + 1))
             instructions.append(Instruction(found[2], found[3]))
-    loads = [(begin, end) for begin, end in set(jumps) if any(i.is_load for i in instructions[begin:end])]
+    loads = [(begin, end) for begin, end in set(jumps) if Loop(instructions[begin:end]).bytes > SEARCHED]
     inner = [
         Loop(instructions[begin:end])
         for begin, end in sorted(loads)
         if not any((b, e) != (begin, end) and begin <= b and e <= end for b, e in loads)
     ]
-    return max(inner, key=lambda loop: loop.bytes, default=Loop(instructions))
+    return max(inner, key=lambda loop: (loop.is_wide, loop.bytes), default=Loop(instructions))
 
 
 def resident_blocks(architecture: int, function: ptx.Function) -> int:
@@ -150,8 +160,11 @@ def resident_blocks(architecture: int, function: ptx.Function) -> int:
 
 
 def figures(architecture: int, function: ptx.Function, code: str, loaded: float, needed: float) -> Figures:
-    """`loaded`, `needed`: bytes per element of all operands, and of those that are not optional."""
+    """`loaded`, `needed`: bytes per element of all operands, and of those that are not optional. If `loaded` is 0, no
+    loop stands for the kernel."""
     loop, blocks = main_loop(code), resident_blocks(architecture, function)
+    if not loaded:
+        return Figures(function.registers, blocks, 0, 0, 0, 0)
     elements = loop.bytes / loaded
     of_thread = min(loop.bytes / max(loop.trips, 1), elements * needed)
     return Figures(

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/engine.h"
 
@@ -71,25 +72,25 @@ struct Grid {
     size_t shared_bytes = 0;  // dynamic shared memory
 };
 
-// `name` stands for the kernel in error messages.
-template <class... Parameters, class... Arguments>
+// `name` stands for the kernel in error messages. The runtime copies the arguments, of up to 32 KB, from where they
+// are; cudaLaunchKernelEx would copy them once more before.
+template <class... Parameters>
 void launch(const Stream& stream, const char* name, void (*kernel)(Parameters...), const Grid& grid,
-            const Arguments&... arguments) {
+            const std::common_type_t<Parameters>&... arguments) {
     if (grid.blocks == 0) return;
     const Guard guard(stream.device);
     if (grid.shared_bytes + kStaticBytes > kSharedUnasked)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared_bytes)), name);
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
-    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
-    config.dynamicSmemBytes = grid.shared_bytes;
-    config.stream = static_cast<cudaStream_t>(stream.handle);
-    check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+    const void* addresses[] = {&arguments...};
+    check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(grid.blocks)), dim3(static_cast<unsigned>(grid.threads)),
+                           const_cast<void**>(addresses), grid.shared_bytes, static_cast<cudaStream_t>(stream.handle)),
+          name);
     check(cudaGetLastError(), name);
 }
 
-// The limit for the size of all parameters of a kernel.
-constexpr size_t kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096;
+// The limit for the size of all parameters of a kernel, which all are copied at each launch, and the size of those that
+// a small step needs. Kernels of which there are few have both sizes.
+constexpr size_t kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096, kFewParameterBytes = 4096;
 
 // Calls start(first, n) for `count` items, at most `most` at a time.
 template <class Start>

@@ -61,14 +61,16 @@ __device__ __forceinline__ void store_vector(void* data, int64_t at, const typen
     for (int v = 0; v < kVectors; ++v) __stcg(to + v, vectors[v]);
 }
 
-// `N` elements as stored, one or 16 bytes of them at an aligned address. Unpacking them late saves registers for half
-// types, and does not wait for loads in flight.
+// `N` elements as stored: one, or 4, 8 or 16 bytes of them at an aligned address. Unpacking them late saves registers
+// for half types, and does not wait for loads in flight.
 template <class Format, int N>
 struct Stored {
     using Storage = typename Format::Storage;
     using Compute = typename Format::Compute;
-    using Memory = std::conditional_t<N == 1, Storage, uint4>;
-    static_assert(sizeof(Memory) == N * sizeof(Storage));
+    static constexpr size_t kBytes = N * sizeof(Storage);
+    using Several = std::conditional_t<kBytes == 4, uint32_t, std::conditional_t<kBytes == 8, uint2, uint4>>;
+    using Memory = std::conditional_t<N == 1, Storage, Several>;
+    static_assert(sizeof(Memory) == kBytes);
 
     Memory memory;
 
@@ -76,13 +78,17 @@ struct Stored {
 
     // Through the L1, for data that other warps also read.
     __device__ __forceinline__ void load_shared(const void* data, int64_t at) { memory = *address(data, at); }
+    // Without a branch where it is conditional, unlike an intrinsic.
+    __device__ __forceinline__ void store_shared(void* data, int64_t at) const {
+        *reinterpret_cast<Memory*>(static_cast<Storage*>(data) + at) = memory;
+    }
 
-    __device__ __forceinline__ void unpack(Compute (&values)[N]) const {
+    __device__ __forceinline__ void unpack(Compute* values) const {
         Storage stored[N];
         __builtin_memcpy(stored, &memory, sizeof memory);
         for (int k = 0; k < N; ++k) values[k] = Format::load(stored[k]);
     }
-    __device__ __forceinline__ void pack(const Compute (&values)[N]) {
+    __device__ __forceinline__ void pack(const Compute* values) {
         Storage stored[N];
         for (int k = 0; k < N; ++k) stored[k] = Format::store(values[k]);
         __builtin_memcpy(&memory, stored, sizeof memory);
@@ -90,7 +96,7 @@ struct Stored {
     __device__ __forceinline__ void store(void* data, int64_t at) const {
         __stcg(reinterpret_cast<Memory*>(static_cast<Storage*>(data) + at), memory);
     }
-    __device__ __forceinline__ static void store(void* data, int64_t at, const Compute (&values)[N]) {
+    __device__ __forceinline__ static void store(void* data, int64_t at, const Compute* values) {
         Stored packed;
         packed.pack(values);
         packed.store(data, at);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kWriters = 256;
 
-// A piece of a table, as parameters: as much as they have room for, or less, because all of them are copied.
+// A piece of a table, as parameters: as much as they have room for.
 template <int kWords>
 struct Words {
     uint64_t words[kWords];
@@ -16,7 +16,8 @@ struct Words {
     uint64_t* there;
 };
 
-constexpr int kFewWords = 256, kMostWords = int(kParameterBytes / sizeof(uint64_t)) - 2;
+constexpr int words_of(size_t bytes) { return int(bytes / sizeof(uint64_t)) - 2; }
+constexpr int kFewWords = words_of(kFewParameterBytes), kMostWords = words_of(kParameterBytes);
 static_assert(sizeof(Words<kMostWords>) <= kParameterBytes);
 
 template <int kWords>
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kWriters) write_words(const __grid_constant__ 
 
 template <int kWords>
 void start(const Stream& stream, const void* words, int count, uint64_t* there) {
-    Words<kWords> piece{};
+    Words<kWords> piece;
     std::memcpy(piece.words, words, static_cast<size_t>(count) * sizeof(uint64_t));
     piece.count = count;
     piece.there = there;

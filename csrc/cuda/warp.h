@@ -33,6 +33,15 @@ __device__ __forceinline__ double merge_lanes(double lane, Join join, int lanes 
     return lane;
 }
 
+// The same where each of `threads` threads has `kWidth` neighbouring lanes: first those of other threads.
+template <int kWidth, class Join>
+__device__ __forceinline__ double merge_lanes(double (&lanes)[kWidth], Join join, int threads) {
+    for (int e = 0; e < kWidth; ++e) lanes[e] = merge_lanes(lanes[e], join, threads);
+    for (int half = kWidth / 2; half > 0; half /= 2)
+        for (int e = 0; e < half; ++e) lanes[e] = join(lanes[e], lanes[e + half]);
+    return lanes[0];
+}
+
 // The largest number of the warp, in all its threads, which must all call this.
 __device__ __forceinline__ uint32_t largest_in_warp(uint32_t number) {
     for (int half = kLanes / 2; half > 0; half /= 2) {

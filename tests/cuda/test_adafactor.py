@@ -20,6 +20,8 @@ SHAPES: dict[str, list[Shape]] = {
     # A band has 8 rows, a tile 64. A lane takes every 32nd column; a tile has 256 columns.
     "tiles": list(itertools.product([1, 7, 8, 9, 63, 64, 65], [1, 2, 31, 32, 33, 255, 256, 257])),
     "stacks": [(5, 3, 3), (2, 3, 65, 33), (70, 1, 1), (300, 2, 1), (9, 1, 40), (3, 20, 5), (2, 130, 300)],
+    # Full tiles, of which a thread takes pairs of a half type where they are aligned: every second one.
+    "full": [s for s in [(1, 256), (15, 512), (64, 768), (130, 256), (3, 20, 512), (5, 1, 256)] for _ in range(2)],
     # These have more parts than lanes, and more rows, tiles and elements than a chunk.
     "long": [(513, 130), (2, 8300), (4100, 3), (140_000, 1), (4200, 2, 2)],
     "vectors": [(), (1,), (31,), (257,), (4095,), (4096,), (4097,), (32769,), (140_000,)],
@@ -30,7 +32,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"weight_decay": 0.1, "maximize": True},
     {"max_grad_norm": 0.5, "max_grad_value": 0.02},
 ]
-SOME: list[Shape] = [(9, 33), (3, 5, 2), (70, 300), (300,), ()]
+SOME: list[Shape] = [(9, 33), (3, 5, 2), (10, 512), (70, 300), (300,), ()]
 
 
 def _name(value: Any) -> str:
@@ -89,7 +91,7 @@ def test_equals_reference(shapes: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_order_of_blocks_and_threads(shapes: str, order: str) -> None:
-    _compare(SHAPES[shapes], torch.float32)
+    _compare(SHAPES[shapes], torch.bfloat16 if shapes == "full" else torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=_name)
@@ -148,7 +150,7 @@ def test_an_inf_that_only_the_device_knows_stops_everything(dtype: torch.dtype) 
             tensors = [*params, *(p.grad for p in params), *(t for p in params for t in optimizer.state[p].values())]
             before = [tensor.detach().clone() for tensor in tensors]
             optimizer.step()
-    assert len(tensors) == 2 * len(params) + 3 * 3 + 2 * 2
+    assert len(tensors) == 2 * len(params) + 4 * 3 + 2 * 2
     for tensor, old in zip(tensors, before, strict=True):
         assert_same_bits(tensor.detach().cpu(), old.cpu())
 

@@ -169,6 +169,32 @@ def test_a_thousand_tensors_in_few_launches() -> None:
     assert sum(launch.grid[0] for launch in launches) == 1001
 
 
+@pytest.mark.parametrize("count", [15, 16, 57, 58, 600])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_scalars_of_many_parameters(count: int, capturable: bool) -> None:
+    """Few sets of scalars, or few counters, take a kernel with 4 KB of parameters; many take several launches."""
+
+    def run(device: torch.device | str) -> Trained:
+        params = [some_values(3, torch.float32, seed=i).to(device).requires_grad_() for i in range(count)]
+        groups = [{"params": [param], "lr": 0.01 * (i + 1)} for i, param in enumerate(params)]
+        ours = fastopt.RMSprop(params if capturable else groups, lr=0.01, capturable=capturable and device != "cpu")
+        for param in params:
+            param.grad = param.detach() + 1
+        for _ in range(2):
+            ours.step()
+        return ours, params
+
+    with running("reference"):
+        reference = run("cpu")
+    with gpu():
+        if emulator is not None:
+            emulator.clear_launches()
+        assert_same(*run(DEVICE), *reference)
+    if emulator is not None:
+        first = emulator.launches()[0]
+        assert (first.parameter_bytes <= 4096) == (count <= (57 if capturable else 15))
+
+
 @pytest.mark.skipif(emulator is None, reason="a GPU fails when it likes")
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_failed_launch_is_an_error(after: int) -> None:

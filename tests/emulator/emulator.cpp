@@ -22,7 +22,7 @@ constexpr size_t kUnraised = 48 << 10;  // bytes of shared memory that a block g
 
 struct Launch {
     Kernel kernel;
-    cudaLaunchConfig_t config;
+    Configuration configuration;
     int device;
 };
 
@@ -69,12 +69,10 @@ cudaError_t find(int device) {
     return device >= 0 && device < runtime().devices ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
-cudaError_t check(const cudaLaunchConfig_t* config, const void* kernel) {
-    if (!config) return cudaErrorInvalidValue;
+cudaError_t check(const Configuration& configuration, const void* kernel) {
     if (!kernel) return cudaErrorInvalidDeviceFunction;
     if (const cudaError_t error = find(current_device)) return error;
-    if (config->numAttrs) return cudaErrorNotSupported;
-    const dim3 &grid = config->gridDim, &block = config->blockDim;
+    const dim3 &grid = configuration.grid, &block = configuration.block;
     const auto within = [](const dim3& size, unsigned x, unsigned y, unsigned z) {
         return size.x && size.y && size.z && size.x <= x && size.y <= y && size.z <= z;
     };
@@ -82,7 +80,7 @@ cudaError_t check(const cudaLaunchConfig_t* config, const void* kernel) {
     if (block.x * block.y * block.z > 1024) return cudaErrorInvalidConfiguration;
     const auto raised = dynamic_limits.find({current_device, kernel});
     const size_t limit = raised == dynamic_limits.end() ? kUnraised : raised->second;
-    return config->dynamicSmemBytes > limit ? cudaErrorInvalidValue : cudaSuccess;
+    return configuration.shared_bytes > limit ? cudaErrorInvalidValue : cudaSuccess;
 }
 
 // The limit for a block's variables and dynamic memory together.
@@ -121,16 +119,16 @@ std::string run_grid(const Work& work, Order& order) {
 
 }  // namespace
 
-cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread) {
+cudaError_t launch(const Configuration& configuration, const Kernel& kernel, const std::function<void()>& thread) {
     Runtime& self = runtime();
     const std::lock_guard<std::mutex> lock(one_grid);
-    if (const cudaError_t error = check(config, kernel.address)) return result(error);
+    if (const cudaError_t error = check(configuration, kernel.address)) return result(error);
     if (self.injected && self.launches_before_it-- == 0) return result(std::exchange(self.injected, cudaSuccess));
-    self.log.push_back({kernel, *config, current_device});
+    self.log.push_back({kernel, configuration, current_device});
     self.contexts.insert(current_device);
-    grid_size = config->gridDim;
-    block_size = config->blockDim;
-    const Work work{thread, config->dynamicSmemBytes, shared_limit(kernel.address)};
+    grid_size = configuration.grid;
+    block_size = configuration.block;
+    const Work work{thread, configuration.shared_bytes, shared_limit(kernel.address)};
     races().begin_grid();
     std::string failure = run_grid(work, self.order);
     races().end_grid();
@@ -333,14 +331,14 @@ CONTROL uint64_t emulator_launches() { return runtime().log.size(); }
 // Writes grid and block (3 numbers each), bytes of dynamic shared memory, bytes of parameters, stream, device.
 CONTROL void emulator_launch(uint64_t which, uint64_t* numbers) {
     const Launch& launch = runtime().log.at(which);
-    for (const dim3& size : {launch.config.gridDim, launch.config.blockDim}) {
+    for (const dim3& size : {launch.configuration.grid, launch.configuration.block}) {
         *numbers++ = size.x;
         *numbers++ = size.y;
         *numbers++ = size.z;
     }
-    *numbers++ = launch.config.dynamicSmemBytes;
+    *numbers++ = launch.configuration.shared_bytes;
     *numbers++ = launch.kernel.parameter_bytes;
-    *numbers++ = reinterpret_cast<uintptr_t>(launch.config.stream);
+    *numbers++ = reinterpret_cast<uintptr_t>(launch.configuration.stream);
     *numbers++ = uint64_t(launch.device);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -43,16 +44,6 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct CUstream_st*;
 
-struct cudaLaunchAttribute;  // none is emulated
-
-struct cudaLaunchConfig_t {
-    dim3 gridDim, blockDim;
-    size_t dynamicSmemBytes;
-    cudaStream_t stream;
-    cudaLaunchAttribute* attrs;
-    unsigned numAttrs;
-};
-
 const char* cudaGetErrorName(cudaError_t);
 const char* cudaGetErrorString(cudaError_t);  // for a launch failure: what the emulator found
 cudaError_t cudaGetLastError();
@@ -75,13 +66,19 @@ cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int val
 
 namespace emulator {
 
+struct Configuration {
+    dim3 grid, block;
+    size_t shared_bytes;
+    cudaStream_t stream;
+};
+
 struct Kernel {
     const void* address;
     const char* types;  // of its parameters: a kernel in an anonymous namespace has no other name at run time
     size_t parameter_bytes;
 };
 
-cudaError_t launch(const cudaLaunchConfig_t* config, const Kernel& kernel, const std::function<void()>& thread);
+cudaError_t launch(const Configuration& configuration, const Kernel& kernel, const std::function<void()>& thread);
 
 // The size of the parameters, one after the other and each aligned.
 template <class... Parameters>
@@ -96,19 +93,23 @@ constexpr const char* type_names() {
     return __PRETTY_FUNCTION__;
 }
 
+template <class... Parameters, size_t... i>
+std::tuple<Parameters...> copied([[maybe_unused]] void** arguments, std::index_sequence<i...>) {
+    return std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[i])...);
+}
+
 }  // namespace emulator
 
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Arguments&&... arguments) {
+template <class... Parameters>
+cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments,
+                             size_t shared_bytes, cudaStream_t stream) {
     constexpr size_t bytes = emulator::parameter_bytes<Parameters...>();
     static_assert(bytes <= 32764, "a kernel's parameters take 32764 bytes at most");
     static_assert((std::is_trivially_copyable_v<Parameters> && ...), "parameters are copied to the device as bytes");
     const emulator::Kernel described{reinterpret_cast<const void*>(kernel), emulator::type_names<Parameters...>(),
                                      bytes};
-    return [&](Parameters... parameters) {
-        // The race detector need not see how a thread gets its parameters.
-        const auto thread = [&]() __attribute__((no_sanitize("thread"))) { kernel(parameters...); };
-        return emulator::launch(config, described, thread);
-    }(std::forward<Arguments>(arguments)...);
+    const auto parameters = emulator::copied<Parameters...>(arguments, std::index_sequence_for<Parameters...>());
+    // The race detector need not see how a thread gets its parameters.
+    const auto thread = [&]() __attribute__((no_sanitize("thread"))) { std::apply(kernel, parameters); };
+    return emulator::launch({grid, block, shared_bytes, stream}, described, thread);
 }

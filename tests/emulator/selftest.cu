@@ -171,14 +171,12 @@ __global__ void occupy() {
 
 constexpr size_t kStream = 1234;
 
-template <class... Parameters, class... Arguments>
-cudaError_t start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Arguments... arguments) {
-    cudaLaunchConfig_t config{};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = reinterpret_cast<cudaStream_t>(kStream);
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
+template <class... Parameters>
+cudaError_t start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                  const std::common_type_t<Parameters>&... arguments) {
+    const void* addresses[] = {&arguments..., nullptr};
+    return cudaLaunchKernel(kernel, grid, block, const_cast<void**>(addresses), shared_bytes,
+                            reinterpret_cast<cudaStream_t>(kStream));
 }
 
 }  // namespace

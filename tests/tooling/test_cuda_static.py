@@ -18,7 +18,7 @@ import pytest
 import building
 import machine_code
 import ptx
-from cuda_limits import ARCHITECTURES, FAMILIES, LIMITS, RELEASE
+from cuda_limits import ARCHITECTURES, FAMILIES, LIMITS, RELEASE, SMALL
 from fastopt import _core
 
 pytestmark = pytest.mark.slow
@@ -71,6 +71,8 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
     for exemption in exempt:
         assert any(found[f] for f in found if f.plain_name == exemption), f"{exemption} no longer needs an exemption"
     assert all(function.stack <= ptx.STACK for function in functions), "a launch would resize local memory"
+    kernels = {function.plain_name for function in functions if ".entry" in function.body}
+    assert kernels <= LIMITED | SMALL, "kernels without limits"
     if name == "rules.cu":
         assert_all_accesses_are_wide(functions)
     if name in ROWS:
@@ -81,6 +83,7 @@ def test_kernels_are_sound(name: str, commands: list[building.Command], tmp_path
         assert_no_figure_is_worse(name, tmp_path)
 
 
+LIMITED = {family.kernel.partition("<")[0] for family in FAMILIES.values()}
 NVDISASM = machine_code.tool("nvdisasm") and machine_code.tool("ptxas")
 
 
@@ -110,10 +113,29 @@ def test_figures_can_be_read() -> None:
     assert FAMILIES.keys() == LIMITS.keys()
 
 
+def test_documentation_has_the_figures() -> None:
+    """Those of sm_90, after the arrow of a cell."""
+    page = (building.PROJECT / "docs" / "cuda.md").read_text()
+    _, *table = (row.split(" | ") for row in re.findall(r"^\| (.+) \|$", page, re.MULTILINE))
+    written = {name: [cell.rpartition("→ ")[2] for cell in cells] for name, *cells in table}
+    expected = {}
+    for label, family in FAMILIES.items():
+        figures = machine_code.Figures(*LIMITS[label][ARCHITECTURES.index(90)])
+        cells = [str(figures.registers), str(figures.blocks), *"----"]
+        if family.loaded:
+            cells[2:5] = [str(figures.width), str(figures.instructions), str(figures.under_way)]
+            cells[5] = f"{figures.share(family.moved):.0%}".replace("%", " %")
+        expected[label] = cells
+    assert written == expected
+
+
 MADE_UP = """
         /*0000*/                   LDG.E R9, desc[UR4][R2.64] ;
 .L_x_1:
         /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+.L_x_3:
+        /*0018*/                   LDG.E.64 R24, desc[UR4][R26.64] ;
+        /*001c*/              @P1 BRA `(.L_x_3) ;
         /*0020*/              @P0 LDG.E.128 R8, desc[UR4][R12.64] ;
         /*0030*/                   FADD R3, R4, R5 ;
         /*0040*/                   LDG.E.128 R16, desc[UR4][R12.64] ;
@@ -128,10 +150,10 @@ MADE_UP = """
 
 def test_loops_are_read() -> None:
     loop = machine_code.main_loop(MADE_UP)
-    assert (len(loop.instructions), loop.bytes, loop.width, loop.trips) == (8, 48, 16, 2)
+    assert (len(loop.instructions), loop.bytes, loop.width, loop.trips) == (10, 48, 16, 2)
     function = ptx.Function("f", "", threads=256, registers=40, stack=0, spilled=0, shared=30 << 10, mangled="f")
     figures = {a: machine_code.figures(a, function, MADE_UP, loaded=12, needed=8) for a in ARCHITECTURES}
-    assert figures[80] == machine_code.Figures(40, 5, 16, 2, 2.0, 30)
+    assert figures[80] == machine_code.Figures(40, 5, 16, 2, 2.5, 30)
     assert figures[90] == dataclasses.replace(figures[80], blocks=6, under_way=36)
     assert not figures[90].worse(figures[80])
     assert len(figures[80].worse(figures[90])) == 2

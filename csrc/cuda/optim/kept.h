@@ -4,6 +4,7 @@
 
 #include "cuda/engine.h"
 #include "cuda/memory.h"
+#include "cuda/row.h"
 #include "cuda/warp.h"
 #include "math/codes.h"
 #include "math/element.h"
@@ -19,6 +20,7 @@ template <class T>
 class Kept {
    public:
     using Compute = T;
+    static constexpr int kWidth = 1;  // neighbouring lanes of a thread
 
     template <class Table>
     __device__ __forceinline__ Kept(const Table& tensors, int tensor, const ScalarSet& set, int first_state)
@@ -121,6 +123,20 @@ class Kept {
     }
 
     // Rows, as Typed has them.
+    struct Row {
+        T values[kRowSteps];
+
+        template <int kCount>
+        __device__ __forceinline__ void unpack(int first, T (&to)[kCount]) const {
+            for (int i = 0; i < kCount; ++i) to[i] = values[first + i];
+        }
+    };
+    __device__ __forceinline__ void load_param(int64_t at, int columns, int lane, Row& row) const {
+        load_param(at, columns, lane, row.values);
+    }
+    __device__ __forceinline__ void load_grad(int64_t at, int columns, int lane, Row& row) const {
+        load_grad(at, columns, lane, row.values);
+    }
     template <int kSteps>
     __device__ __forceinline__ void load_param(int64_t at, int columns, int lane, T (&values)[kSteps]) const {
         load_elements(at, columns, lane, values, [&](int64_t i) { return load_param(i); });

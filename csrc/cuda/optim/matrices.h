@@ -53,28 +53,31 @@ __device__ __forceinline__ int64_t elements_of(const MatrixTensors& tensors, int
 constexpr int kBands = kTileRows / kBandRows;
 constexpr int kTileThreads = kBands * kLanes;
 
-// A tile has a team of threads for each band of its rows; a team has a lane for every 32nd column. Small matrices
-// have small teams, and a block then takes many tiles.
+// A tile has a team of threads for each band of its rows; a thread has `width` lanes, of which each has every 32nd
+// column. Small matrices have small teams, and a block then takes many tiles.
 struct Teams {
-    int lanes, bands;  // powers of two
+    int size, bands;  // powers of two
 
-    FASTOPT_HD explicit Teams(const Matrices& shape)
-        : lanes(power_of_two(shape.columns, kLanes)), bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
+    FASTOPT_HD Teams(const Matrices& shape, int width)
+        : size(power_of_two(shape.columns, kLanes) / width),
+          bands(power_of_two(tiles_along(shape.rows, kBandRows), kBands)) {}
 
     // Threads per tile, tiles per block.
-    FASTOPT_HD int threads() const { return lanes * bands; }
+    FASTOPT_HD int threads() const { return size * bands; }
     FASTOPT_HD int tiles() const { return kTileThreads / threads(); }
 };
 
-inline int64_t tile_blocks(const Task& task) {
-    return tiles_along(FactoredScratch::parts_of(task.shape), Teams(task.shape).tiles());
+template <int kWidth>
+int64_t tile_blocks(const Task& task) {
+    return tiles_along(FactoredScratch::parts_of(task.shape), Teams(task.shape, kWidth).tiles());
 }
 
-// A thread's place among the tiles of a launch.
+// A thread's place among the tiles of a launch, where threads have `kWidth` lanes.
+template <int kWidth>
 struct ThreadTile {
     int tensor;
     Teams teams;
-    int index, band, lane;  // the thread's index in its tile, its team, its index in the team
+    int index, band, lane;  // the thread's index in its tile, its team, its first lane
     int64_t unit;
     MatrixTile tile;
     int columns, rows;  // of the tile; rows count from the team's first row; 0 where there is no tile
@@ -82,6 +85,9 @@ struct ThreadTile {
 
     __device__ __forceinline__ explicit ThreadTile(const MatrixTensors& tensors)
         : ThreadTile(tensors, tensor_of_block(tensors)) {}
+
+    // Threads of a team.
+    __device__ __forceinline__ int team() const { return kWidth > 1 ? kLanes / kWidth : teams.size; }
 
     // Whether this is the first thread of an existing tile.
     __device__ __forceinline__ bool is_first() const { return index == 0 && columns > 0; }
@@ -91,7 +97,7 @@ struct ThreadTile {
 
     // The index in the block of the thread with this lane in this band of the same tile.
     __device__ __forceinline__ int thread_of(int of_band, int of_lane) const {
-        return int(threadIdx.x) - index + of_band * teams.lanes + of_lane;
+        return int(threadIdx.x) - index + of_band * teams.size + of_lane / kWidth;
     }
 
    private:
@@ -100,10 +106,10 @@ struct ThreadTile {
 
     __device__ __forceinline__ ThreadTile(const Matrices& shape, int of_tensor, int64_t block)
         : tensor(of_tensor),
-          teams(shape),
+          teams(shape, kWidth),
           index(int(threadIdx.x) % teams.threads()),
-          band(index / teams.lanes),
-          lane(index % teams.lanes),
+          band(index / teams.size),
+          lane(index % teams.size * kWidth),
           unit(block * teams.tiles() + int(threadIdx.x) / teams.threads()),
           tile(shape, unit),
           columns(unit < FactoredScratch::parts_of(shape) ? tile.columns : 0),
@@ -111,15 +117,17 @@ struct ThreadTile {
           steps(int(shape.rows < kBandRows ? shape.rows : kBandRows)) {}
 };
 
-// A thread's elements in the rows of its team.
+// A thread's elements in the rows of its team. A kernel loads a whole row, and takes some of its elements at a time.
 template <class Operands>
 struct Rows {
     using T = typename Operands::Compute;
+    using Row = typename Operands::Row;
+    static constexpr int kWidth = Operands::kWidth;
     const Operands operands;
     int64_t at, stride;
     int rows, columns, lane;
 
-    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const ThreadTile& place, const ScalarSet& set)
+    __device__ __forceinline__ Rows(const MatrixTensors& tensors, const ThreadTile<kWidth>& place, const ScalarSet& set)
         : operands(tensors, place.tensor, set, kFirstState),
           at(place.tile.at(place.first_row())),
           stride(tensors.shapes[place.tensor].columns),
@@ -130,17 +138,32 @@ struct Rows {
     // The number of columns of a row; 0 where there is no such row.
     __device__ __forceinline__ int count(int step) const { return step < rows ? columns : 0; }
 
-    __device__ __forceinline__ void load_param(int step, T (&values)[kRowSteps]) const {
-        operands.load_param(at + step * stride, count(step), lane, values);
+    // Whether the thread's i-th element exists.
+    __device__ __forceinline__ bool has(int step, int i) const { return has_element<kWidth>(count(step), lane, i); }
+
+    __device__ __forceinline__ void load_param(int step, Row& row) const {
+        operands.load_param(at + step * stride, count(step), lane, row);
     }
-    __device__ __forceinline__ void load_grad(int step, T (&values)[kRowSteps]) const {
-        operands.load_grad(at + step * stride, count(step), lane, values);
+    __device__ __forceinline__ void load_grad(int step, Row& row) const {
+        operands.load_grad(at + step * stride, count(step), lane, row);
     }
-    __device__ __forceinline__ void store_param(int step, const T (&values)[kRowSteps]) const {
-        operands.store_param(at + step * stride, count(step), lane, values);
+
+    // Elements from the thread's `first` on.
+    template <int kCount>
+    __device__ __forceinline__ void store_param(int step, int first, const T (&values)[kCount]) const {
+        operands.store_param(place(step, first), left(step, first), lane, values);
     }
-    __device__ __forceinline__ void store_grad(int step, const T (&values)[kRowSteps]) const {
-        operands.store_grad(at + step * stride, count(step), lane, values);
+    template <int kCount>
+    __device__ __forceinline__ void store_grad(int step, int first, const T (&values)[kCount]) const {
+        operands.store_grad(place(step, first), left(step, first), lane, values);
+    }
+
+   private:
+    __device__ __forceinline__ int64_t place(int step, int first) const {
+        return at + step * stride + first / kWidth * kLanes;
+    }
+    __device__ __forceinline__ int left(int step, int first) const {
+        return kWidth > 1 ? count(step) : count(step) - first * kLanes;
     }
 };
 

@@ -9,9 +9,13 @@ namespace fastopt::cuda {
 namespace {
 
 // `Format`: of the parameter and its gradient. A state has the parameter's type or the compute type.
-template <class Format>
+template <class Format, int kThreadWidth = 1>
 struct Typed {
     using Compute = typename Format::Compute;
+    static constexpr int kWidth = kThreadWidth;  // neighbouring lanes of a thread
+
+    // A thread's elements of a row of the parameter or the gradient.
+    using Row = StoredRow<Format, kWidth, kRowSteps * kWidth>;
 
     void* const* arrays;
     const DType* types;
@@ -21,32 +25,38 @@ struct Typed {
     __device__ __forceinline__ Typed(const Table& tensors, int tensor, const ScalarSet&, int first_state_array)
         : arrays(tensors.arrays[tensor]), types(tensors.types[tensor]), first_state(first_state_array) {}
 
-    template <int kSteps>
-    __device__ __forceinline__ void load_param(int64_t at, int columns, int lane, Compute (&values)[kSteps]) const {
-        load_row<Format>(arrays[0], at, columns, lane, values);
+    __device__ __forceinline__ void load_param(int64_t at, int columns, int lane, Row& row) const {
+        row.load(arrays[0], at, columns, lane);
     }
-    template <int kSteps>
-    __device__ __forceinline__ void load_grad(int64_t at, int columns, int lane, Compute (&values)[kSteps]) const {
-        load_row<Format>(arrays[1], at, columns, lane, values);
-    }
-    template <int kSteps>
-    __device__ __forceinline__ void load_state(int k, int64_t at, int columns, int lane,
-                                               Compute (&values)[kSteps]) const {
-        if (types[first_state + k] != types[0])
-            load_row<Plain<Compute>>(arrays[first_state + k], at, columns, lane, values);
-        else
-            load_row<Format>(arrays[first_state + k], at, columns, lane, values);
+    __device__ __forceinline__ void load_grad(int64_t at, int columns, int lane, Row& row) const {
+        row.load(arrays[1], at, columns, lane);
     }
 
-    template <int kSteps>
-    __device__ __forceinline__ void store_param(int64_t at, int columns, int lane,
-                                                const Compute (&values)[kSteps]) const {
-        store_row<Format>(arrays[0], at, columns, lane, values);
+    template <int kOwn>
+    __device__ __forceinline__ void load_param(int64_t at, int columns, int lane, Compute (&values)[kOwn]) const {
+        load_row<Format, kWidth>(arrays[0], at, columns, lane, values);
     }
-    template <int kSteps>
-    __device__ __forceinline__ void store_grad(int64_t at, int columns, int lane,
-                                               const Compute (&values)[kSteps]) const {
-        store_row<Format>(arrays[1], at, columns, lane, values);
+    template <int kOwn>
+    __device__ __forceinline__ void load_grad(int64_t at, int columns, int lane, Compute (&values)[kOwn]) const {
+        load_row<Format, kWidth>(arrays[1], at, columns, lane, values);
+    }
+    template <int kOwn>
+    __device__ __forceinline__ void load_state(int k, int64_t at, int columns, int lane,
+                                               Compute (&values)[kOwn]) const {
+        if (types[first_state + k] != types[0])
+            load_row<Plain<Compute>, kWidth>(arrays[first_state + k], at, columns, lane, values);
+        else
+            load_row<Format, kWidth>(arrays[first_state + k], at, columns, lane, values);
+    }
+
+    template <int kOwn>
+    __device__ __forceinline__ void store_param(int64_t at, int columns, int lane,
+                                                const Compute (&values)[kOwn]) const {
+        store_row<Format, kWidth>(arrays[0], at, columns, lane, values);
+    }
+    template <int kOwn>
+    __device__ __forceinline__ void store_grad(int64_t at, int columns, int lane, const Compute (&values)[kOwn]) const {
+        store_row<Format, kWidth>(arrays[1], at, columns, lane, values);
     }
 };
 

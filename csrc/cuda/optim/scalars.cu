@@ -13,16 +13,18 @@ namespace {
 constexpr int kScalarThreads = 128;
 
 // Kernel parameters, with as many sets as a launch has room for.
+template <size_t kBytes>
 struct KnownSets {
-    static constexpr int kMax = int((kParameterBytes - 128) / sizeof(Constants));
+    static constexpr int kMax = int((kBytes - 128) / sizeof(Constants));
     Constants known[kMax];
     int count;
     DeviceInputs inputs;
     ScalarSet* sets;
 };
 
+template <size_t kBytes>
 struct CountedSets {
-    static constexpr int kMax = int((kParameterBytes - 128 - sizeof(Program) - sizeof(Constants)) / sizeof(Counter));
+    static constexpr int kMax = int((kBytes - 128 - sizeof(Program) - sizeof(Constants)) / sizeof(Counter));
     Program program;
     Array learning_rate;
     Constants common;
@@ -32,7 +34,8 @@ struct CountedSets {
     const double* shared;
     ScalarSet* sets;
 };
-static_assert(sizeof(KnownSets) <= kParameterBytes && sizeof(CountedSets) <= kParameterBytes);
+static_assert(sizeof(KnownSets<kParameterBytes>) <= kParameterBytes);
+static_assert(sizeof(CountedSets<kParameterBytes>) <= kParameterBytes);
 
 __device__ __forceinline__ void write(ScalarSet& set, const Constants& known, const DeviceInputs& inputs) {
     for (int k = 0; k < kMaxScalars; ++k) {
@@ -55,7 +58,8 @@ __device__ __forceinline__ void write(ScalarSet& set, const Constants& known, co
     set.skip = skips(inputs);
 }
 
-__global__ void __launch_bounds__(kScalarThreads) write_known_sets(const __grid_constant__ KnownSets sets) {
+template <size_t kBytes>
+__global__ void __launch_bounds__(kScalarThreads) write_known_sets(const __grid_constant__ KnownSets<kBytes> sets) {
     const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
     if (i >= sets.count) return;
     write(sets.sets[i], sets.known[i], sets.inputs);
@@ -75,7 +79,9 @@ __device__ __forceinline__ void write_number(const Array& number, double value) 
         *static_cast<double*>(number.data) = value;
 }
 
-__global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __grid_constant__ CountedSets sets) {
+template <size_t kBytes>
+__global__ void __launch_bounds__(kScalarThreads)
+    evaluate_counted_sets(const __grid_constant__ CountedSets<kBytes> sets) {
     const int i = int(blockIdx.x * kScalarThreads + threadIdx.x);
     if (i >= sets.count) return;
     const Counter& counter = sets.counters[i];
@@ -91,28 +97,54 @@ __global__ void __launch_bounds__(kScalarThreads) evaluate_counted_sets(const __
     for (int k = 0; k < kMaxCarried; ++k) write_number(counter.carried[k], constants.carried[k]);
 }
 
+inline Grid grid_of(int count) { return {(count + kScalarThreads - 1) / kScalarThreads, kScalarThreads}; }
+
+// What a launch does not use of its parameters is neither set nor read.
+template <size_t kBytes>
+void start_known(const Stream& stream, const Constants* known, int count, const DeviceInputs& inputs, ScalarSet* sets) {
+    KnownSets<kBytes> some;
+    std::copy_n(known, count, some.known);
+    some.count = count;
+    some.inputs = inputs;
+    some.sets = sets;
+    launch(stream, "scalars", write_known_sets<kBytes>, grid_of(count), some);
+}
+
+template <size_t kBytes>
+void start_counted(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
+                   const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
+                   ScalarSet* sets) {
+    CountedSets<kBytes> some;
+    some.program = program;
+    some.learning_rate = learning_rate;
+    some.common = common;
+    std::copy_n(counters, count, some.counters);
+    some.count = count;
+    some.inputs = inputs;
+    some.shared = shared;
+    some.sets = sets;
+    launch(stream, "counted scalars", evaluate_counted_sets<kBytes>, grid_of(count), some);
+}
+
 }  // namespace
 
 void upload_scalars(const Stream& stream, const Constants* known, int count, const DeviceInputs& inputs,
                     ScalarSet* sets) {
-    in_turns(count, KnownSets::kMax, [&](int first, int n) {
-        KnownSets some{};
-        std::copy_n(known + first, n, some.known);
-        some.count = n;
-        some.inputs = inputs;
-        some.sets = sets + first;
-        launch(stream, "scalars", write_known_sets, {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
+    in_turns(count, KnownSets<kParameterBytes>::kMax, [&](int first, int n) {
+        const bool few = n <= KnownSets<kFewParameterBytes>::kMax;
+        (few ? start_known<kFewParameterBytes> : start_known<kParameterBytes>)(stream, known + first, n, inputs,
+                                                                               sets + first);
     });
 }
 
 void evaluate_scalars(const Stream& stream, const Program& program, const Array& learning_rate, const Constants& common,
                       const Counter* counters, int count, const DeviceInputs& inputs, const double* shared,
                       ScalarSet* sets) {
-    in_turns(count, CountedSets::kMax, [&](int first, int n) {
-        CountedSets some{program, learning_rate, common, {}, n, inputs, shared, sets + first};
-        std::copy_n(counters + first, n, some.counters);
-        launch(stream, "counted scalars", evaluate_counted_sets,
-               {(n + kScalarThreads - 1) / kScalarThreads, kScalarThreads}, some);
+    in_turns(count, CountedSets<kParameterBytes>::kMax, [&](int first, int n) {
+        const bool few = n <= CountedSets<kFewParameterBytes>::kMax;
+        (few ? start_counted<kFewParameterBytes> : start_counted<kParameterBytes>)(stream, program, learning_rate,
+                                                                                   common, counters + first, n, inputs,
+                                                                                   shared, sets + first);
     });
 }
 

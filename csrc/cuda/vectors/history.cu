@@ -66,7 +66,8 @@ struct RowProducts {
         const bool writes = lane_of_thread() % kThreadsEach == 0;
         FASTOPT_UNROLL
         for (int k = 0; k < kRows; ++k) {
-            const double with_grad = merged(lanes[k][0]), with_change = merged(lanes[k][1]);
+            const double with_grad = merge_lanes(lanes[k][0], Squares::join, kThreadsEach);
+            const double with_change = merge_lanes(lanes[k][1], Squares::join, kThreadsEach);
             if (!writes || first + k >= task.row_count) continue;
             double* const partials = task.partials + 2 * int64_t(row_of(k)) * task.chunks + chunk;
             partials[0] = with_grad;
@@ -96,18 +97,6 @@ struct RowProducts {
                 lanes[k][1][e] += double(x[k][e]) * double(change[e]);
             }
         }
-    }
-
-    // Merges halves onto halves, those of other threads first. The first thread has the result.
-    __device__ __forceinline__ static double merged(double (&lane)[kWidth]) {
-        FASTOPT_UNROLL
-        for (int e = 0; e < kWidth; ++e) lane[e] = merge_lanes(lane[e], Squares::join, kThreadsEach);
-        FASTOPT_UNROLL
-        for (int half = kWidth / 2; half > 0; half /= 2) {
-            FASTOPT_UNROLL
-            for (int e = 0; e < half; ++e) lane[e] += lane[e + half];
-        }
-        return lane[0];
     }
 };
 
