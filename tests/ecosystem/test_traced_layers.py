@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import fastopt.nn
-from fastopt.nn._norm import fusion
+from residual_layers import passes_fixture
 
+__all__ = ["passes_fixture"]
 pytestmark = pytest.mark.ecosystem
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64, "intermediate_size": 64}
@@ -60,19 +61,6 @@ def assert_alike(theirs: Any, ours: Any, dtype: torch.dtype = torch.float32, **k
     for mine, other in zip(found[1], found[0], strict=True):
         assert mine.dtype == other.dtype
         assert (mine - other).abs().max() <= tolerance * other.abs().max() + noise
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each addition was one pass with its norm."""
-    found: list[bool] = []
-
-    def noted(a: Any, b: Any, real: Any = fusion._adds_alike) -> bool:
-        found.append(real(a, b))
-        return found[-1]
-
-    monkeypatch.setattr(fusion, "_adds_alike", noted)
-    return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -12,10 +12,8 @@ namespace {
 // Calls visit(pieces) for each flush block of a chunk, in order.
 template <class Visit>
 FASTOPT_HD void for_flush_blocks(PieceRange chunk, Visit visit) {
-    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kFlushPieces) {
-        const int64_t end = begin + kFlushPieces;
-        visit(PieceRange{begin, end < chunk.end ? end : chunk.end});
-    }
+    for_batches(chunk.begin, chunk.end, kFlushPieces,
+                [&](int64_t begin, int64_t end) { visit(PieceRange{begin, end}); });
 }
 
 // The first elements of a flush block, whose mean is its shift.

@@ -18,13 +18,6 @@ FASTOPT_HD RowSet row_set(const NormTask& task, int64_t set) {
     return {set, set * length, task.row_sets == 1 ? 0 : set % task.row_sets * length};
 }
 
-// Calls visit(offset, n) for the blocks of a set.
-template <class Visit>
-FASTOPT_HD void for_set_blocks(const NormTask& task, Visit visit) {
-    const int64_t length = task.sets.inner;
-    for (int64_t at = 0; at < length; at += kBlock) visit(at, int(length - at < kBlock ? length - at : kBlock));
-}
-
 // Prefetches short sets while the ones before them are computed: hardware prefetchers stop at every page, and a row of
 // 1024 float32 is one.
 template <class... Arrays>
@@ -147,7 +140,8 @@ void rows_forward(const NormTask& task, int64_t begin, int64_t end) {
         for (int64_t index = first; index < last; ++index) {
             const RowSet set = row_set(task, index);
             const OneChannel<T> numbers = numbers_of_set<T>(task, index);
-            for_set_blocks(task, [&](int64_t at, int n) { apply_to_set<Kind>(task, set, at, n, numbers); });
+            for_batches(0, length, kBlock,
+                        [&](int64_t at, int64_t to) { apply_to_set<Kind>(task, set, at, int(to - at), numbers); });
         }
     });
     finish_streams();
